@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `cilia` command: maps each sub-command to `module:function` and imports it on demand.
+
+The only module above all ranks. A status command must not pay for an agent, so nothing is imported
+here but click; the one-line helps stand here too, so that `cilia --help` imports no sub-command.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import sys
+from typing import cast
+
+import click
+
+COMMANDS = {
+    "agent": ("cilia.agent.command:agent", "Run the agent of this node in the foreground."),
+    "bpf": ("cilia.cli.bpf:bpf", "Read the pinned BPF maps, also while no agent runs."),
+    "cleanup": ("cilia.agent.cleanup:cleanup", "Remove everything that an instance ever made."),
+    "completion": ("cilia.cli.completion:completion", "Print the completion script of a shell."),
+    "db": ("cilia.cli.db:db", "Show the agent's tables."),
+    "quickstart": ("cilia.cli.quickstart:quickstart", "A Service on this machine, in a minute."),
+    "script": ("cilia.cli.script:script", "Run golden scripts."),
+    "service": ("cilia.cli.service:service", "List Services, their frontends and backends."),
+    "shell": ("cilia.cli.shell:shell", "Type script commands at a running agent."),
+    "status": ("cilia.cli.status:status", "Is the agent well, and is everything in force?"),
+}
+
+DEFAULT_INSTANCE = "cilia"
+
+
+class LazyGroup(click.Group):
+    """A group whose sub-commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+def _running_instance() -> str:
+    """The default instance, or the only other one whose socket exists."""
+    sockets = glob.glob("/run/cilia*/cilia.sock")
+    names = [path.split("/")[2] for path in sockets]
+    return names[0] if len(names) == 1 else DEFAULT_INSTANCE
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--instance",
+    envvar="CILIA_INSTANCE",
+    metavar="NAME",
+    help="Which agent on this machine; default: cilia, or the only one that runs.",
+)
+@click.option(
+    "--socket",
+    envvar="CILIA_SOCKET",
+    metavar="PATH",
+    help="The agent's socket; default: /run/INSTANCE/cilia.sock.",
+)
+@click.version_option(package_name="cilia", prog_name="cilia")
+@click.pass_context
+def cli(ctx: click.Context, instance: str | None, socket: str | None) -> None:
+    """Kubernetes networking on eBPF: services, policy and flows of this node.
+
+    \b
+    Examples:
+      cilia agent --k8s-manifests /etc/cilia/manifests
+      cilia status
+      cilia db show frontends -o yaml
+      cilia bpf lb list
+    """
+    name = instance or _running_instance()
+    ctx.obj = {
+        "explicit_instance": instance,
+        "instance": name,
+        "socket": socket or f"/run/{name}/cilia.sock",
+    }
+
+
+def main() -> None:
+    cli(prog_name="cilia")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
