@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* Keys and values of the load-balancer maps, compiled into BPF and read by cffi_build.py.
+ *
+ * This file is held to what both readers understand: structs, unions, enums and integer defines; no
+ * include, no attribute, no expression. Every gap is an explicit pad field and must be written as zero,
+ * because the kernel compares keys byte by byte. Types named __be* are in network byte order, all others
+ * in the order of the host.
+ */
+
+/* Scope of a frontend: traffic from outside the cluster, or from pods and nodes inside. */
+#define LB_SCOPE_EXTERNAL 0
+#define LB_SCOPE_INTERNAL 1
+
+/* lb_service.type: why the frontend exists. */
+#define LB_TYPE_CLUSTER_IP 0
+#define LB_TYPE_NODE_PORT 1
+#define LB_TYPE_EXTERNAL_IPS 2
+#define LB_TYPE_LOAD_BALANCER 3
+#define LB_TYPE_HOST_PORT 4
+#define LB_TYPE_LOCAL_REDIRECT 5
+
+/* lb_service.algorithm: how a backend is chosen; undef means the default of the node. */
+#define LB_ALG_UNDEF 0
+#define LB_ALG_RANDOM 1
+#define LB_ALG_MAGLEV 2
+
+/* lb_service.flags, in the order in which the map dump prints them. */
+#define LB_SVC_EXT_LOCAL 0x0001
+#define LB_SVC_INT_LOCAL 0x0002
+#define LB_SVC_TWO_SCOPES 0x0004
+#define LB_SVC_AFFINITY 0x0008
+#define LB_SVC_NON_ROUTABLE 0x0010
+#define LB_SVC_SOURCE_RANGE 0x0020
+#define LB_SVC_SOURCE_DENY 0x0040
+#define LB_SVC_46X64 0x0080
+#define LB_SVC_L7 0x0100
+#define LB_SVC_LOOPBACK 0x0200
+#define LB_SVC_DELEGATE 0x0400
+#define LB_SVC_QUARANTINED 0x0800
+#define LB_SVC_DSR 0x1000
+
+/* lb4_backend.state */
+#define LB_BE_ACTIVE 0
+#define LB_BE_TERMINATING 1
+#define LB_BE_QUARANTINED 2
+#define LB_BE_MAINTENANCE 3
+
+/* cilia_lb4_svc: a frontend and its slots. Slot 0 is the master entry, written last when a frontend
+ * grows and first when it shrinks; slots 1..count hold the backends in use, count+1..count+qcount
+ * those that get no new connections. */
+struct lb4_key {
+	__be32 address;		/* 0 in a surrogate: any address of this node */
+	__be16 dport;		/* 0 in a wildcard entry */
+	__u16 slot;
+	__u8 proto;		/* IPPROTO_*, 0 = any */
+	__u8 scope;		/* LB_SCOPE_* */
+	__u16 pad;
+};
+
+struct lb6_key {
+	__be32 address[4];
+	__be16 dport;
+	__u16 slot;
+	__u8 proto;
+	__u8 scope;
+	__u16 pad;
+};
+
+struct lb_service {
+	__u32 backend_id;		/* slot > 0: key of the backend map */
+	__u32 rev_nat;			/* id of the frontend, key of cilia_lb4_rev and cilia_lb6_rev */
+	__u32 affinity_timeout_s;	/* slot 0, 0 = no affinity */
+	__u32 flags;			/* LB_SVC_* */
+	__u16 count;			/* slot 0: usable slots */
+	__u16 qcount;			/* slot 0: slots behind them, kept for connections that exist */
+	__be16 l7_port;			/* slot 0 with LB_SVC_L7: port of the proxy on this node */
+	__u16 weight;			/* slot > 0 */
+	__u8 type;			/* LB_TYPE_* */
+	__u8 algorithm;			/* LB_ALG_* */
+	__u16 pad;
+};
+
+/* cilia_lb4_be: backend id -> address that serves. */
+struct lb_backend_key {
+	__u32 id;
+};
+
+struct lb4_backend {
+	__be32 address;
+	__be16 port;
+	__u8 proto;
+	__u8 state;		/* LB_BE_* */
+	__u32 cluster_id;
+	__u8 zone;
+	__u8 flags;
+	__u16 pad;
+};
+
+struct lb6_backend {
+	__be32 address[4];
+	__be16 port;
+	__u8 proto;
+	__u8 state;
+	__u32 cluster_id;
+	__u8 zone;
+	__u8 flags;
+	__u16 pad;
+};
+
+/* cilia_lb4_rev: id of a frontend -> its address, the source of replies. */
+struct lb_rev_key {
+	__u32 id;
+};
+
+struct lb4_rev {
+	__be32 address;
+	__be16 port;
+	__u16 pad;
+};
+
+struct lb6_rev {
+	__be32 address[4];
+	__be16 port;
+	__u16 pad;
+};
+
+/* cilia_lb4_sk: (socket, backend it was sent to) -> the frontend that its owner asked for. */
+struct sock4_key {
+	__u64 cookie;
+	__be32 address;
+	__be16 port;
+	__u16 pad;
+};
+
+struct sock4_value {
+	__be32 address;
+	__be16 port;
+	__u16 pad;
+	__u32 rev_nat;
+};
+
+struct sock6_key {
+	__u64 cookie;
+	__be32 address[4];
+	__be16 port;
+	__u16 pad;
+	__u32 pad2;
+};
+
+struct sock6_value {
+	__be32 address[4];
+	__be16 port;
+	__u16 pad;
+	__u32 rev_nat;
+};

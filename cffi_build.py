@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build of the compiled parts: the libbpf binding, compiled Python modules, BPF objects.
+
+This is the in-tree PEP 517 backend of ``pyproject.toml``: it is ``setuptools.build_meta`` with one step before
+each build that writes the C source of ``bpf._libbpf``, and a class that setuptools calls to compile
+extensions. One header is read by both worlds: ``bpf/lib/*_types.h`` is compiled into BPF programs and is part
+of the cdef here, so that the layout of every map key and value exists once.
+
+What can be left out: ``CILIA_BUILD_OBJECTS=0`` builds a wheel without prebuilt BPF objects (its user needs a
+clang), ``CILIA_BUILD_COMPILED=0`` one without compiled Python modules.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import cffi
+from setuptools import Extension, build_meta
+from setuptools.build_meta import *  # noqa: F403  (a PEP 517 backend is a module with these hooks)
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+BPF = ROOT / "bpf"
+BINDING_SOURCE = BPF / "_libbpf.c"
+
+#: Kernel integer types of the shared headers; the cdef language has no __u32 of its own.
+PROLOGUE = """
+typedef uint8_t __u8;    typedef int8_t __s8;
+typedef uint16_t __u16;  typedef int16_t __s16;
+typedef uint32_t __u32;  typedef int32_t __s32;
+typedef uint64_t __u64;  typedef int64_t __s64;
+typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
+"""
+
+#: Modules that mypyc compiles, as paths from the root; each also runs interpreted.
+COMPILED_MODULES: tuple[str, ...] = ()
+
+
+def shared_headers() -> list[Path]:
+    """The headers that BPF and Python share, in a stable order."""
+    return sorted((BPF / "lib").glob("*_types.h"))
+
+
+def header_cdef(header: Path) -> str:
+    """A shared header as cdef: without ``#pragma once``, which the cdef language refuses."""
+    return re.sub(r"^#pragma once$", "", header.read_text(), flags=re.MULTILINE)
+
+
+def binding() -> cffi.FFI:
+    """The builder of ``bpf._libbpf``."""
+    ffi = cffi.FFI()
+    ffi.cdef(PROLOGUE)
+    for header in shared_headers():
+        ffi.cdef(header_cdef(header))
+    ffi.cdef((BPF / "binding.cdef").read_text())
+    includes = "".join(f'#include "lib/{header.name}"\n' for header in shared_headers())
+    source = "#include <linux/types.h>\n" + includes + (BPF / "binding.c").read_text()
+    ffi.set_source("bpf._libbpf", source, libraries=["bpf"], include_dirs=["bpf"])
+    return ffi
+
+
+def emit_binding() -> None:
+    """Write ``bpf/_libbpf.c``, and leave it alone when nothing changed so that nothing is compiled again."""
+    BINDING_SOURCE.parent.mkdir(exist_ok=True)
+    binding().emit_c_code(str(BINDING_SOURCE))
+
+
+def compiled_extensions() -> list[Extension]:
+    """The mypyc extensions, none if mypy is not installed for the build or they are switched off."""
+    if not COMPILED_MODULES or os.environ.get("CILIA_BUILD_COMPILED") == "0":
+        return []
+    from mypyc.build import mypycify
+
+    return list(mypycify([str(ROOT / module) for module in COMPILED_MODULES]))
+
+
+def build_objects() -> None:
+    """Compile every BPF object into ``bpf/objects``, so that a node needs no clang."""
+    if os.environ.get("CILIA_BUILD_OBJECTS") == "0":
+        return
+    sys.path.insert(0, str(ROOT))
+    try:
+        from bpf.compile import build_prebuilt
+    finally:
+        sys.path.remove(str(ROOT))
+    build_prebuilt()
+
+
+class BuildExtensions(build_ext):
+    """``build_ext`` that knows the extensions of this module next to those of pyproject.toml."""
+
+    def finalize_options(self) -> None:
+        emit_binding()
+        present = [ext.name for ext in self.distribution.ext_modules or []]
+        extra = [ext for ext in compiled_extensions() if ext.name not in present]
+        self.distribution.ext_modules = [*(self.distribution.ext_modules or []), *extra]
+        for extension in self.distribution.ext_modules:
+            if extension.name == "bpf._libbpf":
+                extension.include_dirs = [str(BPF), *extension.include_dirs]
+                extension.depends = [str(path) for path in (*shared_headers(), BPF / "binding.c")]
+        super().finalize_options()
+
+
+def build_wheel(
+    wheel_directory: str,
+    config_settings: dict[str, Any] | None = None,
+    metadata_directory: str | None = None,
+) -> str:
+    """PEP 517: a wheel with the binding, compiled modules and prebuilt BPF objects."""
+    emit_binding()
+    build_objects()
+    return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
+
+
+def build_editable(
+    wheel_directory: str,
+    config_settings: dict[str, Any] | None = None,
+    metadata_directory: str | None = None,
+) -> str:
+    """PEP 660: the binding in place; BPF objects are compiled at first use into the cache."""
+    emit_binding()
+    return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+
+
+def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = None) -> str:
+    """PEP 517: the sources, with the emitted C."""
+    emit_binding()
+    return build_meta.build_sdist(sdist_directory, config_settings)
+
+
+if __name__ == "__main__":
+    emit_binding()
+    print(BINDING_SOURCE)
