@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cilia agent`: reads the options, takes the lock, runs the wiring until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+import anyio
+import click
+import structlog
+
+from cilia.agent import logging
+from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
+from cilia.agent.errors import AgentError
+from cilia.agent.options import options_of, validated
+
+log = structlog.get_logger("agent")
+
+
+@click.command()
+@options_of(AgentConfig)
+@click.pass_context
+def agent(ctx: click.Context, **given: Any) -> None:
+    """Run the agent of this node in the foreground.
+
+    SIGTERM and Ctrl-C end it and leave programs, maps and pins in force; `cilia cleanup` removes
+    them. A second agent on the same state directory, pins or cgroup is refused.
+
+    \b
+    Examples:
+      cilia agent --k8s-manifests /etc/cilia/manifests
+      cilia agent --k8s-manifests examples/quickstart --dry-run
+    """
+    if given.get("instance") is None:
+        given["instance"] = (ctx.obj or {}).get("explicit_instance") or DEFAULT_INSTANCE
+    config = validated(AgentConfig, given)
+    logging.configure(config.log_level, config.log_format)
+    from cilia.agent import run  # the wiring imports everything: only once the options are right
+
+    try:
+        if config.dry_run:
+            sys.exit(anyio.run(run.dry_run, config))
+        anyio.run(_until_signalled, config)
+    except AgentError as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _until_signalled(config: AgentConfig) -> None:
+    from cilia.agent import run
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_on_signal, group.cancel_scope)
+        await run.serve(config)
+        group.cancel_scope.cancel()
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("ending; programs, maps and pins stay in force", signal=number.name)
+            scope.cancel()

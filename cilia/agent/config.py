@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's options: one validated model, from which the command-line flags are made.
+
+An option has the field's name for it where there is one (`--kube-proxy-replacement`,
+`--bpf-lb-map-max`). Each can also be set by an environment variable: `CILIA_` and the name in upper
+case. Unknown options are errors.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+DEFAULT_INSTANCE = "cilia"
+
+
+def _address(text: str) -> str:
+    """`host:port`, `[v6]:port` or `:port`; without a host it is loopback, never all addresses."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is no address: expected HOST:PORT or :PORT, e.g. :9962")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
+class AgentConfig(BaseModel):
+    """Everything that a person may set, with its default; frozen once read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda n: n)
+
+    instance: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$",
+            description="Name under which this agent keeps its state, pins and lock.",
+        ),
+    ] = DEFAULT_INSTANCE
+    k8s_manifests: Annotated[
+        Path | None,
+        Field(description="Directory of Kubernetes YAML to read objects from, watched for changes."),
+    ] = None
+    node_name: Annotated[
+        str, Field(min_length=1, description="Name of this node's Node object.")
+    ] = Field(default_factory=socket.gethostname)
+    kube_proxy_replacement: Annotated[
+        bool, Field(description="Serve NodePort, LoadBalancer and ExternalIPs too.")
+    ] = True
+    enable_ipv4: Annotated[bool, Field(description="Program IPv4 addresses.")] = True
+    enable_ipv6: Annotated[bool, Field(description="Program IPv6 addresses.")] = True
+    state_dir: Annotated[
+        Path | None, Field(description="Directory for the socket and state; default /run/INSTANCE.")
+    ] = None
+    bpf_root: Annotated[
+        Path, Field(description="Where the BPF file system is (mounted there if it is not).")
+    ] = Path("/sys/fs/bpf")
+    cgroup_root: Annotated[
+        Path | None,
+        Field(description="cgroup v2 directory whose processes are served; default: its root."),
+    ] = None
+    bpf_lb_map_max: Annotated[
+        int,
+        Field(ge=16, le=16_777_216, description="Size of the service, backend and rev_nat maps."),
+    ] = 65_536
+    lb_retry_backoff_min_ms: Annotated[
+        int, Field(ge=1, description="First wait before an object that failed is tried again.")
+    ] = 100
+    lb_retry_backoff_max_ms: Annotated[
+        int, Field(ge=1, description="Longest wait between two tries of an object that fails.")
+    ] = 60_000
+    metrics_address: Annotated[
+        str | None, Field(description="Serve /metrics on HOST:PORT (loopback if no host).")
+    ] = None
+    health_address: Annotated[
+        str | None, Field(description="Serve /healthz on HOST:PORT (loopback if no host).")
+    ] = None
+    dry_run: Annotated[
+        bool,
+        Field(description="Do everything on in-memory maps, show what would be programmed, end."),
+    ] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least level to log.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "console", "json"],
+        Field(description="console on a terminal and json elsewhere, or one of them always."),
+    ] = "auto"
+
+    @field_validator("metrics_address", "health_address")
+    @classmethod
+    def _listen_address(cls, value: str | None) -> str | None:
+        return None if value is None else _address(value)
+
+    @property
+    def run_dir(self) -> Path:
+        return self.state_dir or Path("/run") / self.instance
+
+    @property
+    def socket_path(self) -> Path:
+        return self.run_dir / "cilia.sock"
+
+    @property
+    def pin_dir(self) -> Path:
+        return self.bpf_root / self.instance

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs: the named tasks of one anyio task group, restarted with backoff, health told per job.
+
+A job that ends by itself is finished; one that raises is logged with its traceback, reported as
+degraded and started again after a growing wait. Cancelling the task group ends them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import anyio
+import structlog
+
+log = structlog.get_logger("jobs")
+
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 30.0
+HEALTHY_AFTER_S = 60.0  # a job that ran this long starts over with the first wait
+
+
+class Reporter(Protocol):
+    """Where a job tells how it is; a row of the `health` table."""
+
+    def ok(self, message: str) -> None: ...
+    def degraded(self, message: str, error: BaseException) -> None: ...
+    def stopped(self, message: str) -> None: ...
+
+
+async def run_job(name: str, work: Callable[[], Awaitable[object]], reporter: Reporter) -> None:
+    """Run `work` until it returns, restarting it when it raises."""
+    wait_s = FIRST_WAIT_S
+    while True:
+        started = anyio.current_time()
+        try:
+            reporter.ok("Running")
+            await work()
+            reporter.stopped("Finished")
+            return
+        except Exception as error:  # noqa: BLE001  # decided here: log, report, try again
+            if anyio.current_time() - started > HEALTHY_AFTER_S:
+                wait_s = FIRST_WAIT_S
+            log.exception("job failed", job=name, restart_in_s=wait_s)
+            reporter.degraded(f"Failed, next try in {wait_s:g} s", error)
+            await anyio.sleep(wait_s)  # the backoff itself; a cancel ends it at once
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A world for one agent: a network namespace without a way out, a cgroup, a bpffs, a directory.
+
+Backends are addresses of the namespace's loopback; the service ranges have an `unreachable` route,
+so that what is not translated goes nowhere. All of it is removed at the end, also after a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import NetNS, netns
+
+from cilia.api.client import AgentUnreachable, request
+
+POD_V4 = [f"10.204.0.{n}" for n in range(1, 5)]
+POD_V6 = [f"fd00:204::{n}" for n in range(1, 5)]
+GUARDED = ["10.203.0.0/16", "fd00:203::/64"]
+CGROUP_ROOT = Path("/sys/fs/cgroup/unified")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Inside:
+    """The process inside the namespace; `inside.tcp("10.0.0.1", 80)` runs `tcp` there."""
+
+    def __init__(self, namespace: str, cgroup: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("inside.py")), namespace, str(cgroup)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdin and self.process.stdout
+        self.input, self.output = self.process.stdin, self.process.stdout
+        assert json.loads(self.output.readline()) == "ready"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            self.input.write(json.dumps({"call": name, "args": args}) + "\n")
+            self.input.flush()
+            return json.loads(self.output.readline())
+
+        return call
+
+    def close(self) -> None:
+        self.input.close()
+        self.process.wait(10)
+        self.output.close()
+
+
+class World:
+    """What a test of the whole agent sees; made by `world()`."""
+
+    def __init__(self, directory: Path, namespace: str, cgroup: Path, inside: Inside) -> None:
+        self.directory, self.namespace, self.cgroup, self.inside = (
+            directory,
+            namespace,
+            cgroup,
+            inside,
+        )
+        self.manifests = directory / "manifests"
+        self.manifests.mkdir()
+        self.state_dir = directory / "state"
+        self.bpf_root = directory / "bpf"
+        self.bpf_root.mkdir()
+        self.agents: list[subprocess.Popen[bytes]] = []
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a manifest file atomically, as editors do."""
+        temporary = self.manifests / f".{name}.tmp"
+        temporary.write_text(text)
+        temporary.rename(self.manifests / name)
+
+    def command(self, *extra: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "cilia", "agent", "--log-format=json"),
+            f"--instance={self.namespace}",
+            f"--k8s-manifests={self.manifests}",
+            f"--state-dir={self.state_dir}",
+            f"--bpf-root={self.bpf_root}",
+            f"--cgroup-root={self.cgroup}",
+            *extra,
+        ]
+
+    def start_agent(self, *extra: str) -> subprocess.Popen[bytes]:
+        with open(self.directory / "agent.log", "ab") as log:
+            process = subprocess.Popen(
+                self.command(*extra), cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
+            )
+        self.agents.append(process)
+        return process
+
+    def kill_agent(self) -> None:
+        self.agents[-1].send_signal(signal.SIGKILL)
+        self.agents[-1].wait()
+
+    def get(self, url: str) -> Any:
+        return request(str(self.state_dir / "cilia.sock"), url)
+
+    def cilia(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The `cilia` command against this world's agent."""
+        socket = f"--socket={self.state_dir / 'cilia.sock'}"
+        return subprocess.run(
+            [sys.executable, "-m", "cilia", f"--instance={self.namespace}", socket, *arguments],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def eventually(self, what: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """Wait until `what()` is true, looking often; fails with the agent's log."""
+        deadline = time.monotonic() + timeout_s
+        while not what():
+            if time.monotonic() > deadline:
+                log = (self.directory / "agent.log").read_text()
+                raise AssertionError(f"not within {timeout_s} s; the agent's log:\n{log[-4000:]}")
+            time.sleep(0.01)
+
+    def ready(self) -> bool:
+        """The agent has reconciled its inputs."""
+        try:
+            return bool(self.get("/healthz")["synchronised"])
+        except AgentUnreachable:
+            return False
+
+    def close(self) -> None:
+        for process in self.agents:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(10)
+        done = self.cilia(
+            "cleanup", f"--state-dir={self.state_dir}", f"--bpf-root={self.bpf_root}"
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def world(directory: Path, name: str) -> Iterator[World]:
+    namespace = f"cilia-test-{name}-{os.getpid()}"
+    cgroup = CGROUP_ROOT / namespace
+    with ExitStack() as stack:
+        netns.create(namespace)
+        stack.callback(netns.remove, namespace)
+        _network(namespace)
+        cgroup.mkdir()
+        stack.callback(cgroup.rmdir)
+        inside = Inside(namespace, cgroup)
+        stack.callback(inside.close)
+        made = World(directory, namespace, cgroup, inside)
+        stack.callback(made.close)
+        yield made
+
+
+def _network(namespace: str) -> None:
+    with NetNS(namespace) as ns:
+        (lo,) = ns.link_lookup(ifname="lo")
+        ns.link("set", index=lo, state="up")
+        for address in POD_V4:
+            ns.addr("add", index=lo, address=address, prefixlen=32)
+        for address in POD_V6:
+            ns.addr("add", index=lo, address=address, prefixlen=128)
+        for guarded in GUARDED:
+            ns.route("add", dst=guarded, type="unreachable", family=10 if ":" in guarded else 2)
