@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is mounted where, and mounting the two file systems that the datapath lives in.
+
+Read from /proc/self/mountinfo (proc(5)): a path that was mounted over shows its last entry.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from cilia.linux.errors import MountError
+
+__all__ = ["Mount", "find_bpffs", "is_mounted", "mount", "mount_bpffs", "mounts"]
+
+BPFFS_DEFAULT = Path("/sys/fs/bpf")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """One line of mountinfo."""
+
+    path: Path
+    root: str  # what of the file system is shown: "/" unless it is a bind mount of a part
+    fstype: str
+    options: frozenset[str]  # of the mount and of the file system, e.g. "rw", "freezer"
+
+
+def mounts(text: str | None = None) -> list[Mount]:
+    """All mounts of this process, in the order in which they were made.
+
+    `text` is the content of a mountinfo file; without it, this process's own.
+    """
+    lines = (Path("/proc/self/mountinfo").read_text() if text is None else text).splitlines()
+    return [_parse(line) for line in lines]
+
+
+def _parse(line: str) -> Mount:
+    """Fields: id parent device root path options [optional ...] - type source options."""
+    before, _, after = line.partition(" - ")
+    fields, rest = before.split(" "), after.split(" ")
+    options = {*fields[5].split(","), *rest[2].split(",")}
+    return Mount(Path(_unescape(fields[4])), _unescape(fields[3]), rest[0], frozenset(options))
+
+
+def _unescape(text: str) -> str:
+    """Blanks and backslashes in a path stand as three octal digits."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def is_mounted(path: Path, fstype: str) -> bool:
+    """Whether the last mount at `path` has this type."""
+    found = [entry.fstype for entry in mounts() if entry.path == path]
+    return bool(found) and found[-1] == fstype
+
+
+def mount(fstype: str, path: Path) -> None:
+    """Mounts a fresh instance of a file system that needs no device at `path`, which is made.
+
+    Raises:
+        MountError: the kernel refused.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    source = fstype.encode()
+    if _libc.mount(source, os.fsencode(path), source, 0, None) != 0:
+        code = ctypes.get_errno()
+        raise MountError(code, f"mount {fstype} at {path}: {os.strerror(code)}", str(path))
+
+
+def find_bpffs() -> Path | None:
+    """The BPF file system in use: the customary place first, else any whole one."""
+    found = [entry.path for entry in mounts() if entry.fstype == "bpf" and entry.root == "/"]
+    usable = [path for path in found if is_mounted(path, "bpf")]
+    if BPFFS_DEFAULT in usable:
+        return BPFFS_DEFAULT
+    return usable[0] if usable else None
+
+
+def mount_bpffs(path: Path = BPFFS_DEFAULT) -> bool:
+    """Makes sure that a BPF file system is at `path`; True if it was mounted just now.
+
+    Raises:
+        MountError: the kernel refused.
+    """
+    if is_mounted(path, "bpf"):
+        return False
+    mount("bpf", path)
+    return True
