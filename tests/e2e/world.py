@@ -129,7 +129,7 @@ class World:
     def ready(self) -> bool:
         """The agent has reconciled its inputs."""
         try:
-            return bool(self.get("/healthz")["synchronised"])
+            return bool(self.get("/status")["synchronised"])
         except AgentUnreachable:
             return False
 

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cilia cleanup`: remove everything that an instance ever made.
+
+Links first (traffic passes untranslated from then on), then maps and their pins, then the state
+directory, then the mounts that the agent had to make. Idempotent; refused while the agent runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import click
+
+from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
+from cilia.agent.mounts import unmount_ours
+from cilia.linux.lock import AlreadyRunning, InstanceLock
+
+WAIT_S = 10.0
+
+
+@click.command()
+@click.option("--state-dir", type=click.Path(path_type=Path), help="As given to the agent.")
+@click.option("--bpf-root", type=click.Path(path_type=Path), help="As given to the agent.")
+@click.option("--wait", is_flag=True, help="Wait a few seconds for an agent that is ending.")
+@click.pass_context
+def cleanup(ctx: click.Context, state_dir: Path | None, bpf_root: Path | None, wait: bool) -> None:
+    """Remove everything that an instance ever made: programs, maps, pins, state, mounts.
+
+    \b
+    Examples:
+      cilia cleanup
+      cilia --instance test cleanup
+    """
+    instance = ctx.obj["explicit_instance"] or DEFAULT_INSTANCE
+    given = {"instance": instance, "state_dir": state_dir, "bpf_root": bpf_root}
+    config = AgentConfig(**{key: value for key, value in given.items() if value is not None})
+    lock = InstanceLock([path for path in (config.run_dir, config.pin_dir) if path.exists()])
+    try:
+        _acquire(lock, WAIT_S if wait else 0.0)
+        removed = remove_everything(config)
+    except AlreadyRunning as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        lock.release()
+    for line in removed or [f"nothing of instance {instance} was there"]:
+        click.echo(line)
+
+
+def _acquire(lock: InstanceLock, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return lock.acquire()
+        except AlreadyRunning:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)  # flock has no wait with a time limit
+
+
+def remove_everything(config: AgentConfig) -> list[str]:
+    """What was removed, a line each."""
+    removed = []
+    if config.pin_dir.exists():
+        from bpf.pins import remove_tree  # loads libbpf
+
+        remove_tree(config.pin_dir)
+        removed.append(f"programs, maps and links pinned below {config.pin_dir}")
+    removed += unmount_ours(config.run_dir)
+    if config.run_dir.exists():
+        shutil.rmtree(config.run_dir)
+        removed.append(str(config.run_dir))
+    return removed

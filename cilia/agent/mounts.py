@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two file systems that the datapath lives in: found, or mounted and remembered.
+
+What the agent is about to mount is written to the state directory before it is mounted, so that
+`cilia cleanup` can undo exactly that, also after a kill in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from pathlib import Path
+
+from cilia.agent.config import AgentConfig
+from cilia.agent.errors import AgentError
+from cilia.linux.cgroup import find_cgroup2
+from cilia.linux.errors import MountError
+from cilia.linux.mounts import is_mounted, mount
+
+RECORD = "mounts.json"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prepare_bpf_root(config: AgentConfig) -> Path:
+    """The BPF file system, mounted if it is not.
+
+    Raises:
+        AgentError: it is not there and cannot be mounted.
+    """
+    _ensure_mounted(config, "bpf", config.bpf_root, "--bpf-root")
+    return config.bpf_root
+
+
+def prepare_cgroup_root(config: AgentConfig) -> Path:
+    """The cgroup2 directory to attach to: as asked for, or the root of the hierarchy.
+
+    Raises:
+        AgentError: what was asked for is no cgroup2 directory, or none is there and it cannot be
+            mounted.
+    """
+    if config.cgroup_root is not None:
+        if not (config.cgroup_root / "cgroup.procs").exists():
+            raise AgentError(
+                f"--cgroup-root={config.cgroup_root} is no cgroup v2 directory:"
+                " `grep cgroup2 /proc/mounts` shows where the hierarchy is"
+            )
+        return config.cgroup_root
+    found = find_cgroup2()
+    if found is None:
+        found = config.run_dir / "cgroupv2"
+        _ensure_mounted(config, "cgroup2", found, "--cgroup-root")
+    return found
+
+
+def _ensure_mounted(config: AgentConfig, fstype: str, path: Path, option: str) -> None:
+    if is_mounted(path, fstype):
+        return
+    record = config.run_dir / RECORD
+    ours = json.loads(record.read_text()) if record.exists() else []
+    record.write_text(json.dumps([*ours, [fstype, str(path)]]))
+    try:
+        mount(fstype, path)
+    except (MountError, OSError) as error:
+        raise AgentError(
+            f"no {fstype} file system at {path} and it cannot be mounted ({error.strerror}):"
+            f" run as root with CAP_SYS_ADMIN, or mount one and name it with {option}"
+        ) from None
+
+
+def unmount_ours(run_dir: Path) -> list[str]:
+    """Unmount what the agent mounted, unless someone else keeps things there by now."""
+    record = run_dir / RECORD
+    if not record.exists():
+        return []
+    removed = []
+    for fstype, name in json.loads(record.read_text()):
+        path = Path(name)
+        if is_mounted(path, fstype) and (fstype != "bpf" or not any(path.iterdir())):
+            _unmount(path)
+            removed.append(f"mount of {fstype} at {path}")
+    return removed
+
+
+def _unmount(path: Path) -> None:
+    if _libc.umount2(os.fsencode(path), 0) != 0:
+        code = ctypes.get_errno()
+        raise MountError(code, f"unmount {path}: {os.strerror(code)}", str(path))

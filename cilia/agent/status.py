@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `cilia status` shows: one snapshot of the tables and a look at the datapath."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import cilia
+from statedb import DB, ReadTxn, Table
+from tables.frontends import Frontend
+from tables.health import Health, Level
+from tables.problems import Problem
+
+INPUT_TABLES = ("services", "frontends", "backends")
+
+
+class Datapath(Protocol):
+    """What the status needs of the datapath, real or in memory."""
+
+    def mode(self) -> str: ...
+    def links(self) -> list[dict[str, Any]]: ...
+    def maps(self) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class StatusView:
+    """Reads, writes nothing."""
+
+    db: DB
+    instance: str
+    source: str
+    frontends: Table[Frontend]
+    health: Table[Health]
+    problems: Table[Problem]
+    datapath: Datapath
+    started: float = field(default_factory=time.time)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of `/status`; see `cilia.cli.status` for how it is shown."""
+        txn = self.db.read_txn()
+        counts = Counter(fe.status.kind.value for fe in self.frontends.all(txn))
+        degraded = self.degraded(txn)
+        problems = [problem_dict(row) for row in self.problems.all(txn)]
+        synchronised = self.synchronised(txn, counts)
+        return {
+            "healthy": synchronised and not degraded and not problems and not counts["error"],
+            "version": cilia.__version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.time() - self.started, 1),
+            "instance": self.instance,
+            "instance_id": self.db.instance_id,
+            "source": self.source,
+            "synchronised": synchronised,
+            "frontends": {kind: counts[kind] for kind in ("done", "pending", "error")},
+            "datapath": {
+                "mode": self.datapath.mode(),
+                "links": self.datapath.links(),
+                "maps": self.datapath.maps(),
+            },
+            "tables": [self._table_dict(txn, table) for table in self.db.tables()],
+            "degraded": degraded,
+            "problems": problems,
+        }
+
+    def synchronised(self, txn: ReadTxn, counts: Counter[str]) -> bool:
+        """All inputs were listed, and every frontend was attempted with what they say."""
+        listed = all(self.db.table(name).initialized(txn) for name in INPUT_TABLES)
+        return listed and not counts["pending"]
+
+    def degraded(self, txn: ReadTxn | None = None) -> list[dict[str, str]]:
+        return [
+            {"component": f"{h.module}.{h.component}", "message": h.message, "error": h.error}
+            for h in self.health.all(txn or self.db.read_txn())
+            if h.level is Level.DEGRADED
+        ]
+
+    def _table_dict(self, txn: ReadTxn, table: Table[Any]) -> dict[str, Any]:
+        return {
+            "name": table.name,
+            "objects": table.num_objects(txn),
+            "revision": table.revision(txn),
+            "pending": list(table.pending_initializers(txn)),
+        }
+
+
+def problem_dict(row: Problem) -> dict[str, Any]:
+    return {
+        "file": row.file,
+        "document": row.document,
+        "object": row.object,
+        "field": row.field,
+        "message": row.message,
+    }

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cilia status`: one screen that says whether the agent is well and everything is in force."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cilia.api.client import ApiError, request
+
+OK, BAD = "green", "red"
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table")
+@click.pass_context
+def status(ctx: click.Context, output: str) -> None:
+    """Is the agent well, and is everything in force?
+
+    Ends with 0 if so, with 1 if something is degraded, refused or not yet synchronised.
+
+    \b
+    Examples:
+      cilia status
+      cilia status -o json | jq .problems
+    """
+    try:
+        answer: dict[str, Any] = request(ctx.obj["socket"], "/status")
+    except ApiError as error:
+        raise click.ClickException(str(error)) from None
+    if output == "json":
+        click.echo(json.dumps(answer, indent=2))
+    elif output == "yaml":
+        import yaml  # 20 ms that only this form pays
+
+        click.echo(yaml.safe_dump(answer, sort_keys=False), nl=False)
+    else:
+        for line in lines(answer):
+            click.echo(line)
+    ctx.exit(0 if answer["healthy"] else 1)
+
+
+def lines(answer: dict[str, Any]) -> Iterator[str]:
+    """The answer as text for a terminal; click drops the colours where there is none."""
+    word = click.style("OK", fg=OK) if answer["healthy"] else click.style("Degraded", fg=BAD)
+    yield f"Agent:       {word}  {answer['version']}, pid {answer['pid']}, up {_age(answer['uptime_s'])}"
+    yield f"Instance:    {answer['instance']} ({answer['instance_id']})"
+    yield f"Source:      {answer['source']}, {_synchronised(answer)}"
+    yield f"Datapath:    {answer['datapath']['mode']}, {len(answer['datapath']['links'])} programs attached"
+    yield f"Frontends:   {_frontends(answer['frontends'])}"
+    yield from _section("Maps", [_map_line(row) for row in answer["datapath"]["maps"]])
+    yield from _section("Tables", [_table_line(row) for row in answer["tables"]])
+    yield from _section("Degraded", [_health_line(row) for row in answer["degraded"]])
+    yield from _section("Problems", [_problem_line(row) for row in answer["problems"]])
+
+
+def _section(title: str, rows: list[str]) -> Iterator[str]:
+    if rows:
+        yield f"{title}:"
+        yield from (f"  {row}" for row in rows)
+
+
+def _synchronised(answer: dict[str, Any]) -> str:
+    if answer["synchronised"]:
+        return "synchronised"
+    return click.style("not yet synchronised", fg=BAD)
+
+
+def _frontends(counts: dict[str, int]) -> str:
+    text = f"{counts['done']} done, {counts['pending']} pending, "
+    return text + click.style(f"{counts['error']} error", fg=BAD if counts["error"] else None)
+
+
+def _map_line(row: dict[str, Any]) -> str:
+    used = row["entries"] / row["max_entries"]
+    share = click.style(f"{used:6.1%}", fg=BAD if used >= 0.8 else None)
+    return f"{row['name']:<16} {share}  {row['entries']} of {row['max_entries']}"
+
+
+def _table_line(row: dict[str, Any]) -> str:
+    waiting = f"  waits for {', '.join(row['pending'])}" if row["pending"] else ""
+    return f"{row['name']:<20} {row['objects']:>8} objects  revision {row['revision']}{waiting}"
+
+
+def _health_line(row: dict[str, Any]) -> str:
+    return click.style(f"{row['component']}: {row['message']} {row['error']}".rstrip(), fg=BAD)
+
+
+def _problem_line(row: dict[str, Any]) -> str:
+    where = f"{row['file']}#{row['document']}" if row["file"] else ""
+    parts = [where, row["object"], row["field"], row["message"]]
+    return click.style(": ".join(part for part in parts if part), fg=BAD)
+
+
+def _age(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole}s"
+    return f"{whole // 60}m" if whole < 7200 else f"{whole // 3600}h"
