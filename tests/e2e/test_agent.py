@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Service manifest becomes a connected socket, and stays one through kills, edits and mistakes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.manifests import endpoint_slice, served, service
+from tests.e2e.world import POD_V4, POD_V6, World, world
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+V4, OTHER_V4, V6 = "10.203.0.10", "10.203.0.11", "fd00:203::10"
+NAMES = {*POD_V4}
+
+
+@pytest.fixture
+def w(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    number = abs(hash(request.node.name)) % 10_000
+    with world(tmp_path, str(number)) as made:
+        for address in (*POD_V4[:2], *POD_V6[:2]):
+            made.inside.serve(address, address, 8080)
+        yield made
+
+
+@pytest.fixture
+def echo(w: World) -> World:
+    """A world whose agent serves `echo` on a v4 and a v6 address with two backends each."""
+    w.write("echo.yaml", served("echo", V4, POD_V4[:2]))
+    w.write("echo6.yaml", served("echo6", V6, POD_V6[:2]))
+    w.start_agent()
+    w.eventually(w.ready)
+    return w
+
+
+def test_both_backends_answer_through_the_cluster_ip(echo: World) -> None:
+    for address, backends in ((V4, POD_V4[:2]), (V6, POD_V6[:2])):
+        results = [echo.inside.tcp(address, 80) for _ in range(40)]
+        assert {result["answer"] for result in results} == set(backends)
+        assert all(result["peer"] == [address, 80] for result in results), "the service's address"
+
+
+def test_an_ipv6_socket_reaches_an_ipv4_service(echo: World) -> None:
+    result = echo.inside.mapped(V4, 80)
+    assert result["answer"] in POD_V4
+    assert result["peer"] == [f"::ffff:{V4}", 80]
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+def test_udp_works_connected_and_unconnected(echo: World, address: str) -> None:
+    backends = set(POD_V4[:2] if address == V4 else POD_V6[:2])
+    connected = echo.inside.udp_connected(address, 80)
+    assert connected["answer"] in backends
+    assert connected["peer"] == connected["from"] == [address, 80]
+    unconnected = echo.inside.udp_unconnected(address, 80, 40)
+    assert set(unconnected["answers"]) == backends
+    assert unconnected["from"] == [[address, 80]], "replies come from the service's address"
+
+
+def test_a_service_without_backends_refuses(w: World) -> None:
+    w.write("lonely.yaml", service("lonely", OTHER_V4) + "---\n" + endpoint_slice("lonely", []))
+    w.start_agent()
+    w.eventually(w.ready)
+    assert w.inside.tcp(OTHER_V4, 80)["errno"] == errno.ECONNREFUSED
+
+
+def test_saving_a_file_changes_what_answers_within_a_second(echo: World) -> None:
+    started = time.monotonic()
+    echo.write("echo.yaml", served("echo", V4, POD_V4[1:2]))
+    echo.eventually(
+        lambda: {echo.inside.tcp(V4, 80)["answer"] for _ in range(12)} == {POD_V4[1]}, 5
+    )
+    assert time.monotonic() - started < 1.0
+    echo.write("more.yaml", served("more", OTHER_V4, POD_V4[:1], port=8000))
+    echo.eventually(lambda: echo.inside.tcp(OTHER_V4, 8000).get("answer") == POD_V4[0])
+    (echo.manifests / "more.yaml").unlink()
+    echo.eventually(lambda: "errno" in echo.inside.tcp(OTHER_V4, 8000))
+
+
+def test_no_connection_fails_while_the_agent_is_killed_and_started(echo: World) -> None:
+    loop = echo.inside.loop_start(V4, 80, 50.0)
+    stream = echo.inside.stream_open(V4, 80)
+    for _ in range(3):
+        echo.kill_agent()
+        before = echo.inside.loop_count(loop)
+        echo.eventually(lambda seen=before: echo.inside.loop_count(loop) > seen + 25)
+        echo.start_agent()
+        echo.eventually(echo.ready)
+        assert echo.inside.stream_ask(stream) in NAMES
+    result = echo.inside.loop_stop(loop)
+    assert result["failures"] == []
+    assert sum(result["answers"].values()) > 100
+
+
+def test_a_service_deleted_while_the_agent_was_down_is_gone_after_the_start(echo: World) -> None:
+    echo.write("gone.yaml", served("gone", OTHER_V4, POD_V4[:1]))
+    echo.eventually(lambda: echo.inside.tcp(OTHER_V4, 80).get("answer") == POD_V4[0])
+    echo.kill_agent()
+    (echo.manifests / "gone.yaml").unlink()
+    assert OTHER_V4 in echo.cilia("bpf", "lb", "list", f"--bpf-root={echo.bpf_root}").stdout
+    echo.start_agent()
+    echo.eventually(
+        lambda: OTHER_V4 not in echo.cilia("bpf", "lb", "list", f"--bpf-root={echo.bpf_root}").stdout
+    )
+    assert "errno" in echo.inside.tcp(OTHER_V4, 80)
+    assert V4 in echo.cilia("bpf", "lb", "list", f"--bpf-root={echo.bpf_root}").stdout
+
+
+def test_sigterm_leaves_traffic_and_cleanup_ends_it(echo: World) -> None:
+    process = echo.agents[-1]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert echo.inside.tcp(V4, 80)["answer"] in NAMES
+    paths = (f"--state-dir={echo.state_dir}", f"--bpf-root={echo.bpf_root}")
+    cleaned = echo.cilia("cleanup", *paths)
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert "errno" in echo.inside.tcp(V4, 80)
+    assert not echo.state_dir.exists()
+    assert not any(echo.bpf_root.iterdir()), "unmounted, and empty below"
+
+
+@pytest.mark.parametrize("shared", ["state-dir", "bpf-root", "cgroup-root"])
+def test_a_second_agent_is_refused_with_the_pid_of_the_first(
+    echo: World, tmp_path: Path, shared: str
+) -> None:
+    first = echo.agents[-1].pid
+    own = {"state-dir": tmp_path / "state2", "bpf-root": tmp_path / "bpf2"}
+    own["cgroup-root"] = echo.cgroup / "second"
+    own["cgroup-root"].mkdir()
+    own["bpf-root"].mkdir()
+    del own[shared]
+    second = echo.start_agent(*(f"--{name}={path}" for name, path in own.items()))
+    assert second.wait(20) == 1
+    log = (echo.directory / "agent.log").read_text()
+    assert f"pid {first}" in log
+    assert "Traceback" not in log
+    own.get("cgroup-root", echo.cgroup / "second").rmdir() if "cgroup-root" in own else (
+        echo.cgroup / "second"
+    ).rmdir()
+    if "bpf-root" in own and "state-dir" in own:
+        paths = (f"--state-dir={own['state-dir']}", f"--bpf-root={own['bpf-root']}")
+        assert echo.cilia("cleanup", *paths).returncode == 0
+
+
+def test_the_socket_is_private_and_commands_answer_quickly(echo: World) -> None:
+    mode = stat.S_IMODE(os.stat(echo.state_dir / "cilia.sock").st_mode)
+    assert mode == 0o600
+    for command, expected in (
+        (("status",), r"Agent: +OK"),
+        (("db", "show", "frontends"), rf"{re.escape(V4)}:80/TCP .*ClusterIP"),
+        (("db", "show", "services", "-o", "json"), '"Name": "test/echo"'),
+        (("service", "list"), rf"{re.escape(V4)}:80/TCP"),
+        (("bpf", "lb", "list", f"--bpf-root={echo.bpf_root}"), rf"ADDR={re.escape(V4)}:80/TCP"),
+    ):
+        fastest = 9.9
+        for _ in range(5):
+            started = time.monotonic()
+            done = echo.cilia(*command)
+            fastest = min(fastest, time.monotonic() - started)
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(expected, done.stdout), done.stdout
+        assert fastest < 0.3, f"cilia {' '.join(command)} took {fastest:.2f} s"
+
+
+def test_tables_are_dumped_as_json_and_metrics_are_served(echo: World) -> None:
+    dump = echo.get("/statedb/dump")
+    assert {"services", "frontends", "backends"} <= set(dump["tables"])
+    assert echo.get("/statedb/dump/frontends")["instance"] == dump["instance"]
+
+
+def test_a_mistake_is_named_and_nothing_else_is_touched(echo: World) -> None:
+    bad = served("bad", OTHER_V4, POD_V4[:1]).replace("port: 80,", "port: 70000,")
+    echo.write("bad.yaml", bad)
+    echo.write("broken.yaml", "kind: [unclosed\n")
+    echo.eventually(lambda: len(echo.get("/status")["problems"]) >= 2)
+    status = echo.cilia("status")
+    assert status.returncode == 1
+    assert re.search(r"bad\.yaml.*Service test/bad.*spec\.ports\[0\]\.port", status.stdout)
+    assert "broken.yaml" in status.stdout
+    assert echo.inside.tcp(V4, 80)["answer"] in NAMES
+    # What was in force from a file that is broken now stays in force.
+    echo.write("echo.yaml", "kind: [unclosed\n")
+    echo.eventually(lambda: "echo.yaml" in echo.cilia("status").stdout)
+    assert echo.inside.tcp(V4, 80)["answer"] in NAMES
+    echo.write("echo.yaml", served("echo", V4, POD_V4[:2]))
+    (echo.manifests / "bad.yaml").unlink()
+    (echo.manifests / "broken.yaml").unlink()
+    echo.eventually(lambda: echo.get("/status")["healthy"])
