@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build of the compiled parts: the libbpf binding, compiled Python modules, BPF objects.
 
-This is the in-tree PEP 517 backend of ``pyproject.toml``: it is ``setuptools.build_meta`` with one step before
-each build that writes the C source of ``bpf._libbpf``, and a class that setuptools calls to compile
-extensions. One header is read by both worlds: ``bpf/lib/*_types.h`` is compiled into BPF programs and is part
-of the cdef here, so that the layout of every map key and value exists once.
+This is the in-tree PEP 517 backend of ``pyproject.toml``: it is ``setuptools.build_meta`` with one
+step before each build that writes the C source of ``bpf._libbpf``, and a class that setuptools
+calls to compile extensions. One header is read by both worlds: ``bpf/lib/*_types.h`` is compiled
+into BPF programs and is part of the cdef here, so that the layout of every map key and value exists
+once.
 
-What can be left out: ``CILIA_BUILD_OBJECTS=0`` builds a wheel without prebuilt BPF objects (its user needs a
-clang), ``CILIA_BUILD_COMPILED=0`` one without compiled Python modules.
+What can be left out: ``CILIA_BUILD_OBJECTS=0`` builds a wheel without prebuilt BPF objects (its
+user needs a clang), ``CILIA_BUILD_COMPILED=0`` one without compiled Python modules.
 """
 
 from __future__ import annotations
@@ -19,9 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import cffi
-from setuptools import Extension, build_meta
-from setuptools.build_meta import *  # noqa: F403  (a PEP 517 backend is a module with these hooks)
+from setuptools import build_meta
+from setuptools.build_meta import (  # the hooks that need no step of ours
+    get_requires_for_build_editable,
+    get_requires_for_build_sdist,
+    get_requires_for_build_wheel,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
 from setuptools.command.build_ext import build_ext
+
+__all__ = [
+    "BuildExtensions",
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+]
 
 ROOT = Path(__file__).resolve().parent
 BPF = ROOT / "bpf"
@@ -64,13 +83,15 @@ def binding() -> cffi.FFI:
 
 
 def emit_binding() -> None:
-    """Write ``bpf/_libbpf.c``, and leave it alone when nothing changed so that nothing is compiled again."""
+    """Write ``bpf/_libbpf.c``, and leave it alone when nothing changed so that nothing is compiled
+    again.
+    """
     BINDING_SOURCE.parent.mkdir(exist_ok=True)
     binding().emit_c_code(str(BINDING_SOURCE))
 
 
-def compiled_extensions() -> list[Extension]:
-    """The mypyc extensions, none if mypy is not installed for the build or they are switched off."""
+def compiled_extensions() -> list[Any]:
+    """The mypyc extensions; none when they are switched off."""
     if not COMPILED_MODULES or os.environ.get("CILIA_BUILD_COMPILED") == "0":
         return []
     from mypyc.build import mypycify

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -266,4 +267,12 @@ static int cilia_set_rodata(struct bpf_object *obj, const char *name, const void
 static int cilia_mount_bpffs(const char *path)
 {
 	return mount("bpf", path, "bpf", 0, "mode=0700") ? -errno : 0;
+}
+
+/* The magic number of the file system below a path, or a negative errno. */
+static int64_t cilia_fs_type(const char *path)
+{
+	struct statfs fs;
+
+	return statfs(path, &fs) ? -errno : (int64_t)(uint32_t)fs.f_type;
 }

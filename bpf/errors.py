@@ -15,7 +15,8 @@
     │   ├── Unsupported         EOPNOTSUPP, ENOTSUPP
     │   ├── Busy                EBUSY, EAGAIN
     │   ├── StaleRevision       ESTALE: someone else changed the hook
-    │   └── Invalid             EINVAL
+    │   ├── Invalid             EINVAL
+    │   └── BatchError          one entry of a batch failed; .done, .cause
     ├── LoadError               the kernel or libbpf refuses an object; .log
     ├── CompileError            clang refuses a source; .log
     ├── LayoutError             a pinned map has another layout than this program
@@ -92,6 +93,15 @@ class StaleRevision(KernelError):
 
 class Invalid(KernelError):
     """The kernel refuses the arguments."""
+
+
+class BatchError(KernelError):
+    """Entry number ``done`` of a batch failed; those before it are done, those after not tried."""
+
+    def __init__(self, what: str, cause: KernelError, done: int) -> None:
+        super().__init__(what, cause.errno)
+        self.cause = cause
+        self.done = done
 
 
 _KINDS: dict[int, type[KernelError]] = {

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf links: an attachment as a kernel object that can be pinned, inspected and re-pointed.
+
+A link keeps its program attached for as long as someone holds it; pinned, it needs no process.
+``update`` puts another program in the same place in one step: no packet and no system call sees the
+hook empty.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from bpf.libbpf import Fd, check, ffi, lib, options
+from bpf.pins import open_pin
+
+
+class AttachType(IntEnum):
+    """``enum bpf_attach_type``: the hooks that are used here."""
+
+    SK_SKB_STREAM_VERDICT = 5
+    SK_MSG_VERDICT = 7
+    CGROUP_INET4_CONNECT = 10
+    CGROUP_INET6_CONNECT = 11
+    CGROUP_UDP4_SENDMSG = 14
+    CGROUP_UDP6_SENDMSG = 15
+    CGROUP_UDP4_RECVMSG = 19
+    CGROUP_UDP6_RECVMSG = 20
+    CGROUP_INET4_GETPEERNAME = 29
+    CGROUP_INET6_GETPEERNAME = 30
+    SK_LOOKUP = 36
+    XDP = 37
+    TCX_INGRESS = 46
+    TCX_EGRESS = 47
+
+
+class LinkType(IntEnum):
+    """``enum bpf_link_type``: the kinds that are used here."""
+
+    UNKNOWN = 0
+    CGROUP = 3
+    NETNS = 5
+    XDP = 6
+    TCX = 11
+
+
+class LinkInfo(NamedTuple):
+    """What the kernel tells about a link."""
+
+    type: int
+    id: int
+    program_id: int
+    #: ``AttachType``; 0 for links whose type says it all (XDP).
+    attach_type: int
+    #: cgroup id, inode of the network namespace or interface index; 0 once the target is gone.
+    target: int
+
+
+class Link(Fd):
+    """A held attachment. Closing it detaches the program unless the link is pinned."""
+
+    __slots__ = ()
+
+    @classmethod
+    def create(cls, program: Fd, target: int, attach_type: AttachType, *, flags: int = 0) -> Link:
+        """Attach ``program``. ``target``: descriptor of the cgroup or namespace, or interface
+        index.
+
+        Raises: NoPrivilege, Invalid (a kernel without such links), Exists, Busy, DeviceGone.
+        """
+        what = f"attach to {attach_type.name.lower()}"
+        return cls(
+            check(lib.cilia_link_create(program.number, target, attach_type, flags, 0, 0), what)
+        )
+
+    @classmethod
+    def open_pinned(cls, path: Path) -> Link:
+        """The link pinned at ``path``. Raises: NotFound."""
+        return cls(open_pin(path))
+
+    def info(self) -> LinkInfo:
+        """Ask the kernel what the link holds, and where."""
+        out = ffi.new("struct cilia_link_info *")
+        check(lib.cilia_link_info(self.number, out), "info of link")
+        return LinkInfo(out.type, out.id, out.prog_id, out.attach_type, out.target)
+
+    def update(self, program: Fd) -> None:
+        """Atomically put ``program`` in the place of the present one.
+
+        Raises: Detached when the target is gone; Invalid when the program is of another type.
+        """
+        opts = options("bpf_link_update_opts")
+        check(lib.bpf_link_update(self.number, program.number, opts), "update link")
+
+    def detach(self) -> None:
+        """Detach now, whoever else holds or pins the link."""
+        check(lib.bpf_link_detach(self.number), "detach link")
+
+
+def cgroup_id(path: Path) -> int:
+    """The kernel's id of a cgroup: its inode number on a 64-bit machine."""
+    return os.stat(path).st_ino

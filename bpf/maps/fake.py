@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps without a kernel: a dict with a map's limits and errors, and a wrapper that fails at random.
+
+``FakeMap`` keeps the promises that callers may rely on (sizes checked, full at ``max_entries``, the
+same exceptions), so that everything above ``bpf`` is testable without privilege. ``FaultyMap``
+shows that it survives a kernel that says no.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from bpf.errors import BatchError, KernelError, NotFound, kernel_error
+from bpf.maps.raw import ANY, EXIST, NOEXIST, RawMap
+
+
+class FakeMap:
+    """A hash map in memory."""
+
+    def __init__(
+        self, name: str, key_size: int, value_size: int, max_entries: int = 1 << 20
+    ) -> None:
+        self.name = name
+        self.key_size = key_size
+        self.value_size = value_size
+        self.max_entries = max_entries
+        self._entries: dict[bytes, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        self._check(key, self.key_size, "key")
+        return self._entries.get(key)
+
+    def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
+        self._check(key, self.key_size, "key")
+        self._check(value, self.value_size, "value")
+        present = key in self._entries
+        if present and flags == NOEXIST:
+            raise kernel_error(f"update {self.name}", errno.EEXIST)
+        if not present and flags == EXIST:
+            raise kernel_error(f"update {self.name}", errno.ENOENT)
+        if not present and len(self._entries) >= self.max_entries:
+            raise kernel_error(f"update {self.name}", errno.E2BIG)
+        self._entries[bytes(key)] = bytes(value)
+
+    def delete(self, key: bytes) -> None:
+        self._check(key, self.key_size, "key")
+        if key not in self._entries:
+            raise kernel_error(f"delete from {self.name}", errno.ENOENT)
+        del self._entries[key]
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from list(self._entries.items())
+
+    def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        for done, (key, value) in enumerate(zip(keys, values, strict=True)):
+            try:
+                self.update(key, value)
+            except KernelError as error:
+                raise BatchError(f"update {self.name}", error, done) from error
+
+    def delete_batch(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            self._check(key, self.key_size, "key")
+            self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def _check(self, data: bytes, size: int, what: str) -> None:
+        if len(data) != size:
+            raise ValueError(f"{self.name}: {what} has {len(data)} bytes, not {size}")
+
+
+class FaultyMap:
+    """Another map whose writes fail with a given probability, once for each entry of a batch.
+
+    A fault strikes before the entry is touched, as ENOMEM; reading never fails.
+    """
+
+    def __init__(self, target: RawMap, probability: float, rng: Random) -> None:
+        self.target = target
+        self.probability = probability
+        self._rng = rng
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+    @property
+    def max_entries(self) -> int:
+        return self.target.max_entries
+
+    def _maybe_fail(self, what: str) -> None:
+        if self._rng.random() < self.probability:
+            raise kernel_error(f"{what} {self.name} (injected)", errno.ENOMEM)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return self.target.lookup(key)
+
+    def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
+        self._maybe_fail("update")
+        self.target.update(key, value, flags)
+
+    def delete(self, key: bytes) -> None:
+        self._maybe_fail("delete from")
+        self.target.delete(key)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return self.target.items()
+
+    def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        for done, (key, value) in enumerate(zip(keys, values, strict=True)):
+            try:
+                self.update(key, value)
+            except KernelError as error:
+                raise BatchError(f"update {self.name}", error, done) from error
+
+    def delete_batch(self, keys: Sequence[bytes]) -> None:
+        for done, key in enumerate(keys):
+            try:
+                self.delete(key)
+            except NotFound:
+                continue
+            except KernelError as error:
+                raise BatchError(f"delete from {self.name}", error, done) from error
+
+    def clear(self) -> None:
+        self.delete_batch([key for key, _ in self.items()])

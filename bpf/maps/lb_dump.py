@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load-balancer maps as text, one sorted line an entry, as tests compare it and people read it.
+
+Reads any `LBMaps`, fake or pinned in the kernel; knows no table, so that it works with the agent
+dead.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from bpf.maps.lb import (
+    Algorithm,
+    BackendState,
+    LBFamilyMaps,
+    LBMaps,
+    ServiceFlag,
+    ServiceKey,
+    ServiceType,
+    ServiceValue,
+    decode_backend,
+    decode_id,
+    decode_rev_nat,
+    decode_service,
+    decode_service_key,
+)
+
+_PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
+
+_TYPES = {
+    ServiceType.CLUSTER_IP: "ClusterIP",
+    ServiceType.NODE_PORT: "NodePort",
+    ServiceType.EXTERNAL_IPS: "ExternalIPs",
+    ServiceType.LOAD_BALANCER: "LoadBalancer",
+    ServiceType.HOST_PORT: "HostPort",
+    ServiceType.LOCAL_REDIRECT: "LocalRedirect",
+}
+
+_FLAGS = {
+    ServiceFlag.EXT_LOCAL: "Local",
+    ServiceFlag.INT_LOCAL: "InternalLocal",
+    ServiceFlag.TWO_SCOPES: "two-scopes",
+    ServiceFlag.AFFINITY: "sessionAffinity",
+    ServiceFlag.NON_ROUTABLE: "non-routable",
+    ServiceFlag.SOURCE_RANGE: "check source-range",
+    ServiceFlag.SOURCE_DENY: "deny",
+    ServiceFlag.TRANSLATE_46X64: "46x64",
+    ServiceFlag.L7: "l7-load-balancer",
+    ServiceFlag.LOOPBACK: "loopback",
+    ServiceFlag.DELEGATE: "delegate-if-local",
+    ServiceFlag.QUARANTINED: "quarantined",
+    ServiceFlag.DSR: "dsr",
+}
+
+
+def dump(maps: LBMaps) -> str:
+    """All entries as sorted lines, each ended by a newline; the empty text for empty maps."""
+    lines = sorted([*_family_lines(maps.v4), *_family_lines(maps.v6)])
+    return "".join(f"{line}\n" for line in lines)
+
+
+def service_line(raw_key: bytes, raw_value: bytes) -> str:
+    key, value = decode_service_key(raw_key), decode_service(raw_value)
+    scope = "/i" if key.scope else ""
+    return (
+        f"SVC: ID={value.rev_nat} ADDR={_endpoint(key.address, key.port)}/{_protocol(key.proto)}"
+        f"{scope} SLOT={key.slot} {_service_info(key, value)} COUNT={value.count} "
+        f"QCOUNT={value.qcount} FLAGS={flags_text(value)}"
+    )
+
+
+def backend_line(raw_key: bytes, raw_value: bytes) -> str:
+    value = decode_backend(raw_value)
+    state = BackendState(value.state).name.lower()
+    address = f"{_endpoint(value.address, value.port)}/{_protocol(value.proto)}"
+    return f"BE: ID={decode_id(raw_key)} ADDR={address} STATE={state}"
+
+
+def rev_nat_line(raw_key: bytes, raw_value: bytes) -> str:
+    value = decode_rev_nat(raw_value)
+    return f"REV: ID={decode_id(raw_key)} ADDR={_endpoint(value.address, value.port)}"
+
+
+def flags_text(value: ServiceValue) -> str:
+    """The type and the flags that are set, joined by `+`."""
+    kind = _TYPES.get(ServiceType(value.type), "ClusterIP")
+    return "+".join([kind, *(text for flag, text in _FLAGS.items() if value.flags & flag)])
+
+
+def _family_lines(maps: LBFamilyMaps) -> Iterator[str]:
+    for key, value in maps.service.items():
+        yield service_line(key, value)
+    for key, value in maps.backend.items():
+        yield backend_line(key, value)
+    for key, value in maps.rev_nat.items():
+        yield rev_nat_line(key, value)
+
+
+def _service_info(key: ServiceKey, value: ServiceValue) -> str:
+    if key.slot:
+        return f"BEID={value.backend_id}"
+    if value.flags & ServiceFlag.L7:
+        return f"L7Proxy={value.l7_port}"
+    algorithm = Algorithm(value.algorithm).name.lower()
+    return f"LBALG={algorithm} AFFTimeout={value.affinity_timeout_s}"
+
+
+def _endpoint(address: bytes, port: int) -> str:
+    ip = ipaddress.ip_address(address)
+    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+def _protocol(number: int) -> str:
+    return _PROTOCOLS.get(number, "ANY")

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One map in the kernel: keys and values as bytes, one entry or thousands a system call.
+
+Batches: hash, LRU and array maps take many entries in one call since Linux 5.6, other kinds later
+or never. Where the kernel says that it cannot (ENOTSUPP), the map falls back to one call an entry,
+once and for good. The protocol of a batch lookup is the kernel's: an opaque cursor goes in and out,
+ENOENT is the end, ENOSPC means that one hash bucket is larger than the buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bpf.errors import BatchError, Invalid, KernelError, MapFull, NotFound, Unsupported
+from bpf.libbpf import Fd, check, decode, ffi, lib, options
+from bpf.maps.raw import ANY
+from bpf.maps.types import MapType
+from bpf.pins import open_pin, pin, replace
+
+#: Entries read in one call of a whole-map iteration: a few hundred KB of buffer, and calls are no
+#: cost any more.
+LOOKUP_BATCH = 4096
+
+#: The kernel's cursor is a u32 or a key, whichever is larger; keys are at most 512 bytes.
+CURSOR_BYTES = 512
+
+_NOT_SUPPORTED = (Unsupported, Invalid)
+
+
+class MapInfo(NamedTuple):
+    """What the kernel tells about a map."""
+
+    type: MapType | int
+    id: int
+    name: str
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    btf_id: int
+    btf_key_type_id: int
+    btf_value_type_id: int
+
+
+class Map(Fd):
+    """A map held open.
+
+    ``value_size`` is what one lookup returns; in per-CPU maps that is one value a possible CPU
+    (``percpu.py``).
+    """
+
+    __slots__ = ("_batch", "info", "key_size", "max_entries", "name", "value_size")
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.info = map_info(fd)
+        self.name = self.info.name
+        self.key_size = self.info.key_size
+        self.value_size = self.info.value_size
+        self.max_entries = self.info.max_entries
+        self._batch = True
+
+    @classmethod
+    def create(
+        cls,
+        kind: MapType,
+        name: str,
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        *,
+        flags: int = 0,
+        inner: Map | None = None,
+    ) -> Map:
+        """A new map without a pin; ``inner`` is the model of the maps inside a map of maps.
+
+        Raises: NoPrivilege, NoMemory, Invalid (a kind, size or flag that this kernel refuses).
+        """
+        opts = options("bpf_map_create_opts", map_flags=flags)
+        if inner is not None:
+            opts.inner_map_fd = inner.number
+        fd = lib.bpf_map_create(kind, name.encode(), key_size, value_size, max_entries, opts)
+        return cls(check(fd, f"create map {name}"))
+
+    @classmethod
+    def open_pinned(cls, path: Path) -> Map:
+        """The map pinned at ``path``. Raises: NotFound."""
+        return cls(open_pin(path))
+
+    @classmethod
+    def by_id(cls, map_id: int) -> Map:
+        """A map by the kernel's number. Raises: NotFound when it is gone."""
+        return cls(check(lib.bpf_map_get_fd_by_id(map_id), f"map {map_id}"))
+
+    def pin(self, path: Path) -> None:
+        """Pin at a free path. Raises: Exists."""
+        pin(self.number, path)
+
+    def replace_pin(self, path: Path) -> None:
+        """Pin at ``path`` and atomically take over what is there."""
+        replace(self.number, path)
+
+    # -- one entry --
+
+    def lookup(self, key: bytes) -> bytes | None:
+        self._check_key(key)
+        value = ffi.new("char[]", self.value_size)
+        try:
+            check(lib.bpf_map_lookup_elem(self.number, key, value), f"look up in {self.name}")
+        except NotFound:
+            return None
+        return bytes(ffi.buffer(value, self.value_size))
+
+    def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
+        self._check_key(key)
+        self._check_value(value)
+        check(lib.bpf_map_update_elem(self.number, key, value, flags), f"update {self.name}")
+
+    def delete(self, key: bytes) -> None:
+        self._check_key(key)
+        check(lib.bpf_map_delete_elem(self.number, key), f"delete from {self.name}")
+
+    # -- all entries --
+
+    def keys(self) -> Iterator[bytes]:
+        """All keys, one call each; a key deleted meanwhile may make the kernel start over."""
+        key: Any = ffi.NULL
+        while True:
+            following = ffi.new("char[]", self.key_size)
+            try:
+                check(lib.bpf_map_get_next_key(self.number, key, following), f"iterate {self.name}")
+            except NotFound:
+                return
+            yield bytes(ffi.buffer(following, self.key_size))
+            key = following
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        if not self._batch:
+            yield from self._items_singly()
+            return
+        read = 0
+        try:
+            for chunk in self._chunks():
+                read += len(chunk)
+                yield from chunk
+        except _NOT_SUPPORTED:
+            if read:
+                raise
+            self._batch = False
+            yield from self._items_singly()
+
+    def _items_singly(self) -> Iterator[tuple[bytes, bytes]]:
+        for key in self.keys():
+            value = self.lookup(key)
+            if value is not None:
+                yield key, value
+
+    def _chunks(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        size = min(LOOKUP_BATCH, max(self.max_entries, 1))
+        cursor: Any = ffi.NULL
+        following = ffi.new("char[]", CURSOR_BYTES)
+        while True:
+            keys = ffi.new("char[]", size * self.key_size)
+            values = ffi.new("char[]", size * self.value_size)
+            count = ffi.new("uint32_t *", size)
+            rc = lib.bpf_map_lookup_batch(
+                self.number, cursor, following, keys, values, count, ffi.NULL
+            )
+            error = _error(rc, f"read {self.name}")
+            if isinstance(error, MapFull) and not count[0]:
+                size *= 2
+                continue
+            if error is not None and not isinstance(error, NotFound | MapFull):
+                raise error
+            yield self._split(keys, values, count[0])
+            if isinstance(error, NotFound):
+                return
+            cursor, following = following, ffi.new("char[]", CURSOR_BYTES)
+
+    def _split(self, keys: Any, values: Any, count: int) -> list[tuple[bytes, bytes]]:
+        key_size, value_size = self.key_size, self.value_size
+        raw_keys = bytes(ffi.buffer(keys, count * key_size))
+        raw_values = bytes(ffi.buffer(values, count * value_size))
+        return [
+            (
+                raw_keys[i * key_size : (i + 1) * key_size],
+                raw_values[i * value_size : (i + 1) * value_size],
+            )
+            for i in range(count)
+        ]
+
+    # -- many entries --
+
+    def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        if not keys:
+            return
+        raw_keys, raw_values = b"".join(keys), b"".join(values)
+        self._check_batch(len(keys), raw_keys, raw_values)
+        if self._batch:
+            count = ffi.new("uint32_t *", len(keys))
+            rc = lib.bpf_map_update_batch(self.number, raw_keys, raw_values, count, ffi.NULL)
+            error = _error(rc, f"update {self.name}")
+            if error is None:
+                return
+            if not self._lacks_batch(error, count[0], len(keys)):
+                raise BatchError(f"update {self.name}", error, count[0])
+        self._update_singly(keys, values)
+
+    def _update_singly(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        for done, (key, value) in enumerate(zip(keys, values, strict=True)):
+            try:
+                self.update(key, value)
+            except KernelError as error:
+                raise BatchError(f"update {self.name}", error, done) from error
+
+    def delete_batch(self, keys: Sequence[bytes]) -> None:
+        done = 0
+        while self._batch and done < len(keys):
+            raw = b"".join(keys[done:])
+            if len(raw) != (len(keys) - done) * self.key_size:
+                raise ValueError(f"{self.name}: a key is not {self.key_size} bytes")
+            count = ffi.new("uint32_t *", len(keys) - done)
+            rc = lib.bpf_map_delete_batch(self.number, raw, count, ffi.NULL)
+            error = _error(rc, f"delete from {self.name}")
+            if error is None:
+                return
+            if self._lacks_batch(error, count[0], len(keys) - done):
+                break
+            done += count[0]
+            if not isinstance(error, NotFound):
+                raise BatchError(f"delete from {self.name}", error, done)
+            done += 1
+        self._delete_singly(keys[done:])
+
+    def _delete_singly(self, keys: Sequence[bytes]) -> None:
+        for done, key in enumerate(keys):
+            try:
+                self.delete(key)
+            except NotFound:
+                continue
+            except KernelError as error:
+                raise BatchError(f"delete from {self.name}", error, done) from error
+
+    def clear(self) -> None:
+        self.delete_batch([key for key, _ in self.items()])
+
+    def _lacks_batch(self, error: KernelError, count: int, asked: int) -> bool:
+        """Whether the kernel refused the call as such; it is not asked again then.
+
+        A kind without batch operations leaves the count alone (or sets it to 0) and says ENOTSUPP.
+        """
+        if isinstance(error, _NOT_SUPPORTED) and count in (0, asked):
+            self._batch = False
+            return True
+        return False
+
+    # -- sizes: the kernel reads as many bytes as the map says, whatever Python holds --
+
+    def _check_key(self, key: bytes) -> None:
+        if len(key) != self.key_size:
+            raise ValueError(f"{self.name}: key has {len(key)} bytes, not {self.key_size}")
+
+    def _check_value(self, value: bytes) -> None:
+        if len(value) != self.value_size:
+            raise ValueError(f"{self.name}: value has {len(value)} bytes, not {self.value_size}")
+
+    def _check_batch(self, count: int, keys: bytes, values: bytes) -> None:
+        if len(keys) != count * self.key_size or len(values) != count * self.value_size:
+            sizes = f"{self.key_size} + {self.value_size}"
+            raise ValueError(f"{self.name}: batch of {count} is not of {sizes} bytes each")
+
+
+def _error(rc: int, what: str) -> KernelError | None:
+    """The exception for a return code, as a value."""
+    try:
+        check(rc, what)
+    except KernelError as error:
+        return error
+    return None
+
+
+def map_info(fd: int) -> MapInfo:
+    """Ask the kernel about the map behind a descriptor."""
+    out = ffi.new("struct cilia_map_info *")
+    check(lib.cilia_map_info(fd, out), "info of map")
+    try:
+        kind: MapType | int = MapType(out.type)
+    except ValueError:
+        kind = out.type
+    return MapInfo(
+        kind,
+        out.id,
+        decode(out.name),
+        out.key_size,
+        out.value_size,
+        out.max_entries,
+        out.flags,
+        out.btf_id,
+        out.btf_key_type_id,
+        out.btf_value_type_id,
+    )

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds and flags of maps, with the kernel's numbers."""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+
+class MapType(IntEnum):
+    """``enum bpf_map_type``: the kinds that are used here."""
+
+    HASH = 1
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERF_EVENT_ARRAY = 4
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
+    HASH_OF_MAPS = 13
+    RINGBUF = 27
+
+    @property
+    def is_percpu(self) -> bool:
+        return self in (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
+
+
+class MapFlag(IntFlag):
+    """Flags of map creation."""
+
+    NONE = 0
+    #: Entries are allocated when they are made; a large map costs nothing while it is empty.
+    NO_PREALLOC = 1
+    NO_COMMON_LRU = 2
