@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects in memory with any number of readers that list and watch: what the local sources stand
+on.
+
+Thread-safe: writers may be in any thread; a reader is woken in the event loop that it reads in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterable
+
+from cilia.k8s.objects import K8sObject, ObjectKey
+from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
+
+
+class _Reader:
+    """Events that one reader has yet to take; ``kinds`` empty: it reads the problems."""
+
+    def __init__(self, kinds: frozenset[str], pending: list[Event]) -> None:
+        self.kinds = kinds
+        self.pending = pending
+        self.expired = False
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+
+    def wants(self, event: Event) -> bool:
+        match event:
+            case Upsert():
+                return event.obj.KIND in self.kinds
+            case Delete():
+                return event.key[0] in self.kinds
+            case Invalid():
+                return not self.kinds
+        return True
+
+    def put(self, events: Iterable[Event]) -> None:
+        before = len(self.pending)
+        self.pending.extend(filter(self.wants, events))
+        if len(self.pending) > before:
+            self.wake()
+
+    def wake(self) -> None:
+        # The loop of a reader that ended without saying so is closed: nobody is there to be woken.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def wait(self) -> None:
+        await self._wake.wait()
+        self._wake.clear()
+
+
+class ObjectStore:
+    """Current objects and problems, and the readers that follow them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._objects: dict[ObjectKey, K8sObject] = {}
+        self._invalid: dict[str, Invalid] = {}
+        self._listed = False
+        self._readers: list[_Reader] = []
+
+    @property
+    def listed(self) -> bool:
+        return self._listed
+
+    def get(self, key: ObjectKey) -> K8sObject | None:
+        return self._objects.get(key)
+
+    def publish(self, events: Iterable[Event]) -> None:
+        """Takes changes in and hands them to the readers; ``Listed`` marks the store complete."""
+        events = list(events)
+        with self._lock:
+            for event in events:
+                self._take(event)
+            for reader in self._readers:
+                reader.put(events)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Upsert():
+                self._objects[event.obj.key] = event.obj
+            case Delete():
+                self._objects.pop(event.key, None)
+            case Invalid():
+                self._invalid.pop(event.origin, None)
+                if event.problems:
+                    self._invalid[event.origin] = event
+            case Listed():
+                self._listed = True
+
+    def expire(self, kind: str, objects: Iterable[K8sObject]) -> None:
+        """Replaces all objects of a kind without a word on what went: its readers list again."""
+        with self._lock:
+            for key in [key for key in self._objects if key[0] == kind]:
+                del self._objects[key]
+            self._objects.update((obj.key, obj) for obj in objects)
+            for reader in self._readers:
+                if kind in reader.kinds:
+                    reader.pending = self._list(reader.kinds)
+                    reader.wake()
+
+    async def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
+        """Batches of events, see ``cilia.k8s.watch``; without kinds, the problems."""
+        wanted = frozenset(kind.KIND for kind in kinds)
+        with self._lock:
+            reader = _Reader(wanted, self._list(wanted))
+            self._readers.append(reader)
+        try:
+            while True:
+                with self._lock:
+                    batch, reader.pending = reader.pending, []
+                if batch:
+                    yield batch
+                else:
+                    await reader.wait()
+        finally:
+            with self._lock:
+                self._readers.remove(reader)
+
+    def _list(self, kinds: frozenset[str]) -> list[Event]:
+        events: list[Event] = [Upsert(o) for key, o in self._objects.items() if key[0] in kinds]
+        if not kinds:
+            events.extend(self._invalid.values())
+        if self._listed:
+            events.append(Listed())
+        return events
