@@ -83,6 +83,6 @@ fi
 sources=$(stamp bpf/*.bpf.c bpf/lib/*.h)
 if [ ! -e ".venv/stamps/objects-$sources" ]; then
     echo "setup: compiling the BPF objects"
-    .venv/bin/python -m bpf.compile
+    .venv/bin/python -c 'from bpf.compile import build_prebuilt; build_prebuilt()'
     marker objects "$sources"
 fi

@@ -23,7 +23,7 @@ class Datapath(Protocol):
 
     def mode(self) -> str: ...
     def links(self) -> list[dict[str, Any]]: ...
-    def maps(self) -> list[dict[str, Any]]: ...
+    def map_usage(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class StatusView:
             "datapath": {
                 "mode": self.datapath.mode(),
                 "links": self.datapath.links(),
-                "maps": self.datapath.maps(),
+                "maps": self.datapath.map_usage(),
             },
             "tables": [self._table_dict(txn, table) for table in self.db.tables()],
             "degraded": degraded,

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The datapath as the agent sees it: maps to reconcile into, in the kernel or in memory.
+
+`KernelDatapath` takes over what is pinned, `MemoryDatapath` is the dry run. Blocking: the agent
+calls `open` and `attach` in a worker thread.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from bpf.maps.lb import LBMaps
+from bpf.maps.raw import RawMap
+
+__all__ = ["Datapath", "KernelDatapath", "MemoryDatapath"]
+
+
+class Datapath(Protocol):
+    """Open the maps, reconcile into them, attach; a start may be repeated after any failure."""
+
+    maps: LBMaps
+
+    def attach_early(self) -> None:
+        """Put the programs in force now, unless they need maps that must be filled first."""
+
+    def attach_late(self) -> None:
+        """The maps are complete: put in force what was held back, remove the predecessor's."""
+
+    def mode(self) -> str: ...
+    def links(self) -> list[dict[str, Any]]: ...
+    def map_usage(self) -> list[dict[str, Any]]: ...
+    def close(self) -> None: ...
+
+
+def _usage(maps: LBMaps) -> list[dict[str, Any]]:
+    return [
+        {"name": raw.name, "entries": _count(raw), "max_entries": raw.max_entries}
+        for raw in maps.all()
+    ]
+
+
+def _count(raw: RawMap) -> int:
+    return sum(1 for _ in raw.items())
+
+
+class MemoryDatapath:
+    """Maps in memory; nothing is attached."""
+
+    def __init__(self, max_entries: int) -> None:
+        self.maps = LBMaps.fake(max_entries)
+
+    def attach_early(self) -> None:
+        """Nothing to attach."""
+
+    def attach_late(self) -> None:
+        """Nothing to attach."""
+
+    def mode(self) -> str:
+        return "in memory (dry run)"
+
+    def links(self) -> list[dict[str, Any]]:
+        return []
+
+    def map_usage(self) -> list[dict[str, Any]]:
+        return _usage(self.maps)
+
+    def close(self) -> None:
+        self.maps.close()
+
+
+class KernelDatapath:
+    """Pinned maps and links of one instance on one cgroup."""
+
+    def __init__(self, pin_dir: Path, cgroup: Path, max_entries: int) -> None:
+        """Opens the pinned maps, makes those that are missing, and verifies the programs.
+
+        Raises:
+            bpf.errors.BPFError: something is missing or the kernel refuses; nothing was attached.
+        """
+        from bpf.sock import SockConfig, SockDatapath
+
+        config = SockConfig(pin_dir, cgroup, service_entries=max_entries)
+        SockDatapath.check_requirements(config)
+        self._sock = SockDatapath(config)
+        self._cgroup = cgroup
+        self.maps = self._sock.open_maps()
+        self._sock.load()
+        self._attached = False
+
+    def attach_early(self) -> None:
+        if not self._sock.migrating:
+            self._sock.attach()
+            self._attached = True
+
+    def attach_late(self) -> None:
+        if not self._attached:
+            self._sock.attach()
+            self._attached = True
+        self._sock.retire()
+
+    def mode(self) -> str:
+        return f"kernel, cgroup {self._cgroup}"
+
+    def links(self) -> list[dict[str, Any]]:
+        return [{"name": path.name} for path in sorted(self._sock.links_dir.iterdir())]
+
+    def map_usage(self) -> list[dict[str, Any]]:
+        return _usage(self.maps)
+
+    def close(self) -> None:
+        """Programs, links and maps stay in force."""
+        self.maps.close()
+        self._sock.close()
