@@ -1,0 +1,574 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a table keeps: versions, a revision log, entries of secondary indexes, and the snapshots of
+them.
+
+    rows      dict  key -> newest Row -> older Row -> ...       (uncommitted ones included)
+    log       [[Row, Row, ...], ..., tail]                      in revision order
+    entries   dict  secondary key -> primary key(s)             a superset, checked against the row
+    when read
+    views     sorted (key, object) pairs of one snapshot        made by the first ordered read
+
+One append to the log serves as by-revision index, change feed, undo log and pending delta of all
+views, so that a write costs one dictionary entry and one append. A row of the log counts for a
+snapshot if looking its key up in that snapshot gives this very row.
+
+Why readers need no lock: a row is complete before it enters the dictionary; its revision is above
+that of every snapshot until its transaction commits; lists only grow beyond the length that a
+snapshot noted, and everything that shrinks is replaced by a new list. Each step that a reader takes
+is one operation under the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Any, Final
+
+from statedb._opened import Opened, refuse_reopen
+from statedb._row import NEVER, NEWEST, Row, visible
+from statedb._tree import ABSENT, View, build, patch
+from statedb._watchers import Watchers, changed_between
+from statedb.errors import DuplicateKey, UnknownIndex
+from statedb.index import Index
+from statedb.lpm import Lengths
+from statedb.watch import Channel, closed_channel
+
+NO_TXN: Final = -1
+"""What `txn_id` is when no transaction holds the table; a closed transaction has number 0."""
+SEGMENT: Final = 4096
+"""Rows in a segment of the log: compaction rewrites one at a time, 80 us."""
+
+_rev_of: Final = attrgetter("rev")
+_key_of: Final = attrgetter("key")
+
+
+class Secondary:
+    """The entries of one secondary index: key -> primary key, or a dict of several.
+
+    Entries are a superset of what any live snapshot needs: they are added by writers at once and
+    removed only when the row that had them has left every live snapshot.
+    """
+
+    def __init__(self, index: Index, position: int) -> None:
+        self.index = index
+        self.position = position
+        self.single: bool = index.key is not None
+        self.key: Any = index.key
+        self.unique: bool = index.unique
+        self.entries: dict[Any, Any] = {}
+        self.lengths: Lengths | None = Lengths() if index.is_lpm else None
+
+    def add(self, skey: Any, key: Any) -> None:
+        """Note that the object of this primary key has the secondary key."""
+        entries = self.entries
+        entry = entries.get(skey)
+        if entry is None:
+            entries[skey] = key
+            if self.lengths is not None:
+                self.lengths.add(skey)
+        elif type(entry) is dict:
+            entry[key] = None
+        elif entry != key:
+            entries[skey] = {entry: None, key: None}
+
+    def remove(self, skey: Any, key: Any) -> None:
+        """Forget an entry."""
+        entry = self.entries.get(skey)
+        if type(entry) is dict:
+            entry.pop(key, None)
+            if not entry:
+                del self.entries[skey]
+        elif entry is not None and entry == key:
+            del self.entries[skey]
+
+    def candidates(self, skey: Any) -> list[Any]:
+        """Return the primary keys, in order, that may have the secondary key."""
+        entry = self.entries.get(skey)
+        if entry is None:
+            return []
+        if type(entry) is dict:
+            found = list(entry)
+            found.sort()
+            return found
+        return [entry]
+
+    def has(self, obj: Any, skey: Any) -> bool:
+        """Whether the object has the secondary key."""
+        if self.single:
+            return bool(self.key(obj) == skey)
+        return skey in self.index.keys_of(obj)
+
+
+class Snap:
+    """What one committed state of one table is: a revision, and how far the table's lists counted
+    then.
+
+    The snap of an open write transaction has revision `NEWEST` and no lengths: it sees all there
+    is.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rev: int,
+        count: int,
+        segments: list[list[Row]],
+        tail: list[Row],
+        moved: list[tuple[Secondary, Any, Any, int]],
+        pending: tuple[str, ...],
+        views: list[View | None],
+    ) -> None:
+        self.store = store
+        self.rev = rev
+        self.count = count
+        self.segments = segments
+        self.tail = tail
+        self.tail_len = len(tail)
+        self.moved = moved
+        self.moved_len = len(moved)
+        self.pending = pending
+        self.views = views
+
+
+class Store:
+    """State and internal procedures of a table; `statedb.table` adds what users call.
+
+    Written only by the holder of `lock`; `txn_id` is the holder's number.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        primary: Index,
+        secondary: Iterable[Index],
+        committed: Callable[[int], Snap | None],
+    ) -> None:
+        self.name = name
+        self.position = -1
+        self.primary = primary
+        self.primary_key: Any = primary.key
+        self.secondaries: list[Secondary] = [
+            Secondary(index, at) for at, index in enumerate(secondary, 1)
+        ]
+        self.lengths: Lengths | None = Lengths() if primary.is_lpm else None
+        self.indexed: bool = bool(self.secondaries) or self.lengths is not None
+        self.positions: dict[Index, int] = {primary: 0}
+        for second in self.secondaries:
+            self.positions[second.index] = second.position
+        self._committed = committed
+
+        self.rows: dict[Any, Row] = {}
+        self.segments: list[list[Row]] = []
+        self.tail: list[Row] = []
+        self.rev = 0
+        self.count = 0
+        self.moved: list[tuple[Secondary, Any, Any, int]] = []
+        self.moved_rev: int = NEVER
+        self.pending: tuple[str, ...] = ()
+        self.views: list[View | None] = [None] * (1 + len(self.secondaries))
+        self.graveyard: deque[Row] = deque()
+        self.trackers: list[Any] = []
+        self.log_horizon: int = NEVER
+        self.log_len = 0
+        self.compact_at = -1
+        self.watchers = Watchers()
+
+        self.lock = threading.Lock()
+        self.opened: Opened | None = None
+        self.txn_id = NO_TXN
+        self.base = 0
+        self.start = 0
+        self.keep: int = NEVER
+        self.snap: Snap = self._snapshot()
+        self.live: Snap = self._snapshot()
+        self.live.rev = NEWEST
+
+    # Transactions: acquire, begin, seal or undo, release.
+
+    def acquire(self, opened: Opened) -> None:
+        """Take the table's lock; refuse to wait for this very thread."""
+        if not self.lock.acquire(False):
+            refuse_reopen(self.opened)
+            start = time.perf_counter()
+            self.lock.acquire()
+            opened.lock_wait_s += time.perf_counter() - start
+        self.opened = opened
+
+    def release(self) -> None:
+        """Give the table's lock back."""
+        self.txn_id = NO_TXN
+        self.opened = None
+        self.lock.release()
+
+    def begin(self, txn_id: int, keep: int) -> None:
+        """Start a write transaction; the lock is held.
+
+        `keep`: the newest revision below the current one that a live snapshot still reads, or
+        NEVER.
+        """
+        self.txn_id = txn_id
+        self.base = self.rev
+        self.start = len(self.tail)
+        self.keep = keep
+        live = self.live
+        live.segments = self.segments
+        live.tail = self.tail
+        live.views = self.views
+        live.pending = self.pending
+        live.count = self.count
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the open transaction changed anything."""
+        return self.rev != self.base or self.pending is not self.snap.pending
+
+    def seal(self) -> Snap:
+        """Return the snapshot of the state as it is now, to be committed."""
+        for at, view in enumerate(self.views):
+            if view is not None and not self._usable(view, at):
+                views = self.views.copy()
+                views[at] = None
+                self.views = views
+        return self._snapshot()
+
+    def _usable(self, view: View, position: int) -> bool:
+        """Whether the log (and the moved entries) still hold all that happened since the view."""
+        if view.rev < self.log_horizon:
+            return False
+        return position == 0 or view.rev >= self.moved_rev
+
+    def _snapshot(self) -> Snap:
+        return Snap(
+            self,
+            self.rev,
+            self.count,
+            self.segments,
+            self.tail,
+            self.moved,
+            self.pending,
+            self.views,
+        )
+
+    def undo(self) -> None:
+        """Take back all writes of the open transaction."""
+        tail = self.tail
+        rows = self.rows
+        moved = self.moved
+        for at in range(len(tail) - 1, self.start - 1, -1):
+            row = tail[at]
+            if row.prev is None:
+                rows.pop(row.key, None)
+            else:
+                rows[row.key] = row.prev
+            for second in self.secondaries:
+                for skey in second.index.keys_of(row.obj):
+                    moved.append((second, skey, row.key, self.base))
+        del tail[self.start :]
+        graveyard = self.graveyard
+        while graveyard and graveyard[-1].rev > self.base:
+            graveyard.pop()
+        self.rev = self.base
+        self.count = self.snap.count
+        self.pending = self.snap.pending
+
+    def written(self) -> list[Row]:
+        """Return the rows of the open transaction in revision order."""
+        return self.tail[self.start :]
+
+    def forget_versions(self) -> None:
+        """Drop the predecessors of all rows of this transaction: no snapshot older than it is read
+        any more.
+        """
+        tail = self.tail
+        for at in range(self.start, len(tail)):
+            tail[at].prev = None
+
+    def roll(self) -> None:
+        """Close the tail of the log and start a new one."""
+        tail = self.tail
+        if len(tail) <= 2 * SEGMENT:
+            self.segments = [*self.segments, tail]
+        else:
+            parts = [tail[at : at + SEGMENT] for at in range(0, len(tail), SEGMENT)]
+            self.segments = self.segments + parts
+        self.tail = []
+
+    # Writing one row.
+
+    def put(self, key: Any, obj: Any, old: Row | None, dead: bool) -> None:
+        """Add the new version of `key`; `old` is its newest row.
+
+        A version of the same transaction is skipped in the chain, and one that no snapshot reads is
+        cut out.
+        """
+        rev = self.rev + 1
+        if old is None:
+            row = Row(key, obj, rev, None, dead)
+        elif old.rev > self.base:
+            row = Row(key, obj, rev, old.prev, dead)
+        else:
+            prev = old.prev
+            if prev is not None and prev.rev > self.keep:
+                old.prev = prev.prev
+            row = Row(key, obj, rev, old, dead)
+        self.rev = rev
+        self.rows[key] = row
+        self.tail.append(row)
+        if dead:
+            self.graveyard.append(row)
+
+    def reindex(self, obj: Any, key: Any, old: Row | None) -> None:
+        """Add the entries of a new version; a duplicate key, or an index function that raises,
+        leaves none.
+
+        An entry that an older version of the same object may not have is recorded as moved before
+        it is added, so that a reader who finds the entry also finds the need to check it.
+        """
+        if self.lengths is not None and old is None:
+            self.lengths.add(key)
+        secondaries = self.secondaries
+        if len(secondaries) == 1 and secondaries[0].single:
+            second = secondaries[0]
+            skey = second.key(obj)
+            if old is None:
+                if second.unique and skey in second.entries:
+                    self._refuse_duplicate(second, skey, key)
+                second.add(skey, key)
+            else:
+                was = second.key(old.obj)
+                if old.dead or not (was is skey or was == skey):
+                    self._move(second, [was], [skey], key, old.dead)
+            return
+        steps: list[tuple[Secondary, list[Any], list[Any]]] = []
+        for second in secondaries:
+            skeys = second.index.keys_of(obj)
+            before = [] if old is None else second.index.keys_of(old.obj)
+            if old is None or old.dead or skeys != before:
+                steps.append((second, before, skeys))
+                if second.unique:
+                    for skey in skeys:
+                        if skey in second.entries:
+                            self._refuse_duplicate(second, skey, key)
+        for second, before, skeys in steps:
+            if old is None:
+                for skey in skeys:
+                    second.add(skey, key)
+            else:
+                self._move(second, before, skeys, key, old.dead, checked=True)
+
+    def _move(
+        self,
+        second: Secondary,
+        before: list[Any],
+        skeys: list[Any],
+        key: Any,
+        dead: bool,
+        checked: bool = False,
+    ) -> None:
+        rev = self.rev + 1
+        if second.unique and not checked:
+            for skey in skeys:
+                self._refuse_duplicate(second, skey, key)
+        for skey in before:
+            if skey not in skeys:
+                self.moved.append((second, skey, key, rev))
+        for skey in skeys:
+            if skey not in before:
+                self.moved.append((second, skey, key, rev))
+                second.add(skey, key)
+            elif dead:
+                second.add(skey, key)
+
+    def _refuse_duplicate(self, second: Secondary, skey: Any, key: Any) -> None:
+        for other in second.candidates(skey):
+            row = self.rows.get(other)
+            if row is not None and not row.dead and other != key and second.has(row.obj, skey):
+                raise DuplicateKey(
+                    f"table {self.name!r}: unique index {second.index.name!r} has {skey!r} "
+                    f"for object {other!r}, refused for {key!r}"
+                )
+
+    def unindex(self, old: Row) -> None:
+        """Record that the entries of a deleted object are due for removal."""
+        for second in self.secondaries:
+            for skey in second.index.keys_of(old.obj):
+                self.moved.append((second, skey, old.key, self.rev + 1))
+
+    # Reading.
+
+    def lookup(self, key: Any, rev: int) -> Row | None:
+        """Return the live version of `key` at a revision."""
+        row = visible(self.rows.get(key), rev)
+        return None if row is None or row.dead else row
+
+    def position_of(self, index: Index | None) -> int:
+        """Return the index's number in this table.
+
+        Raises:
+            UnknownIndex: it is none of this table's.
+        """
+        if index is None:
+            return 0
+        position = self.positions.get(index)
+        if position is None:
+            raise UnknownIndex(f"table {self.name!r} has no index {index.name!r}")
+        return position
+
+    def rows_with(self, position: int, skey: Any, rev: int) -> list[Row]:
+        """Return the live rows with this key in a secondary index, in primary order."""
+        second = self.secondaries[position - 1]
+        found: list[Row] = []
+        for key in second.candidates(skey):
+            row = self.lookup(key, rev)
+            if row is not None and (not self.moved or second.has(row.obj, skey)):
+                found.append(row)
+        return found
+
+    def rows_covering(self, position: int, asked: Any, rev: int, first: bool) -> list[Row]:
+        """Return the live rows whose prefix covers `asked`, longest first; only the longest with
+        `first`.
+        """
+        found: list[Row] = []
+        lengths = self.lengths if position == 0 else self.secondaries[position - 1].lengths
+        assert lengths is not None
+        for skey in lengths.covering(asked):
+            if position == 0:
+                row = self.lookup(skey, rev)
+                if row is not None:
+                    found.append(row)
+            elif skey in self.secondaries[position - 1].entries:
+                found.extend(self.rows_with(position, skey, rev))
+            if first and found:
+                break
+        return found
+
+    def runs_after(self, snap: Snap, rev: int) -> list[list[Row]]:
+        """Return the rows of the snapshot's log above revision `rev`, as a list of runs; some may
+        be outdated.
+
+        O(log n), and a copy of the first and last run's pointers.
+        """
+        tail = snap.tail
+        end = len(tail) if snap.rev == NEWEST else snap.tail_len
+        if end and tail[0].rev <= rev + 1:
+            return [tail[_after(tail, rev, end) : end]]
+        runs: list[list[Row]] = []
+        segments = snap.segments
+        first = len(segments)
+        while first and segments[first - 1][-1].rev > rev:
+            first -= 1
+        if first < len(segments):
+            segment = segments[first]
+            runs.append(segment[_after(segment, rev, len(segment)) :])
+            runs.extend(segments[first + 1 :])
+        if end:
+            runs.append(tail[:end])
+        return runs
+
+    def view(self, snap: Snap, position: int) -> View:
+        """Return the ordered view of the snapshot, made from the newest one before it if there is
+        one.
+        """
+        base = snap.views[position]
+        rev = self.rev if snap.rev == NEWEST else snap.rev
+        if base is not None and base.rev == rev:
+            return base
+        if base is None:
+            view = self._build_view(snap, position, rev)
+        else:
+            view = self._patch_view(snap, position, rev, base)
+        views = snap.views.copy()
+        views[position] = view
+        snap.views = views
+        if snap.rev != NEWEST:
+            self._offer(view, position)
+        return view
+
+    def _offer(self, view: View, position: int) -> None:
+        """Make the view the start of the next ones, if it is the newest.
+
+        Readers may race here: the loser's view is made again when it is needed. `seal` refuses one
+        that is too old.
+        """
+        newest = self.views[position]
+        if newest is None or newest.rev < view.rev:
+            views = self.views.copy()
+            views[position] = view
+            self.views = views
+
+    def _build_view(self, snap: Snap, position: int, rev: int) -> View:
+        at = snap.rev
+        moved_to = len(self.moved) if at == NEWEST else snap.moved_len
+        moved_in = self.moved if at == NEWEST else snap.moved
+        live = [
+            row
+            for row in [visible(row, at) for row in list(self.rows.values())]
+            if row is not None and not row.dead
+        ]
+        if position == 0:
+            live.sort(key=_key_of)
+            nodes = build([row.key for row in live], [row.obj for row in live])
+            return View(rev, nodes, moved_in, moved_to)
+        index = self.secondaries[position - 1].index
+        pairs = [((skey, row.key), row.obj) for row in live for skey in index.keys_of(row.obj)]
+        pairs.sort(key=_first)
+        nodes = build([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        return View(rev, nodes, moved_in, moved_to)
+
+    def _patch_view(self, snap: Snap, position: int, rev: int, base: View) -> View:
+        at = snap.rev
+        moved_to = len(self.moved) if at == NEWEST else snap.moved_len
+        moved_in = self.moved if at == NEWEST else snap.moved
+        keys = {row.key: None for run in self.runs_after(snap, base.rev) for row in run}
+        changes: dict[Any, Any] = {}
+        if position == 0:
+            for key in keys:
+                row = self.lookup(key, at)
+                changes[key] = ABSENT if row is None else row.obj
+        else:
+            second = self.secondaries[position - 1]
+            first = base.moved_to if base.moved_in is moved_in else 0
+            for owner, skey, key, _ in moved_in[first:moved_to]:
+                if owner is second:
+                    changes[(skey, key)] = ABSENT
+            for key in keys:
+                row = self.lookup(key, at)
+                if row is not None:
+                    for skey in second.index.keys_of(row.obj):
+                        changes[(skey, key)] = row.obj
+        nodes = patch(base.nodes, sorted(changes.items(), key=_first))
+        return View(rev, nodes, moved_in, moved_to)
+
+    def index_keys_of(self, position: int) -> Callable[[Any], list[Any]]:
+        """Return what gives an object's keys in the index of this number."""
+        if position == 0:
+            return self.primary.keys_of
+        return self.secondaries[position - 1].index.keys_of
+
+    # Watching.
+
+    def watch(self, snap: Snap, kind: int, position: int, argument: Any) -> Channel:
+        """Return a channel that closes when the answer to the query at `snap` may have changed."""
+        channel = self.watchers.register(kind, position, argument)
+        committed = self._committed(self.position)
+        if committed is None or committed is snap or snap.rev == NEWEST:
+            return channel
+        if changed_between(self, kind, position, argument, snap, committed):
+            return closed_channel()
+        return channel
+
+
+def _first(pair: tuple[Any, Any]) -> Any:
+    return pair[0]
+
+
+def _after(rows: list[Row], rev: int, end: int) -> int:
+    """Return the position of the first row above revision `rev` among the first `end`."""
+    guess = rev + 1 - rows[0].rev
+    if 0 <= guess < end and rows[guess].rev == rev + 1:
+        return guess
+    return bisect_right(rows, rev, 0, end, key=_rev_of)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which channels a commit closes: the watched queries of one table.
+
+Nothing hangs on rows or nodes. A watched query is an entry of a dictionary, by what it asked; a
+commit intersects the keys it wrote with the keys that are watched. A commit without watchers pays
+one comparison, and a channel closes only when the answer of its own query may have changed.
+
+Registration races with commits. A query registers first and compares its snapshot with the
+committed one after: a commit before the comparison is seen there, a commit after it finds the
+registration.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from statedb._row import Row, visible
+from statedb.lpm import LpmKey, covers
+from statedb.watch import Channel
+
+if TYPE_CHECKING:
+    from statedb._store import Snap, Store
+
+ROWS: Final = 0
+"""Any write (argument: None)."""
+KEY: Final = 1
+"""The objects of one key."""
+PREFIX: Final = 2
+"""The objects whose key begins with the argument."""
+BOUND: Final = 3
+"""The objects whose key is not less than the argument."""
+COVER: Final = 4
+"""Longest-prefix match: the prefixes that cover the argument."""
+INSIDE: Final = 5
+"""Longest-prefix match: the prefixes inside the argument."""
+REVISION: Final = 6
+"""The rows whose revision is not less than the argument."""
+COUNT: Final = 7
+"""The number of objects (argument: None)."""
+INIT: Final = 8
+"""Whether the table is initialized (argument: None)."""
+
+_SWEEP_AT: Final = 1024
+"""Registered queries before those that nobody holds any more are looked for."""
+
+
+class Watchers:
+    """The watched queries of one table: (kind, position of the index) -> argument -> channel."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queries: dict[tuple[int, int], dict[Any, Channel]] = {}
+        self._count = 0
+        self._sweep_at: int = _SWEEP_AT
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is watched."""
+        return self._count > 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def register(self, kind: int, position: int, argument: Any) -> Channel:
+        """Return the channel of this query; all who ask the same share it."""
+        with self._lock:
+            queries = self._queries.get((kind, position))
+            if queries is None:
+                queries = {}
+                self._queries[(kind, position)] = queries
+            channel = queries.get(argument)
+            if channel is None:
+                if self._count >= self._sweep_at:
+                    self._sweep()
+                channel = Channel()
+                queries[argument] = channel
+                self._count += 1
+            return channel
+
+    def take(self, store: Store, rows: list[Row], before: Snap, after: Snap) -> list[Channel]:
+        """Remove and return the channels whose answer may differ between the snapshots.
+
+        `rows`: all rows that were written between them.
+        """
+        with self._lock:
+            taken: list[Channel] = []
+            for (kind, position), queries in self._queries.items():
+                if not queries:
+                    continue
+                if kind == ROWS:
+                    hits = list(queries) if rows else []
+                elif kind == REVISION:
+                    hits = [bound for bound in queries if rows and bound <= after.rev]
+                elif kind == COUNT:
+                    hits = list(queries) if before.count != after.count else []
+                elif kind == INIT:
+                    changed = bool(before.pending) != bool(after.pending)
+                    hits = list(queries) if changed else []
+                else:
+                    touched = _touched(store, rows, position, before.rev, after.rev)
+                    hits = _hits(kind, queries, touched)
+                taken.extend([queries.pop(argument) for argument in hits])
+            self._count -= len(taken)
+            return taken
+
+    def _sweep(self) -> None:
+        """Forget the channels that only this registry holds."""
+        kept = 0
+        for queries in self._queries.values():
+            _drop_unheld(queries)
+            kept += len(queries)
+        self._count = kept
+        self._sweep_at = max(_SWEEP_AT, 2 * kept)
+
+
+def _drop_unheld(queries: dict[Any, Channel]) -> None:
+    """Let go of all channels, and take back those that live on."""
+    refs = [(argument, weakref.ref(channel)) for argument, channel in queries.items()]
+    queries.clear()
+    for argument, ref in refs:
+        channel = ref()
+        if channel is not None:
+            queries[argument] = channel
+
+
+def _touched(store: Store, rows: list[Row], position: int, before: int, after: int) -> set[Any]:
+    """Return the keys, in this index, of all objects that differ between the two revisions."""
+    if position == 0:
+        return {row.key for row in rows}
+    keys_of = store.index_keys_of(position)
+    touched: set[Any] = set()
+    newest = store.rows
+    for row in rows:
+        if visible(newest.get(row.key), after) is not row:
+            continue
+        if not row.dead:
+            touched.update(keys_of(row.obj))
+        old = visible(row, before)
+        if old is not None and not old.dead:
+            touched.update(keys_of(old.obj))
+    return touched
+
+
+def _hits(kind: int, queries: dict[Any, Channel], touched: set[Any]) -> list[Any]:
+    """Return the arguments of the queries whose answer depends on a touched key."""
+    if not touched:
+        return []
+    if kind == KEY:
+        return list(queries.keys() & touched)
+    if kind == BOUND:
+        last = max(touched)
+        return [bound for bound in queries if bound <= last]
+    if kind == PREFIX:
+        hits: list[Any] = []
+        for length in {len(prefix) for prefix in queries}:
+            cuts = {key[:length] for key in touched}
+            hits.extend(prefix for prefix in queries if len(prefix) == length and prefix in cuts)
+        return hits
+    if kind == COVER:
+        return [asked for asked in queries if _covered_by_any(asked, touched)]
+    return [asked for asked in queries if any(covers(asked, key) for key in touched)]
+
+
+def _covered_by_any(asked: LpmKey, touched: set[Any]) -> bool:
+    """Whether one of the touched prefixes covers what was asked for."""
+    width, value, most = asked
+    lengths = {key[2] for key in touched if key[0] == width and key[2] <= most}
+    for length in lengths:
+        if (width, value >> (width - length) << (width - length), length) in touched:
+            return True
+    return False
+
+
+def changed_between(
+    store: Store, kind: int, position: int, argument: Any, before: Snap, after: Snap
+) -> bool:
+    """Whether the answer to the query may differ between two snapshots."""
+    probe = Watchers()
+    probe.register(kind, position, argument)
+    rows = [row for run in store.runs_after(after, before.rev) for row in run]
+    return bool(probe.take(store, rows, before, after))

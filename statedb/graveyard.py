@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be forgotten, and when: tombstones, moved index entries, superseded rows of the log.
+
+A deleted object stays in the table as a tombstone until every change iterator and every live
+snapshot is past it. All of this runs at commit, under the table's lock, in bounded steps: the log
+is compacted a segment at a time.
+
+Nothing is changed in place that a live snapshot may still read, except version chains: cutting out
+a version that no live snapshot sees leaves the versions before and behind it linked.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Final
+
+from statedb._row import Row
+from statedb._store import SEGMENT, Secondary, Store
+
+_SLACK: Final = 1024
+"""Superseded rows that a log may hold beyond the number of its live ones."""
+_MOVED_SLACK: Final = 64
+
+
+def settle(store: Store, oldest: int, revs: list[int] | None, wrote: int) -> None:
+    """Forget what can be after a commit.
+
+    `oldest`: the oldest revision that a live snapshot reads; `revs`: all of them, ascending, or
+    None when only the committed one is live; `wrote`: rows of the commit.
+    """
+    if store.graveyard:
+        collect(store, oldest)
+    if len(store.moved) > _MOVED_SLACK + (store.count >> 2):
+        trim_moved(store, oldest)
+    if store.compact_at >= 0 or store.log_len > 2 * len(store.rows) + _SLACK:
+        _compact(store, revs or [oldest], 1 + 2 * wrote // SEGMENT)
+    elif len(store.tail) >= SEGMENT:
+        store.roll()
+
+
+def collect(store: Store, oldest: int) -> None:
+    """Remove the tombstones that every change iterator and live snapshot has passed."""
+    limit = oldest
+    for tracker in store.trackers:
+        if tracker.rev < limit:
+            limit = tracker.rev
+    graveyard = store.graveyard
+    rows = store.rows
+    while graveyard and graveyard[0].rev <= limit:
+        row = graveyard.popleft()
+        if rows.get(row.key) is row:
+            del rows[row.key]
+
+
+def trim_moved(store: Store, oldest: int) -> None:
+    """Remove the index entries that no live snapshot needs, and their records."""
+    kept: list[tuple[Secondary, object, object, int]] = []
+    latest = store.moved_rev
+    for record in store.moved:
+        second, skey, key, rev = record
+        if rev > oldest:
+            kept.append(record)
+            continue
+        latest = max(latest, rev)
+        row = store.rows.get(key)
+        if row is None or row.dead or not second.has(row.obj, skey):
+            second.remove(skey, key)
+    store.moved = kept
+    store.moved_rev = latest
+
+
+def _compact(store: Store, revs: list[int], steps: int) -> None:
+    """Drop superseded rows from the next `steps` segments; small neighbours are merged."""
+    at = store.compact_at
+    if at < 0:
+        at = 0
+        if store.tail:
+            store.roll()
+    segments = store.segments.copy()
+    while steps and at < len(segments):
+        steps -= 1
+        kept = _live_rows(store, segments[at], revs)
+        if at and len(segments[at - 1]) + len(kept) <= SEGMENT:
+            segments[at - 1] = segments[at - 1] + kept
+            del segments[at]
+        elif kept:
+            segments[at] = kept
+            at += 1
+        else:
+            del segments[at]
+    store.segments = segments
+    store.compact_at = at if at < len(segments) else -1
+
+
+def _live_rows(store: Store, segment: list[Row], revs: list[int]) -> list[Row]:
+    rows = store.rows
+    kept = [row for row in segment if rows.get(row.key) is row]
+    dropped = len(segment) - len(kept)
+    if dropped:
+        store.log_len -= dropped
+        for row in segment:
+            if row.dead and row.rev > store.log_horizon and rows.get(row.key) is not row:
+                store.log_horizon = row.rev
+    for row in kept:
+        if row.prev is not None:
+            _prune(row, revs)
+    return kept
+
+
+def _prune(row: Row, revs: list[int]) -> None:
+    """Cut out of the chain behind `row` what no revision of the ascending `revs` sees."""
+    newer = row
+    while newer.prev is not None:
+        older = newer.prev
+        at = bisect_left(revs, older.rev)
+        if at < len(revs) and revs[at] < newer.rev:
+            newer = older
+        else:
+            newer.prev = older.prev

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of reconciliation of one object, kept in the object itself.
+
+A writer sets `pending`; a reconciler answers with `done` or `error`. The number of a pending status
+tells a reconciler that wrote its result back whether someone else asked anew in the meantime.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from enum import StrEnum
+
+import msgspec
+
+_ids = itertools.count(1)
+
+
+class StatusKind(StrEnum):
+    """What was asked for, or came out."""
+
+    PENDING = "pending"
+    REFRESHING = "refreshing"
+    DONE = "done"
+    ERROR = "error"
+
+
+class Status(msgspec.Struct, frozen=True):
+    """`updated_at`: seconds since the epoch. `id`: unique in the process, new with each status
+    that is made.
+    """
+
+    kind: StatusKind
+    updated_at: float = 0.0
+    error: str = ""
+    id: int = 0
+
+    @property
+    def is_pending_or_refreshing(self) -> bool:
+        """Whether a reconciler has something to do."""
+        return self.kind is StatusKind.PENDING or self.kind is StatusKind.REFRESHING
+
+    def __str__(self) -> str:
+        kind = self.kind.value.capitalize()
+        return f"{kind}: {self.error}" if self.error else kind
+
+
+def pending() -> Status:
+    """Ask for reconciliation."""
+    return Status(StatusKind.PENDING, time.time(), "", next(_ids))
+
+
+def refreshing() -> Status:
+    """Ask for reconciliation of what was done already, at low priority."""
+    return Status(StatusKind.REFRESHING, time.time(), "", next(_ids))
+
+
+def done() -> Status:
+    """The target has the object."""
+    return Status(StatusKind.DONE, time.time(), "", next(_ids))
+
+
+def error(message: str) -> Status:
+    """The target refused the object; it will be tried again."""
+    return Status(StatusKind.ERROR, time.time(), message, next(_ids))
