@@ -23,7 +23,6 @@ from bpf.errors import CompileError, RequirementMissing
 
 SOURCE_DIR = Path(__file__).resolve().parent
 PREBUILT_DIR = SOURCE_DIR / "objects"
-PREBUILT_INDEX = PREBUILT_DIR / "index.json"
 
 #: Tried in this order: first what distributions call a known version, then whatever is the default.
 CLANGS = (
@@ -38,8 +37,19 @@ CLANGS = (
     "clang-14",
 )
 
-#: v3 has 32-bit jumps (Linux 5.1); -g makes the BTF that maps are defined by; warnings are errors.
-FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror")
+#: v3 has 32-bit jumps (Linux 5.1); -g makes the BTF that maps are defined by; warnings are errors,
+#: but for a context that a program does not read.
+FLAGS = (
+    "-target",
+    "bpf",
+    "-mcpu=v3",
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Werror",
+)
 
 #: Headers from outside that end up in an object.
 SYSTEM_HEADERS = (
@@ -89,7 +99,7 @@ def load_object(
     cached = (cache_dir or default_cache_dir()) / f"{name}-{key[:32]}.o"
     try:
         return cached.read_bytes()
-    except FileNotFoundError:
+    except OSError:  # not there, or no place for a cache at all
         elf = compile_source(source_dir / f"{name}.bpf.c", clang, defines)
     _keep(cached, elf)
     return elf
@@ -116,29 +126,30 @@ def find_clang() -> str:
     raise RequirementMissing(NO_CLANG)
 
 
-def source_hash(name: str, source_dir: Path = SOURCE_DIR) -> str:
+def source_hash(name: str, source_dir: Path) -> str:
     """Hash of everything of ours that goes into an object."""
     return _hash(_inputs(name, source_dir), *FLAGS)
 
 
-def build_prebuilt(directory: Path = PREBUILT_DIR) -> list[str]:
-    """Compile every source into ``directory`` with an index of hashes, for a wheel."""
+def build_prebuilt() -> list[str]:
+    """Compile every source into ``bpf/objects`` with an index of hashes, for a wheel."""
+    directory, source_dir = PREBUILT_DIR, SOURCE_DIR
     directory.mkdir(parents=True, exist_ok=True)
     index = {}
     for name in sources():
         (directory / f"{name}.o").write_bytes(
-            compile_source(SOURCE_DIR / f"{name}.bpf.c", find_clang())
+            compile_source(source_dir / f"{name}.bpf.c", find_clang())
         )
-        index[name] = source_hash(name)
+        index[name] = source_hash(name, source_dir)
     (directory / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
     return sorted(index)
 
 
 def _prebuilt(name: str, source_dir: Path) -> bytes | None:
-    if source_dir != SOURCE_DIR or not PREBUILT_INDEX.is_file():
+    index_file = PREBUILT_DIR / "index.json"
+    if source_dir != SOURCE_DIR or not index_file.is_file():
         return None
-    index = json.loads(PREBUILT_INDEX.read_text())
-    if index.get(name) != source_hash(name):
+    if json.loads(index_file.read_text()).get(name) != source_hash(name, source_dir):
         return None
     return (PREBUILT_DIR / f"{name}.o").read_bytes()
 

@@ -92,6 +92,11 @@ class Fd:
     def closed(self) -> bool:
         return self._fd < 0
 
+    def detach_fd(self) -> int:
+        """Hand the descriptor over to the caller; this object is closed then."""
+        fd, self._fd = self.number, -1
+        return fd
+
     def close(self) -> None:
         """Close; a second call does nothing."""
         fd, self._fd = self._fd, -1

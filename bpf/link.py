@@ -9,10 +9,12 @@ hook empty.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from bpf.errors import NotFound
 from bpf.libbpf import Fd, check, ffi, lib, options
 from bpf.pins import open_pin
 
@@ -80,6 +82,11 @@ class Link(Fd):
         """The link pinned at ``path``. Raises: NotFound."""
         return cls(open_pin(path))
 
+    @classmethod
+    def by_id(cls, link_id: int) -> Link:
+        """A link by the kernel's number. Raises: NotFound when it is gone."""
+        return cls(check(lib.bpf_link_get_fd_by_id(link_id), f"link {link_id}"))
+
     def info(self) -> LinkInfo:
         """Ask the kernel what the link holds, and where."""
         out = ffi.new("struct cilia_link_info *")
@@ -102,3 +109,18 @@ class Link(Fd):
 def cgroup_id(path: Path) -> int:
     """The kernel's id of a cgroup: its inode number on a 64-bit machine."""
     return os.stat(path).st_ino
+
+
+def all_links() -> Iterator[LinkInfo]:
+    """Every link in the kernel; one that goes away meanwhile is passed over."""
+    number = ffi.new("uint32_t *")
+    while True:
+        try:
+            check(lib.bpf_link_get_next_id(number[0], number), "list links")
+        except NotFound:
+            return
+        try:
+            with Link.by_id(number[0]) as link:
+                yield link.info()
+        except NotFound:
+            continue

@@ -3,7 +3,8 @@
 
 bpffs keeps names with a dot for itself and renames atomically over an existing name, so an object
 is replaced by pinning it beside its predecessor as ``NAME~new`` and renaming: at no moment is there
-no pin. What a killed process left as ``~new`` is removed by ``sweep``.
+no pin. A ``~new`` that a killed process left goes with the next replacement of that name, or when
+its directory is cleared of what nobody wants.
 """
 
 from __future__ import annotations
@@ -39,14 +40,6 @@ def open_pin(path: Path) -> int:
 def unpin(path: Path) -> None:
     """Remove a pin if it is there."""
     path.unlink(missing_ok=True)
-
-
-def sweep(directory: Path) -> list[str]:
-    """Remove pins that never took their place; returns their names."""
-    left = [path for path in directory.iterdir() if path.name.endswith(NEW)]
-    for path in left:
-        unpin(path)
-    return [path.name for path in left]
 
 
 def remove_tree(directory: Path) -> None:

@@ -147,7 +147,6 @@ class SockDatapath:
     def _prepare_directories(self) -> None:
         for directory in (self.maps_dir, self.links_dir):
             directory.mkdir(parents=True, exist_ok=True)
-            pins.sweep(directory)
 
     def _adopt_pinned(self, obj: Object) -> list[MapDefinition]:
         """Open what is pinned; returns the definitions of what is not."""

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the BPF tests; those that need privilege belong to tests marked ``root``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bpf.world import World
+
+_numbers = itertools.count()
+
+
+def cgroup2_root() -> Path:
+    """Where the unified hierarchy is mounted."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == "cgroup2":
+            return Path(fields[1])
+    raise RuntimeError("no cgroup2 is mounted")
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """A bpffs of the test's own."""
+    path = tmp_path / "bpffs"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup of the test's own, empty at the end."""
+    path = cgroup2_root() / f"cilia-test-{os.getpid()}-{next(_numbers)}"
+    path.mkdir()
+    yield path
+    if path.exists():
+        path.rmdir()
+
+
+@pytest.fixture
+def world(bpffs: Path, cgroup: Path) -> World:
+    return World(bpffs, cgroup)

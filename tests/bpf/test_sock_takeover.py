@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restart, kill and upgrade of the socket translation: what is in force stays until its successor
+is.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bpf import compile as bpf_compile
+from bpf import pins
+from bpf.errors import LayoutError, LoadError, RequirementMissing
+from bpf.link import Link, cgroup_id
+from bpf.maps import map as bpf_map
+from bpf.maps.map import Map
+from bpf.maps.types import MapType
+from bpf.object import Object
+from bpf.program import Program
+from bpf.sock import SockConfig, SockDatapath, cleanup
+from tests.bpf.sources import build
+from tests.bpf.test_sock import SVC_ONE, TCP, Datapath, peer_of, tcp_server
+from tests.bpf.world import World, fork_and_run, open_descriptors, wait_until
+
+pytestmark = pytest.mark.root
+
+PROGRAMS = [
+    f"{hook}{family}"
+    for hook in ("connect", "getpeername", "recvmsg", "sendmsg")
+    for family in (4, 6)
+]
+
+
+@pytest.fixture
+def config(world: World) -> Iterator[SockConfig]:
+    config = SockConfig(world.bpffs / "node", world.cgroup, 1024, 1024)
+    yield config
+    cleanup(config.pin_dir)
+
+
+def start(config: SockConfig) -> SockDatapath:
+    """A whole start; the caller closes."""
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    sock.load()
+    sock.attach()
+    sock.retire()
+    return sock
+
+
+def in_force(config: SockConfig) -> dict[str, int]:
+    """Pinned link -> id of the program that it runs."""
+    found = {}
+    for path in (config.pin_dir / "links").iterdir():
+        with Link.open_pinned(path) as link:
+            found[path.name] = link.info().program_id
+    return found
+
+
+def test_start_pins_maps_and_links_and_nothing_else(config: SockConfig) -> None:
+    start(config).close()
+    assert sorted(in_force(config)) == PROGRAMS
+    assert sorted(path.name for path in config.pin_dir.iterdir()) == ["links", "maps"]
+    assert len(list((config.pin_dir / "maps").iterdir())) == 8
+
+
+def test_second_start_keeps_links_and_maps_and_swaps_programs(config: SockConfig) -> None:
+    start(config).close()
+    programs, links, maps = in_force(config), link_ids(config), map_ids(config)
+    second = start(config)
+    second.close()
+    assert second.fresh == []
+    assert link_ids(config) == links
+    assert map_ids(config) == maps
+    assert not set(in_force(config).values()) & set(programs.values())
+
+
+def link_ids(config: SockConfig) -> dict[str, int]:
+    found = {}
+    for path in (config.pin_dir / "links").iterdir():
+        with Link.open_pinned(path) as link:
+            found[path.name] = link.info().id
+    return found
+
+
+def map_ids(config: SockConfig) -> dict[str, int]:
+    found = {}
+    for path in (config.pin_dir / "maps").iterdir():
+        with Map.open_pinned(path) as opened:
+            found[path.name] = opened.info.id
+    return found
+
+
+def test_old_programs_are_freed_after_the_swap(config: SockConfig) -> None:
+    start(config).close()
+    old = set(in_force(config).values())
+    start(config).close()
+    wait_until(lambda: not any(program_exists(number) for number in old), "old programs are gone")
+
+
+def program_exists(number: int) -> bool:
+    from bpf.errors import NotFound
+
+    try:
+        Program.by_id(number).close()
+    except NotFound:
+        return False
+    return True
+
+
+def test_connections_work_while_the_owner_is_dead(world: World, config: SockConfig) -> None:
+    """The process that attached is killed with -9; its programs and maps answer all the same."""
+
+    def client() -> tuple[str, int]:
+        server, port = tcp_server("127.0.0.1")
+        killed_in(config)
+        sock = SockDatapath(config)
+        maps = sock.open_maps()
+        Datapath(world, sock, maps).service(SVC_ONE, 80, TCP, [("127.0.0.1", port)])
+        sock.close()
+        maps.close()
+        with server, socket.create_connection((SVC_ONE, 80), timeout=3) as connection:
+            return peer_of(connection)
+
+    assert world.in_child(client) == (SVC_ONE, 80)
+
+
+def killed_in(config: SockConfig, arm: Callable[[], object] | None = None) -> None:
+    """Start in a child that dies by SIGKILL where ``arm`` says, else at the end."""
+    pid = os.fork()
+    if pid == 0:
+        if arm is not None:
+            arm()
+        sock = SockDatapath(config)
+        sock.open_maps()
+        sock.load()
+        sock.attach()
+        if arm is not None:
+            os._exit(1)  # it came through
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
+#: Every function through which a start changes something outside the process, and how often it
+#: does.
+STEPS = [
+    *((bpf_map, "pin", n) for n in (1, 2, 8)),
+    *((pins, "pin", n) for n in (1, 2, 8)),
+    *((pins, "replace", n) for n in (1, 2, 8)),
+    (Object, "load", 1),
+    (Object, "load", 2),
+    *((Link, "create", n) for n in (1, 5)),
+    (SockDatapath, "_prepare_directories", 1),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "name", "nth"), STEPS, ids=lambda v: getattr(v, "__name__", v))
+def test_start_after_a_kill_ends_as_a_clean_start(
+    world: World, owner: object, name: str, nth: int, when: str
+) -> None:
+    config = SockConfig(world.bpffs / "node", world.cgroup, 64, 64)
+    killed_in(config, lambda: kill_at(owner, name, nth, when))
+    sock = start(config)
+    sock.close()
+    assert sorted(in_force(config)) == PROGRAMS
+    assert attached(config) == 8
+    assert sorted(map_ids(config)) == sorted(map_names(config))
+    cleanup(config.pin_dir)
+
+
+def kill_at(owner: object, name: str, nth: int, when: str) -> None:
+    """Make the nth call of ``owner.name`` in this process its last."""
+    real = getattr(owner, name)
+    calls = 0
+
+    def step(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == nth and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if calls == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, step)
+
+
+def attached(config: SockConfig) -> int:
+    """How many links the kernel holds on our cgroup, pinned or not."""
+    from bpf.link import LinkType, all_links
+
+    target = cgroup_id(config.cgroup)
+    return sum(1 for info in all_links() if (info.type, info.target) == (LinkType.CGROUP, target))
+
+
+def map_names(config: SockConfig) -> list[str]:
+    with Object.open("sock", bpf_compile.load_object("sock")) as obj:
+        return [definition.name for definition in obj.map_definitions()]
+
+
+@pytest.mark.parametrize("nth", [1, 4, 8])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_kill_during_the_swap_leaves_every_hook_attached_once(
+    world: World, config: SockConfig, nth: int, when: str
+) -> None:
+    start(config).close()
+    killed_in(config, lambda: kill_at(Link, "update", nth, when))
+    assert attached(config) == 8
+    start(config).close()
+    assert attached(config) == 8
+    assert sorted(in_force(config)) == PROGRAMS
+
+
+def test_new_program_that_does_not_verify_leaves_the_old_one_in_force(
+    config: SockConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(config).close()
+    before = in_force(config)
+    broken = build("""
+    struct { __uint(type, BPF_MAP_TYPE_ARRAY); __type(key, __u32); __type(value, __u32);
+             __uint(max_entries, 1); } cilia_other SEC(".maps");
+    const volatile _Bool have_set_retval = 0;
+    const volatile __u64 host_netns_cookie = 0;
+    SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *ctx)
+    {
+        return *(volatile int *)(long)ctx->user_ip4;
+    }
+    """)
+    monkeypatch.setattr(bpf_compile, "load_object", lambda name, cache_dir: broken)
+    sock = SockDatapath(config)
+    sock.open_maps = lambda: None  # type: ignore[assignment,method-assign,return-value]
+    sock._elf = broken
+    with pytest.raises(LoadError, match="invalid mem access"):
+        sock.load()
+    assert in_force(config) == before
+    assert attached(config) == 8
+
+
+def test_pinned_map_of_another_layout_is_refused_by_name(config: SockConfig) -> None:
+    (config.pin_dir / "maps").mkdir(parents=True)
+    with Map.create(MapType.HASH, "cilia_lb4_svc", 8, 8, 10) as other:
+        other.pin(config.pin_dir / "maps" / "cilia_lb4_svc")
+    sock = SockDatapath(config)
+    with pytest.raises(LayoutError, match="pinned map cilia_lb4_svc"):
+        sock.open_maps()
+
+
+def test_size_of_a_pinned_map_wins_over_the_configured_one(config: SockConfig) -> None:
+    start(config).close()
+    larger = start(config._replace(service_entries=4096))
+    larger.close()
+    with Map.open_pinned(config.pin_dir / "maps" / "cilia_lb4_svc") as opened:
+        assert opened.max_entries == 1024
+
+
+def test_links_follow_when_the_cgroup_was_made_anew(world: World, config: SockConfig) -> None:
+    start(config).close()
+    world.cgroup.rmdir()
+    world.cgroup.mkdir()
+    start(config).close()
+    assert attached(config) == 8
+    assert sorted(in_force(config)) == PROGRAMS
+
+
+def test_pins_of_another_build_go_after_the_switch(config: SockConfig) -> None:
+    start(config).close()
+    with Map.create(MapType.HASH, "cilia_lb4_old", 4, 4, 10) as old:
+        old.pin(config.pin_dir / "maps" / "cilia_lb4_old")
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    sock.load()
+    sock.attach()
+    assert (config.pin_dir / "maps" / "cilia_lb4_old").exists()
+    assert sock.retire() == ["cilia_lb4_old"]
+    assert not (config.pin_dir / "maps" / "cilia_lb4_old").exists()
+    sock.close()
+
+
+def test_new_maps_beside_programs_in_force_are_a_migration(config: SockConfig) -> None:
+    first = start(config)
+    assert first.fresh
+    first.close()
+    (config.pin_dir / "maps" / "cilia_lb4_svc").unlink()
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    assert sock.fresh == ["cilia_lb4_svc"]
+    assert sock.migrating
+    sock.close()
+
+
+def test_cleanup_removes_everything_even_while_the_owner_lives(
+    world: World, config: SockConfig
+) -> None:
+    sock = start(config)
+    cleanup(config.pin_dir)
+    assert attached(config) == 0
+    assert not config.pin_dir.exists()
+    sock.close()
+    cleanup(config.pin_dir)
+
+
+def test_starts_and_stops_leave_no_descriptor(config: SockConfig) -> None:
+    start(config).close()
+    gc.collect()
+    before = open_descriptors()
+    for _ in range(5):
+        start(config).close()
+    assert open_descriptors() == before
+
+
+def test_machine_without_privilege_is_told_so(config: SockConfig) -> None:
+    def unprivileged() -> str:
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            SockDatapath.check_requirements(config)
+        except RequirementMissing as error:
+            return str(error)
+        return "nothing missing"
+
+    assert fork_and_run(unprivileged).startswith("no privilege to use BPF: run as root")
+
+
+def test_wrong_places_are_named(config: SockConfig, tmp_path: Path) -> None:
+    SockDatapath.check_requirements(config)
+    with pytest.raises(RequirementMissing, match="is not a cgroup2 directory"):
+        SockDatapath.check_requirements(config._replace(cgroup=tmp_path))
+    with pytest.raises(RequirementMissing, match="is not on a bpffs"):
+        SockDatapath.check_requirements(config._replace(pin_dir=tmp_path / "somewhere" / "else"))
+
+
+def test_kernel_without_btf_is_told_so(
+    config: SockConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from bpf import features
+
+    monkeypatch.setattr(features, "KERNEL_BTF", tmp_path / "nothing")
+    with pytest.raises(RequirementMissing, match="CONFIG_DEBUG_INFO_BTF"):
+        SockDatapath.check_requirements(config)
+
+
+def test_kernel_without_helpers_is_told_that_it_is_too_old(
+    config: SockConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bpf import features
+
+    monkeypatch.setattr(features, "has_helper", lambda program_type, helper: False)
+    with pytest.raises(RequirementMissing, match=r"is too old.*use Linux 6.1 or newer"):
+        SockDatapath.check_requirements(config)
