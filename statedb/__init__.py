@@ -9,7 +9,6 @@ package imports nothing of `cilia`, `tables`, `bpf` or `reconcilers`. Start with
 """
 
 from statedb.changes import Change, ChangeIterator
-from statedb.columns import Column
 from statedb.db import DB, Metrics
 from statedb.derive import Action, Derivation, derive, observe
 from statedb.errors import (
@@ -40,7 +39,7 @@ from statedb.initializer import wait_initialized
 from statedb.lpm import LpmIndex, LpmKey, bits_key, int_key, ip_key
 from statedb.sizing import Usage
 from statedb.status import Status, StatusKind
-from statedb.table import RWTable, Table, new_table
+from statedb.table import Column, RWTable, Table, new_table
 from statedb.txn import ReadTxn, WriteTxn
 from statedb.watch import Channel, WatchSet, closed_channel, wait_any
 

@@ -172,6 +172,7 @@ class Store:
         self.views: list[View | None] = [None] * (1 + len(self.secondaries))
         self.graveyard: deque[Row] = deque()
         self.trackers: list[Any] = []
+        self.old_trackers: list[Any] = self.trackers
         self.log_horizon: int = NEVER
         self.log_len = 0
         self.compact_at = -1
@@ -214,6 +215,7 @@ class Store:
         self.base = self.rev
         self.start = len(self.tail)
         self.keep = keep
+        self.old_trackers = self.trackers
         live = self.live
         live.segments = self.segments
         live.tail = self.tail
@@ -268,6 +270,8 @@ class Store:
                 for skey in second.index.keys_of(row.obj):
                     moved.append((second, skey, row.key, self.base))
         del tail[self.start :]
+        if self.trackers is not self.old_trackers:
+            self.trackers = [tracker for tracker in self.trackers if tracker in self.old_trackers]
         graveyard = self.graveyard
         while graveyard and graveyard[-1].rev > self.base:
             graveyard.pop()

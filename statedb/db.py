@@ -80,7 +80,7 @@ class DB:
         self._tables: list[RWTable[Any]] = []
         self._by_name: dict[str, RWTable[Any]] = {}
         self._numbers: Any = itertools.count(1)
-        self._live: deque[tuple[Any, list[Snap]]] = deque()
+        self._live: deque[tuple[weakref.ref[object], list[Snap]]] = deque()
         self._root: ReadTxn = ReadTxn(self, [], Token())
         self._history: deque[ReadTxn] = deque(maxlen=max(history, 0))
         self._history.append(self._root)
@@ -221,7 +221,7 @@ class DB:
                 new_snaps[position] = snap
             else:
                 new_snaps.append(snap)
-        ref = weakref.ref(self._root._token)
+        ref: weakref.ref[object] = weakref.ref(self._root._token)
         root = ReadTxn(self, new_snaps, Token())
         self._root = root
         if self._history.maxlen:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+import msgspec
+
 from statedb._row import NEWEST, Row, visible
 from statedb._store import Snap, Store
 from statedb._watchers import BOUND, COUNT, COVER, INIT, INSIDE, KEY, PREFIX, REVISION, ROWS
 from statedb.changes import ChangeIterator
-from statedb.columns import Column
 from statedb.errors import (
     BadKey,
     ForeignTransaction,
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Column(msgspec.Struct, frozen=True):
+    """One column of a printed table: its heading, and what makes a cell of an object."""
+
+    name: str
+    cell: Callable[[Any], str]
+
+
 class Table(Store, Generic[T]):
     """A table to read. Complexities: n objects, d objects written since the last ordered read."""
 
@@ -49,7 +57,7 @@ class Table(Store, Generic[T]):
         name: str,
         primary: Index,
         secondary: Sequence[Index],
-        columns: Sequence[Column[Any]],
+        columns: Sequence[Column],
         row_type: type[T] | None,
         to_json: Callable[[T], Any] | None,
         budget_bytes: int | None,
@@ -57,7 +65,7 @@ class Table(Store, Generic[T]):
         super().__init__(name, primary, secondary, db.committed)
         self.db = db
         self.secondary: tuple[Index, ...] = tuple(secondary)
-        self.columns: tuple[Column[Any], ...] = tuple(columns)
+        self.columns: tuple[Column, ...] = tuple(columns)
         self.row_type = row_type
         self.to_json = to_json
         self.budget_bytes = budget_bytes
@@ -476,7 +484,7 @@ def new_table(
     name: str,
     primary: Index,
     *secondary: Index,
-    columns: Sequence[Column[Any]] = (),
+    columns: Sequence[Column] = (),
     row_type: type[T] | None = None,
     to_json: Callable[[T], Any] | None = None,
     budget_bytes: int | None = None,
