@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reconcilers: from tables to the world outside, with retries and status.
+
+Here belong the engine (everything exported below) and one module for each target. The engine
+knows nothing of networking: it imports `statedb` and anyio, and is usable with it as a library of
+its own. What decides *what* a table contains is a controller and does not belong here. Start
+reading at `operations.py` (what a target must do), then `reconciler.py` (the loop).
+"""
+
+from reconcilers.config import Config
+from reconcilers.metrics import Metrics, NoMetrics, PrometheusMetrics
+from reconcilers.operations import BatchOperations, Entry, Operations, VerifyOperations
+from reconcilers.progress import Mark
+from reconcilers.reconciler import Health, Reconciler
+from reconcilers.status_set import StatusSet, pending_set
+from reconcilers.verify import Drift, new_drift_table
+
+__all__ = [
+    "BatchOperations",
+    "Config",
+    "Drift",
+    "Entry",
+    "Health",
+    "Mark",
+    "Metrics",
+    "NoMetrics",
+    "Operations",
+    "PrometheusMetrics",
+    "Reconciler",
+    "StatusSet",
+    "VerifyOperations",
+    "new_drift_table",
+    "pending_set",
+]

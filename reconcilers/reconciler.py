@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reconciler: makes a target follow a table, with retries, prune, refresh and verification.
+
+    table --changes--> round (incremental.py) --operations--> target
+      ^                  |            ^
+      +---- status ------+            +-- retries (retries.py), by backoff
+
+The loop runs rounds until the changes are used up, prunes and verifies when asked or due, then
+sleeps until the table changes, somebody asks, or a retry is due. Follows cilium/statedb's
+reconciler.
+"""
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from reconcilers.config import Config
+from reconcilers.incremental import Incremental
+from reconcilers.metrics import Metrics, NoMetrics
+from reconcilers.operations import Operations, VerifyOperations
+from reconcilers.progress import Mark, Progress
+from reconcilers.refresh import Refresher
+from reconcilers.retries import Retries
+from reconcilers.verify import Drift, Verifier
+from statedb import DB, ChangeIterator, Channel, ReadTxn, RWTable, Status, WatchSet
+
+T = TypeVar("T")
+
+Health = Callable[[str, bool, str], None]
+"""Called with the part that reports (`job-reconcile`, `job-refresh`), whether it is well, and a
+message; from the thread that runs the rounds."""
+
+_ERRORS_SHOWN = 3
+
+
+class _Cycle(NamedTuple):
+    more: bool  # changes are left: go on at once
+    watches: tuple[Channel, ...]  # closed when there may be something to do
+
+
+class _Request:
+    """Something that is done when asked or when its interval is over; any thread may ask."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self.wanted = False
+        self.due = math.inf
+
+    def done(self, now: float) -> None:
+        self.wanted = False
+        self.due = now + self._interval_s if self._interval_s > 0 else math.inf
+
+    def ready(self, now: float) -> bool:
+        return self.wanted or self.due <= now
+
+
+class Reconciler(Generic[T]):
+    """Reconciles `table` with the target of `operations`; one task calls `run`.
+
+    `get_status` reads this reconciler's status in an object, `set_status` returns the object with
+    another one. Whoever writes an object sets a fresh `pending()`: it is what asks for
+    reconciliation. `run` may be called again after it ended by an error or by cancellation;
+    nothing is lost between. With `drift` and operations that can verify, the target can be read
+    back. `clock` is for intervals and backoff, in seconds.
+    """
+
+    def __init__(
+        self,
+        db: DB,
+        table: RWTable[T],
+        operations: Operations[T],
+        *,
+        get_status: Callable[[T], Status],
+        set_status: Callable[[T, Status], T],
+        config: Config | None = None,
+        name: str | None = None,
+        health: Health | None = None,
+        metrics: Metrics | None = None,
+        drift: RWTable[Drift] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Raises: TypeError if `drift` is given and the operations cannot verify."""
+        self.name = name or table.name
+        self.config = config = config or Config()
+        self._db = db
+        self._table = table
+        self._operations = operations
+        self._health = health or (lambda part, ok, message: None)
+        self._metrics: Metrics = metrics or NoMetrics()
+        self._clock = clock
+        self._retries: Retries[T] = Retries(
+            config.retry_backoff_min_s, config.retry_backoff_max_s, config.retry_jitter, clock, rng
+        )
+        self._incremental = Incremental(
+            db, table, operations, get_status, set_status, config, self._retries
+        )
+        self._refresher = Refresher(
+            db,
+            table,
+            get_status,
+            set_status,
+            config.refresh_interval_s,
+            config.refresh_rate,
+            time.time,
+            self._report_refresh,
+        )
+        self._verifier: Verifier[T] | None = None
+        if drift is not None:
+            if not isinstance(operations, VerifyOperations):
+                raise TypeError(f"{self.name}: {type(operations).__name__} cannot verify")
+            self._verifier = Verifier(
+                db, self.name, table, drift, operations, get_status, set_status
+            )
+        self._progress = Progress()
+        self._prune = _Request(config.prune_interval_s)
+        self._prune.wanted = True  # the first one, once the table is initialised
+        self._prune_error: Exception | None = None
+        self._verify = _Request(config.verify_interval_s)
+        self._verify.done(clock())
+        self._iterator: ChangeIterator[T] | None = None
+        self._watch: Channel | None = None
+        self._asked_lock = threading.Lock()
+        self._asked = Channel()
+
+    # -- for everyone, from any thread --
+
+    def prune_now(self) -> None:
+        """Ask for a full prune; it comes when the table is initialised and no change is left."""
+        self._prune.wanted = True
+        self._wake()
+
+    def verify_now(self) -> None:
+        """Ask for a read-back of the target. Raises: RuntimeError if it cannot be verified."""
+        if self._verifier is None:
+            raise RuntimeError(f"reconciler {self.name} has no table of drift to report to")
+        self._verify.wanted = True
+        self._wake()
+
+    @property
+    def progress(self) -> Mark:
+        return self._progress.mark
+
+    async def wait_until_reconciled(self, revision: int, *, settled: bool = False) -> Mark:
+        """Wait until every object up to `revision` was attempted.
+
+        The mark that is returned tells whether some of them failed and are being retried;
+        with `settled` the wait lasts until none of them is.
+        """
+        return await self._progress.wait(revision, settled=settled)
+
+    # -- the loop --
+
+    async def run(self) -> None:
+        """Reconcile until cancelled. Raises: whatever is no failure of the target."""
+        async with anyio.create_task_group() as tasks:
+            if self.config.refresh_interval_s > 0:
+                tasks.start_soon(self._refresher.run)
+            await self._loop()
+
+    def close(self) -> None:
+        """Stop tracking deletes of the table; the reconciler cannot run again."""
+        if self._iterator is not None:
+            self._iterator.close()
+
+    async def _loop(self) -> None:
+        while True:
+            started = self._clock()
+            if self.config.in_thread:
+                cycle = await anyio.to_thread.run_sync(self._cycle)
+            else:
+                cycle = self._cycle()
+            if cycle.more:
+                await anyio.lowlevel.checkpoint()
+            else:
+                await self._sleep(cycle.watches)
+                pause_s = started + self.config.round_interval_s - self._clock()
+                await anyio.sleep(max(0.0, pause_s))
+
+    async def _sleep(self, watches: tuple[Channel, ...]) -> None:
+        due = min(self._prune.due, self._verify.due)
+        retry = self._retries.next_due()
+        if retry is not None:
+            due = min(due, retry)
+        watch_set = WatchSet()
+        watch_set.add(*watches)
+        with anyio.move_on_after(max(0.0, due - self._clock())):
+            await watch_set.wait()
+
+    def _wake(self) -> None:
+        with self._asked_lock:
+            asked, self._asked = self._asked, Channel()
+        asked.close()
+
+    def _cycle(self) -> _Cycle:
+        """One round and, when the changes are used up, what else is due."""
+        with self._asked_lock:
+            asked = self._asked  # before looking at the requests, so that none is slept over
+        txn = self._db.read_txn()
+        more = self._round(txn)
+        if more:
+            return _Cycle(True, ())
+        initialized, init_watch = self._table.initialized_watch(txn)
+        now = self._clock()
+        if initialized and self._prune.ready(now):
+            self._run_prune(txn)
+        if initialized and self._verify.ready(now):
+            self._run_verify(txn)
+        self._report(txn)
+        watches = [asked]
+        if self._watch is not None:
+            watches.append(self._watch)
+        if not initialized:
+            watches.append(init_watch)
+        return _Cycle(False, tuple(watches))
+
+    def _round(self, txn: ReadTxn) -> bool:
+        started = time.perf_counter()
+        changes, self._watch = self._changes().next(txn)
+        result = self._incremental.run(txn, changes)
+        elapsed_s = time.perf_counter() - started
+        self._metrics.round_done(
+            self.name, elapsed_s, result.updated, result.deleted, result.failed
+        )
+        reached = result.last_revision if result.more else self._table.revision(txn)
+        self._progress.update(reached, self._retries.low_watermark())
+        return result.more
+
+    def _changes(self) -> ChangeIterator[T]:
+        """The iterator over changes and deletes; what a round leaves comes again in the next."""
+        if self._iterator is None:
+            with self._db.write_txn(self._table) as wtxn:
+                self._iterator = self._table.changes(wtxn)
+        return self._iterator
+
+    def _run_prune(self, txn: ReadTxn) -> None:
+        started = time.perf_counter()
+        try:
+            self._operations.prune(txn, self._table.all(txn))
+            self._prune_error = None
+            self._prune.done(self._clock())
+        except Exception as exc:  # noqa: BLE001  reported by health, and tried again
+            self._prune_error = exc
+            self._prune.wanted = False
+            self._prune.due = self._clock() + self.config.retry_backoff_max_s
+        elapsed_s = time.perf_counter() - started
+        self._metrics.prune_done(self.name, elapsed_s, self._prune_error is None)
+
+    def _run_verify(self, txn: ReadTxn) -> None:
+        if self._verifier is None:
+            return
+        started = time.perf_counter()
+        differences, foreign = self._verifier.run(txn)
+        if foreign:
+            self._run_prune(txn)
+        self._verify.done(self._clock())
+        self._metrics.verify_done(self.name, time.perf_counter() - started, differences)
+
+    # -- reports --
+
+    def _report(self, txn: ReadTxn) -> None:
+        retries = len(self._retries)
+        self._metrics.waiting(self.name, retries)
+        if not retries and self._prune_error is None:
+            self._health("job-reconcile", True, f"OK, {self._table.num_objects(txn)} object(s)")
+            return
+        errors = [f"{item.key}: {item.error}" for item in self._retries]
+        shown = errors[:_ERRORS_SHOWN]
+        if len(errors) > len(shown):
+            shown.append(f"and {len(errors) - len(shown)} more")
+        if self._prune_error is not None:
+            shown.append(f"prune: {self._prune_error}")
+        self._health("job-reconcile", False, "; ".join(shown))
+
+    def _report_refresh(self, wait_s: float) -> None:
+        self._health("job-refresh", True, f"Next refresh in {_duration(wait_s)}")
+
+
+def _duration(seconds: float) -> str:
+    """Whole seconds in the notation 1h0m0s, 30m0s, 5s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
