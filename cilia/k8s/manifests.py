@@ -22,7 +22,7 @@ from watchfiles._rust_notify import RustNotify
 from cilia.k8s.manifest_files import READERS, FileContent, Manifests, decode_file
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.store import ObjectStore
-from cilia.k8s.watch import Event, Invalid, Listed, Problem
+from cilia.k8s.watch import Event, Invalid, Problem
 
 # A file written in place is first empty, then partial; it is read when it has been at rest this
 # long.
@@ -55,7 +55,7 @@ class ManifestSource:
         return self._store.watch(*kinds)
 
     async def run(self) -> None:
-        """Reads everything, says ``Listed``, then follows changes until cancelled.
+        """Reads everything, says that the list is complete, then follows changes until cancelled.
 
         Raises OSError when the directory cannot be read at the beginning; later that is a problem
         row, and everything stays in force until the directory is back.
@@ -71,8 +71,8 @@ class ManifestSource:
             # The watch stands before the first reading, so that no change falls between the two.
             notify = RustNotify([str(self.directory)], False, False, 0, False, False)
             await self._rescan()
-            if not self._store.listed:
-                self._store.publish([Listed()])
+            if not self._store.complete:
+                self._store.set_complete()
             while True:
                 changed = await anyio.to_thread.run_sync(
                     notify.watch, DEBOUNCE_MS, STEP_MS, RESCAN_MS, stop, abandon_on_cancel=True
@@ -80,7 +80,7 @@ class ManifestSource:
                 await self._follow(changed)
         except OSError as error:
             self._complain(f"cannot be read: {error.strerror or error}")
-            if not self._store.listed:
+            if not self._store.complete:
                 raise
         finally:
             stop.set()

@@ -13,32 +13,21 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 
 from cilia.k8s.objects import K8sObject, ObjectKey
-from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
+from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
 
 
 class _Reader:
-    """Events that one reader has yet to take; ``kinds`` empty: it reads the problems."""
+    """Events that one reader has yet to take."""
 
     def __init__(self, kinds: frozenset[str], pending: list[Event]) -> None:
         self.kinds = kinds
         self.pending = pending
-        self.expired = False
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
 
-    def wants(self, event: Event) -> bool:
-        match event:
-            case Upsert():
-                return event.obj.KIND in self.kinds
-            case Delete():
-                return event.key[0] in self.kinds
-            case Invalid():
-                return not self.kinds
-        return True
-
     def put(self, events: Iterable[Event]) -> None:
         before = len(self.pending)
-        self.pending.extend(filter(self.wants, events))
+        self.pending.extend(event for event in events if _kind(event) in self.kinds)
         if len(self.pending) > before:
             self.wake()
 
@@ -52,6 +41,17 @@ class _Reader:
         self._wake.clear()
 
 
+def _kind(event: Event) -> str:
+    match event:
+        case Upsert():
+            return event.obj.KIND
+        case Delete():
+            return event.key[0]
+        case Invalid():
+            return PROBLEMS
+    return event.kind
+
+
 class ObjectStore:
     """Current objects and problems, and the readers that follow them."""
 
@@ -59,18 +59,19 @@ class ObjectStore:
         self._lock = threading.Lock()
         self._objects: dict[ObjectKey, K8sObject] = {}
         self._invalid: dict[str, Invalid] = {}
-        self._listed = False
+        self._complete = False
         self._readers: list[_Reader] = []
 
     @property
-    def listed(self) -> bool:
-        return self._listed
+    def complete(self) -> bool:
+        """True once all that exists has been published."""
+        return self._complete
 
     def get(self, key: ObjectKey) -> K8sObject | None:
         return self._objects.get(key)
 
     def publish(self, events: Iterable[Event]) -> None:
-        """Takes changes in and hands them to the readers; ``Listed`` marks the store complete."""
+        """Takes changes in and hands them to the readers."""
         events = list(events)
         with self._lock:
             for event in events:
@@ -88,10 +89,15 @@ class ObjectStore:
                 self._invalid.pop(event.origin, None)
                 if event.problems:
                     self._invalid[event.origin] = event
-            case Listed():
-                self._listed = True
 
-    def expire(self, kind: str, objects: Iterable[K8sObject]) -> None:
+    def set_complete(self) -> None:
+        """All that exists has been published: every reader has its list."""
+        with self._lock:
+            self._complete = True
+            for reader in self._readers:
+                reader.put(map(Listed, sorted(reader.kinds)))
+
+    def relist(self, kind: str, objects: Iterable[K8sObject]) -> None:
         """Replaces all objects of a kind without a word on what went: its readers list again."""
         with self._lock:
             for key in [key for key in self._objects if key[0] == kind]:
@@ -99,14 +105,14 @@ class ObjectStore:
             self._objects.update((obj.key, obj) for obj in objects)
             for reader in self._readers:
                 if kind in reader.kinds:
-                    reader.pending = self._list(reader.kinds)
-                    reader.wake()
+                    reader.put(self._list(kind))
 
     async def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
-        """Batches of events, see ``cilia.k8s.watch``; without kinds, the problems."""
-        wanted = frozenset(kind.KIND for kind in kinds)
+        """Batches of events, see ``cilia.k8s.watch``."""
+        wanted = frozenset(kind.KIND for kind in kinds) or frozenset((PROBLEMS,))
         with self._lock:
-            reader = _Reader(wanted, self._list(wanted))
+            listed = [event for kind in sorted(wanted) for event in self._list(kind)]
+            reader = _Reader(wanted, listed)
             self._readers.append(reader)
         try:
             while True:
@@ -120,10 +126,11 @@ class ObjectStore:
             with self._lock:
                 self._readers.remove(reader)
 
-    def _list(self, kinds: frozenset[str]) -> list[Event]:
-        events: list[Event] = [Upsert(o) for key, o in self._objects.items() if key[0] in kinds]
-        if not kinds:
-            events.extend(self._invalid.values())
-        if self._listed:
-            events.append(Listed())
+    def _list(self, kind: str) -> list[Event]:
+        events: list[Event] = [Listing(kind)]
+        events += [Upsert(obj) for key, obj in self._objects.items() if key[0] == kind]
+        if kind == PROBLEMS:
+            events += self._invalid.values()
+        if self._complete:
+            events.append(Listed(kind))
         return events

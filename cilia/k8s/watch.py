@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocol between a source of Kubernetes objects and its readers: list, then watch.
 
-A reader gets the objects that exist as ``Upsert``, then one ``Listed``, then changes for ever. When
-the source has to list again (a watch expired, a resync) all objects come once more and a further
-``Listed`` follows: what the reader holds and has not seen since the last ``Listed`` is gone.
-``Invalid`` may come at any time and says that what was in force stays in force.
+For each kind a reader gets ``Listing``, the objects that exist as ``Upsert``, ``Listed``, and from
+then on changes. When the source has to list again (a watch expired, a resync) that is repeated:
+what the reader holds of the kind and was not sent between ``Listing`` and ``Listed`` is gone. An
+object that is refused is an ``Invalid``; what was in force before stays in force.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
     key: ObjectKey
 
 
+class Listing(msgspec.Struct, frozen=True, gc=False):
+    """All objects of this kind follow."""
+
+    kind: str
+
+
 class Listed(msgspec.Struct, frozen=True, gc=False):
-    """All that exists has been sent since the beginning or since the last ``Listed``."""
+    """All objects of this kind have been sent since its ``Listing``."""
+
+    kind: str
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):
@@ -48,12 +56,18 @@ class Invalid(msgspec.Struct, frozen=True, gc=False):
     problems: tuple[Problem, ...] = ()
 
 
-Event = Upsert | Delete | Listed | Invalid
+Event = Upsert | Delete | Listing | Listed | Invalid
+
+# The kind of what is no object: a reader of problems has them listed by this name.
+PROBLEMS = "Problem"
 
 
 class Source(Protocol):
     """Where objects come from. Each call of ``watch`` is a reader of its own, from the start."""
 
     def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
-        """Batches of events of these kinds, in order; a batch is what was there when asked."""
+        """Batches of events of these kinds, in order; without kinds, the problems.
+
+        A batch is everything that came since the last one was taken: whoever is slow gets more.
+        """
         ...

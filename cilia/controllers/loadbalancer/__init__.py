@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From objects to ``services``, ``frontends`` and ``backends``: conversion, ownership, selection.
+
+``conversion`` and ``endpoints`` turn Kubernetes objects into rows, ``selection`` chooses the
+backends of a frontend; these are pure. ``writer`` alone writes the tables. Does not belong here:
+reading objects (``cilia.reflectors``) and BPF maps (``reconcilers``). Start with ``writer``.
+"""
+
+__all__: list[str] = []

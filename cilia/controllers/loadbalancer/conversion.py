@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a Kubernetes Service to its row and the frontends that it asks for; pure.
+
+Frontends come in the order of their addresses, which is the order in which they are written and so,
+later, the order in which ids are given out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from cilia.controllers.loadbalancer import annotations as ann
+from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.k8s import objects as k8s
+from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr, ServiceName, pack_ip
+from tables.frontends import FrontendParams, FrontendType
+from tables.services import (
+    Algorithm,
+    ForwardingMode,
+    ProxyDelegation,
+    Service,
+    SourceRangesPolicy,
+    TrafficDistribution,
+    TrafficPolicy,
+)
+from tables.sources import Source
+
+DEFAULT_AFFINITY_TIMEOUT_S: Final = 10800
+_SURROGATES: Final = {"IPv4": "0.0.0.0", "IPv6": "::"}
+_NONE: Final[dict[str, str]] = {}
+_EXTERNAL: Final = (SCOPE_EXTERNAL,)
+_BOTH: Final = (SCOPE_EXTERNAL, SCOPE_INTERNAL)
+T = TypeVar("T")
+
+# Pairs of annotation and what is wrong with it.
+Warnings = list[tuple[str, str]]
+
+
+class ConvertedService(msgspec.Struct, frozen=True):
+    """``service`` is None when the Service is meant for other nodes."""
+
+    name: ServiceName
+    service: Service | None
+    frontends: tuple[FrontendParams, ...] = ()
+    warnings: Warnings = []
+
+
+def convert_service(
+    obj: k8s.Service, config: LoadBalancerConfig, node: LocalNode, source: Source = Source.K8S
+) -> ConvertedService:
+    """Never fails: an annotation that means nothing is left out and reported in ``warnings``."""
+    meta, spec = obj.metadata, obj.spec
+    name = ServiceName(f"{meta.namespace}/{meta.name}")
+    notes = meta.annotations
+    warnings: Warnings = []
+    if notes and not _read(lambda: ann.is_for_node(notes, node), True, warnings):
+        return ConvertedService(name, None, (), warnings)
+    ext, int_ = _policies(spec)
+    asked = _annotated(notes, config, warnings) if notes else _NOTHING_ASKED
+    service = Service(
+        name=name,
+        source=source,
+        labels=meta.labels or _NONE,
+        annotations=notes or _NONE,
+        selector=spec.selector or _NONE,
+        port_names={port.name: port.port for port in spec.ports or ()},
+        ext_traffic_policy=ext,
+        int_traffic_policy=int_,
+        forwarding_mode=asked.forwarding_mode,
+        algorithm=asked.algorithm,
+        affinity_timeout_s=_affinity_timeout(spec),
+        load_balancer_class=spec.load_balancer_class,
+        proxy_delegation=asked.proxy_delegation,
+        health_check_node_port=spec.health_check_node_port,
+        source_ranges=_source_ranges(spec),
+        source_ranges_policy=asked.source_ranges_policy,
+        traffic_distribution=_distribution(spec, notes, int_),
+        scale_to_zero=asked.scale_to_zero,
+    )
+    return ConvertedService(
+        name, service, _frontends(obj, service, asked.exposed, config), warnings
+    )
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    exposed: frozenset[str] | None = None
+    algorithm: Algorithm = Algorithm.UNDEF
+    forwarding_mode: ForwardingMode = ForwardingMode.UNDEF
+    source_ranges_policy: SourceRangesPolicy = SourceRangesPolicy.ALLOW
+    proxy_delegation: ProxyDelegation = ProxyDelegation.NONE
+    scale_to_zero: bool = False
+
+
+_NOTHING_ASKED: Final = _Asked()
+
+
+def _annotated(notes: Mapping[str, str], config: LoadBalancerConfig, warnings: Warnings) -> _Asked:
+    """The algorithm is kept, and shown, whether or not the node lets a service choose."""
+    return _Asked(
+        _read(lambda: ann.exposed_types(notes), None, warnings),
+        _read(lambda: ann.algorithm(notes), Algorithm.UNDEF, warnings),
+        _read(lambda: ann.forwarding_mode(notes), ForwardingMode.UNDEF, warnings)
+        if config.bpf_lb_mode_annotation
+        else ForwardingMode.UNDEF,
+        _read(lambda: ann.source_ranges_policy(notes), SourceRangesPolicy.ALLOW, warnings),
+        _read(lambda: ann.proxy_delegation(notes), ProxyDelegation.NONE, warnings),
+        _read(lambda: ann.scale_to_zero(notes), False, warnings),
+    )
+
+
+def _read(reader: Callable[[], T], default: T, warnings: Warnings) -> T:
+    try:
+        return reader()
+    except ann.IgnoredAnnotation as error:
+        warnings.append((f"metadata.annotations[{error.name}]", f"is ignored: {error.message}"))
+        return default
+
+
+def _policies(spec: k8s.ServiceSpec) -> tuple[TrafficPolicy, TrafficPolicy]:
+    return (
+        TrafficPolicy.LOCAL if spec.external_traffic_policy == "Local" else TrafficPolicy.CLUSTER,
+        TrafficPolicy.LOCAL if spec.internal_traffic_policy == "Local" else TrafficPolicy.CLUSTER,
+    )
+
+
+def _affinity_timeout(spec: k8s.ServiceSpec) -> int:
+    if spec.session_affinity != "ClientIP":
+        return 0
+    config = spec.session_affinity_config
+    timeout_s = config.client_ip.timeout_seconds if config and config.client_ip else None
+    return timeout_s or DEFAULT_AFFINITY_TIMEOUT_S
+
+
+def _source_ranges(spec: k8s.ServiceSpec) -> tuple[Any, ...]:
+    ranges = spec.load_balancer_source_ranges
+    return tuple(ipaddress.ip_network(cidr, strict=False) for cidr in ranges) if ranges else ()
+
+
+def _distribution(
+    spec: k8s.ServiceSpec, notes: Mapping[str, str] | None, internal: TrafficPolicy
+) -> TrafficDistribution:
+    """The spec's preference, else the older annotation's; an internal Local rules both out."""
+    if internal is TrafficPolicy.LOCAL:
+        return TrafficDistribution.DEFAULT
+    if spec.traffic_distribution:
+        try:
+            return TrafficDistribution(spec.traffic_distribution)
+        except ValueError:
+            # A preference of a newer Kubernetes: none that is known here.
+            return TrafficDistribution.DEFAULT
+    if notes and ann.wants_topology(notes):
+        return TrafficDistribution.PREFER_SAME_ZONE
+    return TrafficDistribution.DEFAULT
+
+
+def _frontends(
+    obj: k8s.Service,
+    service: Service,
+    exposed: frozenset[str] | None,
+    config: LoadBalancerConfig,
+) -> tuple[FrontendParams, ...]:
+    if obj.spec.type == "ExternalName" or not obj.spec.ports or is_headless(obj):
+        return ()
+    # One frontend an address: a ClusterIP that is also an external IP stays a ClusterIP.
+    found: dict[L3n4Addr, FrontendParams] = {}
+    for params in _all_frontends(obj, service, exposed, config):
+        found.setdefault(params.address, params)
+    if len(found) == 1:
+        return tuple(found.values())
+    return tuple(found[address] for address in sorted(found))
+
+
+def is_headless(obj: k8s.Service) -> bool:
+    labels = obj.metadata.labels
+    if labels and ann.HEADLESS_LABEL in labels:
+        return True
+    return obj.spec.cluster_ip.lower() == "none"
+
+
+def _all_frontends(
+    obj: k8s.Service,
+    service: Service,
+    exposed: frozenset[str] | None,
+    config: LoadBalancerConfig,
+) -> Iterator[FrontendParams]:
+    spec = obj.spec
+    scopes = _EXTERNAL if service.ext_traffic_policy is service.int_traffic_policy else _BOTH
+    if exposed is None or "ClusterIP" in exposed:
+        ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
+        yield from _at(spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config)
+    opens_node_ports = spec.type in ("NodePort", "LoadBalancer") and config.kube_proxy_replacement
+    if opens_node_ports and (exposed is None or "NodePort" in exposed):
+        yield from _node_ports(spec, scopes, config)
+    if spec.type == "LoadBalancer" and (exposed is None or "LoadBalancer" in exposed):
+        virtual_ips = _virtual_ips(obj.status)
+        yield from _at(spec, virtual_ips, FrontendType.LOAD_BALANCER, scopes, config)
+    if spec.external_ips and config.enable_external_ips:
+        yield from _at(spec, spec.external_ips, FrontendType.EXTERNAL_IPS, scopes, config)
+
+
+def _at(
+    spec: k8s.ServiceSpec,
+    ips: Iterable[str],
+    type_: FrontendType,
+    scopes: tuple[int, ...],
+    config: LoadBalancerConfig,
+) -> Iterator[FrontendParams]:
+    """Each port at each address, in each scope."""
+    for ip in ips:
+        if not ip or not (config.enable_ipv6 if ":" in ip else config.enable_ipv4):
+            continue
+        packed = pack_ip(ip)
+        for port in spec.ports or ():
+            for scope in scopes:
+                address = L3n4Addr.of(packed, port.port, port.protocol, scope)
+                yield FrontendParams(address, type_, port.name, port.port)
+
+
+def _node_ports(
+    spec: k8s.ServiceSpec, scopes: tuple[int, ...], config: LoadBalancerConfig
+) -> Iterator[FrontendParams]:
+    """The surrogate address of each family; the reconciler knows the node's addresses."""
+    for family in _families(spec):
+        if not (config.enable_ipv6 if family == "IPv6" else config.enable_ipv4):
+            continue
+        packed = pack_ip(_SURROGATES[family])
+        for port in spec.ports or ():
+            for scope in scopes if port.node_port else ():
+                address = L3n4Addr.of(packed, port.node_port, port.protocol, scope)
+                yield FrontendParams(address, FrontendType.NODE_PORT, port.name, port.port)
+
+
+def _families(spec: k8s.ServiceSpec) -> list[str]:
+    """As stated, else as the cluster addresses are."""
+    if spec.ip_families:
+        return list(spec.ip_families)
+    ips = spec.cluster_ips or [spec.cluster_ip]
+    return list(dict.fromkeys("IPv6" if ":" in ip else "IPv4" for ip in ips if ip))
+
+
+def _virtual_ips(status: k8s.ServiceStatus | None) -> Iterator[str]:
+    """Addresses that the load balancer leaves for the node to answer (KEP-1860: mode VIP)."""
+    balancer = status.load_balancer if status else None
+    for ingress in balancer.ingress or () if balancer else ():
+        if ingress.ip and ingress.ip_mode in (None, "VIP"):
+            yield ingress.ip

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services and EndpointSlices into the load-balancing tables.
+
+Events are gathered by service, in the order in which each service first appears, converted before
+the transaction opens, and written as one change a service. What is remembered between batches is a
+cache of the source: it is built by the first list and corrected by every further one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import anyio
+import msgspec
+
+from cilia.controllers.loadbalancer.annotations import depends_on_node
+from cilia.controllers.loadbalancer.conversion import ConvertedService, Warnings, convert_service
+from cilia.controllers.loadbalancer.endpoints import (
+    Backends,
+    convert_slice,
+    merge_slices,
+    service_of,
+)
+from cilia.controllers.loadbalancer.writer import KEEP, Keep, ServiceChange, Writer
+from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
+from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
+from cilia.reflectors.batch import WAIT_S, batches
+from statedb import WriteTxn
+from tables.addressing import ServiceName
+from tables.problems import Problem, replace_problems
+from tables.sources import Source as Origin
+
+KINDS: Final = (Service, EndpointSlice)
+# Services written in one transaction: more would keep others from the tables for too long.
+SERVICES_A_TXN: Final = 500
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one batch did, for health and metrics."""
+
+    upserted: int
+    deleted: int
+    total: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.upserted} upserted, {self.deleted} deleted, {self.total} total objects"
+
+
+class _Slice(msgspec.Struct, frozen=True):
+    service: ServiceName
+    backends: Backends
+
+
+class _Touched:
+    """What a batch says of one service."""
+
+    __slots__ = ("service", "slices_changed")
+
+    def __init__(self) -> None:
+        self.service: ConvertedService | Keep | None = KEEP
+        self.slices_changed = False
+
+
+class ServiceReflector:
+    """Follows one source. ``run`` ends only when it is cancelled."""
+
+    def __init__(
+        self,
+        source: Source,
+        writer: Writer,
+        *,
+        origin: Origin = Origin.K8S,
+        wait_s: float = WAIT_S,
+        report: Callable[[Report], None] = lambda report: None,
+        warn: Callable[[Problem], None] = lambda problem: None,
+    ) -> None:
+        self._source = source
+        self._writer = writer
+        self._origin = origin
+        self._wait_s = wait_s
+        self._report = report
+        self._warn = warn
+        self._complete = writer.register_initializer(f"{origin}-services")
+        self._unlisted = {kind.KIND for kind in KINDS}
+        # Caches of the source, see above.
+        self._services: dict[ServiceName, Service] = {}
+        self._slices: dict[ObjectKey, _Slice] = {}
+        self._slices_of: dict[ServiceName, dict[ObjectKey, Backends]] = {}
+        # Objects sent since the ``Listing`` of their kind, while a list is under way.
+        self._listing: dict[str, set[ObjectKey]] = {}
+        # Problem rows of this reflector, so that an object without any costs no look-up.
+        self._complaints: set[str] = set()
+
+    async def run(self) -> None:
+        async for events in batches(self._source.watch(*KINDS), self._wait_s):
+            for part in _parts(events, SERVICES_A_TXN):
+                self.apply(part)
+                # Others get their turn between two transactions of a long list.
+                await anyio.sleep(0)
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """Writes one batch, in one transaction."""
+        started = time.perf_counter()
+        problems: dict[str, list[Problem]] = {}
+        touched: dict[ServiceName, _Touched] = {}
+        listed: list[str] = []
+        upserted = deleted = 0
+        for event in events:
+            match event:
+                case Upsert():
+                    upserted += 1
+                    self._upsert(event.obj, touched, problems)
+                case Delete():
+                    deleted += 1
+                    self._delete(event.key, touched, problems)
+                case Listing():
+                    self._listing[event.kind] = set()
+                case Listed():
+                    deleted += self._forget_unlisted(event.kind, touched, problems)
+                    listed.append(event.kind)
+        self._write(touched, listed, problems)
+        total = len(self._services) + len(self._slices)
+        self._report(Report(upserted, deleted, total, time.perf_counter() - started))
+
+    def reconvert_node_dependent(self) -> None:
+        """After a change of the node's labels: looks again at services meant for some nodes."""
+        problems: dict[str, list[Problem]] = {}
+        touched: dict[ServiceName, _Touched] = {}
+        for svc in self._services.values():
+            if depends_on_node(svc.metadata.annotations):
+                self._convert(svc, touched, problems)
+        self._write(touched, (), problems)
+
+    # -- one event
+
+    def _upsert(
+        self,
+        obj: K8sObject,
+        touched: dict[ServiceName, _Touched],
+        problems: dict[str, list[Problem]],
+    ) -> None:
+        if (sent := self._listing.get(obj.KIND)) is not None:
+            sent.add(obj.key)
+        if isinstance(obj, Service):
+            self._services[self._convert(obj, touched, problems)] = obj
+        elif isinstance(obj, EndpointSlice):
+            self._upsert_slice(obj, touched, problems)
+
+    def _convert(
+        self,
+        obj: Service,
+        touched: dict[ServiceName, _Touched],
+        problems: dict[str, list[Problem]],
+    ) -> ServiceName:
+        converted = convert_service(obj, self._writer.config, self._writer.node, self._origin)
+        _touch(touched, converted.name).service = converted
+        self._complain(obj.key, converted.warnings, problems)
+        return converted.name
+
+    def _upsert_slice(
+        self,
+        obj: EndpointSlice,
+        touched: dict[ServiceName, _Touched],
+        problems: dict[str, list[Problem]],
+    ) -> None:
+        key, service = obj.key, service_of(obj)
+        before = self._slices.get(key)
+        if before is not None and before.service != service:
+            self._drop_slice(key, touched)
+        if service is None:
+            path = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
+            self._complain(key, [(path, "is missing, so the slice serves nothing")], problems)
+            return
+        converted = convert_slice(obj, service, self._writer.config, self._origin)
+        self._complain(key, converted.warnings, problems)
+        self._slices[key] = _Slice(service, converted.backends)
+        self._slices_of.setdefault(service, {})[key] = converted.backends
+        _touch(touched, service).slices_changed = True
+
+    def _delete(
+        self,
+        key: ObjectKey,
+        touched: dict[ServiceName, _Touched],
+        problems: dict[str, list[Problem]],
+    ) -> None:
+        kind, namespace, name = key
+        if kind == Service.KIND:
+            service = ServiceName(f"{namespace}/{name}")
+            if self._services.pop(service, None) is not None:
+                _touch(touched, service).service = None
+        else:
+            self._drop_slice(key, touched)
+        self._complain(key, [], problems)
+
+    def _drop_slice(self, key: ObjectKey, touched: dict[ServiceName, _Touched]) -> None:
+        known = self._slices.pop(key, None)
+        if known is None:
+            return
+        rest = self._slices_of[known.service]
+        del rest[key]
+        if not rest:
+            del self._slices_of[known.service]
+        _touch(touched, known.service).slices_changed = True
+
+    def _forget_unlisted(
+        self,
+        kind: str,
+        touched: dict[ServiceName, _Touched],
+        problems: dict[str, list[Problem]],
+    ) -> int:
+        """Deletes what is held of the kind and was not in the list; returns how many."""
+        sent = self._listing.pop(kind, set())
+        if kind == Service.KIND:
+            held: Iterable[ObjectKey] = [svc.key for svc in self._services.values()]
+        else:
+            held = self._slices.keys()
+        gone = [key for key in held if key not in sent]
+        for key in gone:
+            self._delete(key, touched, problems)
+        return len(gone)
+
+    # -- one batch
+
+    def _change(self, name: ServiceName, what: _Touched) -> ServiceChange:
+        backends: Backends | Keep = KEEP
+        if what.slices_changed:
+            slices = self._slices_of.get(name, {})
+            backends = merge_slices(slices[key] for key in sorted(slices))
+        converted = what.service
+        if converted is KEEP:
+            return ServiceChange(name, KEEP, (), backends, self._origin)
+        if converted is None or converted.service is None:
+            return ServiceChange(name, None, (), backends, self._origin)
+        return ServiceChange(name, converted.service, converted.frontends, backends, self._origin)
+
+    def _write(
+        self,
+        touched: dict[ServiceName, _Touched],
+        listed: Sequence[str],
+        problems: dict[str, list[Problem]],
+    ) -> None:
+        done = bool(self._unlisted) and not self._unlisted.difference(listed)
+        self._unlisted.difference_update(listed)
+        if not self._unlisted:
+            # A slice without its service is an error only when all services have been seen.
+            names = {*touched, *self._slices_of} if done else touched
+            for name in names:
+                self._check_orphans(name, problems)
+        changes = [self._change(name, what) for name, what in touched.items()]
+        fresh: list[Problem] = []
+        with self._writer.write_txn() as wtxn:
+            for change in changes:
+                self._writer.apply(wtxn, change)
+            for origin, rows in problems.items():
+                fresh += self._replace_problems(wtxn, origin, rows)
+            if done:
+                self._complete(wtxn)
+        for problem in fresh:
+            self._warn(problem)
+
+    # -- problems
+
+    def _complain(
+        self, key: ObjectKey, warnings: Warnings, problems: dict[str, list[Problem]]
+    ) -> None:
+        """Notes what is wrong with an object now, if it or its last reading has anything."""
+        kind, namespace, name = key
+        origin = f"{kind}:{namespace}/{name}"
+        if warnings or origin in self._complaints:
+            problems[origin] = [
+                Problem(origin, message, "", 0, kind, namespace, name, path)
+                for path, message in warnings
+            ]
+
+    def _check_orphans(self, name: ServiceName, problems: dict[str, list[Problem]]) -> None:
+        origin = f"EndpointSlice:for {name}"
+        if name in self._services or name not in self._slices_of:
+            if origin in self._complaints:
+                problems[origin] = []
+            return
+        path = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
+        problems[origin] = [
+            Problem(origin, f"there is no Service {name}", "", 0, *key, path)
+            for key in self._slices_of[name]
+        ]
+
+    def _replace_problems(
+        self, wtxn: WriteTxn, origin: str, rows: list[Problem]
+    ) -> Sequence[Problem]:
+        if rows:
+            self._complaints.add(origin)
+        else:
+            self._complaints.discard(origin)
+        table = self._writer.tables.problems
+        return replace_problems(table, wtxn, origin, rows, time.time())
+
+
+def _touch(touched: dict[ServiceName, _Touched], name: ServiceName) -> _Touched:
+    what = touched.get(name)
+    if what is None:
+        what = touched[name] = _Touched()
+    return what
+
+
+def _parts(events: Sequence[Event], size: int) -> Iterator[Sequence[Event]]:
+    for i in range(0, len(events), size):
+        yield events[i : i + size]
