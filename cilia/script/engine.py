@@ -258,22 +258,29 @@ class _ScriptRun:
         while last is not None:
             gist = describe(last).partition("\n")[0]
             self.state.log(f"({gist}; again in {format_duration(interval)})\n")
+            log = self.state.section_log
+            self.state.section_log = []
             try:
                 self.state.wait(interval)
+                wrong = self._round()
             except DeadlineExceeded:
+                # A round cut short says less than the one before it.
+                self.state.section_log = log
                 raise DeadlineExceeded(f"deadline passed; last: {describe(last)}") from last
             interval = min(2 * interval, self.engine.max_retry_interval_s)
-            self.state.retry_count += 1
-            self.state.section_log.clear()
-            last = self._round()
+            last = wrong
         self.state.log(f"(right after {self.state.retry_count} retries)\n")
         self.state.retry_count, self.state.retrying = 0, False
 
     def _round(self) -> CommandFailed | None:
+        """Run the section once more; its first wrong outcome, None if all are right."""
+        self.state.retry_count += 1
         for step in self.steps:
             self.state.log(f"> {step.line.text.strip()}\n")
             try:
                 self.engine.execute(self.state, step)
+            except DeadlineExceeded:
+                raise
             except CommandFailed as error:
                 return error
         return None

@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING
 
 from cilia.script.errors import CommandFailed, DeadlineExceeded, ScriptError, Unexcused
+from cilia.script.tokens import Want
 
 if TYPE_CHECKING:
     from cilia.script.state import State
-    from cilia.script.tokens import Want
 
 
 # A command that waited until the deadline may return a moment before it, by the clock's grain.
@@ -30,10 +30,11 @@ def check(state: State, want: Want, error: BaseException | None) -> None:
         if want.fails:
             raise CommandFailed("unexpected command success")
         return
-    if want.fails:
-        if isinstance(error, DeadlineExceeded) or state.remaining_s() < DEADLINE_MARGIN_S:
-            raise DeadlineExceeded(describe(error)) from error
-    elif want.value != "?":
+    if want is Want.EITHER:
+        return
+    if isinstance(error, DeadlineExceeded) or state.remaining_s() < DEADLINE_MARGIN_S:
+        raise DeadlineExceeded(describe(error)) from error
+    if not want.fails:
         raise CommandFailed(describe(error)) from error
 
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every golden script below testdata/.
+
+A script of testdata/FOLDER/ is run by the suite in tests/FOLDER/script_suite.py if there is one,
+else by that of the agent: once for each variant of the suite, each time in a directory of its own,
+so that any number of workers may share the scripts. `--update-golden` rewrites what they expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from cilia.script import ScriptFailed, Suite, run_file
+
+TESTDATA = Path(__file__).parent.parent / "testdata"
+AGENT_SUITE = "cilia.agent.script"
+
+
+def suite_of(folder: str) -> Suite:
+    """The suite of a folder below testdata/."""
+    own = Path(__file__).parent / folder / "script_suite.py"
+    module = f"tests.{folder.replace('/', '.')}.script_suite" if own.exists() else AGENT_SUITE
+    suite = import_module(module).SUITE
+    assert isinstance(suite, Suite)
+    return suite
+
+
+def cases() -> Sequence[object]:
+    found = []
+    for file in sorted(TESTDATA.rglob("*.txtar")):
+        name = file.relative_to(TESTDATA).with_suffix("")
+        folder = str(name.parent)
+        for variant in variants_of(folder):
+            label = f"{name}-{variant}" if variant else str(name)
+            found.append(pytest.param(file, folder, variant, id=label))
+    return found
+
+
+def variants_of(folder: str) -> list[str]:
+    own = Path(__file__).parent / folder / "script_suite.py"
+    if not own.exists() and find_spec(AGENT_SUITE) is None:
+        return [""]  # so that the test itself fails, with the name of what is missing
+    return list(suite_of(folder).variants)
+
+
+@pytest.mark.parametrize(("file", "folder", "variant"), cases())
+def test_script(
+    file: Path, folder: str, variant: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    update = bool(pytestconfig.getoption("--update-golden"))
+    failure = ""
+    try:
+        result = run_file(
+            file,
+            suite_of(folder),
+            variant=variant,
+            update=update,
+            workdir=tmp_path,
+            sink=lambda text: print(text, end=""),
+        )
+    except ScriptFailed as failed:
+        failure = str(failed)
+    if failure:  # outside of the handler, so that no traceback is added to what it says
+        pytest.fail(failure, pytrace=False)
+    if result.ending.skipped:
+        pytest.skip(result.ending.message or "skip")
