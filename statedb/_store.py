@@ -171,6 +171,7 @@ class Store:
         self.pending: tuple[str, ...] = ()
         self.views: list[View | None] = [None] * (1 + len(self.secondaries))
         self.graveyard: deque[Row] = deque()
+        self.forgotten = 0  # revision of the newest tombstone that was removed
         self.trackers: list[Any] = []
         self.old_trackers: list[Any] = self.trackers
         self.log_horizon: int = NEVER

@@ -47,9 +47,9 @@ class ChangeIterator(Generic[T]):
     Dropping it without `close` releases its tombstones too.
     """
 
-    def __init__(self, table: Table[T]) -> None:
+    def __init__(self, table: Table[T], seen: int = 0) -> None:
         self._table = table
-        self._tracker = Tracker(0, table.rev)
+        self._tracker = Tracker(seen, seen or table.rev)
         self._closed = False
         table.trackers = [*table.trackers, self._tracker]
 

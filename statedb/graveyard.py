@@ -48,6 +48,7 @@ def collect(store: Store, oldest: int) -> None:
     rows = store.rows
     while graveyard and graveyard[0].rev <= limit:
         row = graveyard.popleft()
+        store.forgotten = row.rev
         if rows.get(row.key) is row:
             del rows[row.key]
 

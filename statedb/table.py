@@ -26,6 +26,7 @@ from statedb.errors import (
     ForeignTransaction,
     InitializerExists,
     RegistrationError,
+    RevisionGone,
     TableNotLocked,
     TransactionClosed,
     UnknownIndex,
@@ -430,14 +431,20 @@ class RWTable(Table[T]):
         self.pending = (*self.pending, name)
         return Initializer(self, name)
 
-    def changes(self, wtxn: WriteTxn) -> ChangeIterator[T]:
+    def changes(self, wtxn: WriteTxn, since: int = 0) -> ChangeIterator[T]:
         """Register an iterator that yields all present objects first and every change from now on.
 
-        It is gone with the transaction when that is aborted.
+        With `since`, go on from that revision: what was written up to it is not yielded again. It
+        is gone with the transaction when that is aborted.
+
+        Raises:
+            RevisionGone: a delete after `since` is forgotten, or the table has not come that far.
         """
         if wtxn._number != self.txn_id:
             raise self._not_locked(wtxn)
-        return ChangeIterator(self)
+        if since and not self.forgotten <= since <= self.base:
+            raise RevisionGone(f"table {self.name!r}: changes since revision {since} are not known")
+        return ChangeIterator(self, since)
 
     def _bury(self, key: Any) -> tuple[T | None, bool]:
         old = self.rows.get(key)
