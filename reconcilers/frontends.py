@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load-balancer maps follow the table `frontends`.
+
+A round plans all of its rows in memory (ids, references, keys and values), then `staged_maps`
+writes the differences: backends, then slots, then the master entry last; removal is the other way
+round. Ids are given out while planning, so a write that fails and is tried again changes none.
+All state here is a cache: `restore` rebuilds it from the maps, and the rows do the rest.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bpf.maps.lb import IPV4, LBFamilyMaps, LBMaps, decode_id, decode_service, encode_id
+from bpf.maps.lb_dump import backend_line, rev_nat_line, service_line
+from reconcilers import frontend_entries as layout
+from reconcilers.frontend_entries import Choice, FrontendConfig
+from reconcilers.id_allocator import IdAllocator
+from reconcilers.node_ports import NodePortAddresses, surrogate_of
+from reconcilers.operations import Entry
+from reconcilers.restored_frontends import Restored
+from reconcilers.staged_maps import (
+    BEFORE_BACKENDS_GO,
+    Phase,
+    Plan,
+    StagedMap,
+    Step,
+    write,
+)
+from statedb import ReadTxn, Table
+from tables.addressing import IP, L3n4Addr
+from tables.frontends import Frontend, with_outcome
+from tables.node_addresses import NodeAddress
+
+
+class StillReferencedError(Exception):
+    """A backend stays for now: a frontend whose update failed still leads to it."""
+
+
+class PruneError(Exception):
+    """Some foreign entries could not be deleted."""
+
+
+class _Family:
+    """The staged maps of one address family."""
+
+    __slots__ = ("backend", "rev_nat", "service")
+
+    def __init__(self, maps: LBFamilyMaps) -> None:
+        self.service = StagedMap(maps.service)
+        self.backend = StagedMap(maps.backend)
+        self.rev_nat = StagedMap(maps.rev_nat)
+
+    def all(self) -> tuple[StagedMap, ...]:
+        return (self.service, self.backend, self.rev_nat)
+
+
+class _Programmed:
+    """An address that is in the maps; `slots` is the highest one, `backends` hold references."""
+
+    __slots__ = ("backends", "id", "owner", "slots", "wildcard")
+
+    def __init__(self, number: int, slots: int) -> None:
+        self.id = number
+        self.owner: L3n4Addr | None = None  # address of the row that programmed it last
+        self.slots = slots
+        self.backends: frozenset[L3n4Addr] = frozenset()
+        self.wildcard = False
+
+
+Removal = tuple[Phase, Step]
+
+
+class FrontendOperations:
+    """Operations, batch operations and verification for `Reconciler[Frontend]`.
+
+    Not thread-safe. `node_addresses` gives the addresses that answer for node ports, `frontends`
+    tells who owns one. The maps are read once here; `restore` starts from them anew.
+    """
+
+    def __init__(
+        self,
+        maps: LBMaps,
+        frontends: Table[Frontend],
+        node_addresses: Table[NodeAddress],
+        config: FrontendConfig,
+    ) -> None:
+        self._config = config
+        self._frontends = frontends
+        self._node_ports = NodePortAddresses(node_addresses, config)
+        self._v4 = _Family(maps.v4)
+        self._v6 = _Family(maps.v6)
+        self.restore()
+
+    # -- start --
+
+    def restore(self) -> None:
+        """Forget everything and take ids and contents from the maps."""
+        for target in self._maps():
+            target.load()
+        self._services: IdAllocator[L3n4Addr] = IdAllocator("frontend")
+        self._backends: IdAllocator[L3n4Addr] = IdAllocator("backend")
+        self._references: dict[L3n4Addr, int] = {}
+        self._programmed: dict[L3n4Addr, _Programmed] = {}
+        self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
+        self._wildcards: dict[IP, dict[L3n4Addr, int]] = {}
+        # What a failed attempt of a row has still to delete.
+        self._unfinished: dict[L3n4Addr, list[Removal]] = {}
+        self._restored = Restored()
+        for family in (self._v4, self._v6):
+            self._restored.read(
+                family.service.content,
+                family.backend.content,
+                family.rev_nat.content,
+                self._services,
+                self._backends,
+            )
+        self._had_entries = bool(self._restored.slots)
+
+    @property
+    def restored(self) -> bool:
+        """Whether the maps held frontends at the last `restore`."""
+        return self._had_entries
+
+    def summary(self) -> dict[str, int]:
+        """Sizes of the state in memory, by the names that scripts know."""
+        return {
+            "serviceIDs": len(self._services.ids),
+            "restoredServiceIDs": len(self._services.restored),
+            "backendIDs": len(self._backends.ids),
+            "restoredBackendIDs": len(self._backends.restored),
+            "backendStates": len(self._references),
+            "backendReferences": sum(1 for p in self._programmed.values() if p.backends),
+            "nodePortAddrByPort": len(self._expanded),
+            "prevSourceRanges": 0,
+            "restoredQuarantines": len(self._restored.quarantined),
+            "wildcardReferences": len(self._wildcards),
+        }
+
+    # -- operations --
+
+    def update(self, txn: ReadTxn, revision: int, obj: Frontend) -> Frontend | None:
+        entry: Entry[Frontend] = Entry(obj.address, obj, revision, False, 0)
+        self.update_batch(txn, (entry,))
+        if entry.error is not None:
+            raise entry.error
+        return entry.result
+
+    def delete(self, txn: ReadTxn, revision: int, obj: Frontend) -> None:
+        entry: Entry[Frontend] = Entry(obj.address, obj, revision, True, 0)
+        self.delete_batch(txn, (entry,))
+        if entry.error is not None:
+            raise entry.error
+
+    def update_batch(self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]) -> None:
+        self._node_ports.refresh(txn)
+        plans = [self._plan_update(txn, entry.obj) for entry in entries]
+        self._carry_out(entries, plans)
+        for entry in entries:
+            programmed = self._programmed.get(entry.obj.address)
+            number = 0 if programmed is None else programmed.id
+            if entry.obj.id != number:
+                entry.result = with_outcome(entry.obj, entry.obj.status, number)
+
+    def delete_batch(self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]) -> None:
+        self._node_ports.refresh(txn)
+        self._carry_out(entries, [self._plan_delete(txn, entry.obj) for entry in entries])
+
+    def prune(self, txn: ReadTxn, objects: Iterable[Frontend]) -> None:
+        """Remove what no programmed frontend leads to. Raises: PruneError.
+
+        Everything in the table was attempted, so an address that is in no plan is foreign. A
+        backend that any remaining slot leads to stays, whoever the slot belongs to.
+        """
+        plan = Plan()
+        for family in (self._v4, self._v6):
+            self._plan_prune(family, plan)
+        write([plan], BEFORE_BACKENDS_GO)
+        if plan.error is None:
+            for family in (self._v4, self._v6):
+                self._prune_backends(family, plan)
+            write([plan], (Phase.BACKEND_GONE,))
+        if plan.error is not None:
+            raise PruneError(f"foreign entries remain: {plan.error}") from plan.error
+        self._services.forget_restored()
+        self._backends.forget_restored()
+        self._restored.forget_slots()
+
+    # -- verification --
+
+    def actual(self) -> Mapping[Any, Any]:
+        found: dict[Any, Any] = {}
+        for target in self._maps():
+            target.content = dict(target.raw.items())
+            target.wanted = {}
+            found.update(((target, key), value) for key, value in target.content.items())
+        return found
+
+    def expected(
+        self, txn: ReadTxn, objects: Iterable[Frontend]
+    ) -> Iterator[tuple[Any, Any, Frontend]]:
+        for fe in objects:
+            for addr in (fe.address, *self._expanded.get(fe.address, ())):
+                programmed = self._programmed.get(addr)
+                if programmed is not None and programmed.owner == fe.address:
+                    choice = layout.choose(fe, self._restored.quarantine(addr, fe))
+                    for _, target, key, value in self._wanted(fe, addr, programmed, choice):
+                        yield (target, key), value, fe
+
+    def describe(self, key: Any, value: Any | None) -> tuple[str, str]:
+        target, raw_key = key
+        if value is None:
+            return f"{target.raw.name} {raw_key.hex()}", ""
+        for family in (self._v4, self._v6):
+            if target is family.service:
+                text = service_line(raw_key, value)
+            elif target is family.backend:
+                text = backend_line(raw_key, value)
+            elif target is family.rev_nat:
+                text = rev_nat_line(raw_key, value)
+            else:
+                continue
+            return f"{target.raw.name} {raw_key.hex()}", text
+        raise KeyError(key)
+
+    # -- planning an update --
+
+    def _plan_update(self, txn: ReadTxn, fe: Frontend) -> Plan:
+        plan = Plan()
+        plan.resume(self._unfinished.get(fe.address, ()))
+        try:
+            if not layout.is_programmed(fe, self._config):
+                self._remove_all(plan, fe.address)
+                return plan
+            self._program(plan, fe, fe.address)
+            if fe.address.is_surrogate:
+                self._expand(txn, plan, fe)
+        except Exception as error:  # noqa: BLE001  this row's failure, not the round's
+            plan.error = error
+        return plan
+
+    def _expand(self, txn: ReadTxn, plan: Plan, fe: Frontend) -> None:
+        """A surrogate address stands for every node address: an entry for each."""
+        addresses = self._node_ports.expand(lambda addr: self._frontends.get(txn, addr), fe)
+        for gone in self._expanded.get(fe.address, ()):
+            if gone not in addresses:
+                self._remove(plan, gone, fe.address)
+        self._expanded[fe.address] = addresses
+        for addr in addresses:
+            self._program(plan, fe, addr)
+
+    def _program(self, plan: Plan, fe: Frontend, addr: L3n4Addr) -> None:
+        programmed = self._programmed.get(addr)
+        if programmed is None:
+            number = self._services.acquire(addr)
+            programmed = _Programmed(number, self._restored.slots.get(addr, 0))
+            self._programmed[addr] = programmed
+        programmed.owner = fe.address
+        choice = layout.choose(fe, self._restored.quarantine(addr, fe))
+        self._reference(plan, choice, programmed)
+        self._reference_wildcard(plan, fe, addr, programmed)
+        for phase, target, key, value in self._wanted(fe, addr, programmed, choice):
+            plan.put(phase, target, key, value)
+        shown = len(choice.shown)
+        if programmed.slots > shown:
+            keys, service = layout.service_keys(addr), self._family(addr).service
+            for slot in range(shown + 1, programmed.slots + 1):
+                plan.remove(Phase.SLOT_GONE, service, keys.slot(slot))
+        programmed.slots = shown
+
+    def _wanted(
+        self, fe: Frontend, addr: L3n4Addr, programmed: _Programmed, choice: Choice
+    ) -> Iterator[tuple[Phase, StagedMap, bytes, bytes]]:
+        """All entries of one address, once its backends have ids."""
+        family, number, ids = self._family(addr), programmed.id, self._backends.ids
+        flags = layout.master_flags(fe, addr, self._config)
+        for be in choice.backends:
+            target = self._family(be.address).backend
+            yield Phase.BACKEND, target, encode_id(ids[be.address]), layout.backend_value(be)
+        yield Phase.DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)
+        keys = layout.service_keys(addr)
+        for slot, value in enumerate(layout.slot_values(fe, number, flags, choice, ids), 1):
+            yield Phase.SLOT, family.service, keys.slot(slot), value
+        master = layout.master_value(fe, number, flags, choice, self._config)
+        yield Phase.MASTER, family.service, keys.slot(0), master
+        if programmed.wildcard:
+            yield Phase.MASTER, family.service, *self._wildcard(addr)
+
+    def _reference(self, plan: Plan, choice: Choice, programmed: _Programmed) -> None:
+        """Move the references of an address to its present backends.
+
+        Orphans lose their id before new backends get theirs.
+        """
+        before = programmed.backends
+        backends = frozenset([be.address for be in choice.backends])
+        if backends == before:
+            return
+        self._release(plan, before - backends)
+        held = set(before & backends)
+        try:
+            for be in choice.backends:
+                addr = be.address
+                if addr not in held:
+                    self._backends.acquire(addr)
+                    self._references[addr] = self._references.get(addr, 0) + 1
+                    held.add(addr)
+        finally:
+            programmed.backends = frozenset(held)  # also when ids ran out half-way
+
+    def _reference_wildcard(
+        self, plan: Plan, fe: Frontend, addr: L3n4Addr, programmed: _Programmed
+    ) -> None:
+        wildcard = (
+            layout.wants_wildcard(fe, self._config)
+            and addr == fe.address
+            and addr.ip not in self._node_ports.all_addresses
+        )
+        if wildcard:
+            self._wildcards.setdefault(addr.ip, {})[addr] = layout.plain_type(fe)
+        elif programmed.wildcard:
+            self._release_wildcard(plan, addr)
+        programmed.wildcard = wildcard
+
+    def _wildcard(self, addr: L3n4Addr) -> tuple[bytes, bytes]:
+        """Key and value for the address as a whole; frontends of two types agree on the first."""
+        owners = self._wildcards[addr.ip]
+        return layout.wildcard_key(addr), layout.wildcard_value(owners[min(owners)])
+
+    # -- planning a removal --
+
+    def _plan_delete(self, txn: ReadTxn, fe: Frontend) -> Plan:
+        plan = Plan()
+        plan.resume(self._unfinished.get(fe.address, ()))
+        self._remove_all(plan, fe.address)
+        try:
+            surrogate = surrogate_of(fe.address)
+            if surrogate != fe.address and surrogate in self._expanded:
+                # A node port may have this address now.
+                heir = self._frontends.get(txn, surrogate)
+                if heir is not None:
+                    self._expand(txn, plan, heir)
+        except Exception as error:  # noqa: BLE001  as in _plan_update
+            plan.error = error
+        return plan
+
+    def _remove_all(self, plan: Plan, address: L3n4Addr) -> None:
+        for addr in (address, *self._expanded.pop(address, ())):
+            self._remove(plan, addr, address)
+
+    def _remove(self, plan: Plan, addr: L3n4Addr, owner: L3n4Addr) -> None:
+        programmed = self._programmed.get(addr)
+        if programmed is None or programmed.owner != owner:
+            return
+        del self._programmed[addr]
+        family, keys = self._family(addr), layout.service_keys(addr)
+        plan.remove(Phase.MASTER_GONE, family.service, keys.slot(0))
+        for slot in range(1, programmed.slots + 1):
+            plan.remove(Phase.SLOT_GONE, family.service, keys.slot(slot))
+        plan.remove(Phase.DETAIL_GONE, family.rev_nat, encode_id(programmed.id))
+        if programmed.wildcard:
+            self._release_wildcard(plan, addr)
+        self._release(plan, programmed.backends)
+        self._services.release(addr)
+        self._restored.forget(addr)
+
+    def _release(self, plan: Plan, backends: Iterable[L3n4Addr]) -> None:
+        for addr in sorted(backends):
+            left = self._references[addr] - 1
+            if left:
+                self._references[addr] = left
+                continue
+            del self._references[addr]
+            number = self._backends.release(addr)
+            if number is not None:
+                target = self._family(addr).backend
+                plan.remove(Phase.BACKEND_GONE, target, encode_id(number))
+
+    def _release_wildcard(self, plan: Plan, addr: L3n4Addr) -> None:
+        owners, service = self._wildcards[addr.ip], self._family(addr).service
+        del owners[addr]
+        if owners:
+            plan.put(Phase.MASTER, service, *self._wildcard(addr))
+        else:
+            del self._wildcards[addr.ip]
+            plan.remove(Phase.MASTER_GONE, service, layout.wildcard_key(addr))
+
+    # -- writing --
+
+    def _carry_out(self, entries: Sequence[Entry[Frontend]], plans: Sequence[Plan]) -> None:
+        write(plans, BEFORE_BACKENDS_GO)
+        for entry, plan in zip(entries, plans, strict=True):
+            if plan.error is None:
+                self._unfinished.pop(entry.obj.address, None)
+            else:
+                self._unfinished[entry.obj.address] = list(plan.removals())
+        if self._unfinished:
+            self._hold_backends(plans)
+        write(plans, (Phase.BACKEND_GONE,))
+        for entry, plan in zip(entries, plans, strict=True):
+            if plan.error is not None:
+                entry.error = plan.error
+                self._unfinished[entry.obj.address] = list(plan.removals())
+
+    def _hold_backends(self, plans: Iterable[Plan]) -> None:
+        """Frontends whose update failed are in force as they were: what they lead to must stay."""
+        in_use = self._in_use()
+        for plan in plans:
+            if plan.error is None:
+                for step in plan.steps[Phase.BACKEND_GONE]:
+                    if step in in_use:
+                        plan.error = StillReferencedError(
+                            f"backend {decode_id(step[1])} is in use by a frontend that failed"
+                        )
+                        break
+
+    def _in_use(self) -> set[Step]:
+        in_use: set[Step] = set()
+        for row, removals in self._unfinished.items():
+            for phase, (target, key) in removals:
+                if phase is Phase.SLOT_GONE:
+                    self._add_in_use(in_use, target, key)
+            for addr in (row, *self._expanded.get(row, ())):
+                service, keys = self._family(addr).service, layout.service_keys(addr)
+                slot = 1
+                while self._add_in_use(in_use, service, keys.slot(slot)):
+                    slot += 1
+        return in_use
+
+    def _add_in_use(self, in_use: set[Step], service: StagedMap, key: bytes) -> bool:
+        value = service.content.get(key)
+        if value is None:
+            return False
+        backend = self._v4.backend if service is self._v4.service else self._v6.backend
+        in_use.add((backend, encode_id(decode_service(value).backend_id)))
+        return True
+
+    # -- pruning --
+
+    def _plan_prune(self, family: _Family, plan: Plan) -> None:
+        own = family is self._v6
+        masters = {
+            layout.service_keys(addr).slot(0)
+            for addr in self._programmed
+            if (self._family(addr) is self._v6) is own
+        }
+        masters.update(layout.wildcard_key(ip) for ip in self._wildcards if ip.is_ipv6 is own)
+        slot_at = IPV4.address_bytes + 2 if family is self._v4 else 18
+        for key in family.service.content:
+            master = key[:slot_at] + b"\0\0" + key[slot_at + 2 :]
+            if master not in masters:
+                phase = Phase.MASTER_GONE if key == master else Phase.SLOT_GONE
+                plan.remove(phase, family.service, key)
+        numbers = {encode_id(programmed.id) for programmed in self._programmed.values()}
+        for key in family.rev_nat.content:
+            if key not in numbers:
+                plan.remove(Phase.DETAIL_GONE, family.rev_nat, key)
+
+    def _prune_backends(self, family: _Family, plan: Plan) -> None:
+        used = {encode_id(number) for number in self._backends.ids.values()}
+        used.update(value[:4] for value in family.service.content.values())
+        for key in family.backend.content:
+            if key not in used:
+                plan.remove(Phase.BACKEND_GONE, family.backend, key)
+
+    # -- maps --
+
+    def _family(self, addr: L3n4Addr) -> _Family:
+        return self._v6 if addr.is_ipv6 else self._v4
+
+    def _maps(self) -> Iterator[StagedMap]:
+        yield from self._v4.all()
+        yield from self._v6.all()
+
+
+__all__ = ["FrontendConfig", "FrontendOperations", "PruneError", "StillReferencedError"]

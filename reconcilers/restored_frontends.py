@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the maps of an earlier run say: ids by address, slots, backends that were quarantined."""
+
+from collections.abc import Mapping
+
+from bpf.maps.lb import ServiceFlag, decode_id, decode_service, decode_service_key
+from reconcilers.frontend_entries import NONE_QUARANTINED, backend_address, service_address
+from reconcilers.id_allocator import IdAllocator
+from tables.addressing import L3n4Addr
+from tables.frontends import Frontend
+
+
+class Restored:
+    """`slots`: highest slot of each address found; `quarantined`: its backends held back then."""
+
+    def __init__(self) -> None:
+        self.slots: dict[L3n4Addr, int] = {}
+        self.quarantined: dict[L3n4Addr, frozenset[L3n4Addr]] = {}
+
+    def read(
+        self,
+        services: Mapping[bytes, bytes],
+        backends: Mapping[bytes, bytes],
+        rev_nats: Mapping[bytes, bytes],
+        service_ids: IdAllocator[L3n4Addr],
+        backend_ids: IdAllocator[L3n4Addr],
+    ) -> None:
+        """Take over one family's maps; ids that were handed out before are not handed out anew."""
+        by_id = {decode_id(key): backend_address(value) for key, value in backends.items()}
+        for number in sorted(by_id):
+            backend_ids.restore(by_id[number], number)
+        for key in rev_nats:
+            service_ids.reserve(decode_id(key))
+        for raw_key, raw_value in services.items():
+            value = decode_service(raw_value)
+            if not value.rev_nat:
+                continue  # a wildcard entry has no id
+            addr = service_address(raw_key)
+            slot = decode_service_key(raw_key).slot
+            self.slots[addr] = max(self.slots.get(addr, 0), slot)
+            if slot == 0:
+                service_ids.restore(addr, value.rev_nat)
+            elif value.flags & ServiceFlag.QUARANTINED and value.backend_id in by_id:
+                held = self.quarantined.get(addr, NONE_QUARANTINED)
+                self.quarantined[addr] = held | {by_id[value.backend_id]}
+
+    def quarantine(self, addr: L3n4Addr, fe: Frontend) -> frozenset[L3n4Addr]:
+        """The backends of `addr` that stay quarantined; those that were probed since are free."""
+        if not self.quarantined:
+            return NONE_QUARANTINED
+        held = self.quarantined.get(addr)
+        if held is None:
+            return NONE_QUARANTINED
+        probed = {be.address for be in fe.backends if be.unhealthy_updated_at is not None}
+        if held & probed:
+            held -= probed
+            if held:
+                self.quarantined[addr] = held
+            else:
+                del self.quarantined[addr]
+        return held
+
+    def forget(self, addr: L3n4Addr) -> None:
+        """The address was removed: one that comes back starts anew."""
+        self.slots.pop(addr, None)
+        self.quarantined.pop(addr, None)
+
+    def forget_slots(self) -> None:
+        """After a prune nothing of the earlier run is left that was not taken over."""
+        self.slots.clear()
