@@ -80,6 +80,21 @@ class Sessions:
         with session.lock:
             return _run_line(Engine(self.commands()), session.state, line, files, self._limit_s)
 
+    def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Serve one request: `line`, and if wanted `session`, `files` (name to text), `close`.
+
+        Raises: ValueError if the request is not of this form.
+        """
+        session_id, line = body.get("session", ""), body.get("line", "")
+        files, close = body.get("files", {}), body.get("close", False)
+        texts = [session_id, line, *files, *files.values()] if isinstance(files, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("expected line and session as texts, files as names with texts")
+        result = self.run(session_id, line, files)
+        if close:
+            self.close(session_id)
+        return result
+
     def close(self, session_id: str) -> None:
         """Forget a session; no error if there is none."""
         with self._lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cilia.script import Command, CommandFailed, Flag, Output, ScriptFailed, State, Suite, run_file
+from cilia.script.documents import DOCUMENT_COMMANDS
 from cilia.script.state import Flags
 
 
@@ -56,6 +57,7 @@ class FakeApplication:
             HANG,
             BOOM,
             NESTED,
+            *DOCUMENT_COMMANDS,
         ]
         if "--extra" in self.flags:
             commands.append(Command("fake/extra", "exists with --extra", self._count))
