@@ -4,6 +4,7 @@
  * 1.1 lacks. Functions return 0 or a descriptor, or a negative errno as libbpf does. */
 #include <errno.h>
 #include <linux/bpf.h>
+#include <linux/perf_event.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -42,13 +43,11 @@ static void cilia_log_reserve(size_t more)
 	cilia_log.capacity = capacity;
 }
 
-static int cilia_log_print(enum libbpf_print_level level, const char *format, va_list args)
+static int cilia_log_append(const char *format, va_list args)
 {
 	va_list again;
 	int length;
 
-	if (level == LIBBPF_DEBUG)
-		return 0;
 	va_copy(again, args);
 	length = vsnprintf(NULL, 0, format, again);
 	va_end(again);
@@ -60,6 +59,11 @@ static int cilia_log_print(enum libbpf_print_level level, const char *format, va
 	vsnprintf(cilia_log.text + cilia_log.length, length + 1, format, args);
 	cilia_log.length += length;
 	return length;
+}
+
+static int cilia_log_print(enum libbpf_print_level level, const char *format, va_list args)
+{
+	return level == LIBBPF_DEBUG ? 0 : cilia_log_append(format, args);
 }
 
 static void cilia_log_capture(void)
@@ -275,4 +279,196 @@ static int64_t cilia_fs_type(const char *path)
 	struct statfs fs;
 
 	return statfs(path, &fs) ? -errno : (int64_t)(uint32_t)fs.f_type;
+}
+
+/* -- hooks with a list of programs -- */
+
+struct cilia_hook {
+	uint32_t count;
+	uint64_t revision;
+	uint32_t prog_ids[64], link_ids[64];
+};
+
+/* The query part of union bpf_attr as of Linux 6.6. */
+static int cilia_hook_query(int target, uint32_t attach_type, struct cilia_hook *out)
+{
+	struct {
+		uint32_t target, attach_type, query_flags, attach_flags;
+		uint64_t prog_ids;
+		uint32_t count, pad;
+		uint64_t prog_attach_flags, link_ids, link_attach_flags, revision;
+	} attr = {
+		.target = target,
+		.attach_type = attach_type,
+		.prog_ids = (uint64_t)(uintptr_t)out->prog_ids,
+		.link_ids = (uint64_t)(uintptr_t)out->link_ids,
+		.count = 64,
+	};
+
+	if (syscall(__NR_bpf, BPF_PROG_QUERY, &attr, sizeof(attr)))
+		return -errno;
+	out->count = attr.count;
+	out->revision = attr.revision;
+	return 0;
+}
+
+/* -- records of ring and perf buffers --
+ *
+ * The callback runs in C and gathers records as { u32 length; u32 lost; data, padded to 8 }, so that
+ * Python is entered once a batch. libbpf counts a record as consumed before it calls back, whatever
+ * the callback returns: so a record is always kept, and an error only ends the round.
+ */
+struct cilia_reader {
+	char *data;
+	size_t length, capacity, limit;
+	uint64_t records, lost;
+	struct ring_buffer *ring;
+	struct perf_buffer *perf;
+};
+
+static int cilia_reader_keep(struct cilia_reader *reader, const void *data, size_t size)
+{
+	size_t padded = (size + 7) & ~(size_t)7;
+	size_t needed = reader->length + 8 + padded;
+	uint32_t head[2] = { size, 0 };
+
+	if (needed > reader->capacity) {
+		size_t capacity = needed * 2;
+		char *bigger = realloc(reader->data, capacity);
+
+		if (!bigger) {
+			reader->lost++;
+			return -ENOMEM;
+		}
+		reader->data = bigger;
+		reader->capacity = capacity;
+	}
+	memcpy(reader->data + reader->length, head, sizeof(head));
+	memcpy(reader->data + reader->length + 8, data, size);
+	memset(reader->data + reader->length + 8 + size, 0, padded - size);
+	reader->length = needed;
+	reader->records++;
+	return reader->length >= reader->limit ? -ENOSPC : 0;
+}
+
+static int cilia_ring_record(void *ctx, void *data, size_t size)
+{
+	return cilia_reader_keep(ctx, data, size);
+}
+
+static enum bpf_perf_event_ret cilia_perf_event(void *ctx, int cpu, struct perf_event_header *event)
+{
+	struct { struct perf_event_header header; uint32_t size; char data[]; } *sample = (void *)event;
+	struct { struct perf_event_header header; uint64_t id, lost; } *lost = (void *)event;
+	struct cilia_reader *reader = ctx;
+
+	(void)cpu;
+	if (event->type == PERF_RECORD_LOST)
+		reader->lost += lost->lost;
+	else if (event->type == PERF_RECORD_SAMPLE)
+		cilia_reader_keep(reader, sample->data, sample->size);
+	return LIBBPF_PERF_EVENT_CONT;
+}
+
+static void cilia_reader_close(struct cilia_reader *reader)
+{
+	if (!reader)
+		return;
+	ring_buffer__free(reader->ring);
+	perf_buffer__free(reader->perf);
+	free(reader->data);
+	free(reader);
+}
+
+static int cilia_ring_open(int map_fd, struct cilia_reader **out)
+{
+	struct cilia_reader *reader = calloc(1, sizeof(*reader));
+	int rc;
+
+	if (!reader)
+		return -ENOMEM;
+	reader->ring = ring_buffer__new(map_fd, cilia_ring_record, reader, NULL);
+	if (!reader->ring) {
+		rc = -errno;
+		cilia_reader_close(reader);
+		return rc;
+	}
+	*out = reader;
+	return 0;
+}
+
+static int cilia_perf_open(int map_fd, uint32_t pages_per_cpu, struct cilia_reader **out)
+{
+	struct cilia_reader *reader = calloc(1, sizeof(*reader));
+	struct perf_event_attr attr = {
+		.size = sizeof(attr),
+		.type = PERF_TYPE_SOFTWARE,
+		.config = PERF_COUNT_SW_BPF_OUTPUT,
+		.sample_type = PERF_SAMPLE_RAW,
+		.sample_period = 1,
+		.wakeup_events = 1,
+	};
+	int rc;
+
+	if (!reader)
+		return -ENOMEM;
+	reader->perf = perf_buffer__new_raw(map_fd, pages_per_cpu, &attr, cilia_perf_event, reader,
+					    NULL);
+	if (!reader->perf) {
+		rc = -errno;
+		cilia_reader_close(reader);
+		return rc;
+	}
+	*out = reader;
+	return 0;
+}
+
+/* Readable when there are records: an epoll descriptor, which can be polled itself. */
+static int cilia_reader_fd(const struct cilia_reader *reader)
+{
+	return reader->ring ? ring_buffer__epoll_fd(reader->ring)
+			    : perf_buffer__epoll_fd(reader->perf);
+}
+
+/* Gather what is there, up to about limit bytes; 1 if there may be more, 0 if the buffer is empty. */
+static int cilia_reader_consume(struct cilia_reader *reader, size_t limit)
+{
+	int rc;
+
+	reader->length = 0;
+	reader->records = 0;
+	reader->limit = limit;
+	rc = reader->ring ? ring_buffer__consume(reader->ring) : perf_buffer__consume(reader->perf);
+	if (rc == -ENOSPC)
+		return 1;
+	return rc < 0 ? rc : 0;
+}
+
+/* -- BTF for people -- */
+
+static int cilia_btf_open(uint32_t btf_id, struct btf **out)
+{
+	*out = btf__load_from_kernel_by_id(btf_id);
+	return *out ? 0 : -errno;
+}
+
+static void cilia_btf_print(void *ctx, const char *format, va_list args)
+{
+	(void)ctx;
+	cilia_log_append(format, args);
+}
+
+/* Print a value of a type into this thread's log. */
+static int cilia_btf_format(const struct btf *btf, uint32_t type_id, const void *data, size_t size)
+{
+	LIBBPF_OPTS(btf_dump_type_data_opts, opts, .compact = true,
+		    .emit_zeroes = true);
+	struct btf_dump *dump = btf_dump__new(btf, cilia_btf_print, NULL, NULL);
+	int rc;
+
+	if (!dump)
+		return -errno;
+	rc = btf_dump__dump_type_data(dump, type_id, data, size, &opts);
+	btf_dump__free(dump);
+	return rc < 0 ? rc : 0;
 }

@@ -60,22 +60,85 @@ class LinkInfo(NamedTuple):
     target: int
 
 
+class Place(NamedTuple):
+    """Where in a hook's list of programs: see ``FIRST``, ``LAST``, ``before`` and ``after``."""
+
+    flags: int = 0
+    relative_fd: int = 0
+
+
+_BEFORE, _AFTER, _RELATIVE_IS_LINK = 1 << 3, 1 << 4, 1 << 13
+
+FIRST = Place(_BEFORE)
+LAST = Place(_AFTER)
+
+
+def before(other: Fd) -> Place:
+    """Directly before a program or link."""
+    return Place(_BEFORE | _kind_of(other), other.number)
+
+
+def after(other: Fd) -> Place:
+    """Directly after a program or link."""
+    return Place(_AFTER | _kind_of(other), other.number)
+
+
+def _kind_of(other: Fd) -> int:
+    return _RELATIVE_IS_LINK if isinstance(other, Link) else 0
+
+
+class Hook(NamedTuple):
+    """What a hook runs, in order."""
+
+    revision: int
+    program_ids: tuple[int, ...]
+    #: 0 where a program was attached without a link.
+    link_ids: tuple[int, ...]
+
+
+class XdpMode(IntEnum):
+    """How an XDP program is attached: the kernel's choice, in the stack, or in the driver."""
+
+    ANY = 0
+    GENERIC = 1 << 1
+    NATIVE = 1 << 2
+
+
 class Link(Fd):
     """A held attachment. Closing it detaches the program unless the link is pinned."""
 
     __slots__ = ()
 
     @classmethod
-    def create(cls, program: Fd, target: int, attach_type: AttachType, *, flags: int = 0) -> Link:
-        """Attach ``program``. ``target``: descriptor of the cgroup or namespace, or interface
-        index.
+    def create(
+        cls,
+        program: Fd,
+        target: int,
+        attach_type: AttachType,
+        *,
+        flags: int = 0,
+        place: Place | None = None,
+        expected_revision: int = 0,
+    ) -> Link:
+        """Attach ``program``.
 
-        Raises: NoPrivilege, Invalid (a kernel without such links), Exists, Busy, DeviceGone.
+        ``target``: descriptor of the cgroup or network namespace, or an interface index. ``place``
+        and ``expected_revision`` are for hooks with a list of programs (TCX): where in the list,
+        and the ``Hook.revision`` that the choice was made on.
+
+        Raises: NoPrivilege, Invalid (a kernel without such links), Exists (the program is on this
+        hook already), Busy (XDP: another program holds the device), DeviceGone, StaleRevision.
         """
-        what = f"attach to {attach_type.name.lower()}"
-        return cls(
-            check(lib.cilia_link_create(program.number, target, attach_type, flags, 0, 0), what)
+        place = place or Place()
+        fd = lib.cilia_link_create(
+            program.number,
+            target,
+            attach_type,
+            flags | place.flags,
+            place.relative_fd,
+            expected_revision,
         )
+        return cls(check(fd, f"attach to {attach_type.name.lower()}"))
 
     @classmethod
     def open_pinned(cls, path: Path) -> Link:
@@ -109,6 +172,14 @@ class Link(Fd):
 def cgroup_id(path: Path) -> int:
     """The kernel's id of a cgroup: its inode number on a 64-bit machine."""
     return os.stat(path).st_ino
+
+
+def read_hook(target: int, attach_type: AttachType) -> Hook:
+    """The programs of a TCX hook. Raises: DeviceGone, Invalid on a kernel without TCX."""
+    out = ffi.new("struct cilia_hook *")
+    check(lib.cilia_hook_query(target, attach_type, out), f"read {attach_type.name.lower()}")
+    count = out.count
+    return Hook(out.revision, tuple(out.prog_ids[0:count]), tuple(out.link_ids[0:count]))
 
 
 def all_links() -> Iterator[LinkInfo]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bpf.world import World
+from tests.bpf.world import NetworkNamespace, World
 
 _numbers = itertools.count()
 
@@ -48,3 +48,12 @@ def cgroup() -> Iterator[Path]:
 @pytest.fixture
 def world(bpffs: Path, cgroup: Path) -> World:
     return World(bpffs, cgroup)
+
+
+@pytest.fixture
+def netns() -> Iterator[NetworkNamespace]:
+    """A network namespace with a pair of devices, ``one`` and ``two``."""
+    namespace = NetworkNamespace(f"cilia-test-{os.getpid()}-{next(_numbers)}")
+    namespace.veth("one", "two")
+    yield namespace
+    namespace.close()

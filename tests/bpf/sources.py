@@ -7,7 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from bpf.compile import compile_source, find_clang
+from bpf.compile import SOURCE_DIR, compile_source, find_clang
 
 HEAD = """
 #include <linux/bpf.h>
@@ -21,6 +21,7 @@ char _license[] SEC("license") = "GPL";
 def build(source: str) -> bytes:
     """The ELF of a program text; the usual includes and the licence are given."""
     with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "lib").symlink_to(SOURCE_DIR / "lib")
         path = Path(directory) / "test.bpf.c"
         path.write_text(HEAD + source)
         return compile_source(path, find_clang())

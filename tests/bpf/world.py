@@ -14,9 +14,11 @@ import pickle
 import signal
 import socket
 import struct
+import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -86,6 +88,49 @@ def new_network_namespace() -> None:
         raise OSError(ctypes.get_errno(), "unshare")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+
+
+class NetworkNamespace:
+    """A named namespace of the test's own; ``enter`` moves this thread there and back."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        run_ip("netns", "add", name)
+        self.run("link", "set", "lo", "up")
+
+    def close(self) -> None:
+        run_ip("netns", "del", self.name)
+
+    def run(self, *args: str) -> None:
+        """``ip`` inside the namespace."""
+        run_ip("-n", self.name, *args)
+
+    def veth(self, name: str, peer: str) -> None:
+        """A pair of devices, both in the namespace and up."""
+        self.run("link", "add", name, "type", "veth", "peer", "name", peer)
+        for device in (name, peer):
+            self.run("link", "set", device, "up")
+
+    def ifindex(self, device: str) -> int:
+        with self.enter():
+            return socket.if_nametoindex(device)
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Run the block with this thread in the namespace."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{self.name}") as there:
+            if libc.setns(there.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                yield
+            finally:
+                if libc.setns(home.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+
+
+def run_ip(*args: str) -> None:
+    subprocess.run(["ip", *args], check=True)
 
 
 def open_descriptors() -> list[str]:

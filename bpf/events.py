@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the datapath reports, as Python: ``bpf/lib/event_types.h``, ``drop_types.h``,
+``metrics_types.h``.
+
+``Decoder`` turns records into ``Event`` objects; what it does not understand (another version, cut
+short) it counts instead of guessing. ``lost_events`` and ``read_metrics`` add up the counters of
+all CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from struct import Struct
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from bpf.maps.percpu import PerCpuMap
+
+VERSION = 1
+
+
+class EventKind(IntEnum):
+    DROP = 1
+    TRACE = 2
+    VERDICT = 3
+    SOCKET = 4
+
+
+class Direction(IntEnum):
+    UNKNOWN = 0
+    INGRESS = 1
+    EGRESS = 2
+
+
+class Layer(IntEnum):
+    """How the captured data begins."""
+
+    NONE = 0
+    ETHERNET = 2
+    IP = 3
+
+
+class SourceFile(IntEnum):
+    """Files that report; ``label`` is the name."""
+
+    UNKNOWN = 0
+    LB_H = 1
+    SOCK_H = 2
+    SOCK_BPF_C = 3
+    TEST_BPF_C = 255
+
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_bpf_c", ".bpf.c").replace("_h", ".h")
+
+
+class DropReason(IntEnum):
+    """Why something was refused; negative, as in C."""
+
+    INVALID_PACKET = -1
+    NO_BACKEND = -2
+    MAP_FULL = -3
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One record. Enumerations stay numbers here: a newer datapath may send one without a name."""
+
+    kind: int
+    time_ns: int
+    cpu: int
+    socket_cookie: int
+    netns_cookie: int
+    pid: int
+    ifindex: int
+    source_identity: int
+    destination_identity: int
+    rule_cookie: int
+    reason: int
+    line: int
+    file: int
+    direction: int
+    layer: int
+    original_length: int
+    #: The first bytes of the packet, as ``layer`` says.
+    data: bytes
+
+
+HEADER = Struct("=BBHIQQQIIIIIhHBBBxHxxIxxxx")
+
+
+class Decoder:
+    """Decodes records and counts those that it cannot read."""
+
+    def __init__(self) -> None:
+        #: Records of another version of the header.
+        self.other_version = 0
+        #: Records shorter than they say.
+        self.malformed = 0
+
+    def decode(self, records: Iterable[memoryview]) -> Iterator[Event]:
+        """The events in ``records``, in order."""
+        for record in records:
+            event = self._decode(record)
+            if event is not None:
+                yield event
+
+    def _decode(self, record: memoryview) -> Event | None:
+        if len(record) < HEADER.size:
+            self.malformed += 1
+            return None
+        (
+            version,
+            kind,
+            header_size,
+            cpu,
+            time_ns,
+            socket_cookie,
+            netns_cookie,
+            pid,
+            ifindex,
+            source_identity,
+            destination_identity,
+            rule_cookie,
+            reason,
+            line,
+            file,
+            direction,
+            layer,
+            captured,
+            original_length,
+        ) = HEADER.unpack_from(record)
+        if version != VERSION:
+            self.other_version += 1
+            return None
+        if header_size < HEADER.size or header_size + captured > len(record):
+            self.malformed += 1
+            return None
+        return Event(
+            kind,
+            time_ns,
+            cpu,
+            socket_cookie,
+            netns_cookie,
+            pid,
+            ifindex,
+            source_identity,
+            destination_identity,
+            rule_cookie,
+            reason,
+            line,
+            file,
+            direction,
+            layer,
+            original_length,
+            bytes(record[header_size : header_size + captured]),
+        )
+
+
+def lost_events(lost: PerCpuMap) -> dict[int, int]:
+    """Events that found the ring buffer full, by kind; kinds that lost none are left out."""
+    counts = {
+        int.from_bytes(key, "little"): sum(int.from_bytes(value, "little") for value in values)
+        for key, values in lost.items_each()
+    }
+    return {kind: count for kind, count in counts.items() if count}
+
+
+METRICS_KEY = Struct("=hHBBxx")
+METRICS_VALUE = Struct("=QQ")
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """Packets and bytes of one reason at one place in the source; reason 0 = forwarded."""
+
+    reason: int
+    direction: int
+    file: int
+    line: int
+    packets: int
+    bytes: int
+
+
+def read_metrics(metrics: PerCpuMap) -> Iterator[Metric]:
+    """Every counter, added up over the CPUs."""
+    for key, values in metrics.items_each():
+        reason, line, file, direction = METRICS_KEY.unpack(key)
+        parts = [METRICS_VALUE.unpack(value) for value in values]
+        packets, size = (sum(column) for column in zip(*parts, strict=True))
+        yield Metric(reason, direction, file, line, packets, size)

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* Reporting: records into one ring buffer for the node, and exact counts of what had no room.
+ *
+ * A record is counted as lost on the CPU that could not write it, by kind, so that
+ * written + lost = reported at any rate. The addition is atomic because a program on the same CPU
+ * may interrupt this one.
+ */
+#include "common.h"
+#include "drop_types.h"
+#include "event_types.h"
+#include "metrics.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} cilia_events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct event_lost);
+	__uint(max_entries, EVENT_KINDS);
+} cilia_lost SEC(".maps");
+
+/* A record as it is reserved: the ring buffer wants a size that the verifier knows. */
+struct event_record {
+	struct event_header header;
+	__u8 data[EVENT_CAPTURE_BYTES];
+};
+
+/* The number of a source file; compared and folded at compile time, so no string reaches the kernel. */
+#define FILE_IS(name, number) if (!__builtin_strcmp(file, name)) return number
+static __always_inline __u8 file_number(const char *file)
+{
+	FILE_IS("lb.h", FILE_LB_H);
+	FILE_IS("sock.h", FILE_SOCK_H);
+	FILE_IS("sock.bpf.c", FILE_SOCK_BPF_C);
+	FILE_IS("test.bpf.c", FILE_TEST_BPF_C);
+	return FILE_UNKNOWN;
+}
+
+static __always_inline void event_lost(__u32 kind)
+{
+	struct event_lost *lost = bpf_map_lookup_elem(&cilia_lost, &kind);
+
+	if (lost)
+		__sync_fetch_and_add(&lost->count, 1);
+}
+
+/* What a caller knows; the rest of the header is filled in here. */
+struct event {
+	__u8 kind;
+	__u8 direction;
+	__u8 file;
+	__s16 reason;
+	__u16 line;
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 rule_cookie;
+};
+
+/* Report about a packet at a tc hook, with its first bytes. */
+static __always_inline void event_packet(struct __sk_buff *skb, const struct event *event)
+{
+	struct event_record *record = bpf_ringbuf_reserve(&cilia_events, sizeof(*record), 0);
+	__u32 captured = skb->len;
+
+	if (!record) {
+		event_lost(event->kind);
+		return;
+	}
+	if (captured > EVENT_CAPTURE_BYTES)
+		captured = EVENT_CAPTURE_BYTES;
+	__builtin_memset(&record->header, 0, sizeof(record->header));
+	record->header.version = EVENT_VERSION;
+	record->header.kind = event->kind;
+	record->header.header_size = sizeof(record->header);
+	record->header.cpu = bpf_get_smp_processor_id();
+	record->header.time_ns = bpf_ktime_get_ns();
+	record->header.socket_cookie = bpf_get_socket_cookie(skb);
+	record->header.ifindex = skb->ifindex;
+	record->header.source_identity = event->source_identity;
+	record->header.destination_identity = event->destination_identity;
+	record->header.rule_cookie = event->rule_cookie;
+	record->header.reason = event->reason;
+	record->header.line = event->line;
+	record->header.file = event->file;
+	record->header.direction = event->direction;
+	record->header.layer = LAYER_ETHERNET;
+	record->header.original_length = skb->len;
+	/* A failed or empty read leaves nothing of what the buffer held before. */
+	if (!captured || bpf_skb_load_bytes(skb, 0, record->data, captured))
+		captured = 0;
+	record->header.captured_length = captured;
+	bpf_ringbuf_submit(record, 0);
+}
+
+/* Report and count a refused packet; the value is what the caller returns. */
+static __always_inline int drop_at(struct __sk_buff *skb, __s16 reason, __u8 direction, __u8 file,
+				   __u16 line)
+{
+	struct event event = {
+		.kind = EVENT_DROP,
+		.direction = direction,
+		.file = file,
+		.reason = reason,
+		.line = line,
+	};
+	struct metrics_key key = {
+		.reason = reason,
+		.line = line,
+		.file = file,
+		.direction = direction,
+	};
+
+	metrics_count(&key, skb->len);
+	event_packet(skb, &event);
+	return reason;
+}
+
+#define drop(skb, reason, direction) \
+	drop_at(skb, reason, direction, file_number(__FILE_NAME__), __LINE__)

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* What the datapath reports, one record an event; see lb_types.h for what this file may contain.
+ *
+ * The header is the same for every kind. A reader skips what it does not know: a record whose version
+ * differs, a kind that it has no name for, and the bytes between header_size and the captured data, which
+ * is where later kinds (L7, processes) put fields of their own.
+ */
+#define EVENT_VERSION 1
+
+/* event_header.kind */
+#define EVENT_DROP 1
+#define EVENT_TRACE 2
+#define EVENT_VERDICT 3
+#define EVENT_SOCKET 4
+
+/* event_header.direction, as seen from the workload or node that the program belongs to. */
+#define DIRECTION_UNKNOWN 0
+#define DIRECTION_INGRESS 1
+#define DIRECTION_EGRESS 2
+
+/* event_header.layer: how the captured data begins. */
+#define LAYER_NONE 0
+#define LAYER_ETHERNET 2
+#define LAYER_IP 3
+
+/* event_header.file: the source file that reported, with line the place in it. */
+#define FILE_UNKNOWN 0
+#define FILE_LB_H 1
+#define FILE_SOCK_H 2
+#define FILE_SOCK_BPF_C 3
+#define FILE_TEST_BPF_C 255
+
+/* Capture of packet data in one record, at most; more is cut and shows in the two lengths. */
+#define EVENT_CAPTURE_BYTES 128
+
+struct event_header {
+	__u8 version;			/* EVENT_VERSION */
+	__u8 kind;			/* EVENT_* */
+	__u16 header_size;		/* offset of the captured data */
+	__u32 cpu;
+	__u64 time_ns;			/* CLOCK_MONOTONIC */
+	__u64 socket_cookie;		/* 0 if there is no socket */
+	__u64 netns_cookie;		/* 0 if unknown */
+	__u32 pid;			/* thread group; 0 outside of a process */
+	__u32 ifindex;
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 rule_cookie;		/* which rule decided; 0 = none */
+	__s16 reason;			/* DROP_* for drops and verdicts, else 0 */
+	__u16 line;
+	__u8 file;			/* FILE_* */
+	__u8 direction;			/* DIRECTION_* */
+	__u8 layer;			/* LAYER_* */
+	__u8 flags;			/* 0 */
+	__u16 captured_length;
+	__u16 pad;
+	__u32 original_length;
+	__u32 pad2;
+};
+
+/* cilia_lost: events that found the ring buffer full, by kind, a CPU. */
+#define EVENT_KINDS 16
+
+struct event_lost {
+	__u64 count;
+};

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records that programs send: ring buffers, and perf buffers for kernels and programs that need
+them.
+
+Records are gathered in C and come as one ``bytes`` a batch, so the cost of a record is that of its
+decoding. ``batches`` waits on the buffer's descriptor with anyio; no thread is involved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from struct import Struct
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import anyio
+
+from bpf.libbpf import check, ffi, lib
+from bpf.maps.map import Map
+
+#: A batch ends after about this much, so that one burst cannot hold the event loop: 1-2 thousand
+#: events.
+BATCH_BYTES = 256 * 1024
+
+_HEAD = Struct("=II")
+
+
+class Batch(NamedTuple):
+    """Records that were read together."""
+
+    #: Each record: length (u32), zero (u32), the record, padding to 8 bytes.
+    raw: bytes
+    size: int
+
+    def records(self) -> Iterator[memoryview]:
+        """The records, without a copy."""
+        view, at = memoryview(self.raw), 0
+        while at < len(view):
+            size, _ = _HEAD.unpack_from(view, at)
+            at += _HEAD.size
+            yield view[at : at + size]
+            at += (size + 7) & ~7
+
+
+class Reader:
+    """A consumer of one buffer; there must be no other. Not for use from two threads at once."""
+
+    def __init__(self, pointer: Any, name: str) -> None:
+        self._pointer = pointer
+        self.name = name
+
+    @classmethod
+    def ring(cls, ring: Map) -> Reader:
+        """Read a ring buffer. The records already in it come first."""
+        out = ffi.new("struct cilia_reader **")
+        check(lib.cilia_ring_open(ring.number, out), f"open ring buffer {ring.name}")
+        return cls(out[0], ring.name)
+
+    @classmethod
+    def perf(cls, array: Map, pages_per_cpu: int = 8) -> Reader:
+        """Read a perf event array. Its buffers are made here: nothing is kept without a reader."""
+        out = ffi.new("struct cilia_reader **")
+        rc = lib.cilia_perf_open(array.number, pages_per_cpu, out)
+        check(rc, f"open perf buffer {array.name}")
+        return cls(out[0], array.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; records that come later stay in a ring buffer for the next reader."""
+        pointer, self._pointer = getattr(self, "_pointer", None), None
+        if pointer is not None:
+            lib.cilia_reader_close(pointer)
+
+    @property
+    def lost(self) -> int:
+        """Records that the kernel (perf buffers) or this reader had no room for, since it was
+        opened.
+
+        A program that finds a ring buffer full counts for itself: see ``bpf/lib/event.h``.
+        """
+        return int(self._pointer.lost)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there are records."""
+        return int(lib.cilia_reader_fd(self._pointer))
+
+    def read(self) -> Batch:
+        """What is there now, at most about ``BATCH_BYTES``; empty if nothing is."""
+        rc = lib.cilia_reader_consume(self._pointer, BATCH_BYTES)
+        check(rc, f"read {self.name}")
+        raw = (
+            bytes(ffi.buffer(self._pointer.data, self._pointer.length))
+            if self._pointer.length
+            else b""
+        )
+        return Batch(raw, int(self._pointer.records))
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Batches as they come, for ever. The event loop runs between any two."""
+        while True:
+            batch = self.read()
+            if batch.size:
+                yield batch
+                await anyio.sleep(0)
+            else:
+                await anyio.wait_readable(self.fileno())

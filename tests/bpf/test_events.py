@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records from the datapath: layout, batches, exact counts of what was lost."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from bpf import events
+from bpf.events import Decoder, DropReason, Event, EventKind, Layer, SourceFile
+from bpf.libbpf import ffi, lib
+from bpf.maps.map import Map
+from bpf.maps.percpu import PerCpuMap
+from bpf.maps.types import MapType
+from bpf.object import Object
+from bpf.ringbuf import BATCH_BYTES, Reader
+from tests.bpf.sources import HEAD, build
+from tests.bpf.world import open_descriptors
+
+SOURCE = """
+#include "lib/event.h"
+SEC("tc") int refuse(struct __sk_buff *skb)
+{
+    drop(skb, DROP_NO_BACKEND, DIRECTION_EGRESS);
+    return 0;
+}
+"""
+
+#: Where the drop stands in what is compiled.
+DROP_LINE = 1 + (HEAD + SOURCE).split("drop(")[0].count("\n")
+
+PACKET = bytes(range(200))
+
+
+def test_header_is_the_c_struct() -> None:
+    assert events.HEADER.size == ffi.sizeof("struct event_header")
+    raw = bytearray(events.HEADER.size + 4)
+    view = ffi.from_buffer("struct event_header *", raw)
+    view.version, view.header_size, view.captured_length = lib.EVENT_VERSION, len(raw) - 4, 3
+    numbers = {
+        name: number
+        for number, name in enumerate(Event.__struct_fields__, start=1)
+        if name != "data"
+    }
+    for name, number in numbers.items():
+        setattr(view, name, -number if name == "reason" else number)
+    raw[-4:] = b"abcd"
+    (event,) = Decoder().decode([memoryview(raw)])
+    numbers["reason"] *= -1
+    assert {name: getattr(event, name) for name in numbers} == numbers
+    assert event.data == b"abc"
+
+
+def test_enumerations_are_those_of_c() -> None:
+    ours = {
+        "EVENT_VERSION": events.VERSION,
+        **{f"EVENT_{m.name}": m.value for m in EventKind},
+        **{f"DIRECTION_{m.name}": m.value for m in events.Direction},
+        **{f"LAYER_{m.name}": m.value for m in Layer},
+        **{f"FILE_{m.name}": m.value for m in SourceFile},
+        **{f"DROP_{m.name}": m.value for m in DropReason},
+    }
+    prefixes = ("EVENT_", "DIRECTION_", "LAYER_", "FILE_", "DROP_")
+    limits = {"EVENT_CAPTURE_BYTES", "EVENT_KINDS"}
+    theirs = {
+        name: getattr(lib, name)
+        for name in dir(lib)
+        if name.startswith(prefixes) and name not in limits
+    }
+    assert ours == theirs
+    assert sorted(DropReason) == list(range(-len(DropReason), 0))
+    assert max(EventKind) < lib.EVENT_KINDS
+
+
+def test_metrics_are_the_c_structs() -> None:
+    assert events.METRICS_KEY.size == ffi.sizeof("struct metrics_key")
+    assert events.METRICS_VALUE.size == ffi.sizeof("struct metrics_value")
+
+
+def test_file_names_are_those_of_the_sources() -> None:
+    names = [member.label for member in SourceFile]
+    assert names == ["unknown", "lb.h", "sock.h", "sock.bpf.c", "test.bpf.c"]
+
+
+def test_records_that_cannot_be_read_are_counted_not_guessed() -> None:
+    decoder = Decoder()
+    raw = bytearray(events.HEADER.size)
+    view = ffi.from_buffer("struct event_header *", raw)
+    view.version, view.header_size = lib.EVENT_VERSION + 1, len(raw)
+    assert list(decoder.decode([memoryview(bytes(raw))])) == []
+    view.version, view.captured_length = lib.EVENT_VERSION, 1
+    assert list(decoder.decode([memoryview(bytes(raw)), memoryview(b"short")])) == []
+    assert (decoder.other_version, decoder.malformed) == (1, 2)
+
+
+@pytest.fixture
+def reporting() -> Iterator[Object]:
+    with Object.open("test", build(SOURCE)) as obj:
+        obj.set_max_entries("cilia_events", 1 << 16)
+        obj.load()
+        yield obj
+
+
+@pytest.mark.root
+def test_drop_says_why_where_and_what(reporting: Object) -> None:
+    earliest = time.monotonic_ns()
+    reporting.program("refuse").run(PACKET)
+    with Reader.ring(reporting.map("cilia_events")) as reader:
+        batch = reader.read()
+        assert batch.size == 1
+        (event,) = Decoder().decode(batch.records())
+        assert reader.read().size == 0
+    assert (event.kind, event.reason) == (EventKind.DROP, DropReason.NO_BACKEND)
+    assert (event.file, event.direction) == (SourceFile.TEST_BPF_C, events.Direction.EGRESS)
+    assert event.line == DROP_LINE
+    assert (event.original_length, event.data) == (200, PACKET[:128])
+    assert event.layer == Layer.ETHERNET
+    assert earliest < event.time_ns < time.monotonic_ns()
+    assert event.cpu < (os.cpu_count() or 1)
+
+
+@pytest.mark.root
+def test_short_packet_is_captured_whole(reporting: Object) -> None:
+    reporting.program("refuse").run(PACKET[:40])
+    with Reader.ring(reporting.map("cilia_events")) as reader:
+        (event,) = Decoder().decode(reader.read().records())
+    assert (event.original_length, event.data) == (40, PACKET[:40])
+
+
+@pytest.mark.root
+def test_written_and_lost_add_up_to_what_was_reported(reporting: Object) -> None:
+    program = reporting.program("refuse")
+    for cpu in sorted(os.sched_getaffinity(0)):
+        with pinned_to(cpu):
+            program.run(PACKET, repeat=1000)
+    reported = 1000 * len(os.sched_getaffinity(0))
+    with Reader.ring(reporting.map("cilia_events")) as reader:
+        written = read_all(reader)
+    lost = events.lost_events(PerCpuMap(reporting.map("cilia_lost").detach_fd()))
+    assert lost == {EventKind.DROP: reported - written}
+    assert 0 < written < reported
+
+
+class pinned_to:  # noqa: N801  (reads as a word)
+    """Run on one CPU."""
+
+    def __init__(self, cpu: int) -> None:
+        self.cpu = cpu
+
+    def __enter__(self) -> None:
+        self.before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {self.cpu})
+
+    def __exit__(self, *args: object) -> None:
+        os.sched_setaffinity(0, self.before)
+
+
+def read_all(reader: Reader) -> int:
+    total = 0
+    while True:
+        batch = reader.read()
+        if not batch.size:
+            return total
+        assert len(batch.raw) < BATCH_BYTES + 4096
+        total += sum(1 for _ in Decoder().decode(batch.records()))
+
+
+@pytest.mark.root
+def test_drops_are_counted_by_reason_and_place(reporting: Object) -> None:
+    for cpu in sorted(os.sched_getaffinity(0)):
+        with pinned_to(cpu):
+            reporting.program("refuse").run(PACKET, repeat=50)
+    metrics = PerCpuMap(reporting.map("cilia_metrics").detach_fd())
+    (metric,) = events.read_metrics(metrics)
+    count = 50 * len(os.sched_getaffinity(0))
+    assert (metric.packets, metric.bytes) == (count, count * len(PACKET))
+    assert (metric.reason, metric.direction) == (-2, events.Direction.EGRESS)
+    assert (metric.file, metric.line) == (SourceFile.TEST_BPF_C, DROP_LINE)
+
+
+@pytest.mark.root
+async def test_batches_wake_their_reader_and_no_thread(reporting: Object) -> None:
+    program = reporting.program("refuse")
+    seen = 0
+    with Reader.ring(reporting.map("cilia_events")) as reader:
+
+        async def report() -> None:
+            for _ in range(20):
+                await anyio.sleep(0.001)
+                program.run(PACKET)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(report)
+            with anyio.fail_after(5):
+                async for batch in reader.batches():
+                    seen += batch.size
+                    if seen == 20:
+                        break
+
+
+@pytest.mark.root
+def test_perf_buffer_delivers_and_counts_what_it_lost() -> None:
+    source = """
+    struct { __uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY); __uint(key_size, 4);
+             __uint(value_size, 4); } samples SEC(".maps");
+    SEC("tc") int send(struct __sk_buff *ctx)
+    {
+        char text[64] = "sample";
+        bpf_perf_event_output(ctx, &samples, BPF_F_CURRENT_CPU, text, sizeof(text));
+        return 0;
+    }
+    """
+    with Object.open("test", build(source)) as obj:
+        obj.load()
+        with Reader.perf(obj.map("samples"), pages_per_cpu=1) as reader:
+            obj.program("send").run(PACKET)
+            records = list(reader.read().records())
+            assert [bytes(record[:6]) for record in records] == [b"sample"]
+            with pinned_to(min(os.sched_getaffinity(0))):
+                obj.program("send").run(PACKET, repeat=1000)
+                kept = reader.read().size
+                # The kernel reports a loss with the next sample that has room.
+                obj.program("send").run(PACKET)
+                kept += reader.read().size
+            assert kept + reader.lost == 1001
+            assert reader.lost > 0
+
+
+@pytest.mark.root
+def test_reader_leaves_no_descriptor(reporting: Object) -> None:
+    gc.collect()
+    before = open_descriptors()
+    ring = reporting.map("cilia_events")
+    with Reader.ring(ring) as reader:
+        reader.read()
+    ring.close()
+    with pytest.raises(ValueError, match="closed"):
+        Reader.ring(ring)
+    with Map.create(MapType.HASH, "test", 4, 4, 4) as wrong, pytest.raises(Exception, match="open"):
+        Reader.ring(wrong)
+    assert open_descriptors() == before
