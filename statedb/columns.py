@@ -69,21 +69,23 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def select(columns: Sequence[Column], names: Iterable[str]) -> list[Column]:
-    """The columns with these names, in the order asked for; letter case does not matter.
+def positions(known: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where each of the names stands among the known ones; letter case does not matter.
 
     Raises:
-        UnknownColumn: a name is no column's heading.
+        UnknownColumn: a name is not among them.
     """
-    by_name = {column.name.casefold(): column for column in reversed(columns)}
-    chosen = []
-    for name in names:
-        column = by_name.get(name.casefold())
-        if column is None:
-            known = ", ".join(repr(column.name) for column in columns)
-            raise UnknownColumn(f"no column {name!r}: the table has {known}")
-        chosen.append(column)
-    return chosen
+    places = {name.casefold(): place for place, name in reversed(list(enumerate(known)))}
+    try:
+        return [places[name.casefold()] for name in names]
+    except KeyError as error:
+        missing = next(name for name in names if name.casefold() == error.args[0])
+        raise UnknownColumn(f"no column {missing!r}: there is {', '.join(known)}") from None
+
+
+def select(columns: Sequence[Column], names: Sequence[str]) -> list[Column]:
+    """The columns with these names, in the order asked for; as `positions`."""
+    return [columns[at] for at in positions([column.name for column in columns], names)]
 
 
 def cells(columns: Sequence[Column], obj: Any) -> list[str]:
@@ -115,9 +117,7 @@ def layout(rows: Iterable[Sequence[str]], remembered: list[int] | None = None) -
     return "".join(lines)
 
 
-def table_text(
-    columns: Sequence[Column], objects: Iterable[Any], names: Sequence[str] = ()
-) -> str:
+def table_text(columns: Sequence[Column], objects: Iterable[Any], names: Sequence[str] = ()) -> str:
     """Heading and rows; with `names` only these columns, in that order, headed as typed."""
     chosen = select(columns, names) if names else columns
     heading = list(names) or [column.name for column in columns]

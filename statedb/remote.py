@@ -48,7 +48,8 @@ class Restart:
     """A full snapshot follows: what is not in it, up to the next `Synced`, is gone."""
 
     instance: str
-    reason: str
+    reason: str  # empty: nothing was to be resumed
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class RemoteTable(Generic[T]):
                 if "instance" in event:
                     instance = event["instance"]
                     if event["snapshot"]:
-                        yield Restart(instance, event["reason"])
+                        yield Restart(instance, event["reason"], tuple(event["columns"]))
                 elif "synced" in event:
                     yield Synced(instance, event["synced"])
                 else:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from statedb.columns import columns_of, layout, table_text
@@ -24,11 +24,9 @@ def check_format(form: str, names: Sequence[str]) -> None:
         raise BadFormat("--columns goes with the format table only")
 
 
-def values_text(values: Iterable[Any], form: str) -> str:
-    """Plain values as JSON (one indented object after the other) or as YAML documents."""
-    if form == "json":
-        return "".join(map(json_text, values))
-    return "".join(yaml_documents(values))
+def value_texts(values: Iterable[Any], form: str) -> Iterator[str]:
+    """Values as JSON (one indented object after the other) or as YAML documents, one by one."""
+    return map(json_text, values) if form == "json" else yaml_documents(values)
 
 
 def summary_text(described: dict[str, Any]) -> str:
@@ -55,4 +53,4 @@ def render(
     check_format(form, names)
     if form == "table":
         return table_text(columns_of(table), objects, names)
-    return values_text((shown(table, obj) for obj in objects), form)
+    return "".join(value_texts((shown(table, obj) for obj in objects), form))
