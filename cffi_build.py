@@ -115,15 +115,19 @@ class BuildExtensions(build_ext):
     """``build_ext`` that knows the extensions of this module next to those of pyproject.toml."""
 
     def finalize_options(self) -> None:
-        emit_binding()
-        present = [ext.name for ext in self.distribution.ext_modules or []]
-        extra = [ext for ext in compiled_extensions() if ext.name not in present]
-        self.distribution.ext_modules = [*(self.distribution.ext_modules or []), *extra]
-        for extension in self.distribution.ext_modules:
+        declared = self.distribution.ext_modules or []
+        for extension in declared:
             if extension.name == "bpf._libbpf":
-                extension.include_dirs = [str(BPF), *extension.include_dirs]
                 extension.depends = [str(path) for path in (*shared_headers(), BPF / "binding.c")]
+        self.distribution.ext_modules = [*declared, *compiled_extensions()]
         super().finalize_options()
+
+    def copy_extensions_to_source(self) -> None:
+        """Put extensions in place as new files: a running process has the old ones mapped."""
+        for extension in self.extensions:
+            for built in ROOT.glob(extension.name.replace(".", "/") + ".*.so"):
+                built.unlink()
+        super().copy_extensions_to_source()
 
 
 def build_wheel(
