@@ -45,14 +45,15 @@ NLM_F_CREATE: Final = 0x400
 NLM_F_APPEND: Final = 0x800
 NLM_F_ACK_TLVS: Final = 0x200  # in an answer: attributes follow
 
-RTEXT_FILTER_SKIP_STATS: Final = 8
+# IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: counters are half of what a link has to say.
+_SKIP_STATS: Final = struct.pack("=HHI", 8, 29, 8)
 
 # The kernel's answers to a dump come in datagrams of at most 32 KiB.
 RECEIVE_BYTES: Final = 1 << 16
 # About 10,000 route events: an skb of 768 bytes is charged for a message of 100.
 SUBSCRIPTION_BUFFER_BYTES: Final = 8 << 20
 # A burst is handed on in pieces, so that the reader's loop is not held up for longer than ~5 ms.
-BATCH_MESSAGES: Final = 1024
+BATCH_MESSAGES: Final = 256
 # A dump that was interrupted by a change is asked for again; under a storm of changes the last
 # answer is taken, since the events about the difference are on their way.
 DUMP_ATTEMPTS: Final = 8
@@ -204,31 +205,50 @@ class Netlink(_Socket):
         """
         with self._lock:
             for _ in range(DUMP_ATTEMPTS):
-                messages, interrupted = self._dump_once(kind, body)
+                messages, interrupted = self._ask(kind, NLM_F_DUMP, body)
                 if not interrupted:
                     break
         return messages
 
-    def _dump_once(self, kind: int, body: bytes) -> tuple[list[rtnl.Message], bool]:
+    def _ask(self, kind: int, mode: int, body: bytes) -> tuple[list[rtnl.Message], bool]:
+        """The answer to one RTM_GET*, and whether a change interrupted it.
+
+        A dump ends with NLMSG_DONE, a single object with the acknowledgement that is asked for.
+        """
         sequence = self._next_sequence()
-        header = struct.pack(
-            "=IHHII", 16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0
-        )
+        flags = NLM_F_REQUEST | (mode or NLM_F_ACK)
+        header = struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0)
         self._socket.send(header + body)
         messages: list[rtnl.Message] = []
         interrupted = False
         while True:
             data = self._socket.recv(RECEIVE_BYTES)
-            done, cut = _dump_part(data, sequence)
+            done, cut = _answer_part(data, sequence)
             interrupted |= cut
             messages += rtnl.decode(data)
             if done:
                 return messages, interrupted
 
+    def link(self, name: str) -> rtnl.LinkMessage | None:
+        """The device of this name; None if there is none.
+
+        Raises:
+            NetlinkError: the kernel refused for another reason.
+        """
+        text = name.encode() + b"\0"
+        attribute = struct.pack("=HH", 4 + len(text), 3) + text + bytes(-len(text) % 4)
+        try:
+            with self._lock:
+                found, _ = self._ask(rtnl.RTM_GETLINK, 0, bytes(16) + _SKIP_STATS + attribute)
+        except NetlinkError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return next((m for m in found if isinstance(m, rtnl.LinkMessage)), None)
+
     def links(self) -> list[rtnl.LinkMessage]:
         """All network devices of the namespace."""
-        mask = struct.pack("=HHI", 8, 29, RTEXT_FILTER_SKIP_STATS)  # IFLA_EXT_MASK
-        found = self.dump(rtnl.RTM_GETLINK, bytes(16) + mask)
+        found = self.dump(rtnl.RTM_GETLINK, bytes(16) + _SKIP_STATS)
         return [m for m in found if isinstance(m, rtnl.LinkMessage)]
 
     def addresses(self) -> list[rtnl.AddressMessage]:
@@ -273,8 +293,8 @@ class Netlink(_Socket):
         return [m for m in found if isinstance(m, rtnl.FilterMessage)]
 
 
-def _dump_part(data: bytes, sequence: int) -> tuple[bool, bool]:
-    """(the dump ends here, it was interrupted by a change)."""
+def _answer_part(data: bytes, sequence: int) -> tuple[bool, bool]:
+    """(the answer ends here, it was interrupted by a change)."""
     interrupted = False
     for kind, flags, number, start, end in rtnl.headers(data):
         if number != sequence:
@@ -282,7 +302,7 @@ def _dump_part(data: bytes, sequence: int) -> tuple[bool, bool]:
         interrupted |= flags & rtnl.NLM_F_DUMP_INTR != 0
         if kind in (rtnl.NLMSG_DONE, rtnl.NLMSG_ERROR):
             details_at = 20 if kind == rtnl.NLMSG_ERROR else 4
-            failure = _error("dump", data[start:end], flags, details_at)
+            failure = _error("read", data[start:end], flags, details_at)
             if failure is not None:
                 raise failure
             return True, interrupted

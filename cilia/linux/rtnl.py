@@ -77,6 +77,7 @@ class LinkMessage(msgspec.Struct, frozen=True, gc=False):
     peer: int  # IFLA_LINK: the other end of a veth, the lower device; 0 = none
     peer_netns: int  # IFLA_LINK_NETNSID, -1 = this namespace
     oper_state: int  # IF_OPER_*
+    group: int  # a number to tell devices apart by; 0 unless someone set it
     info: bytes  # IFLA_INFO_DATA: attributes that depend on the kind
     xdp: bytes  # IFLA_XDP: attributes
 
@@ -89,7 +90,8 @@ class AddressMessage(msgspec.Struct, frozen=True, gc=False):
     address: bytes
     prefix_len: int
     scope: int
-    flags: int  # IFA_F_*
+    flags: int = 0  # IFA_F_*
+    protocol: int = 0  # IFA_PROTO: who made it (since Linux 5.18)
 
 
 class NextHop(msgspec.Struct, frozen=True, gc=False):
@@ -100,25 +102,25 @@ class NextHop(msgspec.Struct, frozen=True, gc=False):
     weight: int  # 1..256
 
 
-class RouteMessage(msgspec.Struct, frozen=True, gc=False):
+class RouteMessage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """RTM_NEWROUTE, RTM_DELROUTE."""
 
-    deleted: bool
-    replaces: bool  # NLM_F_REPLACE: the previous route of this key is gone without a message
+    deleted: bool = False
+    replaces: bool = False  # NLM_F_REPLACE: its predecessor is gone without a message
     family: int
     destination: bytes  # full length of the family, also for 0.0.0.0/0
     prefix_len: int
     table: int
-    index: int  # 0 for a multipath route and for types without a device
-    gateway: bytes
-    source: bytes  # preferred source
-    priority: int
-    protocol: int
-    scope: int
-    kind: int  # RTN_*
-    tos: int
-    mtu: int
-    nexthops: tuple[NextHop, ...]
+    index: int = 0  # 0 for a multipath route and for types without a device
+    gateway: bytes = b""
+    source: bytes = b""  # preferred source
+    priority: int = 0
+    protocol: int = 0
+    scope: int = 0
+    kind: int = 1  # RTN_*
+    tos: int = 0
+    mtu: int = 0
+    nexthops: tuple[NextHop, ...] = ()
 
 
 class NeighborMessage(msgspec.Struct, frozen=True, gc=False):
@@ -134,24 +136,24 @@ class NeighborMessage(msgspec.Struct, frozen=True, gc=False):
     flags_ext: int  # NTF_EXT_*
 
 
-class RuleMessage(msgspec.Struct, frozen=True, gc=False):
+class RuleMessage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """RTM_NEWRULE, RTM_DELRULE."""
 
-    deleted: bool
+    deleted: bool = False
     family: int
     priority: int
     table: int
-    action: int  # FR_ACT_*
-    protocol: int
-    source: bytes
-    source_len: int
-    destination: bytes
-    destination_len: int
-    mark: int
-    mask: int
-    input_device: str
-    output_device: str
-    invert: bool
+    action: int = 1  # FR_ACT_*
+    protocol: int = 0
+    source: bytes = b""
+    source_len: int = 0
+    destination: bytes = b""
+    destination_len: int = 0
+    mark: int = 0
+    mask: int = 0
+    input_device: str = ""
+    output_device: str = ""
+    invert: bool = False
 
 
 class FilterMessage(msgspec.Struct, frozen=True, gc=False):
@@ -257,6 +259,7 @@ def _link(data: bytes, start: int, end: int, kind: int, _flags: int) -> Message 
         peer=_u32(found.get(5)),
         peer_netns=int.from_bytes(found.get(37, b"\xff" * 4), sys.byteorder, signed=True),
         oper_state=found.get(16, b"\0")[0],
+        group=_u32(found.get(27)),
         info=info.get(2, b""),
         xdp=found.get(43, b""),
     )
@@ -289,6 +292,7 @@ def _address(data: bytes, start: int, end: int, kind: int, _flags: int) -> Messa
         prefix_len=prefix_len,
         scope=scope,
         flags=flags if extended is None else _U32.unpack(extended)[0],
+        protocol=found.get(11, b"\0")[0],
     )
 
 

@@ -16,16 +16,17 @@ from tables.addressing import Prefix
 from tables.devices import IFF_LOOPBACK, IFF_SLAVE, Device
 from tables.routes import DEFAULT_V4, DEFAULT_V6, TABLE_MAIN, Route
 
-__all__ = ["DeviceFilter", "select"]
+__all__ = ["NO_GLOBAL_ROUTE", "DeviceFilter", "select"]
 
 # Devices of ours, of other plugins and of container engines.
 EXCLUDED_PREFIXES = ("cilia_", "cilium_", "lo", "lxc", "cni", "docker")
+NO_GLOBAL_ROUTE = "no global unicast routes"
 # Bridge-like devices pass on what their ports see; only a user can know that one is meant.
 _BRIDGES = ("bridge", "openvswitch")
 
 
 class DeviceFilter(msgspec.Struct, frozen=True):
-    """Patterns of device names: ``eth0``; ``eth+`` for all that begin so; ``!eth9`` excludes one."""
+    """Patterns of device names: ``eth0``; ``eth+`` for all that begin so; ``!eth9`` excludes."""
 
     patterns: tuple[str, ...] = ()
     # Go on looking at what a device looks like after a pattern matched.
@@ -98,7 +99,7 @@ def _routes_unfit(dev: Device, routes: Iterable[Route], patterns: DeviceFilter) 
             return ""
     if needs_default and not default:
         return "veth without default route"
-    return "no global unicast routes"
+    return NO_GLOBAL_ROUTE
 
 
 def _is_global_unicast(prefix: Prefix) -> bool:

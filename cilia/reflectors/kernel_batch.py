@@ -9,13 +9,13 @@ one multipath route. What follows from the events is done here; what does not is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
 from cilia.linux import rtnl
-from cilia.reflectors.device_selection import DeviceFilter, select
+from cilia.reflectors.device_selection import NO_GLOBAL_ROUTE, DeviceFilter, select
 from cilia.reflectors.kernel_rows import (
     address_row,
     device_row,
@@ -28,13 +28,15 @@ from tables import neighbors as neighbor_table
 from tables import routes as route_table
 from tables.addressing import IP
 from tables.devices import Device, DeviceAddress
-from tables.neighbors import Neighbor
+from tables.neighbors import Neighbor, neighbor_key
 from tables.routes import Route, route_key
-from tables.rules import Rule
+from tables.rules import Rule, rule_key
 
 __all__ = ["KernelBatch", "KernelTables"]
 
 T = TypeVar("T")
+
+_DEFAULTS = (route_table.DEFAULT_V4, route_table.DEFAULT_V6)
 
 
 class KernelTables(msgspec.Struct, frozen=True):
@@ -75,7 +77,7 @@ class KernelBatch:
                 case rtnl.NeighborMessage():
                     self._neighbor(message)
                 case rtnl.RuleMessage():
-                    self._put(self._tables.rules, rule_row(message), message.deleted)
+                    self._put(self._tables.rules, rule_key, rule_row(message), message.deleted)
                 case rtnl.NexthopObjectMessage():
                     self.routes_uncertain |= message.deleted or message.replaces
                 case rtnl.FilterMessage():
@@ -98,6 +100,14 @@ class KernelBatch:
         new = self._touched[message.index] = device_row(message, old)
         if old is not None and old.is_up and not new.is_up:
             self.stale_links.add(new.index)
+        if message.kind == "veth" and message.peer and message.peer_netns < 0:
+            self._pair(message.peer, new.index)
+
+    def _pair(self, index: int, peer: int) -> None:
+        """The first end of a pair is announced before it has a peer, and not again."""
+        dev = self._device(index)
+        if dev is not None and dev.type == "veth" and dev.peer_index != peer:
+            self._touched[index] = msgspec.structs.replace(dev, peer_index=peer)
 
     def _forget(self, index: int) -> None:
         """Takes away what hung on a link that is gone: the kernel announces only part of it."""
@@ -123,12 +133,23 @@ class KernelBatch:
 
     def _route(self, message: rtnl.RouteMessage) -> None:
         route = route_row(message)
-        self._rerouted.update(route_table.links_of(route))
+        if message.deleted or route.destination in _DEFAULTS:
+            self._rerouted.update(route_table.links_of(route))
+        else:
+            self._rerouted.update(filter(self._waits_for_route, route_table.links_of(route)))
         if not message.deleted:
             self._supersede(route, message)
-        if not self._put(self._tables.routes, route, message.deleted) and message.deleted:
+        if (
+            not self._put(self._tables.routes, route_key, route, message.deleted)
+            and message.deleted
+        ):
             # One way of a multipath route went: which row that makes is the kernel's to say.
             self.routes_uncertain |= any(map(_has_ways, self._others(route)))
+
+    def _waits_for_route(self, index: int) -> bool:
+        """Whether a route more can change the selection: it is not looked at for each of 10,000."""
+        dev = self._device(index)
+        return dev is not None and dev.not_selected_reason == NO_GLOBAL_ROUTE
 
     def _others(self, route: Route) -> list[Route]:
         destination = (route.table, route.destination, route.priority)
@@ -155,11 +176,13 @@ class KernelBatch:
 
     def _neighbor(self, message: rtnl.NeighborMessage) -> None:
         if self._device(message.index) is not None:
-            self._put(self._tables.neighbors, neighbor_row(message), message.deleted)
+            self._put(self._tables.neighbors, neighbor_key, neighbor_row(message), message.deleted)
 
-    def _put(self, table: RWTable[Any], row: Any, deleted: bool) -> bool:
+    def _put(
+        self, table: RWTable[T], key_of: Callable[[T], Hashable], row: T, deleted: bool
+    ) -> bool:
         """Inserts or deletes a row; whether that changed anything. Equal rows are not written."""
-        old = table.get(self._wtxn, table.primary.key(row))
+        old = table.get(self._wtxn, key_of(row))
         if deleted:
             if old is not None:
                 table.delete(self._wtxn, old)
@@ -184,40 +207,43 @@ class KernelBatch:
 
     def replace_routes(self, routes: Iterable[rtnl.RouteMessage]) -> None:
         """Makes the routes those of a dump."""
-        self._replace_rows(self._tables.routes, map(route_row, routes))
+        self._replace_rows(self._tables.routes, route_key, map(route_row, routes))
         self._rerouted.update(dev.index for dev in self._tables.devices.all(self._wtxn))
         self.routes_uncertain = False
 
     def replace_routes_of(self, index: int, routes: Iterable[rtnl.RouteMessage]) -> None:
         """Makes the routes of one link those of a dump."""
         known = self._tables.routes.list(self._wtxn, index, route_table.LINK_INDEX)
-        self._replace_rows(self._tables.routes, map(route_row, routes), list(known))
+        self._replace_rows(self._tables.routes, route_key, map(route_row, routes), list(known))
         self._rerouted.add(index)
 
     def replace_neighbors(self, neighbors: Iterable[rtnl.NeighborMessage]) -> None:
         """Makes the neighbours those of a dump."""
-        self._replace_rows(self._tables.neighbors, map(neighbor_row, neighbors))
+        self._replace_rows(self._tables.neighbors, neighbor_key, map(neighbor_row, neighbors))
 
     def replace_rules(self, rules: Iterable[rtnl.RuleMessage]) -> None:
         """Makes the rules those of a dump."""
-        self._replace_rows(self._tables.rules, map(rule_row, rules))
+        self._replace_rows(self._tables.rules, rule_key, map(rule_row, rules))
 
     def _replace_rows(
-        self, table: RWTable[T], rows: Iterable[T], known: Iterable[T] | None = None
+        self,
+        table: RWTable[T],
+        key_of: Callable[[T], Hashable],
+        rows: Iterable[T],
+        known: Iterable[T] | None = None,
     ) -> None:
-        key_of: Callable[[T], Hashable] = table.primary.key
         wanted = {key_of(row): row for row in rows}
         for old in list(table.all(self._wtxn)) if known is None else known:
             if key_of(old) not in wanted:
                 table.delete(self._wtxn, old)
         for row in wanted.values():
-            self._put(table, row, False)
+            self._put(table, key_of, row, False)
 
     # The end
 
     def finish(self) -> None:
         """Decides which of the touched devices are selected, and writes those that changed."""
-        devices, routes = self._tables.devices, self._tables.routes
+        devices = self._tables.devices
         for index in self._rerouted - self._touched.keys():
             self._touched[index] = devices.get(self._wtxn, index)
         for index, dev in self._touched.items():
@@ -226,13 +252,16 @@ class KernelBatch:
                 if old is not None:
                     devices.delete(self._wtxn, old)
                 continue
-            ways = routes.list(self._wtxn, index, route_table.LINK_INDEX)
-            selected, reason = select(dev, ways, self._patterns)
+            selected, reason = select(dev, self._routes_of(index), self._patterns)
             new = msgspec.structs.replace(dev, selected=selected, not_selected_reason=reason)
             if new != old:
                 devices.insert(self._wtxn, new)
         self._touched.clear()
         self._rerouted.clear()
+
+    def _routes_of(self, index: int) -> Iterator[Route]:
+        """Not looked up before they are asked for: most devices are refused earlier."""
+        yield from self._tables.routes.list(self._wtxn, index, route_table.LINK_INDEX)
 
 
 def _same_address(one: DeviceAddress, other: DeviceAddress) -> bool:

@@ -64,10 +64,16 @@ def route_row(message: rtnl.RouteMessage) -> Route:
         type=message.kind,
         protocol=message.protocol,
         mtu=message.mtu,
-        nexthops=tuple(
-            RouteHop(hop.index, _ip(hop.gateway), hop.weight) for hop in message.nexthops
-        ),
+        nexthops=_hops(message.nexthops),
     )
+
+
+def _hops(hops: tuple[rtnl.NextHop, ...]) -> tuple[RouteHop, ...]:
+    """Sorted: events and dumps of IPv6 list the ways in different orders."""
+    if not hops:
+        return ()
+    ordered = sorted(hops, key=lambda hop: (hop.index, hop.gateway, hop.weight))
+    return tuple(RouteHop(hop.index, _ip(hop.gateway), hop.weight) for hop in ordered)
 
 
 def neighbor_row(message: rtnl.NeighborMessage) -> Neighbor:

@@ -73,7 +73,7 @@ def test_address_takes_the_local_side_and_the_wide_flags() -> None:
         [("IFA_ADDRESS", "10.0.0.2"), ("IFA_LOCAL", "10.0.0.1"), ("IFA_FLAGS", 0x281)],
     )
     address = one(data)
-    assert address == rtnl.AddressMessage(True, 4, bytes([10, 0, 0, 1]), 32, 254, 0x281)
+    assert address == rtnl.AddressMessage(True, 4, bytes([10, 0, 0, 1]), 32, 254, 0x281, 0)
 
 
 def route(family: int, attributes: list[Any], flags: int = 0, **fields: int) -> rtnl.RouteMessage:
