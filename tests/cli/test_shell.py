@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import socketserver
 import subprocess
 import sys
@@ -194,7 +195,9 @@ def test_a_conversation_on_a_terminal(socket: str) -> None:
         terminal.type("cat missing\r")
         terminal.expect("no such file")
         terminal.expect("cilia> ")
-        terminal.type("half a li\x03")
+        terminal.type("half a li")
+        terminal.expect("half a li")
+        terminal.process.send_signal(signal.SIGINT)
         terminal.expect("cilia> ")
         terminal.type("exit\r")
         assert terminal.process.wait(10) == 0

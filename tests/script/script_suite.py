@@ -55,6 +55,7 @@ class FakeApplication:
             Command("fake/limit", "print the time limit of the last start or stop", self._limit),
             OUTPUT,
             HANG,
+            REMAINING,
             BOOM,
             NESTED,
             *DOCUMENT_COMMANDS,
@@ -90,6 +91,10 @@ def _hang(state: State, flags: Flags, args: list[str]) -> None:
     state.wait(3600)
 
 
+def _remaining(state: State, flags: Flags, args: list[str]) -> Output:
+    return Output(f"{state.remaining_s():.0f}\n")
+
+
 def _boom(state: State, flags: Flags, args: list[str]) -> None:
     raise KeyError("boom")
 
@@ -118,6 +123,7 @@ OUTPUT = Command(
     flags=(Flag("out", kind="str"), Flag("err", kind="str"), Flag("fail")),
 )
 HANG = Command("fake/hang", "wait for the deadline", _hang)
+REMAINING = Command("fake/remaining", "print the seconds that are left", _remaining)
 BOOM = Command("fake/boom", "raise an exception of the wrong kind", _boom)
 NESTED = Command(
     "nested",

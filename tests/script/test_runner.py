@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,22 @@ def test_update_keeps_what_was_found_before_a_failure_out(tmp_path: Path) -> Non
     with pytest.raises(ScriptFailed):
         run_file(file, SUITE, update=True)
     assert file.read_text() == text
+
+
+def test_each_run_has_a_fresh_application_and_directory(tmp_path: Path) -> None:
+    file = tmp_path / "a.txtar"
+    file.write_text(
+        "! exists made\nfake/count\nstdout 'inside 0 outside 0'\nfake/add\nmkdir made\nhive start\n"
+    )
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: run_file(file, SUITE), range(12)))
+    assert len(results) == 12
+
+
+def test_a_suite_may_define_further_variables(tmp_path: Path) -> None:
+    file = tmp_path / "a.txtar"
+    file.write_text("env HEALTHADDR DATADIR\n")
+    log = list[str]()
+    suite = dataclasses.replace(SUITE, environment={"HEALTHADDR": "127.0.0.7"})
+    run_file(file, suite, sink=log.append)
+    assert f"HEALTHADDR=127.0.0.7\nDATADIR={tmp_path}\n" in "".join(log)
