@@ -29,7 +29,7 @@ from cilia.k8s.watch import Event, Invalid, Problem
 SETTLE_S: Final = 0.03
 # Events within this time are taken as one change: an editor makes three or four for one save.
 DEBOUNCE_MS: Final = 50
-STEP_MS: Final = 10
+STEP_MS: Final = 25
 # The whole directory is looked at this often even if nothing was announced (network file systems).
 RESCAN_MS: Final = 60_000
 # How often a directory that went away is looked for.
@@ -70,10 +70,12 @@ class ManifestSource:
         try:
             # The watch stands before the first reading, so that no change falls between the two.
             notify = RustNotify([str(self.directory)], False, False, 0, False, False)
+            inode = self.directory.stat().st_ino
             await self._rescan()
             if not self._store.complete:
                 self._store.set_complete()
-            while True:
+            # The watch is of the directory, not of its name: another one wants a new watch.
+            while self.directory.stat().st_ino == inode:
                 changed = await anyio.to_thread.run_sync(
                     notify.watch, DEBOUNCE_MS, STEP_MS, RESCAN_MS, stop, abandon_on_cancel=True
                 )
