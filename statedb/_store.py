@@ -42,6 +42,9 @@ NO_TXN: Final = -1
 SEGMENT: Final = 4096
 """Rows in a segment of the log: compaction rewrites one at a time, 80 us."""
 
+SLACK: Final = 1024
+"""Superseded rows that a log may hold beyond the number of its live ones."""
+
 _rev_of: Final = attrgetter("rev")
 _key_of: Final = attrgetter("key")
 
@@ -177,6 +180,8 @@ class Store:
         self.log_horizon: int = NEVER
         self.log_len = 0
         self.compact_at = -1
+        self.segment_rows: int = SEGMENT
+        self.slack_rows: int = SLACK
         self.watchers = Watchers()
 
         self.lock = threading.Lock()
@@ -295,10 +300,11 @@ class Store:
     def roll(self) -> None:
         """Close the tail of the log and start a new one."""
         tail = self.tail
-        if len(tail) <= 2 * SEGMENT:
+        size = self.segment_rows
+        if len(tail) <= 2 * size:
             self.segments = [*self.segments, tail]
         else:
-            parts = [tail[at : at + SEGMENT] for at in range(0, len(tail), SEGMENT)]
+            parts = [tail[at : at + size] for at in range(0, len(tail), size)]
             self.segments = self.segments + parts
         self.tail = []
 
@@ -482,6 +488,8 @@ class Store:
         rev = self.rev if snap.rev == NEWEST else snap.rev
         if base is not None and base.rev == rev:
             return base
+        if snap.rev == NEWEST and base is not None and not self._usable(base, position):
+            base = None
         if base is None:
             view = self._build_view(snap, position, rev)
         else:
@@ -540,6 +548,7 @@ class Store:
             for owner, skey, key, _ in moved_in[first:moved_to]:
                 if owner is second:
                     changes[(skey, key)] = ABSENT
+                    keys[key] = None
             for key in keys:
                 row = self.lookup(key, at)
                 if row is not None:

@@ -86,21 +86,21 @@ class Watchers:
         """
         with self._lock:
             taken: list[Channel] = []
+            changed = _changed(store, rows, before.rev, after.rev)
             for (kind, position), queries in self._queries.items():
                 if not queries:
                     continue
                 if kind == ROWS:
                     hits = list(queries) if rows else []
                 elif kind == REVISION:
-                    hits = [bound for bound in queries if rows and bound <= after.rev]
+                    hits = _revision_hits(queries, changed)
                 elif kind == COUNT:
                     hits = list(queries) if before.count != after.count else []
                 elif kind == INIT:
-                    changed = bool(before.pending) != bool(after.pending)
-                    hits = list(queries) if changed else []
+                    flipped = bool(before.pending) != bool(after.pending)
+                    hits = list(queries) if flipped else []
                 else:
-                    touched = _touched(store, rows, position, before.rev, after.rev)
-                    hits = _hits(kind, queries, touched)
+                    hits = _hits(kind, queries, _touched(store, changed, position))
                 taken.extend([queries.pop(argument) for argument in hits])
             self._count -= len(taken)
             return taken
@@ -125,22 +125,32 @@ def _drop_unheld(queries: dict[Any, Channel]) -> None:
             queries[argument] = channel
 
 
-def _touched(store: Store, rows: list[Row], position: int, before: int, after: int) -> set[Any]:
-    """Return the keys, in this index, of all objects that differ between the two revisions."""
-    if position == 0:
-        return {row.key for row in rows}
-    keys_of = store.index_keys_of(position)
-    touched: set[Any] = set()
+def _changed(store: Store, rows: list[Row], before: int, after: int) -> list[Row]:
+    """Return the versions, old and new, of all objects that differ between the two revisions."""
     newest = store.rows
+    changed: list[Row] = []
     for row in rows:
         if visible(newest.get(row.key), after) is not row:
             continue
         if not row.dead:
-            touched.update(keys_of(row.obj))
+            changed.append(row)
         old = visible(row, before)
         if old is not None and not old.dead:
-            touched.update(keys_of(old.obj))
-    return touched
+            changed.append(old)
+    return changed
+
+
+def _touched(store: Store, changed: list[Row], position: int) -> set[Any]:
+    """Return the keys that these versions have in an index."""
+    if position == 0:
+        return {row.key for row in changed}
+    keys_of = store.index_keys_of(position)
+    return {key for row in changed for key in keys_of(row.obj)}
+
+
+def _revision_hits(queries: dict[Any, Channel], changed: list[Row]) -> list[Any]:
+    last = max([row.rev for row in changed], default=0)
+    return [bound for bound in queries if bound <= last]
 
 
 def _hits(kind: int, queries: dict[Any, Channel], touched: set[Any]) -> list[Any]:

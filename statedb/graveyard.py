@@ -15,10 +15,8 @@ from bisect import bisect_left
 from typing import Final
 
 from statedb._row import Row
-from statedb._store import SEGMENT, Secondary, Store
+from statedb._store import Secondary, Store
 
-_SLACK: Final = 1024
-"""Superseded rows that a log may hold beyond the number of its live ones."""
 _MOVED_SLACK: Final = 64
 
 
@@ -30,11 +28,11 @@ def settle(store: Store, oldest: int, revs: list[int] | None, wrote: int) -> Non
     """
     if store.graveyard:
         collect(store, oldest)
-    if len(store.moved) > _MOVED_SLACK + (store.count >> 2):
+    if len(store.moved) > min(_MOVED_SLACK, store.slack_rows) + (store.count >> 2):
         trim_moved(store, oldest)
-    if store.compact_at >= 0 or store.log_len > 2 * len(store.rows) + _SLACK:
-        _compact(store, revs or [oldest], 1 + 2 * wrote // SEGMENT)
-    elif len(store.tail) >= SEGMENT:
+    if store.compact_at >= 0 or store.log_len > 2 * len(store.rows) + store.slack_rows:
+        _compact(store, revs or [oldest], 1 + 2 * wrote // store.segment_rows)
+    elif len(store.tail) >= store.segment_rows:
         store.roll()
 
 
@@ -81,7 +79,7 @@ def _compact(store: Store, revs: list[int], steps: int) -> None:
     while steps and at < len(segments):
         steps -= 1
         kept = _live_rows(store, segments[at], revs)
-        if at and len(segments[at - 1]) + len(kept) <= SEGMENT:
+        if at and len(segments[at - 1]) + len(kept) <= store.segment_rows:
             segments[at - 1] = segments[at - 1] + kept
             del segments[at]
         elif kept:
