@@ -54,12 +54,15 @@ def shown(table: Table[Any], obj: Any) -> Any:
 
 def json_line(value: Any) -> bytes:
     """One line of JSON without the line's end."""
-    return _JSON.encode(value)
+    try:
+        return _JSON.encode(value)
+    except TypeError:  # a mapping whose keys are no text: the encoder cannot sort these itself
+        return _JSON.encode(to_plain(value))
 
 
 def json_text(value: Any) -> str:
     """JSON indented by two, with a newline at the end."""
-    return msgspec.json.format(_JSON.encode(value), indent=2).decode() + "\n"
+    return msgspec.json.format(json_line(value), indent=2).decode() + "\n"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -78,11 +81,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_OLD_BOOLEANS = frozenset("yYnN")  # quoted by yaml.v3, and not known to PyYAML
+
+
 def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     tag = "tag:yaml.org,2002:str"
     if "\n" in value:
         return dumper.represent_scalar(tag, value, style="|")
-    plain = dumper.resolve(yaml.ScalarNode, value, (True, False)) == tag  # type: ignore[no-untyped-call]
+    plain = (
+        value not in _OLD_BOOLEANS and dumper.resolve(yaml.ScalarNode, value, (True, False)) == tag
+    )  # type: ignore[no-untyped-call]
     return dumper.represent_scalar(tag, value, style=None if plain else '"')
 
 
@@ -138,17 +146,18 @@ def from_yaml(text: str, row_type: type, unknown: Callable[[str], object] | None
         raise UnreadableObject(f"no YAML: {error}") from error
     if isinstance(row_type, type) and issubclass(row_type, msgspec.Struct) and value is None:
         value = {}
-    return from_plain(_fill(value, row_type, unknown or (lambda name: None)), row_type)
+    return from_plain(value, row_type, unknown)
 
 
-def from_plain(value: Any, row_type: Any) -> Any:
-    """An object of `row_type` from what `to_plain` made of one.
+def from_plain(value: Any, row_type: Any, unknown: Callable[[str], object] | None = None) -> Any:
+    """An object of `row_type` from plain values, such as `to_plain` makes.
 
     Raises:
         UnreadableObject: a value that its field does not take.
     """
     try:
-        return msgspec.convert(value, row_type, strict=False, dec_hook=_parse, str_keys=True)
+        filled = _fill(value, row_type, unknown or (lambda name: None))
+        return msgspec.convert(filled, row_type, strict=False, dec_hook=_parse, str_keys=True)
     except (msgspec.ValidationError, ValueError) as error:
         raise UnreadableObject(f"no {getattr(row_type, '__name__', row_type)}: {error}") from error
 
@@ -171,7 +180,8 @@ def _fill(value: Any, wanted: Any, unknown: Callable[[str], object]) -> Any:
         if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
             return _fill_struct(value, wanted, unknown)
         if len(arguments) == 2:
-            return {k: _fill(item, arguments[1], unknown) for k, item in value.items()}
+            parse = getattr(arguments[0], "parse", str)  # msgspec leaves keys as they are
+            return {parse(k): _fill(item, arguments[1], unknown) for k, item in value.items()}
     if isinstance(value, list) and arguments:
         return [_fill(item, arguments[0], unknown) for item in value]
     return _scalar(value, wanted) if isinstance(value, str) else value
