@@ -80,7 +80,7 @@ class Prefix(bytes):
     """A prefix as 17 bytes: the 16 of its address, then its length in its own family.
 
     >>> prefix = Prefix.parse("10.0.0.0/8")
-    >>> str(prefix), prefix.length, prefix.is_ipv6, IP.parse("10.1.2.3") in prefix
+    >>> str(prefix), prefix.length, prefix.is_ipv6, prefix.contains(IP.parse("10.1.2.3"))
     ('10.0.0.0/8', 8, False, True)
     >>> Prefix.parse("::/0") < Prefix.parse("0.0.0.0/0") < Prefix.parse("2001::/16")
     True
@@ -122,13 +122,12 @@ class Prefix(bytes):
         """True where the prefix is one address."""
         return self[16] == (128 if self.is_ipv6 else 32)
 
-    def __contains__(self, item: object) -> bool:
-        """Whether an IP of the same family lies in the prefix."""
-        if not isinstance(item, IP) or item.is_ipv6 != self.is_ipv6:
+    def contains(self, ip: IP) -> bool:
+        """Whether the address is of the same family and lies in the prefix."""
+        if ip.is_ipv6 != self.is_ipv6:
             return False
         free = (128 if self.is_ipv6 else 32) - self[16]
-        mine = int.from_bytes(self[:16], "big")
-        return (mine ^ int.from_bytes(item, "big")) >> free == 0
+        return (int.from_bytes(self[:16], "big") ^ int.from_bytes(ip, "big")) >> free == 0
 
     def __str__(self) -> str:
         return f"{unpack_ip(self)}/{self[16]}"

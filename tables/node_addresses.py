@@ -25,7 +25,7 @@ class NodeAddress(msgspec.Struct, frozen=True, gc=False):
     device_name: str = msgspec.field(default="", name="devicename")
 
 
-def _id(addr: NodeAddress) -> tuple[IP, str]:
+def node_address_key(addr: NodeAddress) -> tuple[IP, str]:
     return (addr.address, addr.device_name)
 
 
@@ -48,7 +48,7 @@ def _parse_bool(text: str) -> bool:
     return text == "true"
 
 
-ID: Final = Index("id", key=_id, parse=_parse_id)
+ID: Final = Index("id", key=node_address_key, parse=_parse_id)
 NAME: Final = Index("name", key=_device, unique=False, parse=str)
 NODE_PORT: Final = Index("node-port", key=_node_port, unique=False, parse=_parse_bool)
 

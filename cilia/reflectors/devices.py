@@ -140,7 +140,7 @@ class DevicesReflector:
             batch.finish()
 
     async def _resync(self, netlink: Netlink) -> None:
-        """Reads everything and makes the tables equal to it; after the first time they are whole."""
+        """Reads everything and makes the tables equal to it; from then on they are initialised."""
         run = anyio.to_thread.run_sync
         links, addresses = await run(netlink.links), await run(netlink.addresses)
         routes, neighbors = await run(netlink.routes), await run(netlink.neighbors)
