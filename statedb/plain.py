@@ -43,7 +43,7 @@ _JSON = msgspec.json.Encoder(enc_hook=_plain_hook, order="deterministic")
 
 
 def to_plain(value: Any) -> Any:
-    """The value as dict, list, str, int, float, bool and None; sets and mappings sorted."""
+    """The value as dict, list, tuple, str, number, bool and None; sets and mappings sorted."""
     return msgspec.to_builtins(value, enc_hook=_plain_hook, order="deterministic", str_keys=True)
 
 
@@ -88,9 +88,8 @@ def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     tag = "tag:yaml.org,2002:str"
     if "\n" in value:
         return dumper.represent_scalar(tag, value, style="|")
-    plain = (
-        value not in _OLD_BOOLEANS and dumper.resolve(yaml.ScalarNode, value, (True, False)) == tag
-    )  # type: ignore[no-untyped-call]
+    read_as = dumper.resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]
+    plain = read_as == tag and value not in _OLD_BOOLEANS
     return dumper.represent_scalar(tag, value, style=None if plain else '"')
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statedb import DB, Column, Index, new_table
+from statedb import DB, Column, Index, RWTable, new_table
 from statedb.columns import cells, columns_of, layout, positions, select, table_text
 from statedb.errors import UnknownColumn
 from tests.statedb_application import Author, Book, Kind, Shelf, new_books, new_shelves
@@ -100,5 +100,5 @@ def test_field_cells_are_plain_text_whatever_the_type() -> None:
 
 
 def test_table_without_row_type_prints_its_objects() -> None:
-    table = new_table(DB(), "names", Index("name", lambda name: name))
+    table: RWTable[str] = new_table(DB(), "names", Index("name", lambda name: name))
     assert table_text(columns_of(table), ["x", "y"]) == "Value\nx\ny\n"

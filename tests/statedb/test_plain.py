@@ -105,9 +105,10 @@ def test_fields_keep_their_order_and_sets_are_sorted() -> None:
 
 
 def test_json_and_yaml_say_the_same() -> None:
-    assert msgspec.json.decode(json_text(EVERYTHING)) == to_plain(EVERYTHING)
-    assert msgspec.json.decode(json_line(EVERYTHING)) == to_plain(EVERYTHING)
-    assert yaml.safe_load(yaml_text(EVERYTHING)) == to_plain(EVERYTHING)
+    said = {**to_plain(EVERYTHING), "many": list(to_plain(EVERYTHING)["many"])}
+    assert msgspec.json.decode(json_text(EVERYTHING)) == said
+    assert msgspec.json.decode(json_line(EVERYTHING)) == said
+    assert yaml.safe_load(yaml_text(EVERYTHING)) == said
     assert b"\n" not in json_line(EVERYTHING)
 
 
