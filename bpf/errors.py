@@ -19,7 +19,6 @@
     │   └── BatchError          one entry of a batch failed; .done, .cause
     ├── LoadError               the kernel or libbpf refuses an object; .log
     ├── CompileError            clang refuses a source; .log
-    ├── LayoutError             a pinned map has another layout than this program
     └── RequirementMissing      the machine lacks something; one sentence says what and what to do
 """
 
@@ -169,10 +168,6 @@ class CompileError(BPFError):
         self.source = source
         self.log = log
         super().__init__(f"compile {source}:\n{log.rstrip()}")
-
-
-class LayoutError(BPFError):
-    """A pinned map has other sizes or another type than the program that wants it."""
 
 
 class RequirementMissing(BPFError):

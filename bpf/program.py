@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,8 +113,3 @@ class Program(Fd):
             context=bytes(ffi.buffer(context_out, opts.ctx_size_out)) if context else b"",
             duration_ns=opts.duration,
         )
-
-
-def duplicate(fd: int) -> int:
-    """A second descriptor of the same kernel object, close-on-exec and above the standard ones."""
-    return os.dup(fd)

@@ -11,28 +11,25 @@ any two loses nothing: maps are pinned before a program uses them; all programs 
 (verified) before the first link is touched; a link is re-pointed in place, or made and then renamed
 over its dead predecessor. What is in force stays until its successor is.
 
-A start is ``open_maps`` → fill them → ``load`` → ``attach`` → ``retire``. When maps are not
-``fresh``, the order of filling and attaching does not matter; when another layout is being
-introduced (``migrating``), attach only after the new maps are complete.
+A start is ``open_maps`` → fill them → ``load`` → ``attach`` → ``retire``. Unless it is
+``migrating``, the order of filling and attaching does not matter; when maps of another layout or
+size are being introduced, attach only after the new ones are complete.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bpf import compile as bpf_compile
 from bpf import features, pins
-from bpf.errors import Detached, Invalid, LayoutError, NotFound
+from bpf.errors import Detached, Invalid, NotFound
 from bpf.libbpf import open_directory
 from bpf.link import AttachType, Link, LinkType, cgroup_id
+from bpf.loader import Loader
 from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, LBMaps
-from bpf.maps.map import Map
-from bpf.object import MapDefinition, Object
 from bpf.program import Program
 
-#: Map of the socket way back, sized apart from the others.
+#: Maps of the way back: written by programs, sized apart from the others, and moved to a successor.
 SOCKET_MAPS = frozenset({"cilia_lb4_sk", "cilia_lb6_sk"})
 
 
@@ -53,14 +50,24 @@ class SockDatapath:
         self.config = config
         self.maps_dir = config.pin_dir / "maps"
         self.links_dir = config.pin_dir / "links"
-        #: Seconds a phase took: compile, maps, load, attach.
-        self.timings: dict[str, float] = {}
-        #: Names of maps that this start made; empty ones must be filled before anything relies on
-        #: them.
-        self.fresh: list[str] = []
-        self._elf = b""
-        self._maps: dict[str, Map] = {}
+        self._loader = Loader(
+            "sock",
+            self.maps_dir,
+            entries=self._entries,
+            carried=SOCKET_MAPS,
+            cache_dir=config.cache_dir,
+        )
         self._programs: list[Program] = []
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds a phase took: compile, maps, load, attach."""
+        return self._loader.timings
+
+    @property
+    def fresh(self) -> list[str]:
+        """Names of maps whose contents are not known to be complete."""
+        return self._loader.fresh
 
     @staticmethod
     def check_requirements(config: SockConfig) -> None:
@@ -78,53 +85,47 @@ class SockDatapath:
         return bool(self.fresh) and any(self.links_dir.iterdir())
 
     def open_maps(self) -> LBMaps:
-        """Open the pinned maps, making and pinning those that are missing.
+        """Adopt the pinned maps that fit this build and its sizes, make and pin the others.
 
-        The size of a pinned map wins over the configured one. Raises: LayoutError when a pinned map
-        has other sizes or another type than this build's of the same name; RequirementMissing,
-        CompileError, LoadError.
+        Raises: RequirementMissing, CompileError, LoadError, NoMemory.
         """
-        self._prepare_directories()
-        start = time.monotonic()
-        self._elf = bpf_compile.load_object("sock", cache_dir=self.config.cache_dir)
-        self._time("compile", start)
-        start = time.monotonic()
-        with Object.open("sock", self._elf) as obj:
-            missing = self._adopt_pinned(obj)
-            if missing:
-                self._make(obj, missing)
-        self._time("maps", start)
-        return LBMaps.open_pinned(self.maps_dir)
+        for directory in (self.maps_dir, self.links_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._loader.open_maps()
+        return LBMaps.over(self._loader.maps)
 
     def load(self) -> None:
         """Load and verify the programs on the maps, attaching nothing. Raises: LoadError."""
-        start = time.monotonic()
-        with Object.open("sock", self._elf) as obj:
-            for name, pinned in self._maps.items():
-                obj.set_max_entries(name, pinned.max_entries)
-                obj.reuse(name, pinned)
-            self._set_constants(obj)
-            obj.load()
-            self._programs = obj.programs()
-        self._time("load", start)
+        retval = features.has_helper(features.PROG_CGROUP_SOCK_ADDR, features.HELPER_SET_RETVAL)
+        self._programs = self._loader.load(
+            {
+                "have_set_retval": bytes([retval]),
+                "host_netns_cookie": features.netns_cookie().to_bytes(8, "little"),
+            }
+        )
 
     def attach(self) -> None:
         """Put the loaded programs in force, each in one atomic step.
 
-        Raises: NotFound when the cgroup is gone, NoPrivilege; links that were done stay done, and
-        the call can be repeated.
+        Raises: FileNotFoundError when the cgroup is gone, NoPrivilege; links that were done stay
+        done, and the call can be repeated.
         """
-        start = time.monotonic()
-        for program in self._programs:
-            self._attach(program)
-        self._time("attach", start)
+        with self._loader.timed("attach"):
+            self._loader.carry()
+            for program in self._programs:
+                self._attach(program)
+            self._loader.carry()
 
     def retire(self) -> list[str]:
-        """Remove pins of maps and links that are not this build's; returns their names.
+        """Give successors of maps their names and remove the pins of other builds; returns those.
 
-        To be called when ``attach`` is done: then no program in force uses them.
+        To be called when ``attach`` is done: then no program in force uses the predecessors.
         """
-        wanted = {self.maps_dir: set(self._maps), self.links_dir: {p.name for p in self._programs}}
+        self._loader.settle()
+        wanted = {
+            self.maps_dir: set(self._loader.maps),
+            self.links_dir: {program.name for program in self._programs},
+        }
         old = [
             path
             for directory, names in wanted.items()
@@ -137,54 +138,17 @@ class SockDatapath:
 
     def close(self) -> None:
         """Close all descriptors; what is pinned stays in force."""
-        for held in (*self._maps.values(), *self._programs):
-            held.close()
-        self._maps = {}
+        self._loader.close()
+        for program in self._programs:
+            program.close()
         self._programs = []
 
     # -- steps --
-
-    def _prepare_directories(self) -> None:
-        for directory in (self.maps_dir, self.links_dir):
-            directory.mkdir(parents=True, exist_ok=True)
-
-    def _adopt_pinned(self, obj: Object) -> list[MapDefinition]:
-        """Open what is pinned; returns the definitions of what is not."""
-        missing = []
-        for definition in obj.map_definitions():
-            try:
-                pinned = Map.open_pinned(self.maps_dir / definition.name)
-            except NotFound:
-                missing.append(definition)
-                continue
-            self._maps[definition.name] = pinned
-            check_layout(definition, pinned)
-        return missing
-
-    def _make(self, obj: Object, missing: list[MapDefinition]) -> None:
-        """Make and pin the missing maps, through the object so that they carry their types."""
-        for name, pinned in self._maps.items():
-            obj.set_max_entries(name, pinned.max_entries)
-            obj.reuse(name, pinned)
-        for definition in missing:
-            obj.set_max_entries(definition.name, self._entries(definition.name))
-        obj.keep_programs(lambda name: False)
-        obj.load()
-        for definition in missing:
-            made = obj.map(definition.name)
-            self._maps[definition.name] = made
-            made.pin(self.maps_dir / definition.name)
-            self.fresh.append(definition.name)
 
     def _entries(self, name: str) -> int:
         if name in SOCKET_MAPS:
             return self.config.socket_entries
         return self.config.service_entries
-
-    def _set_constants(self, obj: Object) -> None:
-        retval = features.has_helper(features.PROG_CGROUP_SOCK_ADDR, features.HELPER_SET_RETVAL)
-        obj.set_constant("have_set_retval", bytes([retval]))
-        obj.set_constant("host_netns_cookie", features.netns_cookie().to_bytes(8, "little"))
 
     def _attach(self, program: Program) -> None:
         """Re-point the pinned link, or make one where there is none that works."""
@@ -215,25 +179,9 @@ class SockDatapath:
                 return False
         return True
 
-    def _time(self, phase: str, start: float) -> None:
-        self.timings[phase] = time.monotonic() - start
-
-
-def check_layout(wanted: MapDefinition, pinned: Map) -> None:
-    """Raises: LayoutError unless programs written for ``wanted`` can use ``pinned``."""
-    ours = (wanted.type, wanted.key_size, wanted.value_size, wanted.flags)
-    theirs = (pinned.info.type, pinned.key_size, pinned.value_size, pinned.info.flags)
-    if ours != theirs:
-        raise LayoutError(
-            f"pinned map {wanted.name} has type, key, value and flags {theirs}, "
-            f"this build needs {ours}: a changed layout must have a new name"
-        )
-
 
 def cleanup(pin_dir: Path) -> None:
-    """Detach every program and remove every map and pin below ``pin_dir``; what is not there is no
-    error.
-    """
+    """Detach every program, remove every map and pin below ``pin_dir``; idempotent."""
     links = pin_dir / "links"
     for path in links.iterdir() if links.is_dir() else ():
         with Link.open_pinned(path) as link:
@@ -243,9 +191,7 @@ def cleanup(pin_dir: Path) -> None:
 
 
 def _detach(link: Link) -> None:
-    """Detach now, even while a dying agent still holds the link; a link of a gone cgroup is
-    detached already.
-    """
+    """Detach now, even while an agent holds the link; that of a gone cgroup is detached."""
     try:
         link.detach()
     except (Detached, Invalid):

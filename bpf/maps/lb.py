@@ -8,7 +8,7 @@ returns named fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum, IntFlag
 from pathlib import Path
 from struct import Struct
@@ -366,6 +366,11 @@ class LBMaps(NamedTuple):
         from bpf.maps.map import Map
 
         return cls._build(lambda spec: Map.open_pinned(directory / spec.name))
+
+    @classmethod
+    def over(cls, maps: Mapping[str, Map]) -> LBMaps:
+        """Maps that are open already, by name, each under a second descriptor."""
+        return cls._build(lambda spec: maps[spec.name].duplicate())
 
     @classmethod
     def _build(cls, make: Callable[[Spec], RawMap]) -> LBMaps:

@@ -9,6 +9,7 @@ ENOENT is the end, ENOSPC means that one hash bucket is larger than the buffer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,10 @@ class Map(Fd):
     def by_id(cls, map_id: int) -> Map:
         """A map by the kernel's number. Raises: NotFound when it is gone."""
         return cls(check(lib.bpf_map_get_fd_by_id(map_id), f"map {map_id}"))
+
+    def duplicate(self) -> Map:
+        """The same map under a second descriptor."""
+        return Map(os.dup(self.number))
 
     def pin(self, path: Path) -> None:
         """Pin at a free path. Raises: Exists."""

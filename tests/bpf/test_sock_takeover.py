@@ -16,11 +16,10 @@ import pytest
 
 from bpf import compile as bpf_compile
 from bpf import pins
-from bpf.errors import LayoutError, LoadError, RequirementMissing
+from bpf.errors import LoadError, RequirementMissing
 from bpf.link import Link, cgroup_id
 from bpf.maps import map as bpf_map
 from bpf.maps.map import Map
-from bpf.maps.types import MapType
 from bpf.object import Object
 from bpf.program import Program
 from bpf.sock import SockConfig, SockDatapath, cleanup
@@ -156,7 +155,6 @@ STEPS = [
     (Object, "load", 1),
     (Object, "load", 2),
     *((Link, "create", n) for n in (1, 5)),
-    (SockDatapath, "_prepare_directories", 1),
 ]
 
 
@@ -219,46 +217,31 @@ def test_kill_during_the_swap_leaves_every_hook_attached_once(
     assert sorted(in_force(config)) == PROGRAMS
 
 
+BROKEN = """
+const volatile _Bool have_set_retval = 0;
+const volatile __u64 host_netns_cookie = 0;
+SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *ctx)
+{
+    return *(volatile int *)(long)ctx->user_ip4;
+}
+"""
+
+
 def test_new_program_that_does_not_verify_leaves_the_old_one_in_force(
     config: SockConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(config).close()
     before = in_force(config)
-    broken = build("""
-    struct { __uint(type, BPF_MAP_TYPE_ARRAY); __type(key, __u32); __type(value, __u32);
-             __uint(max_entries, 1); } cilia_other SEC(".maps");
-    const volatile _Bool have_set_retval = 0;
-    const volatile __u64 host_netns_cookie = 0;
-    SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *ctx)
-    {
-        return *(volatile int *)(long)ctx->user_ip4;
-    }
-    """)
-    monkeypatch.setattr(bpf_compile, "load_object", lambda name, cache_dir: broken)
     sock = SockDatapath(config)
-    sock.open_maps = lambda: None  # type: ignore[assignment,method-assign,return-value]
-    sock._elf = broken
+    maps = sock.open_maps()
+    sock._loader._elf = build(BROKEN)
+    sock._loader.maps = {}
     with pytest.raises(LoadError, match="invalid mem access"):
         sock.load()
+    sock.close()
+    maps.close()
     assert in_force(config) == before
     assert attached(config) == 8
-
-
-def test_pinned_map_of_another_layout_is_refused_by_name(config: SockConfig) -> None:
-    (config.pin_dir / "maps").mkdir(parents=True)
-    with Map.create(MapType.HASH, "cilia_lb4_svc", 8, 8, 10) as other:
-        other.pin(config.pin_dir / "maps" / "cilia_lb4_svc")
-    sock = SockDatapath(config)
-    with pytest.raises(LayoutError, match="pinned map cilia_lb4_svc"):
-        sock.open_maps()
-
-
-def test_size_of_a_pinned_map_wins_over_the_configured_one(config: SockConfig) -> None:
-    start(config).close()
-    larger = start(config._replace(service_entries=4096))
-    larger.close()
-    with Map.open_pinned(config.pin_dir / "maps" / "cilia_lb4_svc") as opened:
-        assert opened.max_entries == 1024
 
 
 def test_links_follow_when_the_cgroup_was_made_anew(world: World, config: SockConfig) -> None:
@@ -268,32 +251,6 @@ def test_links_follow_when_the_cgroup_was_made_anew(world: World, config: SockCo
     start(config).close()
     assert attached(config) == 8
     assert sorted(in_force(config)) == PROGRAMS
-
-
-def test_pins_of_another_build_go_after_the_switch(config: SockConfig) -> None:
-    start(config).close()
-    with Map.create(MapType.HASH, "cilia_lb4_old", 4, 4, 10) as old:
-        old.pin(config.pin_dir / "maps" / "cilia_lb4_old")
-    sock = SockDatapath(config)
-    sock.open_maps().close()
-    sock.load()
-    sock.attach()
-    assert (config.pin_dir / "maps" / "cilia_lb4_old").exists()
-    assert sock.retire() == ["cilia_lb4_old"]
-    assert not (config.pin_dir / "maps" / "cilia_lb4_old").exists()
-    sock.close()
-
-
-def test_new_maps_beside_programs_in_force_are_a_migration(config: SockConfig) -> None:
-    first = start(config)
-    assert first.fresh
-    first.close()
-    (config.pin_dir / "maps" / "cilia_lb4_svc").unlink()
-    sock = SockDatapath(config)
-    sock.open_maps().close()
-    assert sock.fresh == ["cilia_lb4_svc"]
-    assert sock.migrating
-    sock.close()
 
 
 def test_cleanup_removes_everything_even_while_the_owner_lives(

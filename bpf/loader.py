@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An object on pinned maps: adopt what fits, make what does not, swap without a gap.
+
+::
+
+    DIR/NAME          the map in force
+    DIR/NAME~next     its successor, when this build wants another layout or size
+
+Steps, each idempotent: ``open_maps`` adopts a pinned map that has this build's layout and size, or
+makes one (as ``~next`` if the name is taken by a map that does not fit). The caller fills what is
+``fresh``. ``load`` verifies the programs on these maps; nothing is attached yet. The caller
+switches its hooks, calling ``carry`` directly before and after. ``settle`` renames each successor
+over its predecessor.
+
+A kill between any two steps leaves programs and maps in force that belong together; the next start,
+of this build or the one before, finds the maps that fit it under one of the two names. A map whose
+twin was perhaps in use instead counts as fresh: its contents may be old.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from bpf import compile as bpf_compile
+from bpf.errors import Exists, NotFound
+from bpf.maps.map import Map
+from bpf.maps.raw import NOEXIST
+from bpf.object import MapDefinition, Object
+from bpf.program import Program
+
+#: Suffix of a map that is to take the place of one with another layout or size.
+NEXT = "~next"
+
+
+class Loader:
+    """One object file and the directory of its maps. Used from one thread at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        maps_dir: Path,
+        *,
+        entries: Callable[[str], int | None] = lambda name: None,
+        carried: frozenset[str] = frozenset(),
+        cache_dir: Path | None = None,
+    ) -> None:
+        """``entries``: size of a map, None for that of the source. ``carried``: maps that programs
+        write, whose entries move to a successor of the same layout; all others are filled by the
+        caller.
+        """
+        self.name = name
+        self.maps_dir = maps_dir
+        self._entries = entries
+        self._carried = carried
+        self._cache_dir = cache_dir
+        self._elf = b""
+        #: The maps of this build, by name.
+        self.maps: dict[str, Map] = {}
+        #: Maps whose contents are not known to be complete.
+        self.fresh: list[str] = []
+        #: Seconds a phase took.
+        self.timings: dict[str, float] = {}
+
+    def open_maps(self) -> None:
+        """Adopt or make all maps. Raises: RequirementMissing, CompileError, LoadError, NoMemory."""
+        with self.timed("compile"):
+            self._elf = bpf_compile.load_object(self.name, cache_dir=self._cache_dir)
+        with self.timed("maps"), Object.open(self.name, self._elf) as obj:
+            definitions = [self._sized(definition) for definition in obj.map_definitions()]
+            missing = [definition for definition in definitions if not self._adopt(definition)]
+            if missing:
+                self._make(obj, missing)
+
+    def load(self, constants: Mapping[str, bytes]) -> list[Program]:
+        """Verify the programs on the maps; they are the caller's. Raises: LoadError."""
+        with self.timed("load"), Object.open(self.name, self._elf) as obj:
+            self._reuse(obj)
+            for name, value in constants.items():
+                obj.set_constant(name, value)
+            obj.load()
+            return obj.programs()
+
+    def carry(self) -> None:
+        """Copy entries that programs wrote into predecessors, without touching newer ones."""
+        for name in self._carried & set(self.fresh):
+            try:
+                old = Map.open_pinned(self.maps_dir / name)
+            except NotFound:
+                continue
+            with old:
+                if old.info.id != self.maps[name].info.id and same_layout(old, self.maps[name]):
+                    _copy(old, self.maps[name])
+
+    def settle(self) -> None:
+        """Give each successor its name; to be called when all hooks are switched."""
+        for name in self.maps:
+            successor = self.maps_dir / (name + NEXT)
+            if self._is_ours(successor, name):
+                successor.rename(self.maps_dir / name)
+        self.fresh = []
+
+    def close(self) -> None:
+        """Close the maps; what is pinned stays."""
+        for opened in self.maps.values():
+            opened.close()
+        self.maps = {}
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Record how long a block took, also when it fails."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[phase] = time.monotonic() - start
+
+    # -- steps --
+
+    def _sized(self, definition: MapDefinition) -> MapDefinition:
+        wanted = self._entries(definition.name)
+        return definition if wanted is None else definition._replace(max_entries=wanted)
+
+    def _adopt(self, wanted: MapDefinition) -> bool:
+        """Whether a pinned map fits; it is opened then."""
+        successor = self.maps_dir / (wanted.name + NEXT)
+        found = _open_fitting(successor, wanted)
+        perhaps_old = found is not None or successor.exists()
+        if found is None:
+            found = _open_fitting(self.maps_dir / wanted.name, wanted)
+        if found is None:
+            return False
+        self.maps[wanted.name] = found
+        if perhaps_old:
+            self.fresh.append(wanted.name)
+        return True
+
+    def _make(self, obj: Object, missing: list[MapDefinition]) -> None:
+        """Make and pin the missing maps, through the object so that they carry their types."""
+        self._reuse(obj)
+        for definition in missing:
+            obj.set_max_entries(definition.name, definition.max_entries)
+        obj.keep_programs(lambda name: False)
+        obj.load()
+        for definition in missing:
+            made = obj.map(definition.name)
+            self.maps[definition.name] = made
+            self._pin(made, definition.name)
+            self.fresh.append(definition.name)
+
+    def _pin(self, made: Map, name: str) -> None:
+        try:
+            made.pin(self.maps_dir / name)
+        except Exists:
+            made.replace_pin(self.maps_dir / (name + NEXT))
+
+    def _reuse(self, obj: Object) -> None:
+        for name, opened in self.maps.items():
+            obj.set_max_entries(name, opened.max_entries)
+            obj.reuse(name, opened)
+
+    def _is_ours(self, path: Path, name: str) -> bool:
+        try:
+            pinned = Map.open_pinned(path)
+        except NotFound:
+            return False
+        with pinned:
+            return pinned.info.id == self.maps[name].info.id
+
+
+def _open_fitting(path: Path, wanted: MapDefinition) -> Map | None:
+    """The map pinned at ``path`` if programs written for ``wanted`` can use it as it is."""
+    try:
+        pinned = Map.open_pinned(path)
+    except NotFound:
+        return None
+    if _fits(pinned, wanted):
+        return pinned
+    pinned.close()
+    return None
+
+
+def _fits(pinned: Map, wanted: MapDefinition) -> bool:
+    """An object that asks for 0 entries leaves the size to the kernel."""
+    info = pinned.info
+    size = wanted.max_entries or info.max_entries
+    return (info.type, info.key_size, info.value_size, info.max_entries, info.flags) == (
+        wanted.type,
+        wanted.key_size,
+        wanted.value_size,
+        size,
+        wanted.flags,
+    )
+
+
+def same_layout(one: Map, other: Map) -> bool:
+    """Whether entries of one mean the same in the other."""
+    return (one.info.type, one.key_size, one.value_size) == (
+        other.info.type,
+        other.key_size,
+        other.value_size,
+    )
+
+
+def _copy(source: Map, target: Map) -> None:
+    for key, value in source.items():
+        try:
+            target.update(key, value, NOEXIST)
+        except Exists:
+            continue

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps of another layout or size: filled beside their predecessors, switched to, renamed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bpf.maps import lb
+from bpf.maps.map import Map
+from bpf.maps.types import MapFlag, MapType
+from bpf.sock import SockConfig, SockDatapath, cleanup
+from tests.bpf.test_sock import SVC_ONE, UDP, Datapath, echo_once, udp_server
+from tests.bpf.test_sock_takeover import attached, kill_at, killed_in, map_ids, map_names, start
+from tests.bpf.world import World
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def config(world: World) -> Iterator[SockConfig]:
+    config = SockConfig(world.bpffs / "node", world.cgroup, 1024, 1024)
+    yield config
+    cleanup(config.pin_dir)
+
+
+def pin_names(config: SockConfig) -> list[str]:
+    return sorted(path.name for path in (config.pin_dir / "maps").iterdir())
+
+
+def put_other_layout(config: SockConfig) -> Path:
+    """Replace the pinned service map by one as an older build would have left it."""
+    path = config.pin_dir / "maps" / "cilia_lb4_svc"
+    with Map.create(MapType.HASH, "cilia_lb4_svc", 8, 16, 1024, flags=MapFlag.NO_PREALLOC) as other:
+        other.replace_pin(path)
+    return path
+
+
+def test_first_start_is_no_migration(config: SockConfig) -> None:
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    assert sorted(sock.fresh) == sorted(map_names(config))
+    assert not sock.migrating
+    sock.close()
+
+
+def test_other_layout_is_made_beside_and_renamed_after_the_switch(config: SockConfig) -> None:
+    start(config).close()
+    path = put_other_layout(config)
+    with Map.open_pinned(path) as old:
+        old_id = old.info.id
+    sock = SockDatapath(config)
+    maps = sock.open_maps()
+    assert (sock.fresh, sock.migrating) == (["cilia_lb4_svc"], True)
+    maps.v4.service.update(lb.encode_service_key(b"\1\2\3\4", 80), bytes(28))
+    sock.load()
+    sock.attach()
+    assert Map.open_pinned(path).info.id == old_id
+    assert sock.retire() == []
+    sock.close()
+    with Map.open_pinned(path) as new:
+        assert (new.key_size, new.value_size) == (12, 28)
+        assert [key for key, _ in new.items()] == [lb.encode_service_key(b"\1\2\3\4", 80)]
+    assert pin_names(config) == sorted(map_names(config))
+    maps.close()
+
+
+def test_other_size_is_a_migration_that_keeps_what_programs_wrote(config: SockConfig) -> None:
+    start(config).close()
+    socket_path = config.pin_dir / "maps" / "cilia_lb4_sk"
+    key = lb.encode_socket_key(lb.SocketKey(7, b"\1\2\3\4", 80))
+    with Map.open_pinned(socket_path) as opened:
+        opened.update(key, bytes(range(12)))
+    larger = config._replace(socket_entries=4096)
+    sock = SockDatapath(larger)
+    sock.open_maps().close()
+    assert sorted(sock.fresh) == ["cilia_lb4_sk", "cilia_lb6_sk"]
+    sock.load()
+    sock.attach()
+    sock.retire()
+    sock.close()
+    with Map.open_pinned(socket_path) as opened:
+        assert opened.max_entries == 4096
+        assert opened.lookup(key) == bytes(range(12))
+
+
+def test_client_keeps_its_replies_through_a_migration_and_back(
+    world: World, config: SockConfig
+) -> None:
+    def client() -> list[object]:
+        first = SockDatapath(config)
+        maps = first.open_maps()
+        first.load()
+        first.attach()
+        first.retire()
+        server, port = udp_server("127.0.0.1")
+        Datapath(world, first, maps).service(SVC_ONE, 53, UDP, [("127.0.0.1", port)])
+        peers: list[object] = []
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(3)
+            sock.connect((SVC_ONE, 53))
+            for changed in (config, config._replace(socket_entries=4096), config):
+                start(changed).close()
+                sock.send(b"x")
+                echo_once(server)
+                peers.append(sock.recvfrom(10)[1])
+        return peers
+
+    assert world.in_child(client) == [(SVC_ONE, 53)] * 3
+    assert pin_names(config) == sorted(map_names(config))
+
+
+#: How a start on other sizes can be interrupted: (owner, function, nth call).
+STEPS: list[tuple[object, str, int]] = [
+    (Map, "replace_pin", 1),
+    (Map, "replace_pin", 8),
+    (SockDatapath, "load", 1),
+    (SockDatapath, "_attach", 1),
+    (SockDatapath, "_attach", 5),
+    (SockDatapath, "_attach", 8),
+]
+
+
+@pytest.mark.parametrize("then", ["same build", "other build"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "name", "nth"), STEPS, ids=lambda v: getattr(v, "__name__", v))
+def test_killed_migration_ends_as_a_clean_start_of_either_build(
+    config: SockConfig, owner: object, name: str, nth: int, when: str, then: str
+) -> None:
+    start(config).close()
+    larger = config._replace(service_entries=2048, socket_entries=2048)
+    killed_in(larger, lambda: kill_at(owner, name, nth, when))
+    last, size = (larger, 2048) if then == "same build" else (config, 1024)
+    start(last).close()
+    assert attached(config) == 8
+    assert pin_names(config) == sorted(map_names(config))
+    for path in (config.pin_dir / "maps").iterdir():
+        with Map.open_pinned(path) as opened:
+            assert opened.max_entries == size
+
+
+def test_map_that_was_perhaps_not_in_use_counts_as_fresh(config: SockConfig) -> None:
+    """After a killed upgrade the older build must not trust the maps that it left."""
+    start(config).close()
+    ids = map_ids(config)
+    larger = config._replace(service_entries=2048)
+    killed_in(larger, lambda: kill_at(SockDatapath, "_attach", 8, "after"))
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    assert sorted(sock.fresh) == sorted(set(map_names(config)) - {"cilia_lb4_sk", "cilia_lb6_sk"})
+    assert sock.migrating
+    assert {name: ids[name] for name in ids} == {
+        name: opened.info.id for name, opened in sock._loader.maps.items()
+    }
+    sock.close()
+
+
+def test_pins_that_nobody_wants_go_after_the_switch(config: SockConfig) -> None:
+    start(config).close()
+    with Map.create(MapType.HASH, "cilia_lb4_old", 4, 4, 10) as old:
+        old.pin(config.pin_dir / "maps" / "cilia_lb4_old")
+        old.pin(config.pin_dir / "maps" / "cilia_lb4_svc~next")
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    sock.load()
+    sock.attach()
+    assert sock.retire() == ["cilia_lb4_old", "cilia_lb4_svc~next"]
+    sock.close()
+    assert pin_names(config) == sorted(map_names(config))
