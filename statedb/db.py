@@ -17,6 +17,8 @@ import weakref
 from collections import deque
 from typing import Any, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from statedb import graveyard
 from statedb._row import NEVER
 from statedb._store import Snap
@@ -33,6 +35,7 @@ from statedb.txn import ReadTxn, WriteTxn
 from statedb.validate import validate
 
 
+@mypyc_attr(native_class=False)
 class Token:
     """Lives as long as a snapshot is held: native classes cannot be weakly referenced."""
 
