@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from bpf.errors import Exists, Invalid, NotFound
-from bpf.libbpf import Fd, check, lib, options, take_log
+from bpf.libbpf import Fd, check, lib, options
 
 
 class Direction(IntEnum):
@@ -43,9 +43,9 @@ def attach(program: Fd, where: Filter) -> int:
     """
     hook = _hook(where)
     with suppress(Exists):  # made before, by us or someone else
-        _quiet(lib.bpf_tc_hook_create(hook), f"add clsact to interface {where.ifindex}")
+        check(lib.bpf_tc_hook_create(hook), f"add clsact to interface {where.ifindex}")
     opts = _options(where, prog_fd=program.number, flags=_REPLACE)
-    _quiet(lib.bpf_tc_attach(hook, opts), f"attach to {_name(where)}")
+    check(lib.bpf_tc_attach(hook, opts), f"attach to {_name(where)}")
     return int(opts.prog_id)
 
 
@@ -53,7 +53,7 @@ def attached(where: Filter) -> int | None:
     """Id of the program at a place. Raises: DeviceGone."""
     opts = _options(where)
     try:
-        _quiet(lib.bpf_tc_query(_hook(where), opts), f"read {_name(where)}")
+        check(lib.bpf_tc_query(_hook(where), opts), f"read {_name(where)}")
     except (NotFound, Invalid):  # no such filter; no clsact at all
         return None
     return int(opts.prog_id)
@@ -62,7 +62,7 @@ def attached(where: Filter) -> int | None:
 def detach(where: Filter) -> None:
     """Remove the filter if it is there; the qdisc stays, others may use it."""
     try:
-        _quiet(lib.bpf_tc_detach(_hook(where), _options(where)), f"detach from {_name(where)}")
+        check(lib.bpf_tc_detach(_hook(where), _options(where)), f"detach from {_name(where)}")
     except (NotFound, Invalid):
         return
 
@@ -77,9 +77,3 @@ def _options(where: Filter, **fields: int) -> Any:
 
 def _name(where: Filter) -> str:
     return f"clsact {where.direction.name.lower()} of interface {where.ifindex}"
-
-
-def _quiet(rc: int, what: str) -> None:
-    """libbpf prints the kernel's words for each failure; the exception says enough."""
-    take_log()
-    check(rc, what)

@@ -35,9 +35,11 @@ lib.cilia_log_capture()
 def check(rc: int, what: str) -> int:
     """Return ``rc`` if it is no error.
 
-    Raises: the exception of ``bpf.errors`` for ``-rc``, saying ``what`` failed.
+    Raises: the exception of ``bpf.errors`` for ``-rc``, saying ``what`` failed. What libbpf printed
+    about it is dropped, or it would pile up; a caller who wants it takes it first.
     """
     if rc < 0:
+        lib.cilia_log_clear()
         raise kernel_error(what, -rc)
     return rc
 

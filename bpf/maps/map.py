@@ -9,6 +9,7 @@ ENOENT is the end, ENOSPC means that one hash bucket is larger than the buffer.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,10 +113,10 @@ class Map(Fd):
     def lookup(self, key: bytes) -> bytes | None:
         self._check_key(key)
         value = ffi.new("char[]", self.value_size)
-        try:
-            check(lib.bpf_map_lookup_elem(self.number, key, value), f"look up in {self.name}")
-        except NotFound:
+        rc = lib.bpf_map_lookup_elem(self.number, key, value)
+        if rc == -errno.ENOENT:
             return None
+        check(rc, f"look up in {self.name}")
         return bytes(ffi.buffer(value, self.value_size))
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:

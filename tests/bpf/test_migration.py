@@ -87,6 +87,27 @@ def test_other_size_is_a_migration_that_keeps_what_programs_wrote(config: SockCo
         assert opened.lookup(key) == bytes(range(12))
 
 
+def test_new_program_never_runs_without_the_ways_back(
+    config: SockConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are copied before the first hook is switched, not only after the last."""
+    start(config).close()
+    key = lb.encode_socket_key(lb.SocketKey(7, b"\1\2\3\4", 80))
+    with Map.open_pinned(config.pin_dir / "maps" / "cilia_lb4_sk") as opened:
+        opened.update(key, bytes(12))
+    sock = SockDatapath(config._replace(socket_entries=4096))
+    maps = sock.open_maps()
+    sock.load()
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        sock, "_attach", lambda program: seen.append(maps.v4.socket.lookup(key) is not None)
+    )
+    sock.attach()
+    assert seen == [True] * 8
+    sock.close()
+    maps.close()
+
+
 def test_client_keeps_its_replies_through_a_migration_and_back(
     world: World, config: SockConfig
 ) -> None:
