@@ -81,11 +81,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_OTHER_BREAKS = frozenset("\r\x85\u2028\u2029")  # lost or changed where they are not escaped
 _OLD_BOOLEANS = frozenset("yYnN")  # quoted by yaml.v3, and not known to PyYAML
 
 
 def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     tag = "tag:yaml.org,2002:str"
+    if not _OTHER_BREAKS.isdisjoint(value):
+        return dumper.represent_scalar(tag, value, style='"')
     if "\n" in value:
         return dumper.represent_scalar(tag, value, style="|")
     read_as = dumper.resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]
