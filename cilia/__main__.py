@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import importlib
-import sys
 from typing import cast
 
 import click
@@ -92,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,6 +15,7 @@ import click
 
 from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
 from cilia.agent.mounts import unmount_ours
+from cilia.agent.options import validated
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 
 WAIT_S = 10.0
@@ -35,10 +36,10 @@ def cleanup(ctx: click.Context, state_dir: Path | None, bpf_root: Path | None, w
     """
     instance = ctx.obj["explicit_instance"] or DEFAULT_INSTANCE
     given = {"instance": instance, "state_dir": state_dir, "bpf_root": bpf_root}
-    config = AgentConfig(**{key: value for key, value in given.items() if value is not None})
-    lock = InstanceLock([path for path in (config.run_dir, config.pin_dir) if path.exists()])
+    config = validated(AgentConfig, given)
+    lock = InstanceLock()
     try:
-        _acquire(lock, WAIT_S if wait else 0.0)
+        _acquire(lock, config, WAIT_S if wait else 0.0)
         removed = remove_everything(config)
     except AlreadyRunning as error:
         raise click.ClickException(str(error)) from None
@@ -48,11 +49,12 @@ def cleanup(ctx: click.Context, state_dir: Path | None, bpf_root: Path | None, w
         click.echo(line)
 
 
-def _acquire(lock: InstanceLock, wait_s: float) -> None:
+def _acquire(lock: InstanceLock, config: AgentConfig, wait_s: float) -> None:
+    paths = [path for path in (config.run_dir, config.pin_dir) if path.exists()]
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            return lock.acquire()
+            return lock.acquire(*paths)
         except AlreadyRunning:
             if time.monotonic() >= deadline:
                 raise

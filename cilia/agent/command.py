@@ -22,7 +22,7 @@ log = structlog.get_logger("agent")
 @click.command()
 @options_of(AgentConfig)
 @click.pass_context
-def agent(ctx: click.Context, **given: Any) -> None:
+def agent(ctx: click.Context, /, **given: Any) -> None:
     """Run the agent of this node in the foreground.
 
     SIGTERM and Ctrl-C end it and leave programs, maps and pins in force; `cilia cleanup` removes

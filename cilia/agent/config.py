@@ -39,7 +39,7 @@ class AgentConfig(BaseModel):
     ] = DEFAULT_INSTANCE
     k8s_manifests: Annotated[
         Path | None,
-        Field(description="Directory of Kubernetes YAML to read objects from, watched for changes."),
+        Field(description="Directory of Kubernetes YAML to read and watch for changes."),
     ] = None
     node_name: Annotated[
         str, Field(min_length=1, description="Name of this node's Node object.")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the agent program.
 
-    AgentError    one sentence for the person at the terminal; ends the program with exit code 1
+AgentError    one sentence for the person at the terminal; ends the program with exit code 1
 """
 
 

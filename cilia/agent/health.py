@@ -42,3 +42,19 @@ class HealthReporter:
         assert health_key(row) == key
         with self.db.write_txn(self.table) as wtxn:
             self.table.insert(wtxn, row)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleHealth:
+    """The health of one module's parts, in the form in which reconcilers tell it."""
+
+    db: DB
+    table: RWTable[Health]
+    module: str
+
+    def __call__(self, part: str, ok: bool, message: str) -> None:
+        reporter = HealthReporter(self.db, self.table, self.module, part)
+        if ok:
+            reporter.ok(message)
+        else:
+            reporter.degraded(message, "")

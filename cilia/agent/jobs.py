@@ -38,7 +38,7 @@ async def run_job(name: str, work: Callable[[], Awaitable[object]], reporter: Re
             await work()
             reporter.stopped("Finished")
             return
-        except Exception as error:  # noqa: BLE001  # decided here: log, report, try again
+        except Exception as error:  # decided here: log, report, try again
             if anyio.current_time() - started > HEALTHY_AFTER_S:
                 wait_s = FIRST_WAIT_S
             log.exception("job failed", job=name, restart_in_s=wait_s)

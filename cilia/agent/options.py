@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import click
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 M = TypeVar("M", bound=BaseModel)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +41,13 @@ def _click_type(annotation: Any) -> dict[str, Any]:
     return {"type": str, "metavar": "TEXT"}
 
 
+def _default_text(field: FieldInfo) -> str:
+    if field.default_factory is not None or field.default is None:
+        return ""
+    shown = str(field.default)
+    return f" [default: {shown.lower() if isinstance(field.default, bool) else shown}]"
+
+
 def options_of(model: type[BaseModel]) -> Callable[[F], F]:
     """A decorator that gives a click command one option for each field of the model.
 
@@ -48,10 +56,7 @@ def options_of(model: type[BaseModel]) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         for name, field in reversed(model.model_fields.items()):
-            shown = field.get_default() if field.default_factory is None else None
-            help_text = field.description or ""
-            if shown not in (None, False, True) or isinstance(shown, bool):
-                help_text += f" [default: {str(shown).lower() if shown in (True, False) else shown}]"
+            help_text = f"{field.description}{_default_text(field)}"
             function = click.option(
                 flag_name(name),
                 name,

@@ -42,7 +42,7 @@ class StatusView:
     def as_dict(self) -> dict[str, Any]:
         """The JSON of `/status`; see `cilia.cli.status` for how it is shown."""
         txn = self.db.read_txn()
-        counts = Counter(fe.status.kind.value for fe in self.frontends.all(txn))
+        counts = self.frontend_counts(txn)
         degraded = self.degraded(txn)
         problems = [problem_dict(row) for row in self.problems.all(txn)]
         synchronised = self.synchronised(txn, counts)
@@ -55,7 +55,7 @@ class StatusView:
             "instance_id": self.db.instance_id,
             "source": self.source,
             "synchronised": synchronised,
-            "frontends": {kind: counts[kind] for kind in ("done", "pending", "error")},
+            "frontends": counts,
             "datapath": {
                 "mode": self.datapath.mode(),
                 "links": self.datapath.links(),
@@ -66,7 +66,17 @@ class StatusView:
             "problems": problems,
         }
 
-    def synchronised(self, txn: ReadTxn, counts: Counter[str]) -> bool:
+    def frontend_counts(self, txn: ReadTxn | None = None) -> dict[str, int]:
+        """Frontends by status: done (also while refreshing), pending, error."""
+        rows = self.frontends.all(txn or self.db.read_txn())
+        counts = Counter(fe.status.kind.value for fe in rows)
+        return {
+            "done": counts["done"] + counts["refreshing"],
+            "pending": counts["pending"],
+            "error": counts["error"],
+        }
+
+    def synchronised(self, txn: ReadTxn, counts: dict[str, int]) -> bool:
         """All inputs were listed, and every frontend was attempted with what they say."""
         listed = all(self.db.table(name).initialized(txn) for name in INPUT_TABLES)
         return listed and not counts["pending"]

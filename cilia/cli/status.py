@@ -46,12 +46,14 @@ def status(ctx: click.Context, output: str) -> None:
 def lines(answer: dict[str, Any]) -> Iterator[str]:
     """The answer as text for a terminal; click drops the colours where there is none."""
     word = click.style("OK", fg=OK) if answer["healthy"] else click.style("Degraded", fg=BAD)
-    yield f"Agent:       {word}  {answer['version']}, pid {answer['pid']}, up {_age(answer['uptime_s'])}"
+    age = _age(answer["uptime_s"])
+    datapath = answer["datapath"]
+    yield f"Agent:       {word}  {answer['version']}, pid {answer['pid']}, up {age}"
     yield f"Instance:    {answer['instance']} ({answer['instance_id']})"
     yield f"Source:      {answer['source']}, {_synchronised(answer)}"
-    yield f"Datapath:    {answer['datapath']['mode']}, {len(answer['datapath']['links'])} programs attached"
+    yield f"Datapath:    {datapath['mode']}, {len(datapath['links'])} programs attached"
     yield f"Frontends:   {_frontends(answer['frontends'])}"
-    yield from _section("Maps", [_map_line(row) for row in answer["datapath"]["maps"]])
+    yield from _section("Maps", [_map_line(row) for row in datapath["maps"]])
     yield from _section("Tables", [_table_line(row) for row in answer["tables"]])
     yield from _section("Degraded", [_health_line(row) for row in answer["degraded"]])
     yield from _section("Problems", [_problem_line(row) for row in answer["problems"]])

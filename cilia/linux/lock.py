@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -28,7 +27,7 @@ class AlreadyRunning(Exception):
 
 
 def holder_of(path: Path) -> int | None:
-    """Pid of the process that holds a lock on path, or None (also if it is in another pid space)."""
+    """Pid of the holder of the lock on path; None without one, or in another pid namespace."""
     stat = os.stat(path)
     wanted = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
     for line in Path("/proc/locks").read_text().splitlines():
@@ -41,17 +40,16 @@ def holder_of(path: Path) -> int | None:
 class InstanceLock:
     """Exclusive locks on directories, held until `release` or the end of the process."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self.paths = list(dict.fromkeys(paths))
+    def __init__(self) -> None:
         self._fds: list[int] = []
 
-    def acquire(self) -> None:
-        """Take all locks or none.
+    def acquire(self, *paths: Path) -> None:
+        """Lock these directories too, or release everything.
 
         Raises:
             AlreadyRunning: another process holds one; names its pid and the directory.
         """
-        for path in self.paths:
+        for path in dict.fromkeys(paths):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._fds.append(fd)
             try:

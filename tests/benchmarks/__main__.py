@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: run the benchmarks that need nothing; `--peers`: those that run a peer beside ours."""
+"""`make bench`: run the benchmarks; `--peers`: with a peer beside ours where there is one."""
 
 from __future__ import annotations
 

@@ -29,9 +29,7 @@ def backend_address(number: int, generation: int = 0) -> str:
 
 
 def documents(numbers: range) -> str:
-    return "---\n".join(
-        served(f"s{n}", service_address(n), [backend_address(n)]) for n in numbers
-    )
+    return "---\n".join(served(f"s{n}", service_address(n), [backend_address(n)]) for n in numbers)
 
 
 def run(*, peers: bool) -> None:
@@ -43,7 +41,9 @@ def run(*, peers: bool) -> None:
     with tempfile.TemporaryDirectory() as directory, world(Path(directory), "bench") as w:
         per_file = SERVICES // FILES
         for number in range(FILES):
-            w.write(f"{number:03}.yaml", documents(range(number * per_file, (number + 1) * per_file)))
+            w.write(
+                f"{number:03}.yaml", documents(range(number * per_file, (number + 1) * per_file))
+            )
         report.row("agent.start_10k", _start_s(w), "s to all reconciled", higher_is_better=False)
         report.row("agent.rss_10k", _rss_mb(w), "MB resident", higher_is_better=False)
         report.row("agent.idle", _idle_share(w), "% of a core", higher_is_better=False)

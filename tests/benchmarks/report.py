@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark shares: alternate two sides, take the median, print a row, keep a JSON line."""
+"""What benchmarks share: alternate two sides, take the median, print a row, keep a JSON line."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent as users run it: a process, real programs, real sockets, in a namespace without a way out."""
+"""The agent as users run it: a process, real programs and sockets, no way out of its namespace."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Service manifest becomes a connected socket, and stays one through kills, edits and mistakes."""
+"""A Service manifest becomes a connected socket, through kills, edits and mistakes."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def echo(w: World) -> World:
     w.start_agent()
     w.eventually(w.ready)
     return w
+
+
+def maps_of(w: World) -> str:
+    """The load-balancer maps as the kernel has them."""
+    return w.cilia("bpf", "lb", "list", f"--bpf-root={w.bpf_root}").stdout
 
 
 def test_both_backends_answer_through_the_cluster_ip(echo: World) -> None:
@@ -106,13 +111,11 @@ def test_a_service_deleted_while_the_agent_was_down_is_gone_after_the_start(echo
     echo.eventually(lambda: echo.inside.tcp(OTHER_V4, 80).get("answer") == POD_V4[0])
     echo.kill_agent()
     (echo.manifests / "gone.yaml").unlink()
-    assert OTHER_V4 in echo.cilia("bpf", "lb", "list", f"--bpf-root={echo.bpf_root}").stdout
+    assert OTHER_V4 in maps_of(echo)
     echo.start_agent()
-    echo.eventually(
-        lambda: OTHER_V4 not in echo.cilia("bpf", "lb", "list", f"--bpf-root={echo.bpf_root}").stdout
-    )
+    echo.eventually(lambda: OTHER_V4 not in maps_of(echo))
     assert "errno" in echo.inside.tcp(OTHER_V4, 80)
-    assert V4 in echo.cilia("bpf", "lb", "list", f"--bpf-root={echo.bpf_root}").stdout
+    assert V4 in maps_of(echo)
 
 
 def test_sigterm_leaves_traffic_and_cleanup_ends_it(echo: World) -> None:

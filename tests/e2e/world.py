@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,9 +19,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import NetNS, netns
+from pyroute2 import IPRoute, netns
 
 from cilia.api.client import AgentUnreachable, request
+from cilia.linux.netns import NetNS
 
 POD_V4 = [f"10.204.0.{n}" for n in range(1, 5)]
 POD_V6 = [f"fd00:204::{n}" for n in range(1, 5)]
@@ -138,9 +140,7 @@ class World:
             if process.poll() is None:
                 process.terminate()
                 process.wait(10)
-        done = self.cilia(
-            "cleanup", f"--state-dir={self.state_dir}", f"--bpf-root={self.bpf_root}"
-        )
+        done = self.cilia("cleanup", f"--state-dir={self.state_dir}", f"--bpf-root={self.bpf_root}")
         assert done.returncode == 0, done.stderr
 
 
@@ -162,12 +162,18 @@ def world(directory: Path, name: str) -> Iterator[World]:
 
 
 def _network(namespace: str) -> None:
-    with NetNS(namespace) as ns:
-        (lo,) = ns.link_lookup(ifname="lo")
-        ns.link("set", index=lo, state="up")
+    with NetNS.open(f"/run/netns/{namespace}") as ns:
+        ns.run(_network_inside)
+
+
+def _network_inside() -> None:
+    with IPRoute() as ipr:
+        (lo,) = ipr.link_lookup(ifname="lo")
+        ipr.link("set", index=lo, state="up")
         for address in POD_V4:
-            ns.addr("add", index=lo, address=address, prefixlen=32)
+            ipr.addr("add", index=lo, address=address, prefixlen=32)
         for address in POD_V6:
-            ns.addr("add", index=lo, address=address, prefixlen=128)
+            ipr.addr("add", index=lo, address=address, prefixlen=128)
         for guarded in GUARDED:
-            ns.route("add", dst=guarded, type="unreachable", family=10 if ":" in guarded else 2)
+            family = socket.AF_INET6 if ":" in guarded else socket.AF_INET
+            ipr.route("add", dst=guarded, type="unreachable", family=family)

@@ -16,7 +16,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from cilia.linux.lock import InstanceLock
-InstanceLock([Path(p) for p in sys.argv[1:]]).acquire()
+lock = InstanceLock()
+lock.acquire(*map(Path, sys.argv[1:]))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -47,7 +48,7 @@ def test_second_holder_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> N
     first = holder(shared)
     try:
         with pytest.raises(AlreadyRunning, match=f"pid {first.pid}") as refused:
-            InstanceLock([own, shared]).acquire()
+            InstanceLock().acquire(own, shared)
         assert refused.value.pid == first.pid
         assert holder_of(own) is None, "nothing stays locked after a refusal"
     finally:
@@ -56,8 +57,8 @@ def test_second_holder_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> N
 
 def test_lock_is_free_after_its_holder_was_killed(tmp_path: Path) -> None:
     end(holder(tmp_path))
-    lock = InstanceLock([tmp_path, tmp_path])
-    lock.acquire()
+    lock = InstanceLock()
+    lock.acquire(tmp_path, tmp_path)
     assert holder_of(tmp_path) == os.getpid()
     lock.release()
     assert holder_of(tmp_path) is None

@@ -8,7 +8,7 @@ from collections import Counter
 
 
 class Asking:
-    """Asks one URL again and again; `answers` counts by the name that answered, `failures` by why."""
+    """Asks one URL again and again, and counts answers by name, failures by reason."""
 
     def __init__(self, address: str, port: int = 80) -> None:
         self.address, self.port = address, port

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -51,11 +52,11 @@ def quickstart(oneshot: bool, manifests: Path) -> None:
     """
     if os.geteuid() != 0:
         raise click.ClickException("the quickstart loads eBPF programs: run it as root")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, partial(_end_on_signal, os.getpid()))
     STAGE_DIR.mkdir(mode=0o700, exist_ok=True)
-    lock = InstanceLock([STAGE_DIR])
+    lock = InstanceLock()
     try:
-        lock.acquire()
+        lock.acquire(STAGE_DIR)
         with ExitStack() as stack:
             stack.callback(_remove_stage_dir)
             _programme(stack, manifests, oneshot)
@@ -66,6 +67,13 @@ def quickstart(oneshot: bool, manifests: Path) -> None:
     finally:
         lock.release()
     say("Undone: routes, namespaces, links, programs, maps and state are gone.")
+
+
+def _end_on_signal(pid: int, number: int, frame: object) -> None:
+    """Unwinds and undoes all; a child that was forked meanwhile inherits this and just ends."""
+    if os.getpid() != pid:
+        os._exit(128 + number)
+    sys.exit(128 + number)
 
 
 def _programme(stack: ExitStack, manifests: Path, oneshot: bool) -> None:

@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
-from pyroute2 import IPRoute, NetNS, netns
+from pyroute2 import IPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
+
+from cilia.linux.netns import NetNS
 
 INSTANCE = "cilia-quickstart"
 SERVICE_RANGE = IPv4Network("10.201.0.0/16")
@@ -123,12 +125,18 @@ def _make_place(ipr: IPRoute, place: Place) -> None:
     ipr.link("set", index=index, IFLA_IFALIAS=INSTANCE)
     ipr.addr("add", index=index, address=str(place.host.ip), prefixlen=30)
     ipr.link("set", index=index, state="up")
-    with NetNS(place.namespace) as inside:
+    with NetNS.open(f"/run/netns/{place.namespace}") as namespace:
+        namespace.run(lambda: _bring_up_inside(place))
+
+
+def _bring_up_inside(place: Place) -> None:
+    """Runs in a thread in the namespace (pyroute2's own NetNS would fork this process)."""
+    with IPRoute() as ipr:
         for name in ("lo", "eth0"):
-            (inner,) = inside.link_lookup(ifname=name)
+            (index,) = ipr.link_lookup(ifname=name)
             if name == "eth0":
-                inside.addr("add", index=inner, address=str(place.pod.ip), prefixlen=30)
-            inside.link("set", index=inner, state="up")
+                ipr.addr("add", index=index, address=str(place.pod.ip), prefixlen=30)
+            ipr.link("set", index=index, state="up")
 
 
 def undo() -> None:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an agent: requirements, locks, datapath, jobs, and an end that leaves all in force.
+
+The order of a start: nothing is touched before the requirements are checked and the locks are held;
+programs that are in force stay until their successors are verified; where the maps have a new
+layout, the successors are attached only after the first reconciliation filled them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import structlog
+from starlette.applications import Starlette
+
+from bpf.errors import BPFError
+from bpf.maps.lb_dump import dump
+from cilia.agent import mounts, server
+from cilia.agent.config import AgentConfig
+from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
+from cilia.agent.errors import AgentError
+from cilia.agent.jobs import run_job
+from cilia.agent.wiring import Agent, build
+from cilia.k8s.manifests import ManifestSource
+from cilia.linux.lock import AlreadyRunning, InstanceLock
+
+log = structlog.get_logger("agent")
+
+
+async def serve(config: AgentConfig) -> None:
+    """Run the agent until cancelled.
+
+    Raises:
+        AgentError: something is missing; one sentence for the person at the terminal.
+    """
+    source = _manifest_source(config)
+    with _locked(config) as cgroup:
+        datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup)
+        try:
+            await _run(config, source, datapath)
+        finally:
+            datapath.close()
+
+
+async def dry_run(config: AgentConfig) -> int:
+    """Reconcile into maps in memory, print what would be programmed; 1 if input was refused."""
+    source = _manifest_source(config)
+    datapath = MemoryDatapath(config.bpf_lb_map_max)
+    agent = build(config, source, str(source.directory), datapath)
+    async with anyio.create_task_group() as group:
+        _start_jobs(group, agent, source)
+        await _synchronised(agent)
+        group.cancel_scope.cancel()
+    print(dump(datapath.maps), end="")
+    problems = list(agent.tables.problems.all(agent.tables.db.read_txn()))
+    for problem in problems:
+        log.error("refused", problem=str(problem))
+    return 1 if problems else 0
+
+
+def _manifest_source(config: AgentConfig) -> ManifestSource:
+    if config.k8s_manifests is None:
+        raise AgentError(
+            "no source of Kubernetes objects: name a directory of manifests with --k8s-manifests"
+        )
+    if not config.k8s_manifests.is_dir():
+        raise AgentError(f"--k8s-manifests={config.k8s_manifests} is no directory")
+    return ManifestSource(config.k8s_manifests)
+
+
+@contextmanager
+def _locked(config: AgentConfig) -> Iterator[Path]:
+    """Holds the state directory, the pin directory and the cgroup, which is the value."""
+    lock = InstanceLock()
+    try:
+        config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock.acquire(config.run_dir)
+        mounts.prepare_bpf_root(config)
+        cgroup = mounts.prepare_cgroup_root(config)
+        config.pin_dir.mkdir(mode=0o700, exist_ok=True)
+        lock.acquire(config.pin_dir, cgroup)
+        yield cgroup
+    except AlreadyRunning as error:
+        raise AgentError(str(error)) from None
+    except PermissionError as error:
+        raise AgentError(f"{error.filename}: {error.strerror}: run the agent as root") from None
+    finally:
+        lock.release()
+
+
+def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
+    try:
+        datapath = KernelDatapath(config.pin_dir, cgroup, config.bpf_lb_map_max)
+        datapath.attach_early()
+    except (BPFError, ImportError) as error:
+        raise AgentError(str(error)) from None
+    return datapath
+
+
+async def _run(config: AgentConfig, source: ManifestSource, datapath: Datapath) -> None:
+    agent = build(config, source, str(source.directory), datapath)
+    async with anyio.create_task_group() as group:
+        _start_servers(group, config, agent)
+        _start_jobs(group, agent, source)
+        log.info("started", instance=config.instance, socket=str(config.socket_path))
+        await _synchronised(agent)
+        await anyio.to_thread.run_sync(datapath.attach_late)
+        log.info("synchronised", **agent.status.frontend_counts())
+
+
+def _start_jobs(group: anyio.abc.TaskGroup, agent: Agent, source: ManifestSource) -> None:
+    agent.jobs["watch-manifests"] = source.run
+    for name, work in agent.jobs.items():
+        group.start_soon(run_job, name, work, agent.reporter(f"job-{name}"))
+
+
+def _start_servers(group: anyio.abc.TaskGroup, config: AgentConfig, agent: Agent) -> None:
+    """Bind all sockets first, so that a wrong address ends the start; then serve."""
+    from statedb import http
+
+    routes = [
+        *server.status_routes(agent.status),
+        *server.health_routes(agent.status),
+        *server.metrics_routes(agent.registry),
+        *http.routes(agent.tables.db),
+    ]
+    serving = [(Starlette(routes=routes), server.unix_socket(config.socket_path))]
+    if config.metrics_address:
+        listener = server.tcp_socket("--metrics-address", config.metrics_address)
+        serving.append((server.metrics_app(agent.registry), listener))
+    if config.health_address:
+        listener = server.tcp_socket("--health-address", config.health_address)
+        serving.append((server.health_app(agent.status), listener))
+    for app, listener in serving:
+        group.start_soon(server.serve, app, listener)
+
+
+async def _synchronised(agent: Agent) -> None:
+    """Wait until all inputs were listed and every frontend was attempted with what they say."""
+    tables = agent.tables
+    for name in ("services", "frontends", "backends"):
+        done, watch = tables.db.table(name).initialized_watch(tables.db.read_txn())
+        if not done:
+            await watch.wait()
+    revision = tables.lb.frontends.revision(tables.db.read_txn())
+    await agent.frontend_reconciler.wait_until_reconciled(revision)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole agent on one screen: every part, and who talks to whom.
+
+Plain constructor calls in three groups: infrastructure (tables, health, metrics), control plane (a
+source of objects, reflectors, the writer), datapath (maps, reconcilers). Each part gets the tables
+that it may read, and the one kind of thing that it may write. What runs is a list of named jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from cilia.agent.config import AgentConfig
+from cilia.agent.datapath import Datapath
+from cilia.agent.health import HealthReporter, ModuleHealth
+from cilia.agent.metrics import TableMetrics
+from cilia.agent.status import StatusView
+from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.controllers.loadbalancer.writer import LoadBalancerTables, Writer
+from cilia.k8s.watch import Source
+from cilia.reflectors.problems import ProblemReflector
+from cilia.reflectors.services import ServiceReflector
+from reconcilers.config import Config
+from reconcilers.frontend_entries import FrontendConfig
+from reconcilers.frontends import FrontendOperations
+from reconcilers.metrics import PrometheusMetrics
+from reconcilers.node_ports import follow_node_addresses
+from reconcilers.reconciler import Reconciler
+from reconcilers.verify import Drift, new_drift_table
+from statedb import DB, RWTable
+from tables.frontends import Frontend, get_status, set_status
+from tables.health import Health, new_health_table
+from tables.node_addresses import NodeAddress, new_node_addresses_table
+from tables.problems import Problem, new_problems_table
+
+Job = Callable[[], Awaitable[object]]
+log = structlog.get_logger("agent")
+
+
+@dataclass
+class Tables:
+    """Every table of the agent."""
+
+    db: DB
+    health: RWTable[Health]
+    problems: RWTable[Problem]
+    node_addresses: RWTable[NodeAddress]
+    drift: RWTable[Drift]
+    lb: LoadBalancerTables
+
+    @classmethod
+    def new(cls, name: str) -> Tables:
+        db = DB(name)
+        problems = new_problems_table(db)
+        return cls(
+            db=db,
+            health=new_health_table(db),
+            problems=problems,
+            node_addresses=new_node_addresses_table(db),
+            drift=new_drift_table(db),
+            lb=LoadBalancerTables(db, problems),
+        )
+
+
+@dataclass
+class Agent:
+    """The parts that programs around the wiring use."""
+
+    config: AgentConfig
+    tables: Tables
+    registry: CollectorRegistry
+    writer: Writer
+    frontend_operations: FrontendOperations
+    frontend_reconciler: Reconciler[Frontend]
+    status: StatusView
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def reporter(self, name: str) -> HealthReporter:
+        return HealthReporter(self.tables.db, self.tables.health, "agent", name)
+
+
+def _log_problem(problem: Problem) -> None:
+    log.warning("refused", problem=str(problem), origin=problem.origin)
+
+
+def build(config: AgentConfig, source: Source, source_name: str, datapath: Datapath) -> Agent:
+    """Everything but the edges, which the caller opens: the source of objects and the datapath."""
+    # Infrastructure.
+    tables = Tables.new(config.instance)
+    registry = CollectorRegistry()
+    registry.register(TableMetrics(tables.db, tables.problems, tables.lb.frontends))
+
+    # Control plane: objects -> services, frontends, backends.
+    lb_config = LoadBalancerConfig(
+        kube_proxy_replacement=config.kube_proxy_replacement,
+        enable_ipv4=config.enable_ipv4,
+        enable_ipv6=config.enable_ipv6,
+    )
+    writer = Writer(tables.db, tables.lb, lb_config, LocalNode(config.node_name))
+    services = ServiceReflector(source, writer, warn=_log_problem)
+    problems = ProblemReflector(source, tables.db, tables.problems, warn=_log_problem)
+
+    # Datapath: frontends -> maps.
+    operations = FrontendOperations(
+        datapath.maps,
+        tables.lb.frontends,
+        tables.node_addresses,
+        FrontendConfig(kube_proxy_replacement=config.kube_proxy_replacement),
+    )
+    frontends = Reconciler(
+        tables.db,
+        tables.lb.frontends,
+        operations,
+        get_status=get_status,
+        set_status=set_status,
+        config=Config(
+            retry_backoff_min_s=config.lb_retry_backoff_min_ms / 1000,
+            retry_backoff_max_s=config.lb_retry_backoff_max_ms / 1000,
+        ),
+        health=ModuleHealth(tables.db, tables.health, "loadbalancer"),
+        metrics=PrometheusMetrics(registry),
+        drift=tables.drift,
+    )
+
+    status = StatusView(
+        tables.db,
+        config.instance,
+        source_name,
+        tables.lb.frontends,
+        tables.health,
+        tables.problems,
+        datapath,
+    )
+    jobs: dict[str, Job] = {
+        "reflect-services": services.run,
+        "reflect-problems": problems.run,
+        "reconcile-frontends": frontends.run,
+        "follow-node-addresses": partial(
+            follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
+        ),
+    }
+    return Agent(config, tables, registry, writer, operations, frontends, status, jobs)

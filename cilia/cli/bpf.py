@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cilia bpf`: the pinned maps as they are in the kernel; needs no agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+BPF_ROOT = click.option(
+    "--bpf-root",
+    type=click.Path(path_type=Path),
+    default=Path("/sys/fs/bpf"),
+    show_default=True,
+    help="As given to the agent.",
+)
+
+
+@click.group()
+def bpf() -> None:
+    """Read the pinned BPF maps, also while no agent runs."""
+
+
+@bpf.group()
+def lb() -> None:
+    """Service load balancing."""
+
+
+@lb.command(name="list")
+@BPF_ROOT
+@click.option("--frontends", "prefix", flag_value="SVC:", help="Only service entries.")
+@click.option("--backends", "prefix", flag_value="BE:", help="Only backends.")
+@click.option("--revnat", "prefix", flag_value="REV:", help="Only reverse translation.")
+@click.pass_context
+def list_(ctx: click.Context, bpf_root: Path, prefix: str | None) -> None:
+    """Every entry of the load-balancer maps, a line each, sorted.
+
+    \b
+    Examples:
+      cilia bpf lb list
+      cilia bpf lb list --backends
+    """
+    from bpf.errors import BPFError, NotFound
+    from bpf.maps.lb import LBMaps
+    from bpf.maps.lb_dump import dump
+
+    directory = bpf_root / ctx.obj["instance"] / "maps"
+    try:
+        maps = LBMaps.open_pinned(directory)
+    except NotFound:
+        raise click.ClickException(
+            f"no maps are pinned below {directory}: no agent of this instance has run"
+        ) from None
+    except BPFError as error:
+        raise click.ClickException(f"{error}: run this as root") from None
+    try:
+        for line in dump(maps).splitlines():
+            if prefix is None or line.startswith(prefix):
+                click.echo(line)
+    finally:
+        maps.close()
