@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 from urllib.parse import quote
 
 from statedb import errors
@@ -78,7 +78,11 @@ class RemoteDB:
         """The newest state, or the state at a revision."""
         return RemoteTxn(revision, instance)
 
-    def table(self, name: str, row_type: type[T] | None = None) -> RemoteTable[T]:
+    @overload
+    def table(self, name: str, row_type: type[T]) -> RemoteTable[T]: ...
+    @overload
+    def table(self, name: str, row_type: None = None) -> RemoteTable[Any]: ...
+    def table(self, name: str, row_type: type[Any] | None = None) -> RemoteTable[Any]:
         """The table of this name; its existence shows with the first query."""
         return RemoteTable(self, name, row_type)
 
@@ -186,9 +190,7 @@ class RemoteTable(Generic[T]):
         params = {"table": self.name, "kind": kind, "key": str(key), "form": form, **_revision(txn)}
         if index is not None:
             params["index"] = index if isinstance(index, str) else index.name
-        rows = RemoteRows(self.db.ask("/query", **params))
-        _agree(txn, rows.head["instance"])
-        return rows
+        return RemoteRows(self.db.ask("/query", **params), txn)
 
     def changes(
         self, resume: str = "", form: Form = "object"
@@ -245,13 +247,20 @@ class RemoteTable(Generic[T]):
 class RemoteRows:
     """Rows of one query, read from the socket as they are iterated; a context manager."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, txn: RemoteTxn) -> None:
         self._answer = answer
         self._lines = answer.lines()
         try:
-            self.head: dict[str, Any] = json.loads(next(self._lines))
-        except (StopIteration, ValueError) as error:
+            self.head = self._read_head()
+            _agree(txn, self.head["instance"])
+        except BaseException:
             answer.close()
+            raise
+
+    def _read_head(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(next(self._lines)))
+        except (StopIteration, ValueError) as error:
             raise BrokenAnswer("the answer has no head") from error
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -40,12 +40,12 @@ def ask(socket_path: str, path: str, params: Mapping[str, str], timeout_s: float
     try:
         connection.request("GET", path + query)
         response = connection.getresponse()
+    except http.client.HTTPException as error:  # some of them are OSErrors too
+        connection.close()
+        raise BrokenAnswer(f"{socket_path}: no answer: {error!r}") from error
     except OSError as error:
         connection.close()
         raise _unreachable(socket_path, error) from error
-    except http.client.HTTPException as error:
-        connection.close()
-        raise BrokenAnswer(f"{socket_path}: no answer: {error!r}") from error
     answer = Answer(connection, response)
     if response.status != 200:
         with answer:

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A database behind a real HTTP server on a unix socket, in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+from statedb import DB
+from statedb.http import routes
+
+
+class Server(uvicorn.Server):
+    """Says when it listens, so that nobody has to poll."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: object = None) -> None:
+        await super().startup()
+        self.listening.set()
+
+
+@contextlib.contextmanager
+def served(db: DB, socket: Path) -> Iterator[str]:
+    """Serves the database while the block runs; open streams are cut at its end."""
+    config = uvicorn.Config(
+        Starlette(routes=routes(db)),
+        uds=str(socket),
+        lifespan="off",
+        log_level="critical",
+        timeout_graceful_shutdown=0,
+    )
+    server = Server(config)
+    thread = threading.Thread(target=server.run, name="statedb-server")
+    thread.start()
+    try:
+        assert server.listening.wait(10), "the server did not start"
+        yield str(socket)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive(), "the server did not stop"
