@@ -21,14 +21,13 @@ is one operation under the interpreter's lock.
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Final
 
-from statedb._opened import Opened, refuse_reopen
+from statedb._opened import Opened
 from statedb._row import NEVER, NEWEST, Row, visible
 from statedb._tree import ABSENT, View, build, patch
 from statedb._watchers import Watchers, changed_between
@@ -173,6 +172,7 @@ class Store:
         self.moved_rev: int = NEVER
         self.pending: tuple[str, ...] = ()
         self.views: list[View | None] = [None] * (1 + len(self.secondaries))
+        self.viewed = False
         self.graveyard: deque[Row] = deque()
         self.forgotten = 0  # revision of the newest tombstone that was removed
         self.trackers: list[Any] = []
@@ -180,6 +180,7 @@ class Store:
         self.log_horizon: int = NEVER
         self.log_len = 0
         self.compact_at = -1
+        self.settle_at = 0
         self.segment_rows: int = SEGMENT
         self.slack_rows: int = SLACK
         self.watchers = Watchers()
@@ -194,16 +195,7 @@ class Store:
         self.live: Snap = self._snapshot()
         self.live.rev = NEWEST
 
-    # Transactions: acquire, begin, seal or undo, release.
-
-    def acquire(self, opened: Opened) -> None:
-        """Take the table's lock; refuse to wait for this very thread."""
-        if not self.lock.acquire(False):
-            refuse_reopen(self.opened)
-            start = time.perf_counter()
-            self.lock.acquire()
-            opened.lock_wait_s += time.perf_counter() - start
-        self.opened = opened
+    # Transactions: begin, seal or undo, release.
 
     def release(self) -> None:
         """Give the table's lock back."""
@@ -211,23 +203,18 @@ class Store:
         self.opened = None
         self.lock.release()
 
-    def begin(self, txn_id: int, keep: int) -> None:
-        """Start a write transaction; the lock is held.
+    def begin(self, txn_id: int, keep: int) -> Snap:
+        """Start a write transaction and return what it sees; the lock is held.
 
-        `keep`: the newest revision below the current one that a live snapshot still reads, or
-        NEVER.
+        `keep`: the newest revision below the current one that a live snapshot reads, or NEVER.
         """
         self.txn_id = txn_id
         self.base = self.rev
         self.start = len(self.tail)
         self.keep = keep
         self.old_trackers = self.trackers
-        live = self.live
-        live.segments = self.segments
-        live.tail = self.tail
-        live.views = self.views
-        live.pending = self.pending
-        live.count = self.count
+        self.live.views = self.views
+        return self.live
 
     @property
     def dirty(self) -> bool:
@@ -236,11 +223,11 @@ class Store:
 
     def seal(self) -> Snap:
         """Return the snapshot of the state as it is now, to be committed."""
-        for at, view in enumerate(self.views):
-            if view is not None and not self._usable(view, at):
-                views = self.views.copy()
-                views[at] = None
-                self.views = views
+        if self.viewed:
+            self.views = [
+                view if view is not None and self._usable(view, at) else None
+                for at, view in enumerate(self.views)
+            ]
         return self._snapshot()
 
     def _usable(self, view: View, position: int) -> bool:
@@ -463,12 +450,13 @@ class Store:
 
         O(log n), and a copy of the first and last run's pointers.
         """
-        tail = snap.tail
-        end = len(tail) if snap.rev == NEWEST else snap.tail_len
+        live = snap.rev == NEWEST
+        tail = self.tail if live else snap.tail
+        end = len(tail) if live else snap.tail_len
         if end and tail[0].rev <= rev + 1:
             return [tail[_after(tail, rev, end) : end]]
         runs: list[list[Row]] = []
-        segments = snap.segments
+        segments = self.segments if live else snap.segments
         first = len(segments)
         while first and segments[first - 1][-1].rev > rev:
             first -= 1
@@ -507,6 +495,7 @@ class Store:
         Readers may race here: the loser's view is made again when it is needed. `seal` refuses one
         that is too old.
         """
+        self.viewed = True
         newest = self.views[position]
         if newest is None or newest.rev < view.rev:
             views = self.views.copy()

@@ -52,16 +52,8 @@ class Watchers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._queries: dict[tuple[int, int], dict[Any, Channel]] = {}
-        self._count = 0
+        self.count = 0
         self._sweep_at: int = _SWEEP_AT
-
-    @property
-    def any(self) -> bool:
-        """Whether anything is watched."""
-        return self._count > 0
-
-    def __len__(self) -> int:
-        return self._count
 
     def register(self, kind: int, position: int, argument: Any) -> Channel:
         """Return the channel of this query; all who ask the same share it."""
@@ -72,11 +64,11 @@ class Watchers:
                 self._queries[(kind, position)] = queries
             channel = queries.get(argument)
             if channel is None:
-                if self._count >= self._sweep_at:
+                if self.count >= self._sweep_at:
                     self._sweep()
                 channel = Channel()
                 queries[argument] = channel
-                self._count += 1
+                self.count += 1
             return channel
 
     def take(self, store: Store, rows: list[Row], before: Snap, after: Snap) -> list[Channel]:
@@ -102,7 +94,7 @@ class Watchers:
                 else:
                     hits = _hits(kind, queries, _touched(store, changed, position))
                 taken.extend([queries.pop(argument) for argument in hits])
-            self._count -= len(taken)
+            self.count -= len(taken)
             return taken
 
     def _sweep(self) -> None:
@@ -111,7 +103,7 @@ class Watchers:
         for queries in self._queries.values():
             _drop_unheld(queries)
             kept += len(queries)
-        self._count = kept
+        self.count = kept
         self._sweep_at = max(_SWEEP_AT, 2 * kept)
 
 

@@ -33,6 +33,7 @@ from statedb.errors import (
 from statedb.table import RWTable, Table
 from statedb.txn import ReadTxn, WriteTxn
 from statedb.validate import validate
+from statedb.watch import Channel
 
 
 @mypyc_attr(native_class=False)
@@ -85,8 +86,8 @@ class DB:
         self._numbers: Any = itertools.count(1)
         self._live: deque[tuple[weakref.ref[object], list[Snap]]] = deque()
         self._root: ReadTxn = ReadTxn(self, [], Token())
-        self._history: deque[ReadTxn] = deque(maxlen=max(history, 0))
-        self._history.append(self._root)
+        self._keeps_history: bool = history > 0
+        self._history: deque[ReadTxn] = deque([self._root], maxlen=max(history, 0))
 
     # Tables.
 
@@ -177,8 +178,9 @@ class DB:
         state. Versions are forgotten only after the swap too: whether a snapshot is held can be
         told only when no one can take it any more.
         """
-        changed = [table for table in wtxn._tables if table.dirty]
-        if not changed:
+        tables = wtxn._tables
+        changed = tables if len(tables) == 1 else [table for table in tables if table.dirty]
+        if not changed or not changed[0].dirty:
             wtxn._release()
             return self._root
         try:
@@ -193,30 +195,35 @@ class DB:
         with self._lock:
             root = self._swap(snaps)
             lone = not self._live
-        closing: list[Any] = []
-        for table, snap in zip(changed, snaps, strict=True):
-            before = table.snap
-            table.snap = snap
-            wrote = len(table.tail) - table.start
-            if table.watchers.any:
-                closing.extend(table.watchers.take(table, table.written(), before, snap))
-            table.log_len += wrote
-            if lone:
-                table.forget_versions()
-                graveyard.settle(table, snap.rev, None, wrote)
-            else:
-                revs = self._live_revs(table.position, snap.rev)
-                graveyard.settle(table, revs[0], revs, wrote)
+        closing: list[Channel] = []
+        for at, table in enumerate(changed):
+            self._settle(table, snaps[at], lone, closing)
         wtxn._release()
         for channel in closing:
             channel.close()
         return root
 
+    def _settle(self, table: Table[Any], snap: Snap, lone: bool, closing: list[Channel]) -> None:
+        """Note what is committed, collect the channels to close, and forget what no one needs."""
+        before = table.snap
+        table.snap = snap
+        start = table.start
+        wrote = len(table.tail) - start
+        if table.watchers.count:
+            closing.extend(table.watchers.take(table, table.written(), before, snap))
+        table.log_len += wrote
+        if lone:
+            table.forget_versions()
+        if table.graveyard or table.log_len > table.settle_at or table.moved:
+            revs = [snap.rev] if lone else self._live_revs(table.position, snap.rev)
+            graveyard.settle(table, revs, wrote)
+
     def _swap(self, snaps: list[Snap]) -> ReadTxn:
         """Replace the root by one with these snaps, and note the old one if someone holds it.
         Needs the lock.
         """
-        old_snaps = self._root.snaps
+        old = self._root
+        old_snaps = old.snaps
         new_snaps = old_snaps.copy()
         for snap in snaps:
             position = snap.store.position
@@ -224,26 +231,24 @@ class DB:
                 new_snaps[position] = snap
             else:
                 new_snaps.append(snap)
-        ref: weakref.ref[object] = weakref.ref(self._root._token)
+        ref: weakref.ref[object] = weakref.ref(old._token)
         root = ReadTxn(self, new_snaps, Token())
-        self._root = root
-        if self._history.maxlen:
+        self._root = old = root
+        if self._keeps_history:
             self._history.append(root)
-        if ref() is not None:
-            self._live.append((ref, old_snaps))
         live = self._live
+        if ref() is not None:
+            live.append((ref, old_snaps))
         while live and live[-1][0]() is None:
             live.pop()
         while live and live[0][0]() is None:
             live.popleft()
         return root
 
-    def _newest_below(self, position: int, rev: int) -> int:
-        """Return the newest revision below `rev` that a held snapshot reads in the table, or
-        NEVER.
-        """
-        if not self._live:
-            return NEVER
+    def _newest_below(self, table: Table[Any]) -> int:
+        """Return the newest revision below the current one that a held snapshot reads, or NEVER."""
+        position = table.position
+        rev = table.rev
         with self._lock:
             for ref, snaps in reversed(self._live):
                 if position < len(snaps) and snaps[position].rev < rev and ref() is not None:
@@ -271,7 +276,7 @@ class DB:
         if table.lock.acquire(False):
             try:
                 revs = self._live_revs(table.position, table.rev)
-                graveyard.settle(table, revs[0], revs, 0)
+                graveyard.settle(table, revs, 0)
             finally:
                 table.lock.release()
 

@@ -20,20 +20,25 @@ from statedb._store import Secondary, Store
 _MOVED_SLACK: Final = 64
 
 
-def settle(store: Store, oldest: int, revs: list[int] | None, wrote: int) -> None:
+def settle(store: Store, revs: list[int], wrote: int) -> None:
     """Forget what can be after a commit.
 
-    `oldest`: the oldest revision that a live snapshot reads; `revs`: all of them, ascending, or
-    None when only the committed one is live; `wrote`: rows of the commit.
+    `revs`: all revisions that live snapshots read, the committed one included, ascending; `wrote`:
+    rows of the commit.
     """
+    oldest = revs[0]
     if store.graveyard:
         collect(store, oldest)
     if len(store.moved) > min(_MOVED_SLACK, store.slack_rows) + (store.count >> 2):
         trim_moved(store, oldest)
-    if store.compact_at >= 0 or store.log_len > 2 * len(store.rows) + store.slack_rows:
-        _compact(store, revs or [oldest], 1 + 2 * wrote // store.segment_rows)
+    limit = 2 * len(store.rows) + store.slack_rows
+    if store.compact_at >= 0 or store.log_len > limit:
+        _compact(store, revs, 1 + 2 * wrote // store.segment_rows)
+        limit = 2 * len(store.rows) + store.slack_rows
     elif len(store.tail) >= store.segment_rows:
         store.roll()
+    tail_limit = store.log_len + store.segment_rows - len(store.tail)
+    store.settle_at = 0 if store.compact_at >= 0 else min(limit, tail_limit)
 
 
 def collect(store: Store, oldest: int) -> None:

@@ -40,6 +40,9 @@ def ip_key(value: Any) -> LpmKey:
     Raises:
         BadKey: the value is neither.
     """
+    if type(value) is tuple:
+        width, bits, length = value
+        return width, bits, length
     if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)) and not hasattr(
         value, "network"
     ):
@@ -95,7 +98,7 @@ class LpmIndex(Index):
     `get` returns the object of the longest covering prefix, `list` those of all covering prefixes,
     longest first, `prefix` all inside the given prefix, `lower_bound` those from the given prefix
     on. `encode` turns what `key` or `keys` return, and what queries give, into an `LpmKey`; an
-    `LpmKey` may be given itself.
+    `LpmKey`.
     """
 
     def __init__(
@@ -120,7 +123,7 @@ class LpmIndex(Index):
 
     def encode(self, key: Any) -> Any:
         """Return the `LpmKey` of an address or prefix."""
-        return _encode_with(self._encode, key)
+        return self._encode(key)
 
     def cut(self, prefix: Any) -> Callable[[Any], Any]:
         """Return what shortens an `LpmKey` to the length of `prefix`."""
@@ -134,21 +137,14 @@ class LpmIndex(Index):
         return shorten
 
 
-def _encode_with(encode: Callable[[Any], LpmKey], value: Any) -> LpmKey:
-    if type(value) is tuple:
-        width, bits, length = value
-        return width, bits, length
-    return encode(value)
-
-
 def _encoded(key: Callable[[Any], Any], encode: Callable[[Any], LpmKey]) -> Callable[[Any], Any]:
-    return lambda obj: _encode_with(encode, key(obj))
+    return lambda obj: encode(key(obj))
 
 
 def _all_encoded(
     keys: Callable[[Any], Iterable[Any]], encode: Callable[[Any], LpmKey]
 ) -> Callable[[Any], Any]:
-    return lambda obj: [_encode_with(encode, key) for key in keys(obj)]
+    return lambda obj: [encode(key) for key in keys(obj)]
 
 
 class Lengths:

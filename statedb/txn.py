@@ -7,16 +7,28 @@ WriteTxn  the same list, with the live state in place of each table that it hold
 
 from __future__ import annotations
 
+import sys
+import time
+from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from statedb._opened import Opened
+from statedb._opened import Opened, describe, refuse_reopen
+from statedb._row import COMPILED, NEVER
 from statedb._store import Snap
 from statedb.errors import TransactionClosed, TransactionForgotten
 
 if TYPE_CHECKING:
     from statedb.db import DB
     from statedb.table import Table
+
+
+_CALLER: Final = 0 if COMPILED else 2
+"""Frames from `WriteTxn.__init__` to who called `DB.write_txn`: compiled functions have none."""
+
+
+_CLOSED: Final[list[Snap]] = []
+"""What a closed transaction sees."""
 
 
 class ReadTxn:
@@ -43,24 +55,48 @@ class WriteTxn(ReadTxn):
 
     def __init__(self, db: DB, tables: list[Table[Any]], number: int) -> None:
         self._number = 0
-        super().__init__(db, [], None)
+        super().__init__(db, _CLOSED, None)
         self._tables = tables
-        self.opened = Opened(", ".join([table.name for table in tables]))
-        for held, table in enumerate(tables):
-            try:
-                table.acquire(self.opened)
-            except BaseException:
-                for other in tables[:held]:
-                    other.release()
-                raise
+        frame = sys._getframe(_CALLER)
+        self._opened: Opened = (tables, frame.f_code, frame.f_lasti, get_ident())
+        self.lock_wait_s = 0.0
+        if len(tables) == 1:
+            self._acquire(tables[0])
+        else:
+            self._acquire_all()
         self._number = number
         root = db._root
         self._base: ReadTxn | None = root
         snaps = root.snaps.copy()
         for table in tables:
-            table.begin(number, db._newest_below(table.position, table.rev))
-            snaps[table.position] = table.live
+            keep = db._newest_below(table) if db._live else NEVER
+            snaps[table.position] = table.begin(number, keep)
         self.snaps = snaps
+
+    def _acquire(self, table: Table[Any]) -> None:
+        """Take a table's lock; refuse to wait for this very thread."""
+        if not table.lock.acquire(False):
+            refuse_reopen(table)
+            start = time.perf_counter()
+            table.lock.acquire()
+            self.lock_wait_s += time.perf_counter() - start
+        table.opened = self._opened
+
+    def _acquire_all(self) -> None:
+        held: list[Table[Any]] = []
+        try:
+            for table in self._tables:
+                self._acquire(table)
+                held.append(table)
+        except BaseException:
+            for table in held:
+                table.release()
+            raise
+
+    @property
+    def opened(self) -> str:
+        """The tables of the transaction and where it was opened."""
+        return describe(self._opened)
 
     @property
     def tables(self) -> list[Table[Any]]:
@@ -92,7 +128,7 @@ class WriteTxn(ReadTxn):
     def _detach(self) -> None:
         """Let go of the snapshot that the transaction started from."""
         self._base = None
-        self.snaps = []
+        self.snaps = _CLOSED
 
     def _release(self) -> None:
         self._detach()
