@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 STALL_S = 30.0  # a chunk (64 KiB) not taken for so long: the reader hangs
 HEARTBEAT_S = 15.0  # tells a reader that an idle stream is alive; its timeout is a few of these
 MAX_LAG = 100_000  # revisions a reader may fall behind: what the table keeps for it is bounded
+LAG_LOOK_S = 1.0  # between two looks at it, while a reader may be stuck in a write to its socket
 MAX_STREAMS = 64  # streams of changes at once; each keeps a change iterator
 WORKERS = 4  # threads that make chunks; the other threads of the program's pool stay free
 
@@ -200,14 +201,15 @@ class _Followed(_Pulled):
             while True:
                 chunks, changed = await self._outside.in_thread(self._stream.next)
                 await self._send_chunks(sender, chunks)
-                with anyio.move_on_after(HEARTBEAT_S) as idle:
-                    await changed.wait()
-                if idle.cancelled_caught:
-                    await sender.send(b"\n")
+                while not changed.closed:
+                    with anyio.move_on_after(HEARTBEAT_S) as idle:
+                        await changed.wait()
+                    if idle.cancelled_caught:
+                        await sender.send(b"\n")
 
     async def _cancel_when_behind(self, scope: anyio.CancelScope) -> None:
         while self._stream.lag() < MAX_LAG:
-            await anyio.sleep(1)
+            await anyio.sleep(LAG_LOOK_S)
         scope.cancel()
 
 
