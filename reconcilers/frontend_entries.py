@@ -283,13 +283,18 @@ def backend_address(raw_value: bytes) -> L3n4Addr:
     return L3n4Addr.of(ip, be.port, protocol, cluster_id=be.cluster_id)
 
 
-def backend_value(be: Backend) -> bytes:
-    addr = be.address
+def backend_value(addr: L3n4Addr, state: int) -> bytes:
+    """Value of a backend map; `state` is that of `entry_state`."""
     ip = packed_ip(addr)
     family = IPV4 if len(ip) == 4 else IPV6
     return family.backend_value.pack(
-        ip, addr[20:22], _PROTOCOLS[addr[22]], _STATES[be.state], addr.cluster_id, 0, 0
+        ip, addr[20:22], _PROTOCOLS[addr[22]], state, addr.cluster_id, 0, 0
     )
+
+
+def entry_state(state: BackendState) -> int:
+    """`LB_BE_*` of a backend in this state."""
+    return _STATES[state]
 
 
 def rev_nat_value(addr: L3n4Addr) -> bytes:

@@ -10,9 +10,10 @@ All state here is a cache: `restore` rebuilds it from the maps, and the rows do 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bpf.maps.lb import IPV4, LBFamilyMaps, LBMaps, decode_id, decode_service, encode_id
+from bpf.maps.lb import LBFamilyMaps, LBMaps, decode_id, decode_service, encode_id
 from bpf.maps.lb_dump import backend_line, rev_nat_line, service_line
 from reconcilers import frontend_entries as layout
+from reconcilers.backend_references import BackendReferences
 from reconcilers.frontend_entries import Choice, FrontendConfig
 from reconcilers.id_allocator import IdAllocator
 from reconcilers.node_ports import NodePortAddresses, surrogate_of
@@ -55,7 +56,7 @@ class _Family:
 
 
 class _Programmed:
-    """An address that is in the maps; `slots` is the highest one, `backends` hold references."""
+    """An address that is in the maps: its highest slot, and its backends with their states."""
 
     __slots__ = ("backends", "id", "owner", "slots", "wildcard")
 
@@ -63,11 +64,8 @@ class _Programmed:
         self.id = number
         self.owner: L3n4Addr | None = None  # address of the row that programmed it last
         self.slots = slots
-        self.backends: frozenset[L3n4Addr] = frozenset()
+        self.backends: dict[L3n4Addr, int] = {}
         self.wildcard = False
-
-
-Removal = tuple[Phase, Step]
 
 
 class FrontendOperations:
@@ -99,12 +97,12 @@ class FrontendOperations:
             target.load()
         self._services: IdAllocator[L3n4Addr] = IdAllocator("frontend")
         self._backends: IdAllocator[L3n4Addr] = IdAllocator("backend")
-        self._references: dict[L3n4Addr, int] = {}
+        self._references = BackendReferences()
         self._programmed: dict[L3n4Addr, _Programmed] = {}
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
         self._wildcards: dict[IP, dict[L3n4Addr, int]] = {}
-        # What a failed attempt of a row has still to delete.
-        self._unfinished: dict[L3n4Addr, list[Removal]] = {}
+        # What a failed attempt of a row has still to write and delete.
+        self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
         self._restored = Restored()
         for family in (self._v4, self._v6):
             self._restored.read(
@@ -168,22 +166,22 @@ class FrontendOperations:
     def prune(self, txn: ReadTxn, objects: Iterable[Frontend]) -> None:
         """Remove what no programmed frontend leads to. Raises: PruneError.
 
-        Everything in the table was attempted, so an address that is in no plan is foreign. A
-        backend that any remaining slot leads to stays, whoever the slot belongs to.
+        Every row was attempted, so an address that none of them has is foreign. An entry that a
+        failed row still leads to stays, and the prune has to come again.
         """
         plan = Plan()
-        for family in (self._v4, self._v6):
-            self._plan_prune(family, plan)
+        held = sum(self._plan_prune(family, plan) for family in (self._v4, self._v6))
         write([plan], BEFORE_BACKENDS_GO)
         if plan.error is None:
-            for family in (self._v4, self._v6):
-                self._prune_backends(family, plan)
+            held += sum(self._prune_backends(family, plan) for family in (self._v4, self._v6))
             write([plan], (Phase.BACKEND_GONE,))
         if plan.error is not None:
             raise PruneError(f"foreign entries remain: {plan.error}") from plan.error
+        if held:
+            raise PruneError(f"{held} entries are in use by frontends whose update failed")
         self._services.forget_restored()
         self._backends.forget_restored()
-        self._restored.forget_slots()
+        self._restored.forget_all_but(self._programmed)
 
     # -- verification --
 
@@ -275,7 +273,8 @@ class FrontendOperations:
         flags = layout.master_flags(fe, addr, self._config)
         for be in choice.backends:
             target = self._family(be.address).backend
-            yield Phase.BACKEND, target, encode_id(ids[be.address]), layout.backend_value(be)
+            value = layout.backend_value(be.address, self._references.state(be.address))
+            yield Phase.BACKEND, target, encode_id(ids[be.address]), value
         yield Phase.DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)
         keys = layout.service_keys(addr)
         for slot, value in enumerate(layout.slot_values(fe, number, flags, choice, ids), 1):
@@ -290,21 +289,20 @@ class FrontendOperations:
 
         Orphans lose their id before new backends get theirs.
         """
-        before = programmed.backends
-        backends = frozenset([be.address for be in choice.backends])
-        if backends == before:
+        held = programmed.backends
+        backends = {be.address: layout.entry_state(be.state) for be in choice.backends}
+        if backends == held:
             return
-        self._release(plan, before - backends)
-        held = set(before & backends)
-        try:
-            for be in choice.backends:
-                addr = be.address
-                if addr not in held:
-                    self._backends.acquire(addr)
-                    self._references[addr] = self._references.get(addr, 0) + 1
-                    held.add(addr)
-        finally:
-            programmed.backends = frozenset(held)  # also when ids ran out half-way
+        for addr in [addr for addr in held if addr not in backends]:
+            self._release(plan, addr, held.pop(addr))
+        for addr, state in backends.items():
+            before = held.get(addr)
+            if before != state:
+                self._backends.acquire(addr)
+                self._references.add(addr, state)
+                held[addr] = state
+                if before is not None:
+                    self._references.remove(addr, before)
 
     def _reference_wildcard(
         self, plan: Plan, fe: Frontend, addr: L3n4Addr, programmed: _Programmed
@@ -358,21 +356,20 @@ class FrontendOperations:
         plan.remove(Phase.DETAIL_GONE, family.rev_nat, encode_id(programmed.id))
         if programmed.wildcard:
             self._release_wildcard(plan, addr)
-        self._release(plan, programmed.backends)
+        for be, state in programmed.backends.items():
+            self._release(plan, be, state)
         self._services.release(addr)
         self._restored.forget(addr)
 
-    def _release(self, plan: Plan, backends: Iterable[L3n4Addr]) -> None:
-        for addr in sorted(backends):
-            left = self._references[addr] - 1
-            if left:
-                self._references[addr] = left
-                continue
-            del self._references[addr]
-            number = self._backends.release(addr)
-            if number is not None:
-                target = self._family(addr).backend
-                plan.remove(Phase.BACKEND_GONE, target, encode_id(number))
+    def _release(self, plan: Plan, addr: L3n4Addr, state: int) -> None:
+        target = self._family(addr).backend
+        if self._references.remove(addr, state):
+            value = layout.backend_value(addr, self._references.state(addr))
+            plan.put(Phase.BACKEND, target, encode_id(self._backends.ids[addr]), value)
+            return
+        number = self._backends.release(addr)
+        if number is not None:
+            plan.remove(Phase.BACKEND_GONE, target, encode_id(number))
 
     def _release_wildcard(self, plan: Plan, addr: L3n4Addr) -> None:
         owners, service = self._wildcards[addr.ip], self._family(addr).service
@@ -391,14 +388,14 @@ class FrontendOperations:
             if plan.error is None:
                 self._unfinished.pop(entry.obj.address, None)
             else:
-                self._unfinished[entry.obj.address] = list(plan.removals())
+                self._unfinished[entry.obj.address] = plan.outstanding()
         if self._unfinished:
             self._hold_backends(plans)
         write(plans, (Phase.BACKEND_GONE,))
         for entry, plan in zip(entries, plans, strict=True):
             if plan.error is not None:
                 entry.error = plan.error
-                self._unfinished[entry.obj.address] = list(plan.removals())
+                self._unfinished[entry.obj.address] = plan.outstanding()
 
     def _hold_backends(self, plans: Iterable[Plan]) -> None:
         """Frontends whose update failed are in force as they were: what they lead to must stay."""
@@ -414,8 +411,8 @@ class FrontendOperations:
 
     def _in_use(self) -> set[Step]:
         in_use: set[Step] = set()
-        for row, removals in self._unfinished.items():
-            for phase, (target, key) in removals:
+        for row, steps in self._unfinished.items():
+            for phase, (target, key) in steps:
                 if phase is Phase.SLOT_GONE:
                     self._add_in_use(in_use, target, key)
             for addr in (row, *self._expanded.get(row, ())):
@@ -435,7 +432,8 @@ class FrontendOperations:
 
     # -- pruning --
 
-    def _plan_prune(self, family: _Family, plan: Plan) -> None:
+    def _plan_prune(self, family: _Family, plan: Plan) -> int:
+        """Plan the removal of all but backends; the number of entries that are still in use."""
         own = family is self._v6
         masters = {
             layout.service_keys(addr).slot(0)
@@ -443,23 +441,31 @@ class FrontendOperations:
             if (self._family(addr) is self._v6) is own
         }
         masters.update(layout.wildcard_key(ip) for ip in self._wildcards if ip.is_ipv6 is own)
-        slot_at = IPV4.address_bytes + 2 if family is self._v4 else 18
-        for key in family.service.content:
+        slot_at = 6 if family is self._v4 else 18
+        own_numbers = {encode_id(programmed.id) for programmed in self._programmed.values()}
+        in_use = set()
+        for key, value in family.service.content.items():
             master = key[:slot_at] + b"\0\0" + key[slot_at + 2 :]
-            if master not in masters:
+            if master in masters:
+                in_use.add(value[4:8])  # a row that failed may still be in force under another id
+            else:
                 phase = Phase.MASTER_GONE if key == master else Phase.SLOT_GONE
                 plan.remove(phase, family.service, key)
-        numbers = {encode_id(programmed.id) for programmed in self._programmed.values()}
-        for key in family.rev_nat.content:
-            if key not in numbers:
+        foreign = [key for key in family.rev_nat.content if key not in own_numbers]
+        for key in foreign:
+            if key not in in_use:
                 plan.remove(Phase.DETAIL_GONE, family.rev_nat, key)
+        return sum(key in in_use for key in foreign)
 
-    def _prune_backends(self, family: _Family, plan: Plan) -> None:
-        used = {encode_id(number) for number in self._backends.ids.values()}
-        used.update(value[:4] for value in family.service.content.values())
-        for key in family.backend.content:
-            if key not in used:
+    def _prune_backends(self, family: _Family, plan: Plan) -> int:
+        """Plan the removal of backends without a row; the number of those still in use."""
+        own = {encode_id(number) for number in self._backends.ids.values()}
+        in_use = {value[:4] for value in family.service.content.values()}
+        foreign = [key for key in family.backend.content if key not in own]
+        for key in foreign:
+            if key not in in_use:
                 plan.remove(Phase.BACKEND_GONE, family.backend, key)
+        return sum(key in in_use for key in foreign)
 
     # -- maps --
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the maps of an earlier run say: ids by address, slots, backends that were quarantined."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from bpf.maps.lb import ServiceFlag, decode_id, decode_service, decode_service_key
 from reconcilers.frontend_entries import NONE_QUARANTINED, backend_address, service_address
@@ -38,9 +38,10 @@ class Restored:
             addr = service_address(raw_key)
             slot = decode_service_key(raw_key).slot
             self.slots[addr] = max(self.slots.get(addr, 0), slot)
-            if slot == 0:
+            # Killed before the master entry was written, the slots know the id.
+            if slot == 0 or addr not in service_ids.restored:
                 service_ids.restore(addr, value.rev_nat)
-            elif value.flags & ServiceFlag.QUARANTINED and value.backend_id in by_id:
+            if slot and value.flags & ServiceFlag.QUARANTINED and value.backend_id in by_id:
                 held = self.quarantined.get(addr, NONE_QUARANTINED)
                 self.quarantined[addr] = held | {by_id[value.backend_id]}
 
@@ -65,6 +66,11 @@ class Restored:
         self.slots.pop(addr, None)
         self.quarantined.pop(addr, None)
 
-    def forget_slots(self) -> None:
-        """After a prune nothing of the earlier run is left that was not taken over."""
+    def forget_all_but(self, taken_over: Container[L3n4Addr]) -> None:
+        """After a prune nothing of the earlier run is left but what was taken over.
+
+        A quarantine of what was taken over lasts until the backend is probed.
+        """
         self.slots.clear()
+        for addr in [addr for addr in self.quarantined if addr not in taken_over]:
+            del self.quarantined[addr]

@@ -10,7 +10,7 @@ replaces an entry is there before the entry goes. `content` is a cache of the ma
 `load`; it makes a restart write nothing where the map is right.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 
 from bpf.errors import BatchError, KernelError
@@ -134,17 +134,18 @@ class Plan:
         target.remove(key)
         self.steps[phase].append((target, key))
 
-    def removals(self) -> Iterator[tuple[Phase, Step]]:
-        """The removals that are still wanted: for the next attempt, if this one failed."""
-        for phase in Phase:
-            if phase >= _FIRST_REMOVAL:
-                for target, key in self.steps[phase]:
-                    if target.wanted.get(key, b"") is None:
-                        yield phase, (target, key)
+    def outstanding(self) -> list[tuple[Phase, Step]]:
+        """The steps that are not done: for the next attempt, if this one failed."""
+        return [
+            (phase, (target, key))
+            for phase in Phase
+            for target, key in dict.fromkeys(self.steps[phase])
+            if key in target.wanted
+        ]
 
-    def resume(self, removals: Iterable[tuple[Phase, Step]]) -> None:
-        """Take over what an earlier plan of the row left; a key put again meanwhile stays."""
-        for phase, step in removals:
+    def resume(self, steps: Iterable[tuple[Phase, Step]]) -> None:
+        """Take over what an earlier plan of the row left; what is wanted by now is what counts."""
+        for phase, step in steps:
             self.steps[phase].append(step)
 
 

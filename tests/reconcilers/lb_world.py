@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bpf.maps.fake import FaultyMap
@@ -36,12 +36,33 @@ ECHO = ServiceName("test/echo")
 PLAIN = FrontendConfig(wildcard_entries=False)
 
 
-class CountingMap:
-    """Counts the entries written and deleted."""
+class Killed(BaseException):
+    """The process ends here."""
 
-    def __init__(self, target: RawMap, log: list[tuple[str, str, bytes]]) -> None:
+
+class Kernel:
+    """What is there beyond a life of the agent: the maps, a log of writes, and a time to die."""
+
+    def __init__(self) -> None:
+        self.maps = LBMaps.fake()
+        self.log: list[tuple[str, str, bytes]] = []
+        self.writes_to_live: int | None = None
+        self.after_write: Callable[[], None] = lambda: None
+
+    def note(self, what: str, name: str, key: bytes) -> None:
+        if self.writes_to_live is not None:
+            if self.writes_to_live == 0:
+                raise Killed
+            self.writes_to_live -= 1
+        self.log.append((what, name, key))
+
+
+class LoggedMap:
+    """Writes entry by entry, telling the kernel of each."""
+
+    def __init__(self, target: RawMap, kernel: Kernel) -> None:
         self.target = target
-        self.log = log
+        self.kernel = kernel
         self.name = target.name
         self.max_entries = target.max_entries
         self.lookup = target.lookup
@@ -49,20 +70,22 @@ class CountingMap:
         self.clear = target.clear
 
     def update(self, key: bytes, value: bytes, flags: int = 0) -> None:
-        self.log.append(("update", self.name, key))
+        self.kernel.note("update", self.name, key)
         self.target.update(key, value, flags)
+        self.kernel.after_write()
 
     def delete(self, key: bytes) -> None:
-        self.log.append(("delete", self.name, key))
+        self.kernel.note("delete", self.name, key)
         self.target.delete(key)
+        self.kernel.after_write()
 
-    def update_batch(self, keys: Any, values: Any) -> None:
-        self.log.extend(("update", self.name, key) for key in keys)
-        self.target.update_batch(keys, values)
+    def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        for key, value in zip(keys, values, strict=True):
+            self.update(key, value)
 
-    def delete_batch(self, keys: Any) -> None:
-        self.log.extend(("delete", self.name, key) for key in keys)
-        self.target.delete_batch(keys)
+    def delete_batch(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            self.delete(key)
 
 
 class LBWorld:
@@ -72,17 +95,18 @@ class LBWorld:
         self,
         config: FrontendConfig = PLAIN,
         faults: float = 0.0,
-        maps: LBMaps | None = None,
+        kernel: Kernel | None = None,
         reconciler_config: Config = FAST,
         seed: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.db = DB()
         self.frontends = new_frontends_table(self.db)
         self.node_addresses = new_node_addresses_table(self.db)
-        self.fakes = maps or LBMaps.fake()
-        self.log: list[tuple[str, str, bytes]] = []
+        self.kernel = kernel or Kernel()
+        self.log = self.kernel.log
         rng = random.Random(seed)
-        self.maps = self.fakes.wrap(lambda raw: CountingMap(raw, self.log)).wrap(
+        self.maps = self.kernel.maps.wrap(lambda raw: LoggedMap(raw, self.kernel)).wrap(
             lambda raw: FaultyMap(raw, faults, rng)
         )
         self.ops = FrontendOperations(self.maps, self.frontends, self.node_addresses, config)
@@ -92,7 +116,8 @@ class LBWorld:
             self.ops,
             get_status=get_status,
             set_status=set_status,
-            config=dataclasses.replace(reconciler_config),
+            config=reconciler_config,
+            clock=clock,
             rng=rng,
         )
 
@@ -120,7 +145,7 @@ class LBWorld:
         await self.reconciler.wait_until_reconciled(revision, settled=True)
 
     def dump(self) -> str:
-        return dump(self.fakes)
+        return dump(self.kernel.maps)
 
     def frontend(self, address: str) -> Frontend:
         fe = self.frontends.get(self.db.read_txn(), L3n4Addr.parse(address))

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the observed kernel back to the reconcilers: what was changed by hand is repaired at once.
+
+The reflector fills tables such as `routes` from netlink events. A watch looks through their changes
+for those that touch what we want, and asks the reconciler for a read-back, which records the drift
+and repairs it. Objects that failed because their device was missing are asked for when it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import anyio
+
+from statedb import DB, Change, ChangeIterator, Index, ReadTxn, RWTable, Status, StatusKind
+from statedb.status import pending
+from tables.devices import Device
+
+__all__ = ["Concerns", "DeviceArrivals", "KernelWatch"]
+
+Observed = TypeVar("Observed")
+T = TypeVar("T")
+
+Concerns = Callable[[ReadTxn, Change[Observed]], bool]
+"""Whether a change of an observed table may be drift of what we want."""
+
+# A read-back dumps the whole target: under a storm of changes not more often than this, and yet
+# well within the second in which drift is to be repaired.
+READ_BACK_INTERVAL_S = 0.2
+
+
+class KernelWatch(Generic[Observed]):
+    """Calls `ask` (a reconciler's `verify_now`) when changes of `observed` concern it."""
+
+    def __init__(
+        self,
+        db: DB,
+        observed: RWTable[Observed],
+        concerns: Concerns[Observed],
+        ask: Callable[[], None],
+    ) -> None:
+        self._db = db
+        self._concerns = concerns
+        self._ask = ask
+        with db.write_txn(observed) as wtxn:
+            self._changes: ChangeIterator[Observed] = observed.changes(wtxn)
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            txn = self._db.read_txn()
+            changes, more = self._changes.next(txn)
+            # All are looked at: what is not taken from the iterator would come again.
+            if sum(self._concerns(txn, change) for change in changes):
+                self._ask()
+                await anyio.sleep(READ_BACK_INTERVAL_S)
+            await more.wait()
+
+
+class DeviceArrivals(Generic[T]):
+    """Asks again for rows that failed, as soon as a device that they name comes or changes."""
+
+    def __init__(
+        self,
+        db: DB,
+        devices: RWTable[Device],
+        table: RWTable[T],
+        by_device: Index,
+        get_status: Callable[[T], Status],
+        set_status: Callable[[T, Status], T],
+    ) -> None:
+        self._db = db
+        self._table = table
+        self._by_device = by_device
+        self._get_status = get_status
+        self._set_status = set_status
+        with db.write_txn(devices) as wtxn:
+            self._changes: ChangeIterator[Device] = devices.changes(wtxn)
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            txn = self._db.read_txn()
+            changes, more = self._changes.next(txn)
+            names = {
+                name
+                for change in changes
+                if not change.deleted
+                for name in (change.obj.name, *change.obj.alternative_names)
+            }
+            failed = any(
+                self._get_status(row).kind is StatusKind.ERROR
+                for name in names
+                for row in self._table.list(txn, name, self._by_device)
+            )
+            if failed:
+                self._ask(names)
+            await more.wait()
+
+    def _ask(self, names: set[str]) -> None:
+        with self._db.write_txn(self._table) as wtxn:
+            for name in names:
+                for row in self._table.list(wtxn, name, self._by_device):
+                    if self._get_status(row).kind is StatusKind.ERROR:
+                        self._table.insert(wtxn, self._set_status(row, pending()))
