@@ -39,21 +39,25 @@ def agent(ctx: click.Context, /, **given: Any) -> None:
     logging.configure(config.log_level, config.log_format)
     from cilia.agent import run  # the wiring imports everything: only once the options are right
 
+    refused: list[str] = []
+    code = 0
     try:
-        if config.dry_run:
-            sys.exit(anyio.run(run.dry_run, config))
-        anyio.run(_until_signalled, config)
-    except AgentError as error:
-        raise click.ClickException(str(error)) from None
+        code = anyio.run(run.dry_run if config.dry_run else _until_signalled, config)
+    except* AgentError as group:  # bare or from a task group; a raise here would be a group again
+        refused = [str(error) for error in group.exceptions]
+    if refused:
+        raise click.ClickException("; ".join(refused))
+    sys.exit(code)
 
 
-async def _until_signalled(config: AgentConfig) -> None:
+async def _until_signalled(config: AgentConfig) -> int:
     from cilia.agent import run
 
     async with anyio.create_task_group() as group:
         group.start_soon(_cancel_on_signal, group.cancel_scope)
         await run.serve(config)
         group.cancel_scope.cancel()
+    return 0
 
 
 async def _cancel_on_signal(scope: anyio.CancelScope) -> None:

@@ -19,6 +19,7 @@ from cilia.linux.errors import MountError
 from cilia.linux.mounts import is_mounted, mount
 
 RECORD = "mounts.json"
+MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,13 +78,19 @@ def unmount_ours(run_dir: Path) -> list[str]:
     removed = []
     for fstype, name in json.loads(record.read_text()):
         path = Path(name)
-        if is_mounted(path, fstype) and (fstype != "bpf" or not any(path.iterdir())):
+        if is_mounted(path, fstype) and not (fstype == "bpf" and _has_pins(path)):
             _unmount(path)
             removed.append(f"mount of {fstype} at {path}")
     return removed
 
 
+def _has_pins(path: Path) -> bool:
+    """Whether anything is there but the kernel's own maps.debug and progs.debug."""
+    return any(entry.suffix != ".debug" for entry in path.iterdir())
+
+
 def _unmount(path: Path) -> None:
-    if _libc.umount2(os.fsencode(path), 0) != 0:
+    """Gone from view at once; the kernel drops it when the lock on the pin directory is closed."""
+    if _libc.umount2(os.fsencode(path), MNT_DETACH) != 0:
         code = ctypes.get_errno()
         raise MountError(code, f"unmount {path}: {os.strerror(code)}", str(path))
