@@ -5,19 +5,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import anyio
 
 from cilia.reflectors.device_selection import DeviceFilter
 from cilia.reflectors.devices import DevicesReflector
 from cilia.reflectors.kernel_batch import KernelTables
-from statedb import DB, Column, Table
+from reconcilers import Config, Drift, Operations, Reconciler, new_drift_table
+from reconcilers.kernel_watch import Concerns, DeviceArrivals, KernelWatch
+from statedb import DB, ChangeIterator, Column, Index, RWTable, Status, Table
 from statedb.columns import table_text
 from tables import devices, neighbors, routes, rules
 from tests.kernel import Kernel
 
+T = TypeVar("T")
+
 SECONDS = 5.0
+# Drift is to be repaired within this time.
+REPAIR_S = 1.0
 
 
 class World:
@@ -125,4 +131,110 @@ async def reflecting(
             with anyio.fail_after(SECONDS):
                 await done.wait()
         yield World(kernel, db, tables), reflector
+        tasks.cancel_scope.cancel()
+
+
+class Repairing(Generic[T]):
+    """A reconciler that runs over a world, with the watch that finds drift."""
+
+    def __init__(
+        self,
+        world: World,
+        table: RWTable[T],
+        reconciler: Reconciler[T],
+        drift: RWTable[Drift],
+        get_status: Callable[[T], Status],
+    ) -> None:
+        self.world = world
+        self.table = table
+        self.reconciler = reconciler
+        self.drift = drift
+        self._get_status = get_status
+
+    def write(self, *rows: T) -> None:
+        with self.world.db.write_txn(self.table) as wtxn:
+            for row in rows:
+                self.table.insert(wtxn, row)
+
+    def delete(self, *rows: T) -> None:
+        with self.world.db.write_txn(self.table) as wtxn:
+            for row in rows:
+                self.table.delete(wtxn, row)
+
+    def statuses(self) -> list[str]:
+        """`done`, or `error: TEXT`, in the order of the table."""
+        found = []
+        for row in self.table.all(self.world.db.read_txn()):
+            status = self._get_status(row)
+            found.append(f"{status.kind}: {status.error}" if status.error else str(status.kind))
+        return found
+
+    async def settled(self) -> list[str]:
+        """Waits until every row was attempted; their statuses."""
+        with anyio.fail_after(SECONDS):
+            revision = self.table.revision(self.world.db.read_txn())
+            await self.reconciler.wait_until_reconciled(revision)
+        return self.statuses()
+
+    async def until_statuses(self, *expected: str) -> None:
+        await self.world.until(self.table, lambda: self.statuses() == list(expected))
+
+    def drifted(self) -> ChangeIterator[Drift]:
+        """From here on; a row may be gone before anyone looks at the table."""
+        with self.world.db.write_txn(self.drift) as wtxn:
+            changes = self.drift.changes(wtxn)
+        list(changes.next(self.world.db.read_txn())[0])
+        return changes
+
+    async def repaired(self, broken: Callable[[], bool], seen: ChangeIterator[Drift]) -> Drift:
+        """Waits until the kernel is whole again; the first drift that was recorded meanwhile."""
+        started = anyio.current_time()
+        while broken():
+            assert anyio.current_time() - started < REPAIR_S
+            await anyio.sleep(0.01)
+        while True:
+            rows, more = seen.next(self.world.db.read_txn())
+            found = [change.obj for change in rows if not change.deleted]
+            if found:
+                return found[0]
+            with anyio.fail_after(SECONDS):
+                await more.wait()
+
+
+@asynccontextmanager
+async def repairing(
+    world: World,
+    table: RWTable[T],
+    operations: Operations[T],
+    get_status: Callable[[T], Status],
+    set_status: Callable[[T, Status], T],
+    observed: RWTable[Any] | None = None,
+    concerns: Concerns[Any] | None = None,
+    by_device: Index | None = None,
+    **settings: float,
+) -> AsyncIterator[Repairing[T]]:
+    """Runs a reconciler, and its watch of `observed`."""
+    db = world.db
+    drift = new_drift_table(db)
+    config = Config(in_thread=True, **settings)  # type: ignore[arg-type]
+    reconciler = Reconciler(
+        db,
+        table,
+        operations,
+        get_status=get_status,
+        set_status=set_status,
+        config=config,
+        drift=drift,
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reconciler.run)
+        if observed is not None and concerns is not None:
+            watch = KernelWatch(db, observed, concerns, reconciler.verify_now)
+            tasks.start_soon(watch.run)
+        if by_device is not None:
+            arrivals = DeviceArrivals(
+                db, world.tables.devices, table, by_device, get_status, set_status
+            )
+            tasks.start_soon(arrivals.run)
+        yield Repairing(world, table, reconciler, drift, get_status)
         tasks.cancel_scope.cancel()

@@ -7,7 +7,7 @@ such as ip, tc or sysctl is called. Start at `netlink.py`; `rtnl.py` is what it 
 `netns.py` how everything works inside another namespace.
 """
 
-from cilia.linux.errors import KernelError, MountError, NetlinkError, Overrun
+from cilia.linux.errors import KernelError, MountError, NetlinkError, NoDevice, NotOurs, Overrun
 from cilia.linux.netlink import Group, Netlink, Request, Subscription
 from cilia.linux.netns import NetNS
 from cilia.linux.sysctl import Sysctl
@@ -19,6 +19,8 @@ __all__ = [
     "NetNS",
     "Netlink",
     "NetlinkError",
+    "NoDevice",
+    "NotOurs",
     "Overrun",
     "Request",
     "Subscription",

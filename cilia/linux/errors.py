@@ -1,30 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the kernel edge.
 
-KernelError(OSError)         what the kernel refused, with its own words where it has any
-├── NetlinkError             a netlink request was answered with an error
-└── MountError               mount(2) failed
-Overrun                      the kernel dropped netlink events: what was known must be read again
+KernelError(OSError)     what the kernel refused, with its own words where it has any
+├── NetlinkError         a netlink request was answered with an error
+├── NoDevice             what is asked for hangs on a device that is not there
+├── NotOurs              the place is taken by something that someone else made
+└── MountError           mount(2) failed
+Overrun                  the kernel dropped netlink events: all must be read again
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
-__all__ = ["KernelError", "MountError", "NetlinkError", "Overrun"]
+__all__ = ["KernelError", "MountError", "NetlinkError", "NoDevice", "NotOurs", "Overrun"]
 
 
 class KernelError(OSError):
-    """The kernel refused; `errno` says why."""
+    """The kernel refused; `errno` says why, the text is a sentence without the number."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class NetlinkError(KernelError):
     """A netlink request failed; the text carries the kernel's extended acknowledgement."""
 
-    def __init__(self, errno: int, what: str, detail: str = "") -> None:
-        text = f"{what}: {os.strerror(errno)}"
-        super().__init__(errno, f"{text} ({detail})" if detail else text)
+    def __init__(self, code: int, what: str, detail: str = "") -> None:
+        text = f"{what}: {os.strerror(code)}"
+        super().__init__(code, f"{text} ({detail})" if detail else text)
         self.detail = detail
+
+
+class NoDevice(KernelError):
+    """A device that something hangs on is not there (yet)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(errno.ENODEV, f"no device {name}")
+        self.name = name
+
+
+class NotOurs(KernelError):
+    """What is asked for would replace something that someone else made."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EEXIST, what)
 
 
 class MountError(KernelError):
