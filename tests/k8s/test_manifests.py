@@ -249,7 +249,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_gone(
         path.unlink()
         real_sleep(0)
 
-    monkeypatch.setattr(manifests.time, "sleep", vanish)
+    monkeypatch.setattr(time, "sleep", vanish)
     source = ManifestSource(tmp_path)
     assert source._read_step(["a.yaml"]) == [("a.yaml", None)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import doctest
 import ipaddress
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -285,9 +284,9 @@ def test_claim_row_names_the_owner() -> None:
 
 
 @pytest.fixture
-def problems() -> Iterator[tuple[DB, RWTable[Problem]]]:
+def problems() -> tuple[DB, RWTable[Problem]]:
     db = DB()
-    yield db, new_problems_table(db)
+    return db, new_problems_table(db)
 
 
 def test_problems_of_an_origin_are_replaced_and_keep_their_time(

@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from cilia.controllers.loadbalancer.claims import asks_for, grantable
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.controllers.loadbalancer.selection import in_order, probed, select_backends
 from statedb import DB, RWTable, WriteTxn
@@ -135,7 +136,7 @@ class Writer:
         elif change.service is None:
             freed = self._delete_service(wtxn, name)
         else:
-            freed = self._upsert_service(wtxn, change.service, change.frontends, rows, moved)
+            freed = self._upsert_service(wtxn, change.service, change.frontends, rows, moved=moved)
         if moved:
             self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.REDIRECT), rows)
         if freed:
@@ -199,9 +200,10 @@ class Writer:
         svc: Service,
         wanted: Sequence[FrontendParams],
         rows: Sequence[Backend],
+        *,
         moved: bool,
     ) -> list[L3n4Addr]:
-        """Returns the addresses that the service gave up."""
+        """Returns the addresses whose ownership may change now: given up, or newly waited for."""
         t, name = self.tables, svc.name
         before = t.services.get(wtxn, name)
         present: dict[L3n4Addr, Frontend] = {}
@@ -212,7 +214,8 @@ class Writer:
             self._claim(wtxn, svc, wanted, conflicts)
             if moved:
                 self._refresh(wtxn, present.values(), rows)
-            return []
+            # An owner that waits too may wait for what this service has and asks for no more.
+            return [c.address for c in conflicts if t.claims.get(wtxn, c.owner) is not None]
         self._drop_claim(wtxn, name)
         if before is not None and before == svc:
             svc = before
@@ -329,13 +332,16 @@ class Writer:
         wtxn: WriteTxn,
         svc: Service,
         wanted: Iterable[FrontendParams],
-        conflicts: list[Conflict],
+        conflicts: Sequence[Conflict],
     ) -> None:
         """Keeps what was asked for, with the place in the queue if it was asked before."""
         t = self.tables
         waiting = t.claims.get(wtxn, svc.name)
         since = waiting.since if waiting is not None else self._now()
-        t.claims.insert(wtxn, FrontendClaim(svc, tuple(wanted), tuple(conflicts), since))
+        claim = FrontendClaim(svc, tuple(wanted), tuple(conflicts), since)
+        if claim == waiting:
+            return
+        t.claims.insert(wtxn, claim)
         problems = [_problem(svc.name, conflict) for conflict in conflicts]
         origin = _origin(svc.name)
         for problem in replace_problems(t.problems, wtxn, origin, problems, self._now()):
@@ -350,16 +356,56 @@ class Writer:
             t.claims.delete(wtxn, claim)
             replace_problems(t.problems, wtxn, _origin(name), (), self._now())
 
-    def _grant(self, wtxn: WriteTxn, freed: list[L3n4Addr]) -> None:
-        """Tries again whoever waits for these addresses; a grant may free further ones."""
+    def _grant(self, wtxn: WriteTxn, free: Iterable[L3n4Addr]) -> None:
+        """Serves the claims that can be met now that these addresses may be had.
+
+        A grant frees further addresses; claims that remain learn who owns what they wait for.
+        """
         t = self.tables
         if not t.claims.num_objects(wtxn):
             return
-        while freed:
-            waiting = t.claims.list(wtxn, freed.pop(0), claim_table.ADDRESS)
-            for claim in sorted(waiting, key=lambda claim: claim.since):
-                rows = list(t.backends.list(wtxn, claim.service.name, be_table.SERVICE))
-                freed += self._upsert_service(wtxn, claim.service, claim.frontends, rows, False)
+        while asking := self._concerned(wtxn, free):
+            ready = grantable(self._as_of_now(wtxn, claim) for claim in asking)
+            free = [address for claim in ready for address in self._release(wtxn, claim)]
+            for claim in ready:
+                rows = t.backends.list(wtxn, claim.service.name, be_table.SERVICE)
+                self._upsert_service(wtxn, claim.service, claim.frontends, rows, moved=False)
+            served = {claim.service.name for claim in ready}
+            for claim in asking:
+                if claim.service.name not in served:
+                    now = self._as_of_now(wtxn, claim)
+                    self._claim(wtxn, now.service, now.frontends, now.conflicts)
+
+    def _concerned(self, wtxn: WriteTxn, addresses: Iterable[L3n4Addr]) -> list[FrontendClaim]:
+        """Claims for these addresses, and those of the owners that they in turn wait for."""
+        t = self.tables
+        found: dict[ServiceName, FrontendClaim] = {}
+        open_ = list(addresses)
+        while open_:
+            for claim in t.claims.list(wtxn, open_.pop(), claim_table.ADDRESS):
+                if claim.service.name in found:
+                    continue
+                found[claim.service.name] = claim
+                for conflict in claim.conflicts:
+                    owner = t.claims.get(wtxn, conflict.owner)
+                    open_ += [c.address for c in owner.conflicts] if owner is not None else []
+        return list(found.values())
+
+    def _release(self, wtxn: WriteTxn, claim: FrontendClaim) -> list[L3n4Addr]:
+        """Takes away what a service that is about to be granted its claim asks for no more."""
+        t, asked = self.tables, asks_for(claim)
+        gone = [
+            fe
+            for fe in t.frontends.list(wtxn, claim.service.name, fe_table.SERVICE)
+            if fe.address not in asked
+        ]
+        for fe in gone:
+            t.frontends.delete(wtxn, fe)
+        return [fe.address for fe in gone]
+
+    def _as_of_now(self, wtxn: WriteTxn, claim: FrontendClaim) -> FrontendClaim:
+        conflicts = self._conflicts(wtxn, claim.service.name, claim.frontends)
+        return msgspec.structs.replace(claim, conflicts=tuple(conflicts))
 
 
 def _with_health_of(before: Backend, be: Backend) -> Backend:
