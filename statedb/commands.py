@@ -23,9 +23,9 @@ from statedb.columns import cells, columns_of, layout, select
 from statedb.command import Command, Flag, Output, Run, State
 from statedb.compare import Expected
 from statedb.errors import CommandFailed, TableMismatch
-from statedb.plain import from_yaml
 from statedb.queries import At, query, writable
 from statedb.rendering import render, summary_text
+from statedb.yaml_form import from_yaml
 
 if TYPE_CHECKING:
     from statedb.changes import ChangeIterator

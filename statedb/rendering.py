@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from statedb.columns import columns_of, layout, table_text
 from statedb.errors import BadFormat
-from statedb.plain import json_text, shown, yaml_documents
+from statedb.plain import json_text, shown
 
 if TYPE_CHECKING:
     from statedb.table import Table
@@ -26,7 +26,11 @@ def check_format(form: str, names: Sequence[str]) -> None:
 
 def value_texts(values: Iterable[Any], form: str) -> Iterator[str]:
     """Values as JSON (one indented object after the other) or as YAML documents, one by one."""
-    return map(json_text, values) if form == "json" else yaml_documents(values)
+    if form == "json":
+        return map(json_text, values)
+    from statedb.yaml_form import yaml_documents  # 30 ms that only this form pays
+
+    return yaml_documents(values)
 
 
 def summary_text(described: dict[str, Any]) -> str:

@@ -32,7 +32,8 @@ def _told(ctx: click.Context) -> Iterator[RemoteDB]:
     try:
         yield _remote(ctx)
     except Unreachable as error:
-        raise click.ClickException(f"{error}. Name another agent with --instance.") from None
+        hint = "(--instance and --socket name another)"
+        raise click.ClickException(f"{error} {hint}") from None
     except StateDBError as error:
         raise click.ClickException(str(error)) from None
 

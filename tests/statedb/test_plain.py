@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statedb.errors import UnreadableObject
-from statedb.plain import from_plain, from_yaml, json_line, json_text, to_plain, yaml_text
+from statedb.plain import from_plain, json_line, json_text, to_plain
+from statedb.yaml_form import from_yaml, yaml_text
 from tests.statedb_application import Author, Book, Kind, Shelf
 
 PLAIN = st.recursive(
