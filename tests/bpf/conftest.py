@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bpf.world import NetworkNamespace, World
+from bpf.features import mount_bpffs
+from tests.bpf.world import NetworkNamespace, World, unmount
 
 _numbers = itertools.count()
 
@@ -30,9 +30,9 @@ def bpffs(tmp_path: Path) -> Iterator[Path]:
     """A bpffs of the test's own."""
     path = tmp_path / "bpffs"
     path.mkdir()
-    subprocess.run(["mount", "-t", "bpf", "bpf", str(path)], check=True)
+    mount_bpffs(path)
     yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    unmount(path)
 
 
 @pytest.fixture

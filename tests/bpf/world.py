@@ -25,10 +25,13 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
+MNT_DETACH = 2
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 
 CHILD_TIMEOUT_S = 15
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildFailed(AssertionError):
@@ -83,11 +86,16 @@ def _run_and_exit(function: Callable[[], object], writer: int) -> None:
 
 def new_network_namespace() -> None:
     """Move this thread to a new network namespace with loopback up."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET):
+    if _libc.unshare(CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+
+
+def unmount(path: Path) -> None:
+    """Take a mount away now; what still uses it keeps it alive."""
+    if _libc.umount2(os.fsencode(path), MNT_DETACH):
+        raise OSError(ctypes.get_errno(), "umount", str(path))
 
 
 class NetworkNamespace:
@@ -118,14 +126,13 @@ class NetworkNamespace:
     @contextmanager
     def enter(self) -> Iterator[None]:
         """Run the block with this thread in the namespace."""
-        libc = ctypes.CDLL(None, use_errno=True)
         with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{self.name}") as there:
-            if libc.setns(there.fileno(), CLONE_NEWNET):
+            if _libc.setns(there.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
             try:
                 yield
             finally:
-                if libc.setns(home.fileno(), CLONE_NEWNET):
+                if _libc.setns(home.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
 
 

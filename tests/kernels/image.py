@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An initial file system with Python, the project and its BPF tests.
+
+It holds files of this machine: the interpreter and its standard library, the packages that the
+tests import, ``ip``, and every shared library that these need. Nothing is compiled inside; test
+programs come from the cache that ``tests.bpf.sources`` fills.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.bpf.sources import CACHE_DIR
+from tests.kernels.kernels import Kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Packages from the virtual environment that the tests import, directly or not.
+PACKAGES = (
+    "anyio-*.dist-info",
+    "pluggy-*.dist-info",
+    "pytest-*.dist-info",
+    "pytest_asyncio-*.dist-info",
+    "pytest_timeout-*.dist-info",
+    "_cffi_backend*.so",
+    "_pytest",
+    "anyio",
+    "idna",
+    "iniconfig",
+    "msgspec",
+    "packaging",
+    "pluggy",
+    "py.py",
+    "pygments",
+    "pytest",
+    "pytest_asyncio*",
+    "pytest_timeout.py",
+    "sniffio",
+    "typing_extensions.py",
+)
+
+#: Parts of the standard library that are large and that nothing here imports.
+NOT_PACKED = {"test", "idlelib", "tkinter", "ensurepip", "turtledemo", "lib2to3", "site-packages"}
+
+DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "modules", "root", "var")
+
+
+def build(kernel: Kernel) -> bytes:
+    """The archive, in the format that the kernel unpacks (cpio "newc")."""
+    python = Path(sys.executable).resolve()
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    ip = Path(subprocess.check_output(["which", "ip"], text=True).strip()).resolve()
+    archive = Archive()
+    for directory in DIRECTORIES:
+        archive.directory(directory)
+    files = [
+        *_tree(stdlib),
+        *_packages(Path(sysconfig.get_path("purelib"))),
+        *_project(),
+        *CACHE_DIR.glob("*.o"),
+    ]
+    for path in files:
+        archive.add(path)
+    for path in _libraries([python, ip, *(p for p in files if ".so" in p.suffixes)]):
+        archive.file(str(path), path.resolve().read_bytes(), 0o755)
+    archive.file(str(python), python.read_bytes(), 0o755)
+    archive.file("/usr/bin/python3", python.read_bytes(), 0o755)
+    archive.file("/usr/bin/ip", ip.read_bytes(), 0o755)
+    for number, module in enumerate(kernel.modules):
+        archive.file(f"/modules/{number}.ko", module, 0o644)
+    archive.file("/init", _init(), 0o755)
+    return archive.finish()
+
+
+def _init() -> bytes:
+    """The first process, told where things are."""
+    packages = sysconfig.get_path("purelib")
+    return f"""#!/usr/bin/python3 -IB
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {packages!r}]
+from tests.kernels.guest import main
+main({str(ROOT)!r}, {packages!r})
+""".encode()
+
+
+def _project() -> Iterator[Path]:
+    yield ROOT / "pyproject.toml"
+    yield ROOT / "tests" / "__init__.py"
+    for directory in ("bpf", "tests/bpf", "tests/kernels"):
+        yield from _tree(ROOT / directory)
+
+
+def _packages(site: Path) -> Iterator[Path]:
+    for pattern in PACKAGES:
+        for path in site.glob(pattern):
+            yield from _tree(path) if path.is_dir() else [path]
+
+
+def _tree(directory: Path) -> Iterator[Path]:
+    for path in sorted(directory.iterdir()):
+        if path.name in NOT_PACKED:
+            continue
+        if path.is_dir():
+            yield from _tree(path)
+        elif path.is_file():
+            yield path
+
+
+def _libraries(binaries: Iterable[Path]) -> set[Path]:
+    """Shared libraries, under the names by which the loader looks for them."""
+    found: set[Path] = set()
+    for binary in binaries:
+        # A static file or a script has none; ldd says so with its exit code.
+        listing = subprocess.run(
+            ["ldd", binary], capture_output=True, text=True, check=False
+        ).stdout
+        found.update(Path(path) for path in re.findall(r"(/\S+) \(0x", listing))
+    return found
+
+
+class Archive:
+    """A cpio archive in the "newc" format: see the kernel's documentation of initramfs buffers."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._known: set[str] = set()
+
+    def add(self, path: Path) -> None:
+        """A file of this machine at its own place."""
+        self.file(str(path), path.read_bytes(), path.stat().st_mode & 0o777)
+
+    def file(self, name: str, content: bytes, mode: int) -> None:
+        self._parents(name)
+        self._entry(name, stat.S_IFREG | mode, content)
+
+    def directory(self, name: str) -> None:
+        self._parents(name)
+        self._entry(name, stat.S_IFDIR | 0o755, b"")
+
+    def finish(self) -> bytes:
+        self._entry("TRAILER!!!", 0, b"")
+        return b"".join(self._parts)
+
+    def _parents(self, name: str) -> None:
+        for parent in reversed(Path(name.lstrip("/")).parents):
+            if str(parent) != ".":
+                self._entry(str(parent), stat.S_IFDIR | 0o755, b"")
+
+    def _entry(self, name: str, mode: int, content: bytes) -> None:
+        name = name.lstrip("/")
+        if name in self._known:
+            return
+        self._known.add(name)
+        raw_name = name.encode() + b"\0"
+        fields = (len(self._known), mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(raw_name), 0)
+        head = b"070701" + b"".join(b"%08X" % field for field in fields) + raw_name
+        self._parts += [_padded(head), _padded(content)]
+
+
+def _padded(raw: bytes) -> bytes:
+    return raw + bytes(-len(raw) % 4)
