@@ -89,6 +89,8 @@ class ServiceReflector:
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ObjectKey, _Slice] = {}
         self._slices_of: dict[ServiceName, dict[ObjectKey, Backends]] = {}
+        # Slices that say no service.
+        self._bare: set[ObjectKey] = set()
         # Objects sent since the ``Listing`` of their kind, while a list is under way.
         self._listing: dict[str, set[ObjectKey]] = {}
         # Problem rows of this reflector, so that an object without any costs no look-up.
@@ -171,9 +173,11 @@ class ServiceReflector:
         if before is not None and before.service != service:
             self._drop_slice(key, touched)
         if service is None:
+            self._bare.add(key)
             path = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
             self._complain(key, [(path, "is missing, so the slice serves nothing")], problems)
             return
+        self._bare.discard(key)
         converted = convert_slice(obj, service, self._writer.config, self._origin)
         self._complain(key, converted.warnings, problems)
         self._slices[key] = _Slice(service, converted.backends)
@@ -192,6 +196,7 @@ class ServiceReflector:
             if self._services.pop(service, None) is not None:
                 _touch(touched, service).service = None
         else:
+            self._bare.discard(key)
             self._drop_slice(key, touched)
         self._complain(key, [], problems)
 
@@ -214,10 +219,10 @@ class ServiceReflector:
         """Deletes what is held of the kind and was not in the list; returns how many."""
         sent = self._listing.pop(kind, set())
         if kind == Service.KIND:
-            held: Iterable[ObjectKey] = [svc.key for svc in self._services.values()]
+            held = {svc.key for svc in self._services.values()}
         else:
-            held = self._slices.keys()
-        gone = [key for key in held if key not in sent]
+            held = self._slices.keys() | self._bare
+        gone = sorted(held - sent)
         for key in gone:
             self._delete(key, touched, problems)
         return len(gone)
@@ -269,7 +274,7 @@ class ServiceReflector:
         """Notes what is wrong with an object now, if it or its last reading has anything."""
         kind, namespace, name = key
         origin = f"{kind}:{namespace}/{name}"
-        if warnings or origin in self._complaints:
+        if warnings or origin in self._complaints or origin in problems:
             problems[origin] = [
                 Problem(origin, message, "", 0, kind, namespace, name, path)
                 for path, message in warnings
