@@ -49,9 +49,9 @@ class Metrics(Protocol):
     def write_txn(
         self, db: str, tables: tuple[str, ...], lock_wait_s: float, duration_s: float
     ) -> None:
-        """A write transaction was committed or aborted."""
+        """A write transaction was committed or aborted; the duration is that of holding tables."""
 
-    def committed(self, table: str, objects: int, revision: int, graveyard: int) -> None:
+    def committed(self, table: str) -> None:
         """A table was written."""
 
 
@@ -201,6 +201,9 @@ class DB:
         wtxn._release()
         for channel in closing:
             channel.close()
+        if self.metrics is not None:
+            for table in changed:
+                self.metrics.committed(table.name)
         return root
 
     def _settle(self, table: Table[Any], snap: Snap, lone: bool, closing: list[Channel]) -> None:

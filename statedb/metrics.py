@@ -85,7 +85,7 @@ class DatabaseMetrics(Collector):
     def write_txn(
         self, db: str, tables: tuple[str, ...], lock_wait_s: float, duration_s: float
     ) -> None:
-        """A write transaction was committed or aborted."""
+        """A write transaction was committed or aborted; called by the database."""
         observers = self._observers.get(tables)
         if observers is None:
             labels = (db, "+".join(tables))
@@ -94,8 +94,8 @@ class DatabaseMetrics(Collector):
         observers[0].observe(lock_wait_s)
         observers[1].observe(duration_s)
 
-    def committed(self, table: str, objects: int, revision: int, graveyard: int) -> None:
-        """A table was written."""
+    def committed(self, table: str) -> None:
+        """A table was written; called by the database."""
         self._commits.labels(self._db.name, table).inc()
 
     def collect(self) -> Iterator[Metric]:

@@ -46,6 +46,10 @@ class ReadTxn:
         """The database of this snapshot."""
         return self._db
 
+    def base(self) -> ReadTxn:
+        """Return the snapshot of what is committed."""
+        return self
+
 
 class WriteTxn(ReadTxn):
     """Holds the tables it was opened for until it is committed or aborted; sees its own writes.
@@ -60,6 +64,7 @@ class WriteTxn(ReadTxn):
         frame = sys._getframe(_CALLER)
         self._opened: Opened = (tables, frame.f_code, frame.f_lasti, get_ident())
         self.lock_wait_s = 0.0
+        self.began_s = 0.0 if db.metrics is None else time.perf_counter()
         if len(tables) == 1:
             self._acquire(tables[0])
         else:
@@ -92,6 +97,12 @@ class WriteTxn(ReadTxn):
             for table in held:
                 table.release()
             raise
+
+    def base(self) -> ReadTxn:
+        """Return the snapshot that the transaction started from."""
+        if self._base is None:
+            raise TransactionClosed(f"{self.opened} is closed")
+        return self._base
 
     @property
     def opened(self) -> str:
@@ -135,6 +146,11 @@ class WriteTxn(ReadTxn):
         self._number = 0
         for table in self._tables:
             table.release()
+        metrics = self._db.metrics
+        if metrics is not None and self.began_s:
+            held_s = time.perf_counter() - self.began_s - self.lock_wait_s
+            names = tuple([table.name for table in self._tables])
+            metrics.write_txn(self._db.name, names, self.lock_wait_s, held_s)
 
     def __enter__(self) -> WriteTxn:
         return self
