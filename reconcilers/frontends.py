@@ -10,14 +10,17 @@ All state here is a cache: `restore` rebuilds it from the maps, and the rows do 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bpf.maps.lb import LBFamilyMaps, LBMaps, decode_id, decode_service, encode_id
-from bpf.maps.lb_dump import backend_line, rev_nat_line, service_line
+import anyio
+
+from bpf.maps.lb import LBMaps, decode_id, encode_id
 from reconcilers import frontend_entries as layout
 from reconcilers.backend_references import BackendReferences
 from reconcilers.frontend_entries import Choice, FrontendConfig
+from reconcilers.frontend_maps import FrontendMaps
 from reconcilers.id_allocator import IdAllocator
 from reconcilers.node_ports import NodePortAddresses, surrogate_of
 from reconcilers.operations import Entry
+from reconcilers.reconciler import Reconciler
 from reconcilers.restored_frontends import Restored
 from reconcilers.staged_maps import (
     BEFORE_BACKENDS_GO,
@@ -27,10 +30,13 @@ from reconcilers.staged_maps import (
     Step,
     write,
 )
-from statedb import ReadTxn, Table
+from statedb import ReadTxn, Table, wait_initialized
 from tables.addressing import IP, L3n4Addr
 from tables.frontends import Frontend, with_outcome
 from tables.node_addresses import NodeAddress
+
+# How long the maps of an earlier run are left alone while the tables fill.
+INIT_WAIT_S = 60.0
 
 
 class StillReferencedError(Exception):
@@ -39,20 +45,6 @@ class StillReferencedError(Exception):
 
 class PruneError(Exception):
     """Some foreign entries could not be deleted."""
-
-
-class _Family:
-    """The staged maps of one address family."""
-
-    __slots__ = ("backend", "rev_nat", "service")
-
-    def __init__(self, maps: LBFamilyMaps) -> None:
-        self.service = StagedMap(maps.service)
-        self.backend = StagedMap(maps.backend)
-        self.rev_nat = StagedMap(maps.rev_nat)
-
-    def all(self) -> tuple[StagedMap, ...]:
-        return (self.service, self.backend, self.rev_nat)
 
 
 class _Programmed:
@@ -85,16 +77,14 @@ class FrontendOperations:
         self._config = config
         self._frontends = frontends
         self._node_ports = NodePortAddresses(node_addresses, config)
-        self._v4 = _Family(maps.v4)
-        self._v6 = _Family(maps.v6)
+        self._maps = FrontendMaps(maps)
         self.restore()
 
     # -- start --
 
     def restore(self) -> None:
         """Forget everything and take ids and contents from the maps."""
-        for target in self._maps():
-            target.load()
+        self._maps.load()
         self._services: IdAllocator[L3n4Addr] = IdAllocator("frontend")
         self._backends: IdAllocator[L3n4Addr] = IdAllocator("backend")
         self._references = BackendReferences()
@@ -104,7 +94,7 @@ class FrontendOperations:
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
         self._restored = Restored()
-        for family in (self._v4, self._v6):
+        for family in self._maps.families:
             self._restored.read(
                 family.service.content,
                 family.backend.content,
@@ -170,10 +160,13 @@ class FrontendOperations:
         failed row still leads to stays, and the prune has to come again.
         """
         plan = Plan()
-        held = sum(self._plan_prune(family, plan) for family in (self._v4, self._v6))
+        masters = self._maps.masters(self._programmed, self._wildcards)
+        numbers = {encode_id(programmed.id) for programmed in self._programmed.values()}
+        held = sum(family.prune(plan, masters, numbers) for family in self._maps.families)
         write([plan], BEFORE_BACKENDS_GO)
         if plan.error is None:
-            held += sum(self._prune_backends(family, plan) for family in (self._v4, self._v6))
+            numbers = {encode_id(number) for number in self._backends.ids.values()}
+            held += sum(family.prune_backends(plan, numbers) for family in self._maps.families)
             write([plan], (Phase.BACKEND_GONE,))
         if plan.error is not None:
             raise PruneError(f"foreign entries remain: {plan.error}") from plan.error
@@ -186,12 +179,7 @@ class FrontendOperations:
     # -- verification --
 
     def actual(self) -> Mapping[Any, Any]:
-        found: dict[Any, Any] = {}
-        for target in self._maps():
-            target.content = dict(target.raw.items())
-            target.wanted = {}
-            found.update(((target, key), value) for key, value in target.content.items())
-        return found
+        return self._maps.read_back()
 
     def expected(
         self, txn: ReadTxn, objects: Iterable[Frontend]
@@ -205,20 +193,7 @@ class FrontendOperations:
                         yield (target, key), value, fe
 
     def describe(self, key: Any, value: Any | None) -> tuple[str, str]:
-        target, raw_key = key
-        if value is None:
-            return f"{target.raw.name} {raw_key.hex()}", ""
-        for family in (self._v4, self._v6):
-            if target is family.service:
-                text = service_line(raw_key, value)
-            elif target is family.backend:
-                text = backend_line(raw_key, value)
-            elif target is family.rev_nat:
-                text = rev_nat_line(raw_key, value)
-            else:
-                continue
-            return f"{target.raw.name} {raw_key.hex()}", text
-        raise KeyError(key)
+        return self._maps.describe(key, value)
 
     # -- planning an update --
 
@@ -260,7 +235,7 @@ class FrontendOperations:
             plan.put(phase, target, key, value)
         shown = len(choice.shown)
         if programmed.slots > shown:
-            keys, service = layout.service_keys(addr), self._family(addr).service
+            keys, service = layout.service_keys(addr), self._maps.of(addr).service
             for slot in range(shown + 1, programmed.slots + 1):
                 plan.remove(Phase.SLOT_GONE, service, keys.slot(slot))
         programmed.slots = shown
@@ -269,10 +244,10 @@ class FrontendOperations:
         self, fe: Frontend, addr: L3n4Addr, programmed: _Programmed, choice: Choice
     ) -> Iterator[tuple[Phase, StagedMap, bytes, bytes]]:
         """All entries of one address, once its backends have ids."""
-        family, number, ids = self._family(addr), programmed.id, self._backends.ids
+        family, number, ids = self._maps.of(addr), programmed.id, self._backends.ids
         flags = layout.master_flags(fe, addr, self._config)
         for be in choice.backends:
-            target = self._family(be.address).backend
+            target = self._maps.of(be.address).backend
             value = layout.backend_value(be.address, self._references.state(be.address))
             yield Phase.BACKEND, target, encode_id(ids[be.address]), value
         yield Phase.DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)
@@ -349,7 +324,7 @@ class FrontendOperations:
         if programmed is None or programmed.owner != owner:
             return
         del self._programmed[addr]
-        family, keys = self._family(addr), layout.service_keys(addr)
+        family, keys = self._maps.of(addr), layout.service_keys(addr)
         plan.remove(Phase.MASTER_GONE, family.service, keys.slot(0))
         for slot in range(1, programmed.slots + 1):
             plan.remove(Phase.SLOT_GONE, family.service, keys.slot(slot))
@@ -362,7 +337,7 @@ class FrontendOperations:
         self._restored.forget(addr)
 
     def _release(self, plan: Plan, addr: L3n4Addr, state: int) -> None:
-        target = self._family(addr).backend
+        target = self._maps.of(addr).backend
         if self._references.remove(addr, state):
             value = layout.backend_value(addr, self._references.state(addr))
             plan.put(Phase.BACKEND, target, encode_id(self._backends.ids[addr]), value)
@@ -372,7 +347,7 @@ class FrontendOperations:
             plan.remove(Phase.BACKEND_GONE, target, encode_id(number))
 
     def _release_wildcard(self, plan: Plan, addr: L3n4Addr) -> None:
-        owners, service = self._wildcards[addr.ip], self._family(addr).service
+        owners, service = self._wildcards[addr.ip], self._maps.of(addr).service
         del owners[addr]
         if owners:
             plan.put(Phase.MASTER, service, *self._wildcard(addr))
@@ -414,67 +389,36 @@ class FrontendOperations:
         for row, steps in self._unfinished.items():
             for phase, (target, key) in steps:
                 if phase is Phase.SLOT_GONE:
-                    self._add_in_use(in_use, target, key)
+                    step = self._maps.family_of(target).slot_leads_to(key)
+                    if step is not None:
+                        in_use.add(step)
             for addr in (row, *self._expanded.get(row, ())):
-                service, keys = self._family(addr).service, layout.service_keys(addr)
-                slot = 1
-                while self._add_in_use(in_use, service, keys.slot(slot)):
-                    slot += 1
+                in_use.update(self._maps.of(addr).leads_to(addr))
         return in_use
 
-    def _add_in_use(self, in_use: set[Step], service: StagedMap, key: bytes) -> bool:
-        value = service.content.get(key)
-        if value is None:
-            return False
-        backend = self._v4.backend if service is self._v4.service else self._v6.backend
-        in_use.add((backend, encode_id(decode_service(value).backend_id)))
-        return True
 
-    # -- pruning --
+async def run_frontends(
+    reconciler: Reconciler[Frontend],
+    operations: FrontendOperations,
+    *tables: Table[Any],
+    timeout_s: float = INIT_WAIT_S,
+) -> None:
+    """Run the reconciler; if the maps held frontends at start, wait until `tables` are filled.
 
-    def _plan_prune(self, family: _Family, plan: Plan) -> int:
-        """Plan the removal of all but backends; the number of entries that are still in use."""
-        own = family is self._v6
-        masters = {
-            layout.service_keys(addr).slot(0)
-            for addr in self._programmed
-            if (self._family(addr) is self._v6) is own
-        }
-        masters.update(layout.wildcard_key(ip) for ip in self._wildcards if ip.is_ipv6 is own)
-        slot_at = 6 if family is self._v4 else 18
-        own_numbers = {encode_id(programmed.id) for programmed in self._programmed.values()}
-        in_use = set()
-        for key, value in family.service.content.items():
-            master = key[:slot_at] + b"\0\0" + key[slot_at + 2 :]
-            if master in masters:
-                in_use.add(value[4:8])  # a row that failed may still be in force under another id
-            else:
-                phase = Phase.MASTER_GONE if key == master else Phase.SLOT_GONE
-                plan.remove(phase, family.service, key)
-        foreign = [key for key in family.rev_nat.content if key not in own_numbers]
-        for key in foreign:
-            if key not in in_use:
-                plan.remove(Phase.DETAIL_GONE, family.rev_nat, key)
-        return sum(key in in_use for key in foreign)
-
-    def _prune_backends(self, family: _Family, plan: Plan) -> int:
-        """Plan the removal of backends without a row; the number of those still in use."""
-        own = {encode_id(number) for number in self._backends.ids.values()}
-        in_use = {value[:4] for value in family.service.content.values()}
-        foreign = [key for key in family.backend.content if key not in own]
-        for key in foreign:
-            if key not in in_use:
-                plan.remove(Phase.BACKEND_GONE, family.backend, key)
-        return sum(key in in_use for key in foreign)
-
-    # -- maps --
-
-    def _family(self, addr: L3n4Addr) -> _Family:
-        return self._v6 if addr.is_ipv6 else self._v4
-
-    def _maps(self) -> Iterator[StagedMap]:
-        yield from self._v4.all()
-        yield from self._v6.all()
+    Half-filled tables would take backends away from frontends that are in force. After `timeout_s`
+    the reconciler starts with what is there: a source that does not answer must not hold up the
+    others for ever. Nothing is pruned until the tables are filled.
+    """
+    if operations.restored:
+        with anyio.move_on_after(timeout_s):
+            await wait_initialized(reconciler.db, *tables)
+    await reconciler.run()
 
 
-__all__ = ["FrontendConfig", "FrontendOperations", "PruneError", "StillReferencedError"]
+__all__ = [
+    "FrontendConfig",
+    "FrontendOperations",
+    "PruneError",
+    "StillReferencedError",
+    "run_frontends",
+]

@@ -90,7 +90,7 @@ class Reconciler(Generic[T]):
         """Raises: TypeError if `drift` is given and the operations cannot verify."""
         self.name = name or table.name
         self.config = config = config or Config()
-        self._db = db
+        self.db = self._db = db
         self._table = table
         self._operations = operations
         self._health = health or (lambda part, ok, message: None)

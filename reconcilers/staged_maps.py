@@ -49,6 +49,11 @@ class StagedMap:
         self.content = dict(self.raw.items())
         self.wanted = {}
 
+    def refresh(self) -> None:
+        """Read the map again; what is wanted stays wanted where the map differs."""
+        self.content = dict(self.raw.items())
+        self.wanted = {k: v for k, v in self.wanted.items() if self.content.get(k) != v}
+
     def put(self, key: bytes, value: bytes) -> None:
         if self.content.get(key) != value:
             self.wanted[key] = value
@@ -60,10 +65,6 @@ class StagedMap:
             self.wanted[key] = None
         elif self.wanted:
             self.wanted.pop(key, None)
-
-    def value(self, key: bytes) -> bytes | None:
-        """What the map shall hold at `key`."""
-        return self.wanted[key] if key in self.wanted else self.content.get(key)
 
     def write(self, keys: Iterable[bytes]) -> dict[bytes, KernelError]:
         """Create or replace those of `keys` that are wanted; the errors of those that failed."""

@@ -245,7 +245,7 @@ def step(what: str, name: str, key: bytes) -> tuple[str, str]:
 async def test_round_of_many_frontends_is_one_batch_a_kind() -> None:
     world = LBWorld()
     calls: list[tuple[str, int]] = []
-    for target in world.ops._maps():
+    for target in world.ops._maps.all():
         original = target.raw.update_batch
 
         def counted(

@@ -151,5 +151,5 @@ class VeryFaultyFrontendsModel(FrontendsModel):
 @pytest.mark.parametrize("model", [FrontendsModel, FaultyFrontendsModel, VeryFaultyFrontendsModel])
 def test_maps_follow_the_rows(model: Any) -> None:
     case = model.TestCase
-    case.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+    case.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
     case("runTest").runTest()

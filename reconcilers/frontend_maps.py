@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The staged load-balancer maps of both families, and what is found by looking through them."""
+
+from collections.abc import Collection, Container, Iterator
+from typing import Any
+
+from bpf.maps.lb import LBFamilyMaps, LBMaps
+from bpf.maps.lb_dump import backend_line, rev_nat_line, service_line
+from reconcilers import frontend_entries as layout
+from reconcilers.staged_maps import Phase, Plan, StagedMap, Step
+from tables.addressing import IP, L3n4Addr
+
+
+class FamilyMaps:
+    """The staged maps of one address family.
+
+    `slot_at` is where the slot stands in a key of the service map; in its values the backend id
+    has bytes 0-3 and the frontend's id bytes 4-7.
+    """
+
+    __slots__ = ("backend", "rev_nat", "service", "slot_at")
+
+    def __init__(self, maps: LBFamilyMaps, slot_at: int) -> None:
+        self.service = StagedMap(maps.service)
+        self.backend = StagedMap(maps.backend)
+        self.rev_nat = StagedMap(maps.rev_nat)
+        self.slot_at = slot_at
+
+    def all(self) -> tuple[StagedMap, ...]:
+        return (self.service, self.backend, self.rev_nat)
+
+    def line(self, target: StagedMap, key: bytes, value: bytes) -> str:
+        """An entry as the dump shows it."""
+        if target is self.service:
+            return service_line(key, value)
+        return backend_line(key, value) if target is self.backend else rev_nat_line(key, value)
+
+    def master_of(self, key: bytes) -> bytes:
+        """The key of slot 0 of the same frontend."""
+        return key[: self.slot_at] + b"\0\0" + key[self.slot_at + 2 :]
+
+    def prune(self, plan: Plan, masters: Container[bytes], numbers: Container[bytes]) -> int:
+        """Remove all services and reverse entries but those of `masters` and `numbers`.
+
+        A row whose update failed is in force as it was, maybe under another id: what the remaining
+        service entries lead to stays. Returns how many entries these are.
+        """
+        in_use = set()
+        for key, value in self.service.content.items():
+            master = self.master_of(key)
+            if master in masters:
+                in_use.add(value[4:8])
+            else:
+                phase = Phase.MASTER_GONE if key == master else Phase.SLOT_GONE
+                plan.remove(phase, self.service, key)
+        return _prune(plan, Phase.DETAIL_GONE, self.rev_nat, numbers, in_use)
+
+    def prune_backends(self, plan: Plan, numbers: Container[bytes]) -> int:
+        """Likewise for backends, when the services were pruned."""
+        in_use = {value[:4] for value in self.service.content.values()}
+        return _prune(plan, Phase.BACKEND_GONE, self.backend, numbers, in_use)
+
+    def leads_to(self, addr: L3n4Addr) -> Iterator[Step]:
+        """The backends that the slots of `addr` name as they are in the map now."""
+        keys, slot = layout.service_keys(addr), 1
+        while (step := self.slot_leads_to(keys.slot(slot))) is not None:
+            yield step
+            slot += 1
+
+    def slot_leads_to(self, key: bytes) -> Step | None:
+        value = self.service.content.get(key)
+        return None if value is None else (self.backend, value[:4])
+
+
+def _prune(
+    plan: Plan, phase: Phase, target: StagedMap, own: Container[bytes], in_use: Container[bytes]
+) -> int:
+    foreign = [key for key in target.content if key not in own]
+    for key in foreign:
+        if key not in in_use:
+            plan.remove(phase, target, key)
+    return sum(key in in_use for key in foreign)
+
+
+class FrontendMaps:
+    """Both families; an address picks its own."""
+
+    def __init__(self, maps: LBMaps) -> None:
+        self.v4 = FamilyMaps(maps.v4, slot_at=6)
+        self.v6 = FamilyMaps(maps.v6, slot_at=18)
+        self.families = (self.v4, self.v6)
+
+    def of(self, addr: L3n4Addr | IP) -> FamilyMaps:
+        return self.v6 if addr.is_ipv6 else self.v4
+
+    def family_of(self, target: StagedMap) -> FamilyMaps:
+        return self.v4 if target in self.v4.all() else self.v6
+
+    def all(self) -> Iterator[StagedMap]:
+        yield from self.v4.all()
+        yield from self.v6.all()
+
+    def load(self) -> None:
+        """Read all maps; writes that were outstanding are forgotten."""
+        for target in self.all():
+            target.load()
+
+    def read_back(self) -> dict[tuple[StagedMap, bytes], bytes]:
+        """All entries as they are in the maps, which is what is believed from now on."""
+        for target in self.all():
+            target.refresh()
+        return {
+            (target, key): value for target in self.all() for key, value in target.content.items()
+        }
+
+    def describe(self, key: tuple[StagedMap, bytes], value: Any | None) -> tuple[str, str]:
+        """Map and key, and the entry as the dump shows it."""
+        target, raw_key = key
+        line = "" if value is None else self.family_of(target).line(target, raw_key, value)
+        return f"{target.raw.name} {raw_key.hex()}", line
+
+    def masters(self, addresses: Collection[L3n4Addr], wildcards: Collection[IP]) -> set[bytes]:
+        """Keys of the master and wildcard entries; the families' keys differ in length."""
+        masters = {layout.service_keys(addr).slot(0) for addr in addresses}
+        masters.update(layout.wildcard_key(ip) for ip in wildcards)
+        return masters
