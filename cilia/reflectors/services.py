@@ -133,7 +133,7 @@ class ServiceReflector:
         touched: dict[ServiceName, _Touched] = {}
         for svc in self._services.values():
             if depends_on_node(svc.metadata.annotations):
-                self._convert(svc, touched, problems)
+                self._convert(svc.key, svc, touched, problems)
         self._write(touched, (), problems)
 
     # -- one event
@@ -144,31 +144,34 @@ class ServiceReflector:
         touched: dict[ServiceName, _Touched],
         problems: dict[str, list[Problem]],
     ) -> None:
-        if (sent := self._listing.get(obj.KIND)) is not None:
-            sent.add(obj.key)
+        key = obj.key
+        if (sent := self._listing.get(key[0])) is not None:
+            sent.add(key)
         if isinstance(obj, Service):
-            self._services[self._convert(obj, touched, problems)] = obj
+            self._services[self._convert(key, obj, touched, problems)] = obj
         elif isinstance(obj, EndpointSlice):
-            self._upsert_slice(obj, touched, problems)
+            self._upsert_slice(key, obj, touched, problems)
 
     def _convert(
         self,
+        key: ObjectKey,
         obj: Service,
         touched: dict[ServiceName, _Touched],
         problems: dict[str, list[Problem]],
     ) -> ServiceName:
         converted = convert_service(obj, self._writer.config, self._writer.node, self._origin)
         _touch(touched, converted.name).service = converted
-        self._complain(obj.key, converted.warnings, problems)
+        self._complain(key, converted.warnings, problems)
         return converted.name
 
     def _upsert_slice(
         self,
+        key: ObjectKey,
         obj: EndpointSlice,
         touched: dict[ServiceName, _Touched],
         problems: dict[str, list[Problem]],
     ) -> None:
-        key, service = obj.key, service_of(obj)
+        service = service_of(obj)
         before = self._slices.get(key)
         if before is not None and before.service != service:
             self._drop_slice(key, touched)
@@ -218,6 +221,9 @@ class ServiceReflector:
     ) -> int:
         """Deletes what is held of the kind and was not in the list; returns how many."""
         sent = self._listing.pop(kind, set())
+        if kind in self._unlisted:
+            # All that is held came with this first list.
+            return 0
         if kind == Service.KIND:
             held = {svc.key for svc in self._services.values()}
         else:
@@ -272,6 +278,8 @@ class ServiceReflector:
         self, key: ObjectKey, warnings: Warnings, problems: dict[str, list[Problem]]
     ) -> None:
         """Notes what is wrong with an object now, if it or its last reading has anything."""
+        if not (warnings or problems or self._complaints):
+            return
         kind, namespace, name = key
         origin = f"{kind}:{namespace}/{name}"
         if warnings or origin in self._complaints or origin in problems:
@@ -281,8 +289,11 @@ class ServiceReflector:
             ]
 
     def _check_orphans(self, name: ServiceName, problems: dict[str, list[Problem]]) -> None:
+        has_service = name in self._services or name not in self._slices_of
+        if has_service and not self._complaints:
+            return
         origin = f"EndpointSlice:for {name}"
-        if name in self._services or name not in self._slices_of:
+        if has_service:
             if origin in self._complaints:
                 problems[origin] = []
             return

@@ -59,8 +59,7 @@ class Reflected(World):
     def take(self, *events: Event) -> None:
         self.reflector.apply(events)
 
-    @property
-    def initialized(self) -> bool:
+    def is_initialized(self) -> bool:
         txn, t = self.db.read_txn(), self.tables
         return all(table.initialized(txn) for table in (t.services, t.frontends, t.backends))
 
@@ -128,11 +127,11 @@ def test_an_address_passes_to_a_new_service_in_one_batch(world: Reflected) -> No
 
 def test_tables_are_initialised_when_both_kinds_are_listed(world: Reflected) -> None:
     world.take(*LISTING, svc(), Listed("Service"))
-    assert not world.initialized
+    assert not world.is_initialized()
     world.take(eps(), Listed("EndpointSlice"))
-    assert world.initialized
+    assert world.is_initialized()
     world.take(*LISTING, svc(), eps(), *LISTED)
-    assert world.initialized
+    assert world.is_initialized()
 
 
 def test_a_new_list_deletes_what_it_has_not(world: Reflected) -> None:
@@ -247,11 +246,11 @@ async def test_run_follows_its_source(world: Reflected) -> None:
     world.store.publish([svc()])
     task = asyncio.create_task(world.reflector.run())
     await until(lambda: world.frontends == {FRONTEND: "echo"})
-    assert not world.initialized
+    assert not world.is_initialized()
     world.store.set_complete()
     world.store.publish([eps()])
     await until(lambda: world.backends_of(FRONTEND) == ["10.1.0.1:8080/TCP"])
-    assert world.initialized
+    assert world.is_initialized()
     assert str(world.reports[0]) == "1 upserted, 0 deleted, 1 total objects"
     world.store.relist("Service", [])
     await until(lambda: world.frontends == {})

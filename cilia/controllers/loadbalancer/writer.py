@@ -99,6 +99,8 @@ class Writer:
         self.node = node
         self.is_health_checked: Callable[[Service], bool] = _never
         self._now = now
+        # Whether a frontend was ever redirected, which saves a look-up for each change until then.
+        self._redirects = False
         self._warn = warn
 
     def write_txn(self) -> WriteTxn:
@@ -137,7 +139,7 @@ class Writer:
             freed = self._delete_service(wtxn, name)
         else:
             freed = self._upsert_service(wtxn, change.service, change.frontends, rows, moved=moved)
-        if moved:
+        if moved and self._redirects:
             self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.REDIRECT), rows)
         if freed:
             self._grant(wtxn, freed)
@@ -295,6 +297,7 @@ class Writer:
         fe = self.tables.frontends.get(wtxn, address)
         if fe is None or fe.redirect_to == to:
             return
+        self._redirects = True
         own = (
             ()
             if to
