@@ -8,7 +8,8 @@ package imports nothing of `cilia`, `tables`, `bpf` or `reconcilers`. Start with
 `table.py` (what users call) and `_store.py` (how it works).
 """
 
-from statedb.changes import Change, ChangeIterator
+from statedb._change import Change
+from statedb.changes import ChangeIterator
 from statedb.db import DB, Metrics
 from statedb.derive import Action, Derivation, derive, observe
 from statedb.errors import (

@@ -158,7 +158,7 @@ class Store:
         ]
         self.lengths: Lengths | None = Lengths() if primary.is_lpm else None
         self.indexed: bool = bool(self.secondaries) or self.lengths is not None
-        self.positions: dict[Index, int] = {primary: 0}
+        self.positions: dict[Index | None, int] = {primary: 0}
         for second in self.secondaries:
             self.positions[second.index] = second.position
         self._committed = committed
@@ -417,12 +417,19 @@ class Store:
         return position
 
     def rows_with(self, position: int, skey: Any, rev: int) -> list[Row]:
-        """Return the live rows with this key in a secondary index, in primary order."""
+        """Return the live rows with this key in a secondary index, in primary order.
+
+        Entries are exact while nothing is recorded as moved, looked at before they are read (they
+        may be trimmed then) and after (a writer records first and adds then).
+        """
         second = self.secondaries[position - 1]
+        moved = self.moved
+        keys = second.candidates(skey)
+        check = bool(moved or self.moved)
         found: list[Row] = []
-        for key in second.candidates(skey):
+        for key in keys:
             row = self.lookup(key, rev)
-            if row is not None and (not self.moved or second.has(row.obj, skey)):
+            if row is not None and (not check or second.has(row.obj, skey)):
                 found.append(row)
         return found
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import msgspec
-
+from statedb._change import Change
 from statedb._row import NEWEST, visible
 from statedb._watchers import ROWS
-from statedb.errors import IteratorClosed, TransactionError
+from statedb.errors import IteratorClosed
 from statedb.watch import Channel
 
 if TYPE_CHECKING:
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
     from statedb.txn import ReadTxn
 
 T = TypeVar("T")
-
-
-class Change(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """One object as it is now, or as it was last when `deleted`."""
-
-    obj: T
-    revision: int
-    deleted: bool
 
 
 class Tracker:
@@ -65,16 +56,19 @@ class ChangeIterator(Generic[T]):
         A change counts as seen when it is yielded: what was left over comes again with the next
         call.
 
+        A write transaction stands for the snapshot that it started from: its own writes may never
+        happen.
+
         Raises:
             IteratorClosed: after `close`.
-            TransactionError: `txn` is a write transaction, whose changes may never happen.
         """
         if self._closed:
             raise IteratorClosed(f"the change iterator of table {self._table.name!r} is closed")
         table = self._table
         snap = table.snap_of(txn)
         if snap.rev == NEWEST:
-            raise TransactionError("changes are read with a read transaction")
+            txn = txn.base()
+            snap = table.snap_of(txn)
         if table.graveyard:
             table.db.collect(table)
         return self._run(snap.rev, txn), table.watch(snap, ROWS, 0, None)
@@ -83,15 +77,17 @@ class ChangeIterator(Generic[T]):
         """Yield the changes; holds `txn`, so that the versions it sees stay."""
         table = self._table
         tracker = self._tracker
+        since = tracker.since
         newest = table.rows
         for run in table.runs_after(table.snap_of(txn), tracker.rev):
             for row in run:
                 rev = row.rev
                 if rev <= tracker.rev:
                     continue
-                if newest.get(row.key) is not row and visible(newest.get(row.key), upto) is not row:
+                newer = newest.get(row.key)
+                if newer is not row and visible(newer, upto) is not row:
                     continue
-                if row.dead and rev <= tracker.since:
+                if row.dead and rev <= since:
                     continue
                 tracker.rev = rev
                 yield Change(row.obj, rev, row.dead)

@@ -15,6 +15,7 @@ MODULES = (
     "statedb/lpm.py",
     "statedb/graveyard.py",
     "statedb/txn.py",
+    "statedb/changes.py",
     "statedb/table.py",
     "statedb/db.py",
 )

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from typing import Generic, TypeVar
 
-from statedb.changes import Change, ChangeIterator
+from statedb._change import Change
+from statedb.changes import ChangeIterator
 from statedb.db import DB
 from statedb.table import RWTable
 from statedb.txn import WriteTxn

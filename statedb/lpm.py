@@ -97,8 +97,7 @@ class LpmIndex(Index):
 
     `get` returns the object of the longest covering prefix, `list` those of all covering prefixes,
     longest first, `prefix` all inside the given prefix, `lower_bound` those from the given prefix
-    on. `encode` turns what `key` or `keys` return, and what queries give, into an `LpmKey`; an
-    `LpmKey`.
+    on. `encode` turns what `key` or `keys` return, and what queries give, into an `LpmKey`.
     """
 
     def __init__(

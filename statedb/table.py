@@ -108,6 +108,16 @@ class Table(Store, Generic[T]):
             if row is None or row.dead:
                 return None
             return cast("T", row.obj)
+        position = self.positions.get(index, 0)
+        if position:
+            second = self.secondaries[position - 1]
+            moved = self.moved
+            entry = second.entries.get(key)
+            if not moved and not self.moved and type(entry) is not dict and second.lengths is None:
+                if entry is None:
+                    return None
+                row = self.lookup(entry, self.snap_of(txn).rev)
+                return None if row is None else cast("T", row.obj)
         found = self._first_row(txn, key, index)
         return None if found is None else cast("T", found.obj)
 

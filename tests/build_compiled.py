@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the test suite on the compiled build: `python -m tests.build_compiled [pytest arguments]`.
 
-Copies what git knows to build/compiled, compiles statedb there in place, and runs pytest there, by default on
-tests/statedb. The checkout itself stays uncompiled.
+Copies what git knows to build/compiled, compiles statedb there in place, and runs pytest there, by
+default on tests/statedb. The checkout itself stays uncompiled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ TARGET = ROOT / "build" / "compiled"
 COMPILE = """
 from setuptools import Distribution
 from statedb.compiled import ext_modules
-build = Distribution({"name": "compiled", "ext_modules": ext_modules()}).get_command_obj("build_ext")
+setup = Distribution({"name": "compiled", "ext_modules": ext_modules()})
+build = setup.get_command_obj("build_ext")
 build.inplace = 1
 build.ensure_finalized()
 build.run()
@@ -26,22 +27,28 @@ build.run()
 
 
 def main(arguments: list[str]) -> int:
-    """Copy, compile, test; return pytest's exit code."""
-    copy_tree()
-    environment = os.environ | {"PYTHONPATH": str(TARGET)}
-    subprocess.run([sys.executable, "-c", COMPILE], cwd=TARGET, env=environment, check=True)
-    check = "import statedb._row as row; assert row.COMPILED and row.__file__.startswith({!r})"
-    subprocess.run(
-        [sys.executable, "-c", check.format(str(TARGET))], cwd=TARGET, env=environment, check=True
-    )
+    """Build, then test; return pytest's exit code."""
+    environment = build()
     tests = arguments or ["tests/statedb"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *tests], cwd=TARGET, env=environment, check=False
     ).returncode
 
 
+def build() -> dict[str, str]:
+    """Copy and compile; return the environment in which the copy is what is imported."""
+    copy_tree()
+    environment = os.environ | {"PYTHONPATH": str(TARGET)}
+    subprocess.run([sys.executable, "-c", COMPILE], cwd=TARGET, env=environment, check=True)
+    check = (
+        f"import statedb._row as r; assert r.COMPILED and r.__file__.startswith({str(TARGET)!r})"
+    )
+    subprocess.run([sys.executable, "-c", check], cwd=TARGET, env=environment, check=True)
+    return environment
+
+
 def copy_tree() -> None:
-    """Make build/compiled a copy of the tracked and new files, keeping what an earlier build left."""
+    """Make build/compiled a copy of tracked and new files, keeping what an earlier build left."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of the statedb benchmark, one function each, that return objects per second (or what the unit says).
+"""The rows of the statedb benchmark, one function each, that return objects per second (or what the
+unit says).
 
-Run as a program it is one side of the comparison: it reads names of rows from standard input and answers each with a
-figure, so that the sides can be asked in turns. The peer's program answers to the same names with the same work.
+Run as a program it is one side of the comparison: it reads names of rows from standard input and
+answers each with a figure, so that the sides can be asked in turns. The peer's program answers to
+the same names with the same work.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def rate(work: Callable[[], int]) -> float:
 
 def items(*secondary: Index, tables: int = 1) -> tuple[DB, RWTable[Any]]:
     db = DB("bench")
-    made = [new_table(db, f"table{n}", ID, *secondary) for n in range(tables)]
+    made: list[RWTable[Any]] = [new_table(db, f"table{n}", ID, *secondary) for n in range(tables)]
     return db, made[0]
 
 
@@ -327,7 +329,7 @@ def routes(number: int) -> list[Routed]:
 def lpm_insert_100() -> float:
     wanted = routes(KEYS)
     db = DB("bench")
-    table = new_table(db, "routes", ID, ROUTE)
+    table: RWTable[Routed] = new_table(db, "routes", ID, ROUTE)
 
     def work() -> int:
         for first in range(0, len(wanted), 100):
@@ -347,7 +349,7 @@ def lpm_insert_100() -> float:
 def lpm_get() -> float:
     wanted = routes(MANY // 10)
     db = DB("bench")
-    table = new_table(db, "routes", ID, ROUTE)
+    table: RWTable[Routed] = new_table(db, "routes", ID, ROUTE)
     with db.write_txn(table) as wtxn:
         table.insert_many(wtxn, wanted)
     txn = db.read_txn()
@@ -391,7 +393,9 @@ def commit_1_of_100() -> float:
 
 @row
 def wake_p99_us() -> float:
-    """From before the commit, in another thread, until the waiting task runs; the 99th percentile of 500."""
+    """From before the commit, in another thread, until the waiting task runs; the 99th percentile
+    of 500.
+    """
     return asyncio.run(wakes())
 
 
