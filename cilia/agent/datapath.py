@@ -47,8 +47,8 @@ def _count(raw: RawMap) -> int:
 class MemoryDatapath:
     """Maps in memory; nothing is attached."""
 
-    def __init__(self, max_entries: int) -> None:
-        self.maps = LBMaps.fake(max_entries)
+    def __init__(self, maps: LBMaps) -> None:
+        self.maps = maps
 
     def attach_early(self) -> None:
         """Nothing to attach."""

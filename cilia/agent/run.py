@@ -19,6 +19,7 @@ import structlog
 from starlette.applications import Starlette
 
 from bpf.errors import BPFError
+from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
 from cilia.agent import mounts, server
 from cilia.agent.config import AgentConfig
@@ -50,7 +51,7 @@ async def serve(config: AgentConfig) -> None:
 async def dry_run(config: AgentConfig) -> int:
     """Reconcile into maps in memory, print what would be programmed; 1 if input was refused."""
     source = _manifest_source(config)
-    datapath = MemoryDatapath(config.bpf_lb_map_max)
+    datapath = MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max))
     agent = build(config, source, str(source.directory), datapath)
     async with anyio.create_task_group() as group:
         _start_jobs(group, agent, source)
@@ -143,9 +144,6 @@ def _start_servers(group: anyio.abc.TaskGroup, config: AgentConfig, agent: Agent
 async def _synchronised(agent: Agent) -> None:
     """Wait until all inputs were listed and every frontend was attempted with what they say."""
     tables = agent.tables
-    for name in ("services", "frontends", "backends"):
-        done, watch = tables.db.table(name).initialized_watch(tables.db.read_txn())
-        if not done:
-            await watch.wait()
+    await agent.listed()
     revision = tables.lb.frontends.revision(tables.db.read_txn())
     await agent.frontend_reconciler.wait_until_reconciled(revision)

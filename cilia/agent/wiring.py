@@ -32,7 +32,7 @@ from reconcilers.metrics import PrometheusMetrics
 from reconcilers.node_ports import follow_node_addresses
 from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift, new_drift_table
-from statedb import DB, RWTable
+from statedb import DB, RWTable, wait_initialized
 from tables.frontends import Frontend, get_status, set_status
 from tables.health import Health, new_health_table
 from tables.node_addresses import NodeAddress, new_node_addresses_table
@@ -79,6 +79,18 @@ class Agent:
     frontend_reconciler: Reconciler[Frontend]
     status: StatusView
     jobs: dict[str, Job] = field(default_factory=dict)
+
+    async def listed(self) -> None:
+        """Wait until every input of the load balancer has said all that exists."""
+        lb = self.tables.lb
+        await wait_initialized(self.tables.db, lb.services, lb.frontends, lb.backends)
+
+    async def reconcile_frontends(self) -> None:
+        """What an earlier agent left in the maps serves on until all inputs are known: a frontend
+        whose backends were not listed yet would be written without them."""
+        if self.frontend_operations.restored:
+            await self.listed()
+        await self.frontend_reconciler.run()
 
     def reporter(self, name: str) -> HealthReporter:
         return HealthReporter(self.tables.db, self.tables.health, "agent", name)
@@ -136,12 +148,13 @@ def build(config: AgentConfig, source: Source, source_name: str, datapath: Datap
         tables.problems,
         datapath,
     )
-    jobs: dict[str, Job] = {
+    agent = Agent(config, tables, registry, writer, operations, frontends, status)
+    agent.jobs = {
         "reflect-services": services.run,
         "reflect-problems": problems.run,
-        "reconcile-frontends": frontends.run,
+        "reconcile-frontends": agent.reconcile_frontends,
         "follow-node-addresses": partial(
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
         ),
     }
-    return Agent(config, tables, registry, writer, operations, frontends, status, jobs)
+    return agent

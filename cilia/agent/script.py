@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent under golden scripts: the same wiring with a tracker for an API server and fake maps.
+
+The objects and the maps stand for the outside world and survive `hive/recreate`; everything else is
+built anew. As root the scripts also run on real, unpinned maps (`--lb-test-real-maps`). Options
+that begin with `lb-test` exist here only.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import anyio.abc
+import click
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from pydantic import Field
+
+from bpf.maps.fake import FaultyMap
+from bpf.maps.lb import LBMaps
+from cilia.agent.config import AgentConfig
+from cilia.agent.datapath import MemoryDatapath
+from cilia.agent.jobs import run_job
+from cilia.agent.options import options_of, validated
+from cilia.agent.script_k8s import k8s_commands
+from cilia.agent.script_lb import lb_commands
+from cilia.agent.wiring import Agent, build
+from cilia.k8s.tracker import Tracker
+from cilia.script import CommandLike, Suite
+from statedb.commands import db_commands
+
+T = TypeVar("T")
+
+__all__ = ["SUITE", "ScriptApplication"]
+
+RETRY_MS = 10
+
+
+class ScriptConfig(AgentConfig):
+    """The agent's options with what scripts expect, and the faults that only they may ask for."""
+
+    node_name: str = "testnode"
+    lb_retry_backoff_min_ms: int = RETRY_MS
+    lb_retry_backoff_max_ms: int = RETRY_MS
+    lb_test_fault_probability: Annotated[
+        float, Field(ge=0, le=1, description="Share of map operations that fail.")
+    ] = 0.0
+    lb_test_real_maps: Annotated[bool, Field(description="Use kernel maps; needs root.")] = False
+
+
+def parse(flags: Sequence[str]) -> ScriptConfig:
+    """The options from a script's first line; later flags win.
+
+    Raises:
+        click.UsageError: an unknown option or a wrong value.
+    """
+
+    @click.command()
+    @options_of(ScriptConfig)
+    def command(**given: Any) -> None:
+        raise NotImplementedError("parsed, never called")
+
+    return validated(ScriptConfig, command.make_context("script", list(flags)).params)
+
+
+class ScriptApplication:
+    """One agent in a thread of its own; see `cilia.script.application.Application`."""
+
+    def __init__(self, flags: Sequence[str]) -> None:
+        self._flags = list(flags)
+        self.tracker = Tracker()
+        config = parse(flags)
+        self._world = (
+            LBMaps.create(config.bpf_lb_map_max)
+            if config.lb_test_real_maps
+            else LBMaps.fake(config.bpf_lb_map_max)
+        )
+        self._snapshot: list[list[tuple[bytes, bytes]]] = []
+        self._running = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._build(config)
+
+    def _build(self, config: ScriptConfig) -> None:
+        rng = random.Random(f"{config.lb_test_fault_probability}")
+        probability = config.lb_test_fault_probability
+        maps = self._world.wrap(lambda raw: FaultyMap(raw, probability, rng))
+        self.agent: Agent = build(config, self.tracker, "tracker", MemoryDatapath(maps))
+
+    def start(self, limit_s: float) -> None:
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            run, _ = portal.start_task(self._run)
+            stack.callback(_cancelled, run, limit_s)
+            self._portal = portal
+            self._running = stack.pop_all()
+
+    async def _run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        async with anyio.create_task_group() as group:
+            for name, work in self.agent.jobs.items():
+                group.start_soon(run_job, name, work, self.agent.reporter(f"job-{name}"))
+            task_status.started()
+
+    def stop(self, limit_s: float) -> None:
+        self._portal = None
+        self._running.close()
+
+    def recreate(self, flags: Sequence[str]) -> None:
+        self._build(parse([*self._flags, *flags]))
+
+    def describe(self) -> str:
+        jobs = "".join(f"  {name}\n" for name in sorted(self.agent.jobs))
+        tables = "".join(f"  {table.name}\n" for table in self.agent.tables.db.tables())
+        return f"Jobs:\n{jobs}Tables:\n{tables}"
+
+    def commands(self) -> Iterable[CommandLike]:
+        return (
+            *db_commands(self.agent.tables.db),
+            *k8s_commands(self.tracker),
+            *lb_commands(self),
+        )
+
+    # -- what the load-balancer commands need --
+
+    @property
+    def world(self) -> LBMaps:
+        """The maps without the faults."""
+        return self._world
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function where the agent runs: in its thread, or here while it is stopped."""
+        return function() if self._portal is None else self._portal.call(function)
+
+    def snapshot_maps(self) -> None:
+        self._snapshot = [list(raw.items()) for raw in self._world.all()]
+
+    def restore_maps(self) -> None:
+        """Write the snapshot back over what is there."""
+        for raw, entries in zip(self._world.all(), self._snapshot, strict=True):
+            for key, value in entries:
+                raw.update(key, value)
+
+
+def _cancelled(run: Future[Any], limit_s: float) -> None:
+    run.cancel()
+
+
+def _variants() -> dict[str, tuple[str, ...]]:
+    """Each script on fake maps, on failing ones, and as root on the kernel's."""
+    variants: dict[str, tuple[str, ...]] = {
+        "fake": (),
+        "faults": ("--lb-test-fault-probability=0.1",),
+    }
+    if os.geteuid() == 0:
+        variants["kernel"] = ("--lb-test-real-maps=true",)
+    return variants
+
+
+SUITE = Suite(ScriptApplication, retry_interval_s=0.02, variants=_variants())
