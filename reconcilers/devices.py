@@ -68,9 +68,16 @@ class DeviceOperations:
         if link is None:
             self._netlink.request(_create(obj))
             link = self._netlink.link(obj.name)
+        if obj.up and isinstance(obj.spec, VethSpec):
+            self._open_peer(obj.spec.peer)
         if link is None or link.index == obj.index:
             return None
         return msgspec.structs.replace(obj, index=link.index)
+
+    def _open_peer(self, name: str) -> None:
+        peer = self._netlink.link(name)
+        if peer is not None and not peer.flags & IFF_UP:
+            self._netlink.request(set_link(peer.index, up=True))
 
     def delete(self, txn: ReadTxn, revision: int, obj: DesiredDevice) -> None:
         if self._desired.list(txn, obj.name, NAME):

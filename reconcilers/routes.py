@@ -91,7 +91,7 @@ class RouteOperations:
             foreign = [route for route in there if route.protocol != PROTOCOL_CILIA]
             if foreign:
                 entry.error = NotOurs(f"a route of protocol {foreign[0].protocol} is there already")
-            elif [_normal(route) for route in there] != [_normal(message)]:
+            elif len(there) != 1 or _resolved(_normal(message), there[0]) != _normal(there[0]):
                 replaced.append((entry, message))
         requests = [add_route(message, replace=True) for _, message in replaced]
         for (entry, _), error in zip(replaced, self._netlink.request_batch(requests), strict=True):
@@ -166,10 +166,7 @@ class RouteOperations:
             except NoDevice:
                 message = _normal(_message(obj))  # not there; the update will say why in the row
             there = self._actual.get(_key_of(message))
-            if there is not None and not obj.device and obj.nexthop is not None:
-                # The kernel chose the device from the gateway.
-                message = msgspec.structs.replace(message, index=there.index)
-            yield _key_of(message), message, obj
+            yield _key_of(message), _resolved(message, there), obj
 
     def describe(self, key: Hashable, value: Any | None) -> tuple[str, str]:
         assert isinstance(key, tuple)
@@ -256,6 +253,13 @@ def _normal(route: rtnl.RouteMessage) -> rtnl.RouteMessage:
     if route.kind >= RouteType.BLACKHOLE:
         changes["index"] = 0  # IPv6 shows the loopback device
     return msgspec.structs.replace(route, **changes)
+
+
+def _resolved(want: rtnl.RouteMessage, have: rtnl.RouteMessage | None) -> rtnl.RouteMessage:
+    """For a gateway without a device the kernel chooses the device: what it chose is right."""
+    if have is None or want.index or not want.gateway:
+        return want
+    return msgspec.structs.replace(want, index=have.index)
 
 
 def route_text(route: rtnl.RouteMessage) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`desired-rules` into the kernel's policy routing.
 
-Our rules carry our protocol number; no other is removed. A rule that someone else made and that is
-equal but for the number is as good as ours while it is there.
+Our rules carry our protocol number; no other is removed. Newer kernels let a rule of ours stand
+beside an equal one of someone else; where the kernel refuses that, theirs is as good as ours.
 """
 
 from __future__ import annotations

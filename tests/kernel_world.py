@@ -211,12 +211,12 @@ async def repairing(
     observed: RWTable[Any] | None = None,
     concerns: Concerns[Any] | None = None,
     by_device: Index | None = None,
-    **settings: float,
+    **settings: Any,
 ) -> AsyncIterator[Repairing[T]]:
     """Runs a reconciler, and its watch of `observed`."""
     db = world.db
     drift = new_drift_table(db)
-    config = Config(in_thread=True, **settings)  # type: ignore[arg-type]
+    config = Config(in_thread=True, **settings)
     reconciler = Reconciler(
         db,
         table,

@@ -226,8 +226,11 @@ def _create(name: str, group: int, up: bool, common: Attributes, kind: str, info
 def create_veth(
     name: str, peer: str, *, group: int, mtu: int = 0, hardware_address: bytes = b"", up: bool
 ) -> Request:
-    """Makes a pair of devices; group and hardware address are those of the first."""
-    end = _link_fields(0, up) | {
+    """Makes a pair of devices; group, hardware address and `up` are those of the first.
+
+    The second cannot be up already: it is opened before the two know each other (ENOTCONN).
+    """
+    end = _link_fields(0, None) | {
         "attrs": [("IFLA_IFNAME", peer), *_link_attributes(mtu, b"")],
     }
     info = {"attrs": [("VETH_INFO_PEER", end)]}

@@ -206,17 +206,19 @@ async def test_a_route_of_someone_else_is_never_touched(kernel: Kernel) -> None:
 
 
 async def test_a_restart_changes_nothing_that_is_right(kernel: Kernel) -> None:
-    kernel.veth("veth0", "peer0", "192.168.1.1/24")
+    kernel.veth("veth0", "peer0", "192.168.1.1/24", "fd01::1/64")
     rows = [route(f"10.3.{i}.0/24", nexthop=ip("192.168.1.2")) for i in range(50)]
+    rows += [route(f"fd09:{i}::/64", nexthop=ip("fd01::2")) for i in range(50)]
     async with routing(kernel) as routes:
         routes.upsert(*rows)
         await routes.bench.settled()
     async with routing(kernel) as routes:
-        with Subscription((Group.IPV4_ROUTE,), kernel.netns) as events:
+        with Subscription((Group.IPV4_ROUTE, Group.IPV6_ROUTE), kernel.netns) as events:
             routes.upsert(*rows)
-            assert await routes.bench.settled() == ["done"] * 50
+            assert await routes.bench.settled() == ["done"] * 100
             assert events.read() == []
         assert len(routes.shown()) == 50
+        assert len(routes.shown(6)) == 50
 
 
 @pytest.mark.parametrize(
