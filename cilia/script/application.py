@@ -37,36 +37,41 @@ class Application(Protocol):
 
 
 class Lifecycle:
-    """An application that is started at most once at a time, and stopped in the end."""
+    """An application that is started at most once at a time, and stopped in the end.
+
+    Starting what runs and stopping what does not are no errors, so that a section with either may
+    be retried. `started`: it runs. `begun`: it was asked to start and not stopped since, so that
+    something of it may run.
+    """
 
     def __init__(self, application: Application, on_recreate: Callable[[], None]) -> None:
         self.application = application
         self.started = False
+        self.begun = False
         self._on_recreate = on_recreate
 
     def start(self, limit_s: float) -> None:
         if self.started:
-            raise CommandFailed("already started")
-        # Set before: what failed half-way must be stopped, too.
-        self.started = True
+            return
+        self.stop(limit_s)
+        self.begun = True
         self.application.start(limit_s)
+        self.started = True
 
     def stop(self, limit_s: float) -> None:
-        if not self.started:
-            raise CommandFailed("not started")
-        self.started = False
-        self.application.stop(limit_s)
+        if self.begun:
+            self.begun = self.started = False
+            self.application.stop(limit_s)
 
     def recreate(self, flags: Sequence[str]) -> None:
-        if self.started:
-            raise CommandFailed("stop it first: it is started")
+        if self.begun:
+            raise CommandFailed("stop it first: it was started")
         self.application.recreate(flags)
         self._on_recreate()
 
     def close(self) -> None:
-        """Stop the application if it runs."""
-        if self.started:
-            self.stop(LIMIT_S)
+        """Stop what may run of the application."""
+        self.stop(LIMIT_S)
 
 
 def hive_commands(lifecycle: Lifecycle) -> tuple[Command, ...]:

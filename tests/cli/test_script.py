@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cilia.cli.script import script
+from tests.cli.terminal import Terminal
 
 SUITE = "tests.script.script_suite:SUITE"
 GOOD = "# Good\necho good\ncmp stdout want\n-- want --\ngood\n"
@@ -87,3 +88,22 @@ def test_wrong_calls_end_with_2(arguments: list[str], message: str) -> None:
 
 def test_a_directory_without_scripts_is_a_wrong_call(tmp_path: Path) -> None:
     assert run(str(tmp_path)).exit_code == 2
+
+
+def test_break_reads_commands_from_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "a.txtar"
+    file.write_text("env A=before\nbreak\necho $A\nstdout '^typed$'\n")
+    terminal = Terminal("script", "run", "--suite", SUITE, str(file))
+    try:
+        terminal.expect("debug> ")
+        terminal.type("echo $A\n")
+        terminal.expect("[stdout]\r\nbefore")
+        terminal.expect("debug> ")
+        terminal.type("no-such\n")
+        terminal.expect("unknown command 'no-such'")
+        terminal.expect("debug> ")
+        terminal.type("env A=typed\n\x04")
+        terminal.expect("1 scripts, 0 failed")
+        assert terminal.process.wait(10) == 0
+    finally:
+        terminal.close()

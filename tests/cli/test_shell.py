@@ -4,13 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
-import signal
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -24,13 +18,13 @@ from cilia.cli.completer import Completer
 from cilia.cli.shell import AgentShell, history_file, shell, terminal
 from cilia.script import Command, Output, Sessions
 from cilia.script.sessions import describe_commands
+from tests.cli.terminal import Terminal
 
 
 def _show(state: Any, flags: dict[str, Any], args: list[str]) -> Output:
     return Output(f"table {args[0]}\n")
 
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = [Command("db/show", "print a table", _show, words=lambda: ["backends", "frontends"])]
 
 
@@ -153,40 +147,8 @@ def test_history_is_kept_between_shells(socket: str) -> None:
     readline.set_completer(None)
 
 
-class _Terminal:
-    """`cilia shell` in a pseudo-terminal."""
-
-    def __init__(self, socket: str) -> None:
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cilia", "--socket", socket, "shell"],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"},
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def expect(self, text: str) -> None:
-        """Read until a text has come, and forget everything up to its end."""
-        while text not in self.seen:
-            readable, _, _ = select.select([self._master], [], [], 10)
-            assert readable, f"{text!r} did not come; only {self.seen!r}"
-            self.seen += os.read(self._master, 4096).decode()
-        self.seen = self.seen.partition(text)[2]
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def close(self) -> None:
-        os.close(self._master)
-        self.process.kill()
-        self.process.wait()
-
-
 def test_a_conversation_on_a_terminal(socket: str) -> None:
-    terminal = _Terminal(socket)
+    terminal = Terminal("--socket", socket, "shell")
     try:
         terminal.expect("cilia> ")
         terminal.type("db/sh\tfr\t\r")
@@ -197,8 +159,7 @@ def test_a_conversation_on_a_terminal(socket: str) -> None:
         terminal.expect("cilia> ")
         terminal.type("half a li")
         terminal.expect("half a li")
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.expect("cilia> ")
+        terminal.interrupt("cilia> ")
         terminal.type("exit\r")
         assert terminal.process.wait(10) == 0
     finally:

@@ -28,12 +28,18 @@ class FakeApplication:
         self.flags = list(flags)
         self.inside = 0
         self.running = False
+        self.starts = 0
         self.limit_s = 0.0
 
     def start(self, limit_s: float) -> None:
         if "--broken" in self.flags:
             raise CommandFailed("broken application")
+        if self.running:
+            raise AssertionError("started twice")
+        self.starts += 1
         self.running, self.limit_s = True, limit_s
+        if "--flaky=2" in self.flags and self.starts < 3:
+            raise CommandFailed("not yet")
 
     def stop(self, limit_s: float) -> None:
         if "--stuck" in self.flags:
@@ -44,7 +50,8 @@ class FakeApplication:
         self._build([*self.first_flags, *flags])
 
     def describe(self) -> str:
-        return f"application {'started' if self.running else 'stopped'}\n"
+        running = "started" if self.running else "stopped"
+        return f"application {running}, {self.starts} starts\n"
 
     def commands(self) -> list[Command]:
         commands = [

@@ -43,7 +43,8 @@ def test_a_line_returns_its_output_alone(sessions: Sessions) -> None:
     }
     # env has no output here: what echo left in the buffer is not this line's.
     assert sessions.run("s", "env A=1")["stdout"] == ""
-    assert sessions.run("s", "stdout ^a$")["log"] == "matched: a\n"
+    for _ in range(2):
+        assert sessions.run("s", "stdout ^a$")["log"] == "matched: a\n"
 
 
 def test_a_session_keeps_variables_buffers_and_files(sessions: Sessions) -> None:
@@ -101,7 +102,7 @@ def test_a_line_has_a_limit() -> None:
     assert "deadline" in sessions.run("s", "sleep 1h")["error"]
     assert time.monotonic() - began < 2
     # The next line has its own.
-    assert sessions.run("s", "echo a")["stdout"] == "a\n"
+    assert sessions.run("s", "sleep 1ms")["error"] == ""
     sessions.close_all()
 
 
