@@ -54,14 +54,15 @@ def run_file(
     file: Path,
     suite: Suite,
     *,
-    variant: str = "",
+    variant: str | None = None,
     update: bool = False,
     workdir: Path | None = None,
     sink: Callable[[str], None] | None = None,
 ) -> FileResult:
     """Run one script file in a work directory of its own, by default one that is removed after.
 
-    With `update` the expected files in it become what was found. `sink` receives the log.
+    Without a `variant` there are no flags but the script's own. With `update` the expected files in
+    it become what was found. `sink` receives the log.
 
     Raises: ScriptFailed; OSError if the file cannot be read.
     """
@@ -78,7 +79,8 @@ def run_file(
         update_golden=update,
         sink=sink,
     )
-    flags = [*script_flags(archive.script, state.workdir), *suite.variants[variant]]
+    further = suite.variants[variant] if variant is not None else ()
+    flags = [*script_flags(archive.script, state.workdir), *further]
     ending = _run(archive, state, suite, flags, str(file))
     changed = tuple(sorted(state.goldens))
     if changed:

@@ -36,8 +36,9 @@ def test_variants_add_their_flags_after_the_scripts_own(tmp_path: Path) -> None:
     file.write_text("#! --own\nfake/flags\ncmp stdout want\n-- want --\n--own\n--more=1\n")
     suite = dataclasses.replace(SUITE, variants={"": (), "more": ("--more=1",)})
     run_file(file, suite, variant="more")
-    with pytest.raises(ScriptFailed):
-        run_file(file, suite)
+    for variant in ("", None):
+        with pytest.raises(ScriptFailed):
+            run_file(file, suite, variant=variant)
 
 
 def test_the_work_directory_is_removed_unless_it_is_given(tmp_path: Path) -> None:
