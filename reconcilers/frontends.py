@@ -202,7 +202,7 @@ class FrontendOperations:
         plan.resume(self._unfinished.get(fe.address, ()))
         try:
             if not layout.is_programmed(fe, self._config):
-                self._remove_all(plan, fe.address)
+                self._remove_all(txn, plan, fe.address)
                 return plan
             self._program(plan, fe, fe.address)
             if fe.address.is_surrogate:
@@ -216,7 +216,7 @@ class FrontendOperations:
         addresses = self._node_ports.expand(lambda addr: self._frontends.get(txn, addr), fe)
         for gone in self._expanded.get(fe.address, ()):
             if gone not in addresses:
-                self._remove(plan, gone, fe.address)
+                self._give_up(txn, plan, gone, fe.address)
         self._expanded[fe.address] = addresses
         for addr in addresses:
             self._program(plan, fe, addr)
@@ -303,21 +303,29 @@ class FrontendOperations:
     def _plan_delete(self, txn: ReadTxn, fe: Frontend) -> Plan:
         plan = Plan()
         plan.resume(self._unfinished.get(fe.address, ()))
-        self._remove_all(plan, fe.address)
         try:
-            surrogate = surrogate_of(fe.address)
-            if surrogate != fe.address and surrogate in self._expanded:
-                # A node port may have this address now.
-                heir = self._frontends.get(txn, surrogate)
-                if heir is not None:
-                    self._expand(txn, plan, heir)
+            self._remove_all(txn, plan, fe.address)
         except Exception as error:  # noqa: BLE001  as in _plan_update
             plan.error = error
         return plan
 
-    def _remove_all(self, plan: Plan, address: L3n4Addr) -> None:
-        for addr in (address, *self._expanded.pop(address, ())):
-            self._remove(plan, addr, address)
+    def _remove_all(self, txn: ReadTxn, plan: Plan, address: L3n4Addr) -> None:
+        self._give_up(txn, plan, address, address)
+        for addr in self._expanded.pop(address, ()):
+            self._give_up(txn, plan, addr, address)
+
+    def _give_up(self, txn: ReadTxn, plan: Plan, addr: L3n4Addr, owner: L3n4Addr) -> None:
+        """Remove an address of the row `owner`, and program it for another row that wants it."""
+        self._remove(plan, addr, owner)
+        heir = self._frontends.get(txn, addr)
+        if heir is not None and heir.address != owner and layout.is_programmed(heir, self._config):
+            self._program(plan, heir, addr)
+            return
+        surrogate = surrogate_of(addr)
+        if surrogate != owner and surrogate in self._expanded:
+            heir = self._frontends.get(txn, surrogate)
+            if heir is not None:
+                self._expand(txn, plan, heir)
 
     def _remove(self, plan: Plan, addr: L3n4Addr, owner: L3n4Addr) -> None:
         programmed = self._programmed.get(addr)

@@ -36,12 +36,16 @@ class StatusSet(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """`Done: a b, Error: c (text)`; `Pending` alone while no reconciler has answered."""
         if not self.statuses:
-            return str(self.initial.kind)
+            return _title(self.initial.kind)
         groups: dict[StatusKind, list[str]] = {}
         for name, status in self.statuses:
             text = f"{name} ({status.error})" if status.error else name
             groups.setdefault(status.kind, []).append(text)
-        return ", ".join(f"{kind}: {' '.join(names)}" for kind, names in groups.items())
+        return ", ".join(f"{_title(kind)}: {' '.join(names)}" for kind, names in groups.items())
+
+
+def _title(kind: StatusKind) -> str:
+    return kind.value.capitalize()
 
 
 def pending_set() -> StatusSet:

@@ -12,7 +12,7 @@ from bpf.maps.fake import FaultyMap
 from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
 from bpf.maps.raw import RawMap
-from reconcilers import Config, Reconciler
+from reconcilers import Config, Drift, Reconciler, new_drift_table
 from reconcilers.frontends import FrontendConfig, FrontendOperations
 from statedb import DB
 from statedb.status import pending
@@ -99,10 +99,12 @@ class LBWorld:
         reconciler_config: Config = FAST,
         seed: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        drift: bool = False,
     ) -> None:
         self.db = DB()
         self.frontends = new_frontends_table(self.db)
         self.node_addresses = new_node_addresses_table(self.db)
+        self.drift = new_drift_table(self.db)
         self.kernel = kernel or Kernel()
         self.log = self.kernel.log
         rng = random.Random(seed)
@@ -119,7 +121,11 @@ class LBWorld:
             config=reconciler_config,
             clock=clock,
             rng=rng,
+            drift=self.drift if drift else None,
         )
+
+    def drift_rows(self) -> list[Drift]:
+        return list(self.drift.all(self.db.read_txn()))
 
     def put(self, *frontends: Frontend) -> None:
         with self.db.write_txn(self.frontends) as wtxn:
