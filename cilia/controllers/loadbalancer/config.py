@@ -25,6 +25,9 @@ class LoadBalancerConfig(msgspec.Struct, frozen=True):
     # A service may choose its algorithm or forwarding mode by annotation.
     bpf_lb_algorithm_annotation: bool = False
     bpf_lb_mode_annotation: bool = False
+    # Inclusive; a host port in this range would stand in the way of node ports.
+    node_port_min: int = 30000
+    node_port_max: int = 32767
 
 
 class LocalNode(msgspec.Struct, frozen=True):
