@@ -150,6 +150,8 @@ class Repairing(Generic[T]):
         self.reconciler = reconciler
         self.drift = drift
         self._get_status = get_status
+        # The keys of all drift that `repaired` has seen.
+        self.recorded: set[str] = set()
 
     def write(self, *rows: T) -> None:
         with self.world.db.write_txn(self.table) as wtxn:
@@ -195,6 +197,7 @@ class Repairing(Generic[T]):
         while True:
             rows, more = seen.next(self.world.db.read_txn())
             found = [change.obj for change in rows if not change.deleted]
+            self.recorded.update(row.key for row in found)
             if found:
                 return found[0]
             with anyio.fail_after(SECONDS):
