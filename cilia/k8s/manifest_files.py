@@ -38,7 +38,32 @@ class FileContent(msgspec.Struct, frozen=True):
     keep_all: bool = False
 
 
-def decode_file(file: str, data: bytes) -> FileContent:
+# Turns the plain form of a document into its objects in plain form, each with its path.
+Items = Callable[[Any], Iterable[tuple[str, Any]]]
+
+
+def manifest_items(form: Any) -> Iterator[tuple[str, Any]]:
+    """The objects of a document: itself, or the items of a list."""
+    is_list = isinstance(form, Mapping) and str(form.get("kind", "")).endswith("List")
+    if not is_list or "items" not in form:
+        yield "", form
+        return
+    # The items of a ServiceList say neither kind nor version: the list does.
+    kind, version = str(form["kind"]).removesuffix("List"), form.get("apiVersion")
+    default = {"apiVersion": version, "kind": kind} if kind else {}
+    yield from list_items("items", form["items"], default)
+
+
+def list_items(path: str, items: Any, default: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The objects of a list that stands at ``path``, with what they do not say themselves."""
+    if not isinstance(items, list | None):
+        yield path, items
+        return
+    for i, item in enumerate(items or ()):
+        yield f"{path}[{i}]", {**default, **item} if isinstance(item, Mapping) else item
+
+
+def decode_file(file: str, data: bytes, items: Items = manifest_items) -> FileContent:
     """Decodes all documents of a file; never raises for what stands in it."""
     reader = READERS[os.path.splitext(file)[1]]
     objects: dict[ObjectKey, K8sObject] = {}
@@ -50,7 +75,7 @@ def decode_file(file: str, data: bytes) -> FileContent:
             keep_all = True
             problems.append(_unreadable(file, document))
             continue
-        for path, form in _items(document.form):
+        for path, form in items(document.form):
             try:
                 obj = decode(form)
                 if obj.key in objects:
@@ -86,28 +111,14 @@ def _repeated(obj: K8sObject) -> InvalidObject:
     return InvalidObject(obj.KIND, obj.metadata.namespace, obj.metadata.name, [("", message)])
 
 
-def _items(form: Any) -> Iterator[tuple[str, Any]]:
-    """The objects of a document: itself, or the items of a list with their path."""
-    is_list = isinstance(form, Mapping) and str(form.get("kind", "")).endswith("List")
-    if not is_list or "items" not in form:
-        yield "", form
-        return
-    items = form["items"] or []
-    if not isinstance(items, list):
-        yield "items", form
-        return
-    # The items of a ServiceList say neither kind nor version: the list does.
-    kind, version = str(form["kind"]).removesuffix("List"), form.get("apiVersion")
-    for i, item in enumerate(items):
-        if kind and isinstance(item, Mapping):
-            item = {"apiVersion": version, "kind": kind, **item}
-        yield f"items[{i}]", item
-
-
 class Manifests:
-    """What all files say together. An object in two files belongs to the file that had it first."""
+    """What all files say together. An object in two files belongs to the file that had it first.
 
-    def __init__(self) -> None:
+    ``origin`` is the name under which their problems are reported.
+    """
+
+    def __init__(self, origin: str = "manifests") -> None:
+        self._origin = origin
         self._files: dict[str, FileContent] = {}
         self._claims: dict[ObjectKey, list[str]] = {}
         self._problems: dict[str, tuple[Problem, ...]] = {}
@@ -176,7 +187,7 @@ class Manifests:
             problems = self._problems_of(name)
             if problems != self._problems.get(name, ()):
                 self._problems[name] = problems
-                events.append(Invalid(f"manifests:{name}", problems))
+                events.append(Invalid(f"{self._origin}:{name}", problems))
         return events
 
     def _problems_of(self, file: str) -> tuple[Problem, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,14 @@ import anyio
 import anyio.to_thread
 from watchfiles._rust_notify import RustNotify
 
-from cilia.k8s.manifest_files import READERS, FileContent, Manifests, decode_file
+from cilia.k8s.manifest_files import (
+    READERS,
+    FileContent,
+    Items,
+    Manifests,
+    decode_file,
+    manifest_items,
+)
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import Event, Invalid, Problem
@@ -41,12 +48,35 @@ FILES_A_STEP: Final = 200
 Stamp = tuple[int, int, int]
 
 
-class ManifestSource:
-    """Reads and watches one directory. ``run`` does the work, ``watch`` is for the readers."""
+def is_manifest(name: str) -> bool:
+    """Hidden files are what editors and atomic writers have under way."""
+    return not name.startswith(".") and os.path.splitext(name)[1] in READERS
 
-    def __init__(self, directory: Path) -> None:
+
+class ManifestSource:
+    """Reads and watches one directory. ``run`` does the work, ``watch`` is for the readers.
+
+    The files that ``wants`` chooses by name are read once they rest for ``settle_s`` seconds. With
+    ``keeps_removed``, a file that goes leaves its objects in force and is a problem.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        origin: str = "manifests",
+        wants: Callable[[str], bool] = is_manifest,
+        items: Items = manifest_items,
+        settle_s: float | None = None,
+        keeps_removed: bool = False,
+    ) -> None:
         self.directory = directory
-        self._manifests = Manifests()
+        self._origin = origin
+        self._wants = wants
+        self._items = items
+        self._settle_s = SETTLE_S if settle_s is None else settle_s
+        self._keeps_removed = keeps_removed
+        self._manifests = Manifests(origin)
         self._store = ObjectStore()
         # A cache: what of each file has been read already.
         self._stamps: dict[str, Stamp] = {}
@@ -96,18 +126,19 @@ class ManifestSource:
         if isinstance(changed, set):
             paths = [Path(path) for _, path in changed]
             if all(p.parent == self.directory and not p.name.startswith("..") for p in paths):
-                await self._read(sorted({p.name for p in paths if _is_manifest(p.name)}))
+                await self._read(sorted({p.name for p in paths if self._wants(p.name)}))
                 return
         await self._rescan()
 
     async def _rescan(self) -> None:
-        names = await anyio.to_thread.run_sync(_manifest_names, self.directory)
+        listed = await anyio.to_thread.run_sync(os.listdir, self.directory)
+        names = sorted(filter(self._wants, listed))
         await self._read([*names, *sorted(set(self._manifests.files) - set(names))])
         self._complain("")
 
     def _complain(self, message: str) -> None:
         problems = (Problem(message, str(self.directory)),) if message else ()
-        self._store.publish([Invalid(f"manifests:{self.directory}", problems)])
+        self._store.publish([Invalid(f"{self._origin}:{self.directory}", problems)])
 
     async def _read(self, names: list[str]) -> None:
         """What went is taken out last: a renamed file's objects then only change hands."""
@@ -128,36 +159,30 @@ class ManifestSource:
         found: list[tuple[str, FileContent | None]] = []
         for name in names:
             try:
-                stamp, data = read_settled(self.directory / name, self._stamps.get(name))
-            except FileNotFoundError:
-                self._stamps.pop(name, None)
-                found.append((name, None))
-                continue
+                stamp, data = read_settled(
+                    self.directory / name, self._stamps.get(name), self._settle_s
+                )
             except OSError as error:
                 self._stamps.pop(name, None)
+                if isinstance(error, FileNotFoundError) and not self._keeps_removed:
+                    found.append((name, None))
+                    continue
                 problem = Problem(f"cannot be read: {error.strerror}", name)
                 found.append((name, FileContent(problems=(problem,), keep_all=True)))
                 continue
             if data is not None:
                 self._stamps[name] = stamp
-                found.append((name, decode_file(name, data)))
+                found.append((name, decode_file(name, data, self._items)))
         return found
 
 
-def _is_manifest(name: str) -> bool:
-    """Hidden files are what editors and atomic writers have under way."""
-    return not name.startswith(".") and os.path.splitext(name)[1] in READERS
-
-
-def _manifest_names(directory: Path) -> list[str]:
-    return sorted(filter(_is_manifest, os.listdir(directory)))
-
-
-def read_settled(path: Path, known: Stamp | None) -> tuple[Stamp, bytes | None]:
+def read_settled(
+    path: Path, known: Stamp | None, settle_s: float = SETTLE_S
+) -> tuple[Stamp, bytes | None]:
     """The stamp and content of a file that is at rest; no content when the stamp is the known one.
 
     A file that was just written, or is written while it is read, is read again once it has not
-    changed for ``SETTLE_S``. Blocks. Raises OSError.
+    changed for ``settle_s`` seconds. Blocks. Raises OSError.
     """
     while True:
         before = _stamp(os.stat(path))
@@ -167,9 +192,9 @@ def read_settled(path: Path, known: Stamp | None) -> tuple[Stamp, bytes | None]:
             data = file.read()
             after = _stamp(os.fstat(file.fileno()))
         age_s = time.time() - after[2] / 1e9
-        if before == after and not 0 <= age_s < SETTLE_S:
+        if before == after and not 0 <= age_s < settle_s:
             return after, data
-        time.sleep(max(0.001, min(SETTLE_S, SETTLE_S - age_s)))
+        time.sleep(max(0.001, min(settle_s, settle_s - age_s)))
 
 
 def _stamp(status: os.stat_result) -> Stamp:

@@ -242,7 +242,6 @@ def test_a_file_that_vanishes_while_it_is_read_is_gone(
 ) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"a: 1\n")
-    monkeypatch.setattr(manifests, "SETTLE_S", 0.2)
     real_sleep = time.sleep
 
     def vanish(seconds: float) -> None:
@@ -250,7 +249,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_gone(
         real_sleep(0)
 
     monkeypatch.setattr(time, "sleep", vanish)
-    source = ManifestSource(tmp_path)
+    source = ManifestSource(tmp_path, settle_s=0.2)
     assert source._read_step(["a.yaml"]) == [("a.yaml", None)]
 
 
