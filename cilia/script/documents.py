@@ -10,9 +10,9 @@ since they end in files that are compared byte for byte: JSON compact, keys sort
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jmespath
 import jmespath.exceptions
@@ -27,14 +27,18 @@ _TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 _HTML = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
+_NOT_IN_GO = {"tag:yaml.org,2002:value"}
+_RESOLVED_IN_GO = (
+    ("bool", r"[yYnN]", "yYnN"),
+    ("int", r"0o[0-7]+", "0"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+)
+
+
 class _Loader(yaml.SafeLoader):
-    """Timestamps stay texts, as they do on the way to JSON."""
+    """Timestamps stay texts, as they do on the way to JSON; y and n are Booleans."""
 
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != _TIMESTAMP_TAG]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+    bool_values: ClassVar = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -42,6 +46,21 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _resolve_as_go(kind: Any, without: set[str]) -> None:
+    """Let plain texts of a loader or dumper mean what they mean to Go's YAML."""
+    kind.yaml_implicit_resolvers = {
+        first: [(tag, regexp) for tag, regexp in resolvers if tag not in without]
+        for first, resolvers in kind.yaml_implicit_resolvers.items()
+    }
+    for name, pattern, first_chars in _RESOLVED_IN_GO:
+        tag, regexp = f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$")
+        kind.add_implicit_resolver(tag, regexp, list(first_chars))
+
+
+_resolve_as_go(_Loader, {*_NOT_IN_GO, _TIMESTAMP_TAG})
+_resolve_as_go(_Dumper, _NOT_IN_GO)
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -61,7 +80,9 @@ def parse_yaml(text: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=math.inf)
+    text: str = yaml.dump(
+        _with_go_numbers(value), Dumper=_Dumper, sort_keys=True, allow_unicode=True
+    )
     # A lone scalar gets an end-of-document mark, which Go does not write.
     return text.removesuffix("...\n")
 

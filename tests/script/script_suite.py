@@ -59,6 +59,7 @@ class FakeApplication:
             Command("fake/count", "print the counts", self._count),
             Command("fake/add", "count one up", self._add),
             Command("fake/reaches", "fail until the count is reached", self._reaches, "N"),
+            Command("fake/hangs-at", "hang if the count is reached", self._hangs_at, "N"),
             Command("fake/limit", "print the time limit of the last start or stop", self._limit),
             OUTPUT,
             HANG,
@@ -84,6 +85,10 @@ class FakeApplication:
     def _reaches(self, state: State, flags: Flags, args: list[str]) -> None:
         if self.inside < int(args[0]):
             raise CommandFailed(f"count is {self.inside}")
+
+    def _hangs_at(self, state: State, flags: Flags, args: list[str]) -> None:
+        if self.inside >= int(args[0]):
+            state.wait(3600)
 
     def _limit(self, state: State, flags: Flags, args: list[str]) -> Output:
         return Output(f"at most 60: {0 < self.limit_s <= 60}\n")
