@@ -13,8 +13,9 @@ import socket
 from functools import cache
 from pathlib import Path
 
-from bpf.errors import KernelError, NoPrivilege, RequirementMissing
+from bpf.errors import Invalid, KernelError, NoPrivilege, RequirementMissing, Unsupported
 from bpf.libbpf import check, ffi, lib
+from bpf.link import AttachType, read_hook
 from bpf.maps.map import Map
 from bpf.maps.types import MapType
 
@@ -28,6 +29,9 @@ HELPER_SET_RETVAL = 187
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 BPFFS_MAGIC = 0xCAFE4A11
 CGROUP2_MAGIC = 0x63677270
+
+#: The same in every network namespace.
+LOOPBACK_IFINDEX = 1
 
 #: Linux 5.14; not in Python's socket module.
 SO_NETNS_COOKIE = 71
@@ -49,6 +53,16 @@ def has_map_type(map_type: int) -> bool:
 def has_helper(program_type: int, helper: int) -> bool:
     """Whether programs of a type may call a helper."""
     return bool(lib.libbpf_probe_bpf_helper(program_type, helper, ffi.NULL) == 1)
+
+
+@cache
+def has_tcx() -> bool:
+    """Whether devices have TCX hooks (Linux 6.6); without them clsact is the way."""
+    try:
+        read_hook(LOOPBACK_IFINDEX, AttachType.TCX_INGRESS)
+    except (Invalid, Unsupported):
+        return False
+    return True
 
 
 def netns_cookie() -> int:

@@ -65,14 +65,19 @@ struct event {
 static __always_inline void event_packet(struct __sk_buff *skb, const struct event *event)
 {
 	struct event_record *record = bpf_ringbuf_reserve(&cilia_events, sizeof(*record), 0);
-	__u32 captured = skb->len;
+	/* Index of the last byte, not the length: verifiers before Linux 6.2 do not learn from a
+	 * comparison with 0 that a length is not 0. The index of an empty packet wraps to a large one. */
+	__u32 last = skb->len - 1;
+	__u32 captured;
 
 	if (!record) {
 		event_lost(event->kind);
 		return;
 	}
-	if (captured > EVENT_CAPTURE_BYTES)
-		captured = EVENT_CAPTURE_BYTES;
+	if (last >= EVENT_CAPTURE_BYTES)
+		last = EVENT_CAPTURE_BYTES - 1;
+	barrier_var(last);
+	captured = last + 1;
 	__builtin_memset(&record->header, 0, sizeof(record->header));
 	record->header.version = EVENT_VERSION;
 	record->header.kind = event->kind;
@@ -90,8 +95,7 @@ static __always_inline void event_packet(struct __sk_buff *skb, const struct eve
 	record->header.direction = event->direction;
 	record->header.layer = LAYER_ETHERNET;
 	record->header.original_length = skb->len;
-	/* A failed or empty read leaves nothing of what the buffer held before. */
-	if (!captured || bpf_skb_load_bytes(skb, 0, record->data, captured))
+	if (bpf_skb_load_bytes(skb, 0, record->data, captured))
 		captured = 0;
 	record->header.captured_length = captured;
 	bpf_ringbuf_submit(record, 0);

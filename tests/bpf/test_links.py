@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bpf import clsact
+from bpf import clsact, features
 from bpf.clsact import Direction, Filter
 from bpf.errors import Detached, DeviceGone, Exists, Invalid, KernelError, StaleRevision
 from bpf.libbpf import Fd
@@ -39,6 +39,13 @@ def programs() -> Iterator[dict[str, Program]]:
         yield {program.name: program for program in obj.programs()}
 
 
+@pytest.fixture
+def tcx() -> None:
+    """For tests of TCX hooks; ``clsact`` is tested on every kernel."""
+    if not features.has_tcx():
+        pytest.skip("this kernel has no TCX hooks (Linux 6.6)")
+
+
 def order(ifindex: int, programs: dict[str, Program]) -> str:
     """The names of the programs at TCX ingress, in order."""
     names = {program.info().id: name for name, program in programs.items()}
@@ -47,6 +54,7 @@ def order(ifindex: int, programs: dict[str, Program]) -> str:
     )
 
 
+@pytest.mark.usefixtures("tcx")
 def test_tcx_order_is_first_last_or_relative(
     netns: NetworkNamespace, programs: dict[str, Program]
 ) -> None:
@@ -67,6 +75,7 @@ def test_tcx_order_is_first_last_or_relative(
         link.close()
 
 
+@pytest.mark.usefixtures("tcx")
 def test_tcx_refuses_a_choice_made_on_an_old_revision(
     netns: NetworkNamespace, programs: dict[str, Program]
 ) -> None:
@@ -82,6 +91,7 @@ def test_tcx_refuses_a_choice_made_on_an_old_revision(
                 Link.create(programs["a"], device, AttachType.TCX_INGRESS)
 
 
+@pytest.mark.usefixtures("tcx")
 def test_link_update_keeps_the_place_and_swaps_the_program(
     netns: NetworkNamespace, programs: dict[str, Program]
 ) -> None:
@@ -100,6 +110,7 @@ def test_link_update_keeps_the_place_and_swaps_the_program(
         assert order(device, programs) == "cb"
 
 
+@pytest.mark.usefixtures("tcx")
 def test_link_of_a_removed_device_is_detached(
     netns: NetworkNamespace, programs: dict[str, Program]
 ) -> None:
@@ -155,6 +166,7 @@ def open_namespace(netns: NetworkNamespace) -> int:
     return os.open(f"/run/netns/{netns.name}", os.O_RDONLY | os.O_CLOEXEC)
 
 
+@pytest.mark.usefixtures("tcx")
 def test_pinned_link_outlives_its_owner(
     netns: NetworkNamespace, programs: dict[str, Program], bpffs: Path
 ) -> None:

@@ -2,12 +2,13 @@
 """An initial file system with Python, the project and its BPF tests.
 
 It holds files of this machine: the interpreter and its standard library, the packages that the
-tests import, ``ip``, and every shared library that these need. Nothing is compiled inside; test
-programs come from the cache that ``tests.bpf.sources`` fills.
+tests import, ``ip``, and every shared library that these need. Nothing is compiled inside: the
+project's objects are packed as in a wheel, test programs from the cache of ``tests.bpf.sources``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from bpf import compile as bpf_compile
 from tests.bpf.sources import CACHE_DIR
 from tests.kernels.kernels import Kernel
 
@@ -65,6 +67,8 @@ def build(kernel: Kernel) -> bytes:
         *_project(),
         *CACHE_DIR.glob("*.o"),
     ]
+    for name, content in _objects():
+        archive.file(name, content, 0o644)
     for path in files:
         archive.add(path)
     for path in _libraries([python, ip, *(p for p in files if ".so" in p.suffixes)]):
@@ -94,6 +98,15 @@ def _project() -> Iterator[Path]:
     yield ROOT / "tests" / "__init__.py"
     for directory in ("bpf", "tests/bpf", "tests/kernels"):
         yield from _tree(ROOT / directory)
+
+
+def _objects() -> Iterator[tuple[str, bytes]]:
+    """The project's BPF objects as a wheel carries them."""
+    names = bpf_compile.sources()
+    for name in names:
+        yield str(bpf_compile.PREBUILT_DIR / f"{name}.o"), bpf_compile.load_object(name)
+    index = {name: bpf_compile.source_hash(name, bpf_compile.SOURCE_DIR) for name in names}
+    yield str(bpf_compile.PREBUILT_DIR / "index.json"), json.dumps(index).encode()
 
 
 def _packages(site: Path) -> Iterator[Path]:
