@@ -201,6 +201,40 @@ async def test_failed_delete_is_given_up_when_the_row_comes_back() -> None:
     assert world.target.calls[-1] == ("update", 1)
 
 
+async def test_failed_delete_is_not_retried_when_the_row_came_back_in_the_backlog() -> None:
+    config = dataclasses.replace(
+        FAST, round_size=1, retry_backoff_min_s=1e-6, retry_backoff_max_s=1e-6
+    )
+    world = World(config=config)
+    world.put((1, "a"))
+    async with running(world.reconciler):
+        await world.settled()
+        world.target.poison_delete = {1}
+        await world.reconciler.wait_until_reconciled(world.remove(1))
+        world.target.poison_delete = set()
+        before = len(world.target.calls)
+        world.put(*((number, "x") for number in range(2, 20)), (1, "b"))
+        await world.settled()
+    assert ("delete", 1) not in world.target.calls[before:]
+    assert world.target.held[1] == "b"
+
+
+def test_backoff_starts_anew_when_a_new_version_fails() -> None:
+    now = [0.0]
+    config = dataclasses.replace(
+        FAST, retry_backoff_min_s=1.0, retry_backoff_max_s=60.0, retry_jitter=0.0
+    )
+    world = World(config=config, clock=lambda: now[0])
+    world.target.poison = {1}
+    world.put((1, "a"))
+    for _ in range(5):
+        world.reconciler._cycle()
+        now[0] = world.reconciler._retries.next_due() or 0.0
+    world.put((1, "b"))
+    world.reconciler._cycle()
+    assert world.reconciler._retries.next_due() == now[0] + 1.0
+
+
 async def test_deleted_object_is_not_updated_when_its_update_waited_for_a_retry() -> None:
     world = World()
     world.target.poison = {1}
