@@ -16,6 +16,7 @@ from cilia.script.helptext import command_help
 from cilia.script.state import State
 from statedb.command import Command, Output
 from statedb.commands import db_commands
+from statedb.compare import Expected
 from statedb.errors import CommandFailed, StateDBError, TableMismatch
 from tests.statedb_application import SUITE, Book, Library
 
@@ -151,8 +152,6 @@ def test_comparison_ends_at_once_when_the_change_comes(shell: Shell) -> None:
 def test_comparison_is_made_only_when_the_table_changes(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from statedb.compare import Expected
-
     compared = 0
     real = Expected.difference
 
@@ -256,3 +255,9 @@ def test_help_of_every_command_can_be_printed(shell: Shell) -> None:
         assert command.summary in text
         assert command.words is not None
         assert list(command.words()) == ["books", "shelves"]
+
+
+def test_offsets_of_headings_count_bytes() -> None:
+    expected = Expected.parse("Größe  X\nabc      1\n", "file")  # X stands at byte 9
+    assert expected.difference([["abc", "1"]]) is None
+    assert expected.join(["abc", "1"]) == "abc      1"

@@ -102,6 +102,9 @@ def test_fields_keep_their_order_and_sets_are_sorted() -> None:
     assert plain["by_address"] == {"02": 2}
     assert sorted(plain["some"]) == plain["some"] == ["03", "09"]
     assert list(plain["by_name"]) == ["a", "z"]
+    many = Shelf(1, "x", frozenset(map(str, range(100, 200))))
+    assert list(to_plain(many)["holds"]) == sorted(many.holds)
+    assert msgspec.json.decode(json_line(many))["holds"] == sorted(many.holds)
     assert to_plain(PersistentMap({"b": 1, "a": 2})) == {"a": 2, "b": 1}
 
 
