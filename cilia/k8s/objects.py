@@ -14,7 +14,14 @@ from collections.abc import Mapping
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -249,6 +256,12 @@ class NodeSpec(Model):
 class NodeAddress(Model):
     type: str
     address: str
+
+    @model_validator(mode="after")
+    def _checked(self) -> NodeAddress:
+        if self.type in ("InternalIP", "ExternalIP"):
+            _ip(self.address)
+        return self
 
 
 class NodeStatus(Model):

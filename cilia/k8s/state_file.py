@@ -14,10 +14,13 @@ from typing import Any, Final
 
 from cilia.k8s.manifest_files import READERS, list_items
 from cilia.k8s.manifests import ManifestSource
-from cilia.k8s.objects import EndpointSlice, Service
+from cilia.k8s.objects import EndpointSlice, K8sObject, Service
 
 SETTLE_S: Final = 1.0
-_LISTS: Final = {"services": Service, "endpoints": EndpointSlice}
+_LISTS: Final[dict[str, type[K8sObject]]] = {
+    "services": Service,
+    "endpoints": EndpointSlice,
+}
 
 
 def state_file_source(path: Path, settle_s: float = SETTLE_S) -> ManifestSource:
@@ -44,5 +47,5 @@ def _items(form: Any) -> Iterator[tuple[str, Any]]:
     for path, kind in _LISTS.items():
         default = {"apiVersion": kind.API_VERSION, "kind": kind.KIND}
         yield from list_items(path, form.get(path), default)
-    for path in form.keys() - _LISTS:
+    for path in sorted(form.keys() - _LISTS.keys()):
         yield path, form[path]

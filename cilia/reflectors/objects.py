@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -87,3 +88,14 @@ class ObjectReflector(Generic[K, T]):
                 self._rows.pop(key, None)
             else:
                 self._rows[key] = row
+
+
+def seconds(timestamp: str | None) -> float:
+    """Seconds since the epoch of an RFC 3339 time; 0 for none, or one that is not understood.
+
+    For times that are only ever shown as an age.
+    """
+    try:
+        return datetime.datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
+    except ValueError:
+        return 0.0

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator
 
 from cilia.k8s import objects as k8s
 from cilia.k8s.watch import Source
 from cilia.reflectors.batch import WAIT_S
-from cilia.reflectors.objects import ObjectReflector
+from cilia.reflectors.objects import ObjectReflector, seconds
 from statedb import DB, RWTable
 from tables.addressing import IP
 from tables.pods import Container, ContainerPort, Pod
@@ -43,7 +42,7 @@ def convert_pod(obj: k8s.Pod) -> Pod:
         deleting=meta.deletion_timestamp is not None,
         labels=meta.labels or {},
         annotations=meta.annotations or {},
-        created_at=_seconds(meta.creation_timestamp),
+        created_at=seconds(meta.creation_timestamp),
     )
 
 
@@ -60,11 +59,3 @@ def _port(port: k8s.ContainerPort) -> ContainerPort:
         port.host_port,
         IP.parse(port.host_ip) if port.host_ip else None,
     )
-
-
-def _seconds(timestamp: str | None) -> float:
-    try:
-        return datetime.datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
-    except ValueError:
-        # Only ever shown as an age.
-        return 0.0

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 from cilia.k8s.documents import Document, read_json, read_yaml
 
+# Line breaks of other alphabets are folded by the writer already.
+text = st.text(
+    st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]) | st.just("\n"), max_size=9
+)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    st.none() | st.booleans() | st.integers() | text,
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(min_size=1, max_size=5), inner, max_size=3)
+        st.lists(inner, max_size=3) | st.dictionaries(text.filter(bool), inner, max_size=3)
     ),
     max_leaves=12,
 )
@@ -27,8 +30,8 @@ def one(data: bytes) -> Document:
 
 @given(st.lists(plain, min_size=1, max_size=3))
 def test_what_pyyaml_writes_is_read_back(values: list[Any]) -> None:
-    text = yaml.safe_dump_all(values, explicit_start=True, allow_unicode=True)
-    forms = [document.form for document in read_yaml(text.encode())]
+    written = yaml.safe_dump_all(values, explicit_start=True, allow_unicode=True)
+    forms = [document.form for document in read_yaml(written.encode())]
     assert forms == values
 
 
