@@ -43,6 +43,7 @@ PACKAGES = (
     "pytest",
     "pytest_asyncio*",
     "pytest_timeout.py",
+    "scapy",
     "sniffio",
     "typing_extensions.py",
 )
