@@ -23,7 +23,7 @@ from bpf.maps.lb import BackendValue, LBMaps, ServiceValue
 from bpf.program import Program
 
 # Ports as numbers, not as the names of services.
-conf.noenum.update((TCP.sport, TCP.dport, UDP.sport, UDP.dport))
+conf.noenum.add(TCP.sport, TCP.dport, UDP.sport, UDP.dport)
 
 MAC_POD_ONE = "02:00:00:00:01:01"
 MAC_NODE_ONE = "02:00:00:00:00:01"
