@@ -45,22 +45,30 @@ _SHOWN = (_OUT, _COLUMNS, _FORMAT, _AT)
 _QUERIED = (*_SHOWN, Flag("index", "i", "str", "", "index to query; the primary if not given"))
 
 
-def db_commands(db: DB) -> tuple[Command, ...]:
-    """All `db` commands over this database."""
-    return (
+def db_commands(db: DB, *, read_only: bool = False) -> tuple[Command, ...]:
+    """All `db` commands over this database, or with `read_only` those that write nothing."""
+    kinds = (
+        ("get", "the first object with this key"),
+        ("list", "all objects with this key"),
+        ("prefix", "all objects whose key begins with this one"),
+        ("lower_bound", "all objects whose key is this one or comes after it"),
+    )
+    reading = (
         _describe(db),
         _show(db),
         _compare(db),
         _empty(db),
-        _write(db, "insert", "insert objects, read from YAML files, into a table"),
-        _write(db, "delete", "delete the objects whose keys YAML files give"),
-        _query(db, "get", "the first object with this key"),
-        _query(db, "list", "all objects with this key"),
-        _query(db, "prefix", "all objects whose key begins with this one"),
-        _query(db, "lower_bound", "all objects whose key is this one or comes after it"),
+        *(_query(db, kind, summary, read_only) for kind, summary in kinds),
         _initialized(db),
         _watch(db),
         _dump(db),
+    )
+    if read_only:
+        return reading
+    return (
+        *reading,
+        _write(db, "insert", "insert objects, read from YAML files, into a table"),
+        _write(db, "delete", "delete the objects whose keys YAML files give"),
     )
 
 
@@ -106,19 +114,20 @@ def _show(db: DB) -> Command:
     return _command(db, "db/show", run, "print a table", "TABLE", detail, _SHOWN)
 
 
-def _query(db: DB, kind: str, summary: str) -> Command:
+def _query(db: DB, kind: str, summary: str, read_only: bool) -> Command:
     def run(state: State, flags: dict[str, Any], args: list[str]) -> Output:
         _expect(len(args) == 2, "expected a table and a key")
         table = writable(db, args[0])
         txn = _at(flags).txn(db, table)
         found = list(query(table, txn, kind, args[1], flags["index"]))
         output = _print(state, flags, table, found)
-        if flags["delete"]:
+        if flags.get("delete"):
             state.log(f"deleted {_delete(db, table, found)} objects\n")
         return output
 
     detail = ("The key is text, read as the index reads it.",)
-    flags = (*_QUERIED, Flag("delete", help="delete what was found"))
+    deleting = () if read_only else (Flag("delete", help="delete what was found"),)
+    flags = (*_QUERIED, *deleting)
     name = f"db/{kind.replace('_', '')}"
     return _command(db, name, run, summary, "TABLE KEY", detail, flags)
 

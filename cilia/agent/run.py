@@ -26,9 +26,11 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
 from cilia.agent.errors import AgentError
 from cilia.agent.jobs import run_job
+from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.manifests import ManifestSource
 from cilia.linux.lock import AlreadyRunning, InstanceLock
+from statedb import http
 
 log = structlog.get_logger("agent")
 
@@ -106,7 +108,7 @@ def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
 async def _run(config: AgentConfig, source: ManifestSource, datapath: Datapath) -> None:
     agent = build(config, source, str(source.directory), datapath)
     async with anyio.create_task_group() as group:
-        _start_servers(group, config, agent)
+        _start_servers(group, config, agent, datapath)
         _start_jobs(group, agent, source)
         log.info("started", instance=config.instance, socket=str(config.socket_path))
         await _synchronised(agent)
@@ -120,15 +122,16 @@ def _start_jobs(group: anyio.abc.TaskGroup, agent: Agent, source: ManifestSource
         group.start_soon(run_job, name, work, agent.reporter(f"job-{name}"))
 
 
-def _start_servers(group: anyio.abc.TaskGroup, config: AgentConfig, agent: Agent) -> None:
+def _start_servers(
+    group: anyio.abc.TaskGroup, config: AgentConfig, agent: Agent, datapath: Datapath
+) -> None:
     """Bind all sockets first, so that a wrong address ends the start; then serve."""
-    from statedb import http
-
     routes = [
         *server.status_routes(agent.status),
         *server.health_routes(agent.status),
         *server.metrics_routes(agent.registry),
         *http.routes(agent.tables.db),
+        *shell_routes(agent, datapath.maps),
     ]
     serving = [(Starlette(routes=routes), server.unix_socket(config.socket_path))]
     if config.metrics_address:

@@ -28,7 +28,7 @@ from cilia.agent.datapath import MemoryDatapath
 from cilia.agent.jobs import run_job
 from cilia.agent.options import options_of, validated
 from cilia.agent.script_k8s import k8s_commands
-from cilia.agent.script_lb import lb_commands
+from cilia.agent.script_lb import lb_commands, lb_test_commands
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.tracker import Tracker
 from cilia.script import CommandLike, Suite
@@ -122,6 +122,7 @@ class ScriptApplication:
             *db_commands(self.agent.tables.db),
             *k8s_commands(self.tracker),
             *lb_commands(self),
+            *lb_test_commands(self),
         )
 
     # -- what the load-balancer commands need --

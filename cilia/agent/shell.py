@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's side of `cilia shell`: script commands on the tables and maps of an agent at work.
+
+The same commands as in scripts, without those that would write behind the back of their owners
+(`db/insert`, `db/delete`, `--delete`, `k8s/*`, map restore).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import anyio.from_thread
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from bpf.maps.lb import LBMaps
+from cilia.agent.script_lb import lb_commands
+from cilia.agent.wiring import Agent
+from cilia.script import CommandLike, Sessions
+from cilia.script.sessions import describe_commands
+from statedb.commands import db_commands
+
+T = TypeVar("T")
+
+
+class LiveTarget:
+    """See `cilia.agent.script_lb.LBTarget`; commands run in anyio's worker threads."""
+
+    def __init__(self, agent: Agent, world: LBMaps) -> None:
+        self.agent = agent
+        self.world = world
+
+    def call(self, function: Callable[[], T]) -> T:
+        return anyio.from_thread.run_sync(function)
+
+
+def commands(target: LiveTarget) -> Iterable[CommandLike]:
+    return (*db_commands(target.agent.tables.db, read_only=True), *lb_commands(target))
+
+
+def shell_routes(agent: Agent, world: LBMaps) -> list[BaseRoute]:
+    """`GET /script/commands` and `POST /script/run`."""
+    target = LiveTarget(agent, world)
+    sessions = Sessions(lambda: commands(target))
+
+    async def describe(_: Request) -> Response:
+        return JSONResponse({"commands": describe_commands(sessions.commands())})
+
+    async def run(request: Request) -> Response:
+        try:
+            body: dict[str, Any] = await request.json()
+            answer = await anyio.to_thread.run_sync(sessions.answer, body)
+        except (ValueError, json.JSONDecodeError) as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        return JSONResponse(answer)
+
+    return [Route("/script/commands", describe), Route("/script/run", run, methods=["POST"])]
