@@ -38,6 +38,7 @@ from statedb.errors import (
 from statedb.index import Index
 from statedb.initializer import wait_initialized
 from statedb.lpm import LpmIndex, LpmKey, bits_key, int_key, ip_key
+from statedb.persistent import Map, Set
 from statedb.sizing import Usage
 from statedb.status import Status, StatusKind
 from statedb.table import Column, RWTable, Table, new_table
@@ -62,6 +63,7 @@ __all__ = [
     "IteratorClosed",
     "LpmIndex",
     "LpmKey",
+    "Map",
     "Metrics",
     "NoParser",
     "NotSupported",
@@ -70,6 +72,7 @@ __all__ = [
     "ReadTxn",
     "RegistrationError",
     "RevisionGone",
+    "Set",
     "StateDBError",
     "Status",
     "StatusKind",

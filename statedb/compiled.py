@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which modules mypyc compiles into the wheel.
 
-The list is here, beside what it names, and is read by the build; the same source runs uncompiled where there is no
-compiler. Modules with coroutines, weak references or msgspec structs stay interpreted.
+The list is here, beside what it names, and is read by the build; the same source runs uncompiled
+where there is no compiler. Modules with coroutines, weak references or msgspec structs stay
+interpreted.
 """
 
 MODULES = (
@@ -22,7 +23,8 @@ MODULES = (
 
 
 def ext_modules() -> list[object]:
-    """Return the extension modules for setuptools, in one group so that calls between them are direct.
+    """Return the extension modules for setuptools, in one group so that calls between them are
+    direct.
 
     Needs mypy and a C compiler.
     """

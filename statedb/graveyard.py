@@ -15,7 +15,7 @@ from bisect import bisect_left
 from typing import Final
 
 from statedb._row import Row
-from statedb._store import Secondary, Store
+from statedb._store import Store
 
 _MOVED_SLACK: Final = 64
 
@@ -57,17 +57,21 @@ def collect(store: Store, oldest: int) -> None:
 
 
 def trim_moved(store: Store, oldest: int) -> None:
-    """Remove the index entries that no live snapshot needs, and their records."""
-    kept: list[tuple[Secondary, object, object, int]] = []
+    """Remove the index entries that no live snapshot needs, and their records.
+
+    An entry that a later record speaks of too (the object came back to the key, and left again)
+    waits for that one.
+    """
+    kept = [record for record in store.moved if record[3] > oldest]
+    waiting = {(second.position, skey, key) for second, skey, key, _ in kept}
     latest = store.moved_rev
-    for record in store.moved:
-        second, skey, key, rev = record
+    for second, skey, key, rev in store.moved:
         if rev > oldest:
-            kept.append(record)
             continue
         latest = max(latest, rev)
         row = store.rows.get(key)
-        if row is None or row.dead or not second.has(row.obj, skey):
+        gone = row is None or row.dead or not second.has(row.obj, skey)
+        if gone and (second.position, skey, key) not in waiting:
             second.remove(skey, key)
     store.moved = kept
     store.moved_rev = latest

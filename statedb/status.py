@@ -25,7 +25,7 @@ class StatusKind(StrEnum):
     ERROR = "error"
 
 
-class Status(msgspec.Struct, frozen=True):
+class Status(msgspec.Struct, frozen=True, gc=False):
     """`updated_at`: seconds since the epoch. `id`: unique in the process, new with each status
     that is made.
     """

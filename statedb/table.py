@@ -290,7 +290,7 @@ class Table(Store, Generic[T]):
                 f"table {self.name!r} of database {self.db.name!r}: "
                 f"the transaction is of {txn.db.name!r}"
             )
-        if not txn.snaps and txn is not self.db.read_txn():
+        if txn.closed:
             return TransactionClosed(f"table {self.name!r}: the transaction is closed")
         return ForeignTransaction(f"table {self.name!r} is newer than the transaction")
 

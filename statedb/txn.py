@@ -46,6 +46,11 @@ class ReadTxn:
         """The database of this snapshot."""
         return self._db
 
+    @property
+    def closed(self) -> bool:
+        """Whether the transaction can no longer be read; a snapshot always can."""
+        return False
+
     def base(self) -> ReadTxn:
         """Return the snapshot of what is committed."""
         return self

@@ -344,6 +344,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             else:
                 replica.seen[change.obj.id] = (change.obj, change.revision)
         if complete and snapshot.rev >= replica.last:
+            replica.last = snapshot.rev
             assert replica.seen == snapshot.model
 
     @precondition(lambda self: self.replicas)
