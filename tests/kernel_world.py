@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -214,12 +215,13 @@ async def repairing(
     observed: RWTable[Any] | None = None,
     concerns: Concerns[Any] | None = None,
     by_device: Index | None = None,
+    config: Config | None = None,
     **settings: Any,
 ) -> AsyncIterator[Repairing[T]]:
     """Runs a reconciler, and its watch of `observed`."""
     db = world.db
     drift = new_drift_table(db)
-    config = Config(in_thread=True, **settings)
+    config = replace(config or Config(in_thread=True), **settings)
     reconciler = Reconciler(
         db,
         table,

@@ -44,6 +44,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTM_DELQDISC = 37
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP = 104, 105
 
@@ -157,7 +158,11 @@ class RuleMessage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class FilterMessage(msgspec.Struct, frozen=True, gc=False):
-    """RTM_NEWTFILTER, RTM_DELTFILTER: a tc filter came, changed or went."""
+    """RTM_NEWTFILTER, RTM_DELTFILTER: a tc filter came, changed or went.
+
+    Handle 0 stands for all filters of a priority; one that goes with its qdisc is not announced,
+    the qdisc is (RTM_DELQDISC, kind "clsact" or another, shown here with handle 0 too).
+    """
 
     deleted: bool
     index: int
@@ -393,11 +398,11 @@ def _filter(data: bytes, start: int, end: int, kind: int, _flags: int) -> Messag
     _family, index, handle, parent, info = _FILTER.unpack_from(data, start)
     found = attributes(data, start + 20, end)
     return FilterMessage(
-        deleted=kind == RTM_DELTFILTER,
+        deleted=kind in (RTM_DELTFILTER, RTM_DELQDISC),
         index=index,
         parent=parent,
         priority=info >> 16,
-        handle=handle,
+        handle=0 if kind == RTM_DELQDISC else handle,
         kind=_text(found.get(1)),
         options=found.get(2, b""),
     )
@@ -421,6 +426,7 @@ _DECODERS: Final[dict[int, _Decoder]] = {
     RTM_DELRULE: _rule,
     RTM_NEWTFILTER: _filter,
     RTM_DELTFILTER: _filter,
+    RTM_DELQDISC: _filter,
     RTM_NEWNEXTHOP: _nexthop_object,
     RTM_DELNEXTHOP: _nexthop_object,
 }
