@@ -27,7 +27,8 @@ class StatusKind(StrEnum):
 
 class Status(msgspec.Struct, frozen=True, gc=False):
     """`updated_at`: seconds since the epoch. `id`: unique in the process, new with each status
-    that is made.
+    that is made. No cycle can go through one, so the collector need not know of them: there are as
+    many as objects.
     """
 
     kind: StatusKind
