@@ -33,6 +33,7 @@ from reconcilers.node_ports import follow_node_addresses
 from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift, new_drift_table
 from statedb import DB, RWTable, wait_initialized
+from statedb.metrics import observe
 from tables.frontends import Frontend, get_status, set_status
 from tables.health import Health, new_health_table
 from tables.node_addresses import NodeAddress, new_node_addresses_table
@@ -105,6 +106,7 @@ def build(config: AgentConfig, source: Source, source_name: str, datapath: Datap
     # Infrastructure.
     tables = Tables.new(config.instance)
     registry = CollectorRegistry()
+    observe(tables.db, registry, "cilia_statedb")
     registry.register(TableMetrics(tables.db, tables.problems, tables.lb.frontends))
 
     # Control plane: objects -> services, frontends, backends.

@@ -17,10 +17,11 @@ import click
 
 from cilia.cli.quickstart import stage
 from cilia.cli.quickstart.asking import Asking
-from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.linux.lock import AlreadyRunning, InstanceLock, holder_of
 
 CLUSTER_IP = "10.201.0.10"
 STAGE_DIR = Path("/run") / f"{stage.INSTANCE}-stage"
+AGENT_DIR = Path("/run") / stage.INSTANCE
 ANSWER_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
 ASK_INTERVAL_S = 0.2
@@ -97,8 +98,10 @@ def _programme(stack: ExitStack, manifests: Path, oneshot: bool) -> None:
 
 def _remove_leftovers() -> None:
     found = stage.leftovers()
-    if found or Path(f"/run/{stage.INSTANCE}").exists():
+    if found or AGENT_DIR.exists():
         say(f"Removing what an earlier run left: {', '.join(found) or 'agent state and pins'}")
+        if AGENT_DIR.exists() and (pid := holder_of(AGENT_DIR)):
+            os.kill(pid, signal.SIGTERM)  # the agent of that run; the clean-up waits for its end
         _undo()
 
 

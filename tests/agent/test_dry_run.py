@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cilia agent --dry-run`: no privilege, everything but the kernel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.manifests import served
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def dry_run(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cilia", "agent", f"--k8s-manifests={directory}", "--dry-run"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=15,
+    )
+
+
+def test_shows_what_would_be_programmed() -> None:
+    done = dry_run(REPOSITORY / "examples/quickstart")
+    assert done.returncode == 0, done.stderr
+    assert "BE: ID=1 ADDR=10.202.0.2:8080/TCP STATE=active\n" in done.stdout
+    assert "SVC: ID=1 ADDR=10.201.0.10:80/TCP SLOT=0 " in done.stdout
+
+
+def test_refused_input_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(served("good", "10.203.0.1", ["10.204.0.1"]))
+    wrong = served("bad", "10.203.0.2", ["10.204.0.1"])
+    (tmp_path / "bad.yaml").write_text(wrong.replace("10.204.0.1", "10.204.0.300"))
+    (tmp_path / "twice.yaml").write_text(served("twice", "10.203.0.1", ["10.204.0.2"]))
+    (tmp_path / "strange.yaml").write_text("kind: Strange\napiVersion: v1\nmetadata: {name: x}\n")
+    done = dry_run(tmp_path)
+    assert done.returncode == 1
+    assert "ADDR=10.203.0.1:80/TCP SLOT=1" in done.stdout
+    problems = [line for line in done.stderr.splitlines() if "refused" in line]
+    assert any("bad.yaml" in line and "10.204.0.300" in line for line in problems), done.stderr
+    assert any("test/twice" in line and "test/good" in line for line in problems), done.stderr
+    assert any("strange.yaml" in line and "Strange" in line for line in problems), done.stderr
