@@ -73,7 +73,7 @@ class World:
                 return
             part = chosen.randint(1, held.amount)
             other = target.get(wtxn, key)
-            entries = []
+            entries: list[tuple[str, int, int, Account | None]] = []
             if part == held.amount:
                 source.delete(wtxn, held)
                 entries.append((source.name, source.revision(wtxn), key, None))

@@ -133,9 +133,9 @@ def test_write_is_refused_when_the_table_is_not_held(db: DB, pods: RWTable[Pod])
 
 def test_closed_transaction_is_refused_when_used(db: DB, pods: RWTable[Pod]) -> None:
     wtxn = db.write_txn(pods)
-    assert not wtxn.closed
+    states = [wtxn.closed]
     wtxn.commit()
-    assert wtxn.closed
+    assert [*states, wtxn.closed] == [False, True]
     with pytest.raises(TransactionClosed, match=r"pods, opened at .*test_table\.py:\d+"):
         wtxn.commit()
     with pytest.raises(TransactionClosed):
@@ -336,7 +336,7 @@ def test_primary_index_may_be_one_of_prefixes(db: DB) -> None:
     _, far = nets.get_watch(txn, "11.1.2.3")
     with db.write_txn(nets) as wtxn:
         assert nets.delete_key(wtxn, "10.1.0.0/16") == ("10.1.0.0/16", True)
-    assert (channel.closed, far.closed) == (True, False)
+    assert [channel.closed, far.closed] == [True, False]
     assert nets.get(db.read_txn(), "10.1.2.3") == "10.0.0.0/8"
 
 
@@ -360,12 +360,12 @@ def test_table_is_initialized_when_all_initializers_are_done(db: DB, pods: RWTab
         one(wtxn)
         one(wtxn)
         assert pods.pending_initializers(wtxn) == ("two",)
-    assert not channel.closed
+    states = [channel.closed]
     with pytest.raises(TransactionClosed):
         two(wtxn)
     with db.write_txn(pods) as wtxn:
         two(wtxn)
-    assert channel.closed
+    assert [*states, channel.closed] == [False, True]
     assert pods.initialized(db.read_txn())
     assert not pods.initialized(txn)
 
@@ -465,7 +465,7 @@ def test_log_and_versions_stay_bounded_when_a_reader_is_always_there(
     db: DB, pods: RWTable[Pod]
 ) -> None:
     db.validating = False
-    held = []
+    held: list[Any] = []
     for number in range(20_000):
         put(db, pods, Pod(f"p{number % 10}", node=str(number)))
         held = [*held[-2:], db.read_txn()]

@@ -55,7 +55,7 @@ def test_prefix_finds_exactly_the_keys_that_begin_with_it(model: dict[Any, int])
 @pytest.mark.parametrize("size", [0, 1, 2 * LEAF, 10_000, 40_000])
 def test_patched_view_equals_the_model_when_many_keys_come_and_go(size: int) -> None:
     chosen = random.Random(size)
-    model = {chosen.randrange(10 * size): number for number in range(size)}
+    model: dict[int, Any] = {chosen.randrange(10 * size): n for n in range(size)}
     view = view_of(model)
     for count in (1, 10, LEAF, 500, size // 2 + 1, 3 * size + 300):
         changes: dict[int, Any] = {}
