@@ -58,6 +58,8 @@ class SockDatapath:
             cache_dir=config.cache_dir,
         )
         self._programs: list[Program] = []
+        #: Held besides their pins: a pin that is removed by hand then detaches nothing.
+        self._links: dict[str, Link] = {}
 
     @property
     def timings(self) -> dict[str, float]:
@@ -116,6 +118,13 @@ class SockDatapath:
                 self._attach(program)
             self._loader.carry()
 
+    def drift(self) -> list[str]:
+        """Names of programs that are not in force as ``attach`` left them, which nothing announces.
+
+        A pin that was removed, a link that was detached or re-pointed; ``attach`` repairs them.
+        """
+        return [program.name for program in self._programs if not self._is_in_force(program)]
+
     def retire(self) -> list[str]:
         """Give successors of maps their names and remove the pins of other builds; returns those.
 
@@ -139,9 +148,10 @@ class SockDatapath:
     def close(self) -> None:
         """Close all descriptors; what is pinned stays in force."""
         self._loader.close()
-        for program in self._programs:
-            program.close()
+        for held in (*self._programs, *self._links.values()):
+            held.close()
         self._programs = []
+        self._links = {}
 
     # -- steps --
 
@@ -151,33 +161,61 @@ class SockDatapath:
         return self.config.service_entries
 
     def _attach(self, program: Program) -> None:
-        """Re-point the pinned link, or make one where there is none that works."""
-        pin = self.links_dir / program.name
-        attach_type = AttachType(program.expected_attach_type)
-        if self._update_pinned(pin, program, attach_type):
-            return
-        with (
-            open_directory(self.config.cgroup) as cgroup,
-            Link.create(program, cgroup.number, attach_type) as link,
-        ):
-            pins.replace(link.number, pin)
-
-    def _update_pinned(self, pin: Path, program: Program, attach_type: AttachType) -> bool:
-        """Whether the link pinned at ``pin`` now runs ``program`` on our cgroup."""
-        try:
-            link = Link.open_pinned(pin)
-        except NotFound:
-            return False
-        with link:
-            info = link.info()
-            ours = (LinkType.CGROUP, attach_type, cgroup_id(self.config.cgroup))
-            if (info.type, info.attach_type, info.target) != ours:
-                return False
+        """Re-point the link that is there, or make one where there is none that works."""
+        name = program.name
+        link = self._usable_link(program)
+        if link is not None:
             try:
                 link.update(program)
-            except (Detached, Invalid):
-                return False
-        return True
+            except (Detached, Invalid):  # the cgroup went between the look and the update
+                link = None
+        if link is None:
+            with open_directory(self.config.cgroup) as cgroup:
+                link = Link.create(program, cgroup.number, _attach_type(program))
+        self._links[name] = link
+        if _pinned_id(self.links_dir / name) != link.info().id:
+            pins.replace(link.number, self.links_dir / name)
+
+    def _usable_link(self, program: Program) -> Link | None:
+        """The link that we hold, or else the pinned one, if it is on our cgroup."""
+        link = self._links.pop(program.name, None)
+        if link is not None and self._is_on_cgroup(link, program):
+            return link
+        try:
+            pinned = Link.open_pinned(self.links_dir / program.name)
+        except NotFound:
+            return None
+        return pinned if self._is_on_cgroup(pinned, program) else None
+
+    def _is_on_cgroup(self, link: Link, program: Program) -> bool:
+        info = link.info()
+        return (info.type, info.attach_type, info.target) == (
+            LinkType.CGROUP,
+            _attach_type(program),
+            cgroup_id(self.config.cgroup),
+        )
+
+    def _is_in_force(self, program: Program) -> bool:
+        link = self._links.get(program.name)
+        if link is None or not self._is_on_cgroup(link, program):
+            return False
+        info = link.info()
+        pinned = _pinned_id(self.links_dir / program.name)
+        return info.program_id == program.info().id and pinned == info.id
+
+
+def _attach_type(program: Program) -> AttachType:
+    return AttachType(program.expected_attach_type)
+
+
+def _pinned_id(path: Path) -> int:
+    """Id of the link pinned at ``path``, 0 if there is none."""
+    try:
+        link = Link.open_pinned(path)
+    except NotFound:
+        return 0
+    with link:
+        return link.info().id
 
 
 def cleanup(pin_dir: Path) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load balancer's look-up path by BPF_PROG_RUN, with few and many services.
 
-Programs at the socket cannot be run this way, so a tc program does the same look-ups, many in one run:
-frontend, slot, backend. The peer is one look-up in a hash of as many entries. Both are less the cost of
-the empty loop. «hot»: 16 services are dialled, as a node does; «all»: every service alike, which at
-100,000 measures the memory of the machine.
+Programs at the socket cannot be run this way, so a tc program does the same look-ups, many in one
+run: frontend, slot, backend. The peer is one look-up in a hash of as many entries. Both are less
+the cost of the empty loop. «hot»: 16 services are dialled, as a node does; «all»: every service
+alike, which at 100,000 measures the memory of the machine.
 """
 
 from __future__ import annotations

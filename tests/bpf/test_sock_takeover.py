@@ -9,6 +9,8 @@ import gc
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from bpf import pins
 from bpf.errors import LoadError, RequirementMissing
 from bpf.link import Link, cgroup_id
 from bpf.maps import map as bpf_map
+from bpf.maps.lb import LBMaps
 from bpf.maps.map import Map
 from bpf.object import Object
 from bpf.program import Program
@@ -33,6 +36,14 @@ PROGRAMS = [
     f"{hook}{family}"
     for hook in ("connect", "getpeername", "recvmsg", "sendmsg")
     for family in (4, 6)
+]
+
+
+#: As ``drift`` names them.
+PROGRAMS_IN_SOURCE = [
+    f"{hook}{family}"
+    for family in (4, 6)
+    for hook in ("connect", "sendmsg", "recvmsg", "getpeername")
 ]
 
 
@@ -251,6 +262,87 @@ def test_links_follow_when_the_cgroup_was_made_anew(world: World, config: SockCo
     start(config).close()
     assert attached(config) == 8
     assert sorted(in_force(config)) == PROGRAMS
+
+
+def test_removed_pin_detaches_nothing_and_is_put_back(config: SockConfig) -> None:
+    sock = start(config)
+    ids = link_ids(config)
+    assert sock.drift() == []
+    (config.pin_dir / "links" / "connect4").unlink()
+    assert attached(config) == 8
+    assert sock.drift() == ["connect4"]
+    sock.attach()
+    assert sock.drift() == []
+    assert link_ids(config) == ids
+    sock.close()
+
+
+def test_link_detached_by_hand_is_made_anew(config: SockConfig) -> None:
+    sock = start(config)
+    with Link.open_pinned(config.pin_dir / "links" / "sendmsg6") as link:
+        link.detach()
+    assert attached(config) == 7
+    assert sock.drift() == ["sendmsg6"]
+    sock.attach()
+    assert sock.drift() == []
+    assert attached(config) == 8
+    sock.close()
+
+
+def test_program_swapped_by_hand_is_swapped_back(config: SockConfig) -> None:
+    first = start(config)
+    second = start(config)
+    assert second.drift() == []
+    assert first.drift() == PROGRAMS_IN_SOURCE
+    first.attach()
+    assert first.drift() == []
+    first.close()
+    second.close()
+
+
+def test_no_connection_fails_while_owners_die_and_return(world: World, config: SockConfig) -> None:
+    """Ten owners one after the other, each killed with -9 at another moment of its start."""
+
+    def client() -> tuple[int, list[str]]:
+        server, port = tcp_server("127.0.0.1")
+        sock = start(config)
+        maps = LBMaps.open_pinned(config.pin_dir / "maps")
+        Datapath(world, sock, maps).service(SVC_ONE, 80, TCP, [("127.0.0.1", port)])
+        sock.close()
+        stop = threading.Event()
+        failures: list[str] = []
+        connections = 0
+
+        def connect() -> None:
+            nonlocal connections
+            while not stop.is_set():
+                try:
+                    with socket.create_connection((SVC_ONE, 80), timeout=2) as connection:
+                        assert peer_of(connection) == (SVC_ONE, 80)
+                    connections += 1
+                except (OSError, AssertionError) as error:
+                    failures.append(repr(error))
+                server.accept()[0].close()
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        for number in range(10):
+            owner = os.fork()
+            if owner == 0:
+                start(config)
+                signal.pause()
+            time.sleep(number * 0.004)
+            os.kill(owner, signal.SIGKILL)
+            os.waitpid(owner, 0)
+        stop.set()
+        thread.join()
+        return connections, failures
+
+    connections, failures = world.in_child(client)
+    assert failures == []
+    assert connections > 50
+    start(config).close()
+    assert attached(config) == 8
 
 
 def test_cleanup_removes_everything_even_while_the_owner_lives(
