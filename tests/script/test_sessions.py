@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cilia.script import Command, Output, Sessions
+from cilia.script import Command, Output, Sessions, State
 from cilia.script.sessions import MAX_SESSIONS, describe_commands
 
 
@@ -113,6 +113,23 @@ def test_the_background_lives_between_lines(sessions: Sessions) -> None:
     began = time.monotonic()
     sessions.close("s")
     assert time.monotonic() - began < 2
+
+
+def test_closing_a_session_ends_the_line_that_runs() -> None:
+    began, answers = threading.Event(), list[dict[str, Any]]()
+
+    def run(state: State, flags: dict[str, Any], args: list[str]) -> None:
+        began.set()
+        state.wait(30)
+
+    sessions = Sessions(lambda: [Command("linger", "", run)])
+    waiting = threading.Thread(target=lambda: answers.append(sessions.run("s", "linger")))
+    waiting.start()
+    assert began.wait(5)
+    sessions.close("s")
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert "deadline" in answers[0]["error"]
 
 
 def test_the_least_used_session_goes_when_there_are_too_many(sessions: Sessions) -> None:
