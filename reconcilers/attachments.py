@@ -42,6 +42,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+# Where a target should be that does not exist; 0 is what a link has that lost its target.
+_GONE: Final = -1
+
 # Attaching to TCX waits for an RCU grace period under the kernel's network lock (measured: 16 ms),
 # one after the other whatever the number of threads. Rounds are short, so that a status does not
 # wait for many others; links that someone detached are found by reading all once a second.
@@ -168,13 +171,14 @@ class AttachmentOperations:
         if not row.hook.is_device:
             return row.target_id
         dev = device_by_name(self._devices, txn, row.target)
-        return 0 if dev is None else dev.index
+        return _GONE if dev is None else dev.index
 
     def describe(self, key: Hashable, value: Any | None) -> tuple[str, str]:
         if value is None:
             return str(key), ""
         target, program = value
-        return str(key), f"program {program} at {target}" if target else "detached"
+        where = {0: "detached", _GONE: "its target is gone"}.get(target, f"at {target}")
+        return str(key), f"program {program} {where}"
 
 
 def concerns_attachments(desired: Table[Attachment]) -> Concerns[Device]:

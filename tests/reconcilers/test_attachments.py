@@ -286,6 +286,12 @@ async def test_clsact_filters_keep_order_and_are_back_at_once(kernel: Kernel, bp
         await hooks.bench.settled()
         whole = [foreign, number("c"), number("b")]
         assert programs() == whole
+        hooks.bench.write(hooks.row("one", "c", order=AttachOrder(OrderKind.AFTER, "two")))
+        await hooks.bench.settled()
+        assert programs() == [foreign, number("b"), number("c")]
+        hooks.bench.write(hooks.row("one", "c", order=AttachOrder(OrderKind.BEFORE, "two")))
+        await hooks.bench.settled()
+        assert programs() == whole
         watch = FilterWatch(hooks.bench.reconciler.verify_now, kernel.netns)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
@@ -348,6 +354,30 @@ async def test_a_program_that_is_missing_leaves_what_is_in_force(
         hooks.bench.reconciler.verify_now()
         await anyio.sleep(QUIET_S)
         assert hooks.order() == "a"
+
+
+@pytest.mark.usefixtures("tcx")
+async def test_a_device_made_anew_under_its_name_is_attached_to_again(
+    kernel: Kernel, bpffs: Path
+) -> None:
+    kernel.veth("v0", "v1")
+    async with hooking(kernel, bpffs, retry_backoff_min_s=60.0) as hooks:
+        hooks.bench.write(hooks.row("one", "a"))
+        await hooks.bench.settled()
+        first = hooks.world.index("v0")
+        kernel.ip("link del v0")
+        await hooks.bench.until_statuses("error: no device v0")
+        kernel.veth("other0", "other1")  # takes the next index
+        kernel.veth("v0", "v1")
+        await hooks.bench.until_statuses("done")
+        assert hooks.world.index("v0") != first
+        assert hooks.order() == "a"
+        # Without a moment at which the reconciler could see it gone.
+        kernel.ip_batch(["link del v0", "link add v0 type veth peer name v1"])
+        with anyio.fail_after(2):
+            while hooks.world.device("v0") is None or hooks.order() != "a":
+                await anyio.sleep(0.01)
+        assert len(list((bpffs / "links").iterdir())) == 1
 
 
 DEVICES = int(os.environ.get("CILIA_TEST_DEVICES", "100"))
