@@ -34,7 +34,7 @@ set -e
 mount --make-rprivate /
 ip link set lo up
 read -r _ < "$work/ready"
-for name in proc sys dev; do mount --rbind /\$name "$work/root/\$name" 2>/dev/null || true; done
+mount --rbind /dev "$work/root/dev"
 mount -t proc proc "$work/root/proc"
 mount -t sysfs sysfs "$work/root/sys"
 mkdir -p "$work/root/sys/fs/cgroup"

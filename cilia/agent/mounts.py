@@ -12,11 +12,12 @@ import json
 import os
 from pathlib import Path
 
+from bpf import features
 from cilia.agent.config import AgentConfig
 from cilia.agent.errors import AgentError
 from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.errors import MountError
-from cilia.linux.mounts import is_mounted, mount
+from cilia.linux.mounts import mount
 
 RECORD = "mounts.json"
 MNT_DETACH = 2
@@ -55,8 +56,12 @@ def prepare_cgroup_root(config: AgentConfig) -> Path:
     return found
 
 
+# The file system itself is asked: a list of mounts also has those that a later one hides.
+_IS = {"bpf": features.is_bpffs, "cgroup2": features.is_cgroup2}
+
+
 def _ensure_mounted(config: AgentConfig, fstype: str, path: Path, option: str) -> None:
-    if is_mounted(path, fstype):
+    if _IS[fstype](path):
         return
     record = config.run_dir / RECORD
     ours = json.loads(record.read_text()) if record.exists() else []
@@ -78,7 +83,7 @@ def unmount_ours(run_dir: Path) -> list[str]:
     removed = []
     for fstype, name in json.loads(record.read_text()):
         path = Path(name)
-        if is_mounted(path, fstype) and not (fstype == "bpf" and _has_pins(path)):
+        if path.is_mount() and _IS[fstype](path) and not (fstype == "bpf" and _has_pins(path)):
             _unmount(path)
             removed.append(f"mount of {fstype} at {path}")
     return removed
