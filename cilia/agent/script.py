@@ -32,6 +32,7 @@ from cilia.agent.script_lb import lb_commands, lb_test_commands
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.tracker import Tracker
 from cilia.script import CommandLike, Suite
+from cilia.script.documents import DOCUMENT_COMMANDS
 from statedb.commands import db_commands
 
 T = TypeVar("T")
@@ -119,6 +120,7 @@ class ScriptApplication:
 
     def commands(self) -> Iterable[CommandLike]:
         return (
+            *DOCUMENT_COMMANDS,
             *db_commands(self.agent.tables.db),
             *k8s_commands(self.tracker),
             *lb_commands(self),

@@ -21,6 +21,7 @@ from bpf.maps.lb import LBMaps
 from cilia.agent.script_lb import lb_commands
 from cilia.agent.wiring import Agent
 from cilia.script import CommandLike, Sessions
+from cilia.script.documents import DOCUMENT_COMMANDS
 from cilia.script.sessions import describe_commands
 from statedb.commands import db_commands
 
@@ -39,7 +40,8 @@ class LiveTarget:
 
 
 def commands(target: LiveTarget) -> Iterable[CommandLike]:
-    return (*db_commands(target.agent.tables.db, read_only=True), *lb_commands(target))
+    tables = db_commands(target.agent.tables.db, read_only=True)
+    return (*DOCUMENT_COMMANDS, *tables, *lb_commands(target))
 
 
 def shell_routes(agent: Agent, world: LBMaps) -> list[BaseRoute]:
