@@ -5,10 +5,19 @@ Here belong the C programs (``*.bpf.c``, one file a hook; ``lib/*.h``, one file 
 binding of libbpf, objects, programs, links, maps and their codecs. Not here: what the maps should
 contain (``reconcilers``) and why (``cilia.controllers``).
 
-Start with ``object.py`` (a program from file to kernel), ``maps/map.py`` (one map) and ``sock.py``
-(a whole object with its pins and links). ``libbpf.py`` alone imports the compiled ``bpf._libbpf``;
-importing this package or ``bpf.errors``, ``bpf.compile``, ``bpf.maps.fake`` and the codecs does
-not, so all of these work on a machine without libbpf.
+Start with ``object.py`` (a program from file to kernel), ``loader.py`` (the same on pinned maps),
+``maps/map.py`` (one map) and ``sock.py`` (a whole object with its pins and links). ``libbpf.py``
+alone imports the compiled ``bpf._libbpf``; importing this package, ``bpf.errors``, ``bpf.compile``,
+``bpf.maps.fake`` and the codecs does not, so all of these work on a machine without libbpf.
+
+To add a program: ``NAME.bpf.c`` beside the others (``bpf.compile.sources`` finds it, wheels carry
+it), loaded by a ``Loader("NAME", …)``; what a node knows only at start is a ``const volatile``
+variable. Packet rows for it go to ``tests/bpf``; ``make bench`` shows its size beside that of the
+commit before.
+
+To add a map: its key and value in a ``lib/*_types.h`` with explicit pads, the definition in the
+header that looks things up in it, a codec in ``maps/`` and the comparison of both in
+``tests/bpf/test_layouts.py``. A changed layout or size needs nothing: the loader makes a successor.
 """
 
 from bpf.errors import BPFError, KernelError, LoadError, MapFull, NotFound, RequirementMissing

@@ -129,7 +129,10 @@ class SockDatapath:
         """Give successors of maps their names and remove the pins of other builds; returns those.
 
         To be called when ``attach`` is done: then no program in force uses the predecessors.
+        Raises: RuntimeError before that, because it would take away what is in force.
         """
+        if not self._programs or self.drift():
+            raise RuntimeError("retire() before attach() was complete")
         self._loader.settle()
         wanted = {
             self.maps_dir: set(self._loader.maps),

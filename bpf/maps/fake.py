@@ -57,6 +57,11 @@ class FakeMap:
         yield from list(self._entries.items())
 
     def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self._check_all(keys, self.key_size, "key")
+        self._check_all(values, self.value_size, "value")
+        if len(self._entries) + len(keys) <= self.max_entries:
+            self._entries.update(zip(keys, values, strict=True))
+            return
         for done, (key, value) in enumerate(zip(keys, values, strict=True)):
             try:
                 self.update(key, value)
@@ -64,8 +69,8 @@ class FakeMap:
                 raise BatchError(f"update {self.name}", error, done) from error
 
     def delete_batch(self, keys: Sequence[bytes]) -> None:
+        self._check_all(keys, self.key_size, "key")
         for key in keys:
-            self._check(key, self.key_size, "key")
             self._entries.pop(key, None)
 
     def clear(self) -> None:
@@ -74,6 +79,10 @@ class FakeMap:
     def _check(self, data: bytes, size: int, what: str) -> None:
         if len(data) != size:
             raise ValueError(f"{self.name}: {what} has {len(data)} bytes, not {size}")
+
+    def _check_all(self, many: Sequence[bytes], size: int, what: str) -> None:
+        for length in set(map(len, many)) - {size}:
+            raise ValueError(f"{self.name}: {what} has {length} bytes, not {size}")
 
 
 class FaultyMap:

@@ -10,10 +10,24 @@ from pathlib import Path
 
 import pytest
 
+from bpf import features
+from bpf.errors import RequirementMissing
 from bpf.features import mount_bpffs
 from tests.bpf.world import NetworkNamespace, World, unmount
 
 _numbers = itertools.count()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs the kernel where it is missing, with the sentence that a user would get."""
+    if item.get_closest_marker("root") is None:
+        return
+    try:
+        features.require_privilege()
+        features.require_kernel()
+        features.require_btf()
+    except RequirementMissing as error:
+        pytest.skip(str(error))
 
 
 def cgroup2_root() -> Path:

@@ -5,6 +5,7 @@ is.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 from bpf import compile as bpf_compile
 from bpf import pins
-from bpf.errors import LoadError, RequirementMissing
+from bpf.errors import KernelError, LoadError, RequirementMissing, kernel_error
 from bpf.link import Link, cgroup_id
 from bpf.maps import map as bpf_map
 from bpf.maps.lb import LBMaps
@@ -262,6 +263,48 @@ def test_links_follow_when_the_cgroup_was_made_anew(world: World, config: SockCo
     start(config).close()
     assert attached(config) == 8
     assert sorted(in_force(config)) == PROGRAMS
+
+
+@pytest.mark.parametrize("errno_name", ["ENOMEM", "EPERM", "EBUSY"])
+def test_attach_that_fails_in_the_middle_is_repeated(
+    config: SockConfig, monkeypatch: pytest.MonkeyPatch, errno_name: str
+) -> None:
+    start(config).close()
+    old = in_force(config)
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    sock.load()
+    real, calls = Link.update, 0
+
+    def update(link: Link, program: Program) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise kernel_error("update link", getattr(errno, errno_name))
+        real(link, program)
+
+    monkeypatch.setattr(Link, "update", update)
+    with pytest.raises(KernelError, match="update link"):
+        sock.attach()
+    assert attached(config) == 8
+    assert len(set(in_force(config).values()) & set(old.values())) == 5
+    with pytest.raises(RuntimeError, match="before attach"):
+        sock.retire()
+    sock.attach()
+    assert sock.drift() == []
+    assert sock.retire() == []
+    assert not set(in_force(config).values()) & set(old.values())
+    sock.close()
+
+
+def test_retire_before_load_takes_nothing_away(config: SockConfig) -> None:
+    start(config).close()
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    with pytest.raises(RuntimeError, match="before attach"):
+        sock.retire()
+    assert sorted(in_force(config)) == PROGRAMS
+    sock.close()
 
 
 def test_removed_pin_detaches_nothing_and_is_put_back(config: SockConfig) -> None:
