@@ -127,14 +127,14 @@ class FrontendOperations:
     # -- operations --
 
     def update(self, txn: ReadTxn, revision: int, obj: Frontend) -> Frontend | None:
-        entry: Entry[Frontend] = Entry(obj.address, obj, revision, False, 0)
+        entry: Entry[Frontend] = Entry(obj, revision)
         self.update_batch(txn, (entry,))
         if entry.error is not None:
             raise entry.error
         return entry.result
 
     def delete(self, txn: ReadTxn, revision: int, obj: Frontend) -> None:
-        entry: Entry[Frontend] = Entry(obj.address, obj, revision, True, 0)
+        entry: Entry[Frontend] = Entry(obj, revision, deleted=True)
         self.delete_batch(txn, (entry,))
         if entry.error is not None:
             raise entry.error

@@ -70,51 +70,51 @@ class Incremental(Generic[T]):
             for entry in entries:
                 self._retry(entry, failure)
             raise
-        deleted = failed = 0
+        if len(self._retries):
+            for entry in entries:
+                if entry.error is None:
+                    self._retries.clear(self._key_of(entry.obj))
+        failed = deleted = 0
         for entry in entries:
             if entry.error is not None:
                 failed += 1
                 self._retry(entry, entry.error)
-            else:
-                deleted += entry.deleted
-                if self._retries:
-                    self._retries.clear(entry.key)
+            elif entry.deleted:
+                deleted += 1
         updated = len(entries) - deleted - failed
         return RoundResult(updated, deleted, failed, more, last_revision)
 
     def _collect_changes(
         self, changes: Iterable[Change[T]], entries: list[Entry[T]]
     ) -> tuple[bool, int]:
-        limit = self._config.round_size
-        get_status, key_of, retries = self._get_status, self._key_of, self._retries
-        finished = StatusKind.DONE
+        limit, get_status = self._config.round_size, self._get_status
+        finished, failed = StatusKind.DONE, StatusKind.ERROR
         revision = 0
         for change in changes:
             obj = change.obj
             revision = change.revision
             if change.deleted:
-                entries.append(Entry(key_of(obj), obj, revision, True, 0))
+                entries.append(Entry(obj, revision, True))
             else:
                 status = get_status(obj)
                 kind = status.kind
                 if kind is finished:
                     continue
-                key = key_of(obj)
                 # An error that waits for its retry is our own status write; any other one was
                 # left by a reconciler before us and is attempted now.
-                if kind is StatusKind.ERROR and key in retries:
+                if kind is failed and self._key_of(obj) in self._retries:
                     continue
-                entries.append(Entry(key, obj, revision, False, status.id))
+                entries.append(Entry(obj, revision, False, status.id))
             if len(entries) >= limit:
                 return True, revision
         return False, revision
 
     def _collect_retries(self, txn: ReadTxn, entries: list[Entry[T]]) -> None:
         retries = self._retries
-        if not retries:
+        if not len(retries):
             return
         for entry in entries:
-            retries.clear(entry.key)  # a newer version starts anew
+            retries.clear(self._key_of(entry.obj))  # a newer version starts anew
         size = self._config.round_size
         share = max(1, int(size * self._config.retry_share))
         for item in retries.take_due(max(size - len(entries), share)):
@@ -129,32 +129,34 @@ class Incremental(Generic[T]):
         row = self._table.get_row(txn, item.key)
         if item.deleted:
             # A row that came back takes the place of what could not be deleted.
-            return Entry(item.key, item.obj, item.revision, True, 0) if row is None else None
+            return Entry(item.obj, item.revision, True) if row is None else None
         if row is None:
             return None
         obj, revision = row
         status = self._get_status(obj)
         if status.kind is StatusKind.DONE:
             return None
-        return Entry(item.key, obj, revision, False, status.id)
+        return Entry(obj, revision, False, status.id)
 
     def _apply(self, txn: ReadTxn, entries: Sequence[Entry[T]]) -> None:
-        if self._batch is None:
-            for entry in entries:
-                self._apply_one(txn, entry)
+        batch = self._batch
+        if batch is None:
+            self._apply_singly(txn, entries)
             return
         for deleted, group in groupby(entries, key=attrgetter("deleted")):
-            operation = self._batch.delete_batch if deleted else self._batch.update_batch
+            operation = batch.delete_batch if deleted else batch.update_batch
             self._apply_batch(txn, operation, list(group))
 
-    def _apply_one(self, txn: ReadTxn, entry: Entry[T]) -> None:
-        try:
-            if entry.deleted:
-                self._operations.delete(txn, entry.revision, entry.obj)
-            else:
-                entry.result = self._operations.update(txn, entry.revision, entry.obj)
-        except Exception as exc:  # noqa: BLE001  any failure of a target is this object's error
-            entry.error = exc
+    def _apply_singly(self, txn: ReadTxn, entries: Iterable[Entry[T]]) -> None:
+        update, delete = self._operations.update, self._operations.delete
+        for entry in entries:
+            try:
+                if entry.deleted:
+                    delete(txn, entry.revision, entry.obj)
+                else:
+                    entry.result = update(txn, entry.revision, entry.obj)
+            except Exception as exc:  # noqa: BLE001  any failure of a target is this object's error
+                entry.error = exc
 
     def _apply_batch(
         self,
@@ -164,7 +166,7 @@ class Incremental(Generic[T]):
     ) -> None:
         try:
             operation(txn, entries)
-        except Exception as exc:  # noqa: BLE001  as in _apply_one
+        except Exception as exc:  # noqa: BLE001  as in _apply_singly
             if len(entries) == 1:
                 entries[0].error = exc
                 return
@@ -177,15 +179,15 @@ class Incremental(Generic[T]):
         updates = [entry for entry in entries if not entry.deleted]
         if not updates:
             return
-        table, set_status = self._table, self._set_status
+        swap, set_status = self._table.compare_and_swap, self._set_status
         success = done()
-        with self._db.write_txn(table) as wtxn:
+        with self._db.write_txn(self._table) as wtxn:
             for entry in updates:
                 failure = entry.error
                 status = success if failure is None else error(_text(failure))
                 learned = entry.result
                 obj = set_status(entry.obj if learned is None else learned, status)
-                old, swapped = table.compare_and_swap(wtxn, entry.revision, obj)
+                old, swapped = swap(wtxn, entry.revision, obj)
                 if not swapped and old is not None:
                     self._commit_over(wtxn, entry, old, status)
 
@@ -202,7 +204,9 @@ class Incremental(Generic[T]):
             self._table.insert(wtxn, self._set_status(current, status))
 
     def _retry(self, entry: Entry[T], failure: Exception) -> None:
-        self._retries.add(entry.key, entry.obj, entry.revision, entry.deleted, failure)
+        self._retries.add(
+            self._key_of(entry.obj), entry.obj, entry.revision, entry.deleted, failure
+        )
 
 
 def _text(failure: Exception) -> str:

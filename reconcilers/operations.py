@@ -8,6 +8,8 @@ which the engine looks for on the same object. The shape follows cilium/statedb'
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+import msgspec
+
 from statedb import ReadTxn
 
 T = TypeVar("T")
@@ -42,22 +44,18 @@ class Operations(Protocol[T]):
         ...
 
 
-class Entry(Generic[T]):
+class Entry(msgspec.Struct, Generic[T]):
     """One object of a batch; the batch operation sets `error`, or `result` to the learned object.
 
     With `deleted`, `obj` is the last version of a deleted row.
     """
 
-    __slots__ = ("deleted", "error", "key", "obj", "result", "revision", "status_id")
-
-    def __init__(self, key: Any, obj: T, revision: int, deleted: bool, status_id: int) -> None:
-        self.key = key
-        self.obj = obj
-        self.revision = revision
-        self.deleted = deleted
-        self.status_id = status_id
-        self.result: T | None = None
-        self.error: Exception | None = None
+    obj: T
+    revision: int
+    deleted: bool = False
+    status_id: int = 0
+    result: T | None = None
+    error: Exception | None = None
 
 
 @runtime_checkable

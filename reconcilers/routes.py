@@ -192,7 +192,7 @@ def concerns_routes(desired: Table[DesiredRoute]) -> Concerns[Route]:
 
 
 def _single(method: Any, txn: ReadTxn, revision: int, obj: DesiredRoute) -> Entry[DesiredRoute]:
-    entry = Entry(None, obj, revision, False, 0)
+    entry = Entry(obj, revision)
     method(txn, [entry])
     if entry.error is not None:
         raise entry.error

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from bpf.errors import kernel_error
 from bpf.maps.fake import FaultyMap
 from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
@@ -48,12 +50,15 @@ class Kernel:
         self.log: list[tuple[str, str, bytes]] = []
         self.writes_to_live: int | None = None
         self.after_write: Callable[[], None] = lambda: None
+        self.refused: Callable[[str, str, bytes], bool] = lambda what, name, key: False
 
     def note(self, what: str, name: str, key: bytes) -> None:
         if self.writes_to_live is not None:
             if self.writes_to_live == 0:
                 raise Killed
             self.writes_to_live -= 1
+        if self.refused(what, name, key):
+            raise kernel_error(f"{what} {name} (refused)", errno.ENOMEM)
         self.log.append((what, name, key))
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from reconcilers.frontend_entries import service_keys
 from reconcilers.frontends import FrontendConfig
 from statedb import StatusKind
-from tables.addressing import ServiceName
+from tables.addressing import L3n4Addr, ServiceName
 from tables.backends import BackendState
 from tables.frontends import FrontendType
 from tables.services import (
@@ -21,6 +22,7 @@ from tables.services import (
     SourceRangesPolicy,
     TrafficPolicy,
 )
+from tests.reconcilers.lb_view import check_reachable
 from tests.reconcilers.lb_world import PLAIN, LBWorld, backend, frontend, service
 from tests.reconcilers.targets import running
 
@@ -167,6 +169,43 @@ async def test_backend_is_shared_and_goes_with_its_last_frontend() -> None:
         world.remove("10.96.0.2:80/TCP")
         await world.settled()
     assert world.dump() == ""
+
+
+async def test_shared_backend_has_the_best_state_that_any_of_its_frontends_sees() -> None:
+    world = LBWorld()
+    terminating = backend("10.244.1.1:80/TCP", BackendState.TERMINATING)
+    world.put(frontend(VIP, ["10.244.1.1:80/TCP"]), frontend("10.96.0.2:80/TCP", [terminating]))
+    async with running(world.reconciler):
+        await world.settled()
+        assert "BE: ID=1 ADDR=10.244.1.1:80/TCP STATE=active" in world.dump()
+        world.remove(VIP)
+        await world.settled()
+        assert "BE: ID=1 ADDR=10.244.1.1:80/TCP STATE=terminating" in world.dump()
+        world.put(frontend(VIP, ["10.244.1.1:80/TCP"]))
+        await world.settled()
+    assert "BE: ID=1 ADDR=10.244.1.1:80/TCP STATE=active" in world.dump()
+
+
+async def test_backend_stays_while_a_frontend_whose_update_failed_leads_to_it() -> None:
+    world = LBWorld()
+    world.kernel.after_write = lambda: check_reachable(world.kernel.maps)
+    shared = ["10.244.1.1:80/TCP"]
+    world.put(frontend(VIP, shared), frontend("10.96.0.2:80/TCP", shared))
+    async with running(world.reconciler):
+        await world.settled()
+        slot = service_keys(L3n4Addr.parse(VIP)).slot(1)
+        world.kernel.refused = lambda what, name, key: key == slot
+        world.put(
+            frontend(VIP, ["10.244.1.2:80/TCP"]),
+            frontend("10.96.0.2:80/TCP", ["10.244.1.2:80/TCP"]),
+        )
+        await world.reconciler.wait_until_reconciled(world.frontends.revision(world.db.read_txn()))
+        assert "BE: ID=1 ADDR=10.244.1.1:80/TCP" in world.dump()
+        failed = world.frontend("10.96.0.2:80/TCP").status
+        assert failed.error == "backend 1 is in use by a frontend that failed"
+        world.kernel.refused = lambda what, name, key: False
+        await world.settled()
+    assert "10.244.1.1" not in world.dump()
 
 
 async def test_address_gets_a_new_id_when_it_returns() -> None:
