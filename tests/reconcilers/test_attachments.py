@@ -370,12 +370,17 @@ async def test_a_device_made_anew_under_its_name_is_attached_to_again(
         kernel.veth("other0", "other1")  # takes the next index
         kernel.veth("v0", "v1")
         await hooks.bench.until_statuses("done")
-        assert hooks.world.index("v0") != first
+        second = hooks.world.index("v0")
+        assert second != first
         assert hooks.order() == "a"
         # Without a moment at which the reconciler could see it gone.
         kernel.ip_batch(["link del v0", "link add v0 type veth peer name v1"])
+        await hooks.world.until(
+            hooks.world.tables.devices,
+            lambda: hooks.world.device("v0") is not None and hooks.world.index("v0") > second,
+        )
         with anyio.fail_after(2):
-            while hooks.world.device("v0") is None or hooks.order() != "a":
+            while hooks.order() != "a":
                 await anyio.sleep(0.01)
         assert len(list((bpffs / "links").iterdir())) == 1
 
