@@ -72,7 +72,7 @@ class MemoryDatapath:
 class KernelDatapath:
     """Pinned maps and links of one instance on one cgroup."""
 
-    def __init__(self, pin_dir: Path, cgroup: Path, max_entries: int) -> None:
+    def __init__(self, pin_dir: Path, cgroup: Path, max_entries: int, cache_dir: Path) -> None:
         """Opens the pinned maps, makes those that are missing, and verifies the programs.
 
         Raises:
@@ -80,7 +80,7 @@ class KernelDatapath:
         """
         from bpf.sock import SockConfig, SockDatapath
 
-        config = SockConfig(pin_dir, cgroup, service_entries=max_entries)
+        config = SockConfig(pin_dir, cgroup, service_entries=max_entries, cache_dir=cache_dir)
         SockDatapath.check_requirements(config)
         self._sock = SockDatapath(config)
         self._cgroup = cgroup

@@ -98,7 +98,8 @@ def _locked(config: AgentConfig) -> Iterator[Path]:
 
 def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
     try:
-        datapath = KernelDatapath(config.pin_dir, cgroup, config.bpf_lb_map_max)
+        cache_dir = config.run_dir / "objects"
+        datapath = KernelDatapath(config.pin_dir, cgroup, config.bpf_lb_map_max, cache_dir)
         datapath.attach_early()
     except (BPFError, ImportError) as error:
         raise AgentError(str(error)) from None

@@ -52,6 +52,13 @@ def run(*, peers: bool) -> None:
             "agent.save_to_map_p50", statistics.median(latencies), "ms", higher_is_better=False
         )
         report.row("agent.save_to_map_max", latencies[-1], "ms", higher_is_better=False)
+        report.row("agent.cli_status", _command_ms(w, "status"), "ms", higher_is_better=False)
+        report.row(
+            "agent.cli_db_show",
+            _command_ms(w, "db", "show", "services"),
+            "ms (10k rows)",
+            higher_is_better=False,
+        )
         restarted = _restart_s(w)
         report.row("agent.restart_10k", restarted, "s to all reconciled", higher_is_better=False)
 
@@ -66,6 +73,16 @@ def _start_s(w: World) -> float:
 def _restart_s(w: World) -> float:
     w.kill_agent()
     return _start_s(w)
+
+
+def _command_ms(w: World, *words: str) -> float:
+    """Wall time of a command, start of Python included; median of seven."""
+    samples = []
+    for _ in range(7):
+        started = time.monotonic()
+        w.cilia(*words)
+        samples.append((time.monotonic() - started) * 1000)
+    return statistics.median(samples)
 
 
 def _rss_mb(w: World) -> float:

@@ -8,8 +8,11 @@ import os
 import re
 import resource
 import signal
+import socket
 import stat
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -190,6 +193,32 @@ def test_tables_are_dumped_as_json_and_metrics_are_served(echo: World) -> None:
     dump = echo.get("/statedb/dump")
     assert {"services", "frontends", "backends"} <= set(dump["tables"])
     assert echo.get("/statedb/dump/frontends")["instance"] == dump["instance"]
+
+
+def test_metrics_and_health_are_served_over_tcp_when_asked_for(w: World) -> None:
+    w.write("echo.yaml", served("echo", V4, POD_V4[:1]))
+    w.write("bad.yaml", served("bad", OTHER_V4, POD_V4[:1]).replace("port: 80,", "port: 0,"))
+    metrics, health = free_port(), free_port()
+    w.start_agent(f"--metrics-address=:{metrics}", f"--health-address=:{health}")
+    w.eventually(w.ready)
+    text = http_get(metrics, "/metrics")
+    assert 'cilia_frontends{status="done"} 2.0' in text
+    assert 'cilia_problems{file="bad.yaml",kind="Service"} 1.0' in text
+    assert "cilia_reconciler_round_seconds_count" in text
+    assert '"status":"ok"' in http_get(health, "/healthz")
+    for port, path in ((metrics, "/statedb/dump"), (health, "/metrics"), (metrics, "/healthz")):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            http_get(port, path)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def http_get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
 
 
 def test_a_mistake_is_named_and_nothing_else_is_touched(echo: World) -> None:
