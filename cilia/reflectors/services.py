@@ -64,6 +64,23 @@ class _Touched:
         self.slices_changed = False
 
 
+class _Batch:
+    """What one transaction will say: of services, in the order in which they appear, and problems
+    by their origin."""
+
+    __slots__ = ("problems", "touched")
+
+    def __init__(self) -> None:
+        self.touched: dict[ServiceName, _Touched] = {}
+        self.problems: dict[str, list[Problem]] = {}
+
+    def touch(self, name: ServiceName) -> _Touched:
+        what = self.touched.get(name)
+        if what is None:
+            what = self.touched[name] = _Touched()
+        return what
+
+
 class ServiceReflector:
     """Follows one source. ``run`` ends only when it is cancelled."""
 
@@ -84,9 +101,12 @@ class ServiceReflector:
         self._report = report
         self._warn = warn
         self._complete = writer.register_initializer(f"{origin}-services")
+        self._completed = False
         self._unlisted = {kind.KIND for kind in KINDS}
         # Caches of the source, see above.
-        self._services: dict[ServiceName, Service] = {}
+        self._services: set[ServiceName] = set()
+        # The only objects that are looked at again.
+        self._for_some_nodes: dict[ServiceName, Service] = {}
         self._slices: dict[ObjectKey, _Slice] = {}
         self._slices_of: dict[ServiceName, dict[ObjectKey, Backends]] = {}
         # Slices that say no service.
@@ -106,104 +126,111 @@ class ServiceReflector:
     def apply(self, events: Iterable[Event]) -> None:
         """Writes one batch, in one transaction."""
         started = time.perf_counter()
-        problems: dict[str, list[Problem]] = {}
-        touched: dict[ServiceName, _Touched] = {}
-        listed: list[str] = []
+        batch = _Batch()
         upserted = deleted = 0
         for event in events:
             match event:
                 case Upsert():
                     upserted += 1
-                    self._upsert(event.obj, touched, problems)
+                    self._upsert(event.obj, batch)
                 case Delete():
                     deleted += 1
-                    self._delete(event.key, touched, problems)
+                    self._delete(event.key, batch)
                 case Listing():
                     self._listing[event.kind] = set()
                 case Listed():
-                    deleted += self._forget_unlisted(event.kind, touched, problems)
-                    listed.append(event.kind)
-        self._write(touched, listed, problems)
+                    deleted += self._forget_unlisted(event.kind, batch)
+                    self._unlisted.discard(event.kind)
+        self._write(batch)
         total = len(self._services) + len(self._slices)
         self._report(Report(upserted, deleted, total, time.perf_counter() - started))
 
     def reconvert_node_dependent(self) -> None:
         """After a change of the node's labels: looks again at services meant for some nodes."""
-        problems: dict[str, list[Problem]] = {}
-        touched: dict[ServiceName, _Touched] = {}
-        for svc in self._services.values():
-            if depends_on_node(svc.metadata.annotations):
-                self._convert(svc.key, svc, touched, problems)
-        self._write(touched, (), problems)
+        batch = _Batch()
+        for svc in self._for_some_nodes.values():
+            self._convert(svc.key, svc, batch)
+        self._write(batch)
 
     # -- one event
 
     def _upsert(
         self,
         obj: K8sObject,
-        touched: dict[ServiceName, _Touched],
-        problems: dict[str, list[Problem]],
+        batch: _Batch,
     ) -> None:
         key = obj.key
         if (sent := self._listing.get(key[0])) is not None:
             sent.add(key)
         if isinstance(obj, Service):
-            self._services[self._convert(key, obj, touched, problems)] = obj
+            self._upsert_service(key, obj, batch)
         elif isinstance(obj, EndpointSlice):
-            self._upsert_slice(key, obj, touched, problems)
+            self._upsert_slice(key, obj, batch)
+
+    def _upsert_service(
+        self,
+        key: ObjectKey,
+        obj: Service,
+        batch: _Batch,
+    ) -> None:
+        name = self._convert(key, obj, batch)
+        self._services.add(name)
+        if depends_on_node(obj.metadata.annotations):
+            self._for_some_nodes[name] = obj
+        elif self._for_some_nodes:
+            self._for_some_nodes.pop(name, None)
 
     def _convert(
         self,
         key: ObjectKey,
         obj: Service,
-        touched: dict[ServiceName, _Touched],
-        problems: dict[str, list[Problem]],
+        batch: _Batch,
     ) -> ServiceName:
         converted = convert_service(obj, self._writer.config, self._writer.node, self._origin)
-        _touch(touched, converted.name).service = converted
-        self._complain(key, converted.warnings, problems)
+        batch.touch(converted.name).service = converted
+        self._complain(key, converted.warnings, batch)
         return converted.name
 
     def _upsert_slice(
         self,
         key: ObjectKey,
         obj: EndpointSlice,
-        touched: dict[ServiceName, _Touched],
-        problems: dict[str, list[Problem]],
+        batch: _Batch,
     ) -> None:
         service = service_of(obj)
         before = self._slices.get(key)
         if before is not None and before.service != service:
-            self._drop_slice(key, touched)
+            self._drop_slice(key, batch)
         if service is None:
             self._bare.add(key)
             path = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
-            self._complain(key, [(path, "is missing, so the slice serves nothing")], problems)
+            self._complain(key, [(path, "is missing, so the slice serves nothing")], batch)
             return
         self._bare.discard(key)
         converted = convert_slice(obj, service, self._writer.config, self._origin)
-        self._complain(key, converted.warnings, problems)
+        self._complain(key, converted.warnings, batch)
         self._slices[key] = _Slice(service, converted.backends)
         self._slices_of.setdefault(service, {})[key] = converted.backends
-        _touch(touched, service).slices_changed = True
+        batch.touch(service).slices_changed = True
 
     def _delete(
         self,
         key: ObjectKey,
-        touched: dict[ServiceName, _Touched],
-        problems: dict[str, list[Problem]],
+        batch: _Batch,
     ) -> None:
         kind, namespace, name = key
         if kind == Service.KIND:
             service = ServiceName(f"{namespace}/{name}")
-            if self._services.pop(service, None) is not None:
-                _touch(touched, service).service = None
+            if service in self._services:
+                self._services.remove(service)
+                self._for_some_nodes.pop(service, None)
+                batch.touch(service).service = None
         else:
             self._bare.discard(key)
-            self._drop_slice(key, touched)
-        self._complain(key, [], problems)
+            self._drop_slice(key, batch)
+        self._complain(key, [], batch)
 
-    def _drop_slice(self, key: ObjectKey, touched: dict[ServiceName, _Touched]) -> None:
+    def _drop_slice(self, key: ObjectKey, batch: _Batch) -> None:
         known = self._slices.pop(key, None)
         if known is None:
             return
@@ -211,13 +238,12 @@ class ServiceReflector:
         del rest[key]
         if not rest:
             del self._slices_of[known.service]
-        _touch(touched, known.service).slices_changed = True
+        batch.touch(known.service).slices_changed = True
 
     def _forget_unlisted(
         self,
         kind: str,
-        touched: dict[ServiceName, _Touched],
-        problems: dict[str, list[Problem]],
+        batch: _Batch,
     ) -> int:
         """Deletes what is held of the kind and was not in the list; returns how many."""
         sent = self._listing.pop(kind, set())
@@ -225,12 +251,12 @@ class ServiceReflector:
             # All that is held came with this first list.
             return 0
         if kind == Service.KIND:
-            held = {svc.key for svc in self._services.values()}
+            held = {(kind, name.namespace, name.name) for name in self._services}
         else:
             held = self._slices.keys() | self._bare
         gone = sorted(held - sent)
         for key in gone:
-            self._delete(key, touched, problems)
+            self._delete(key, batch)
         return len(gone)
 
     # -- one batch
@@ -247,58 +273,51 @@ class ServiceReflector:
             return ServiceChange(name, None, (), backends, self._origin)
         return ServiceChange(name, converted.service, converted.frontends, backends, self._origin)
 
-    def _write(
-        self,
-        touched: dict[ServiceName, _Touched],
-        listed: Sequence[str],
-        problems: dict[str, list[Problem]],
-    ) -> None:
-        done = bool(self._unlisted) and not self._unlisted.difference(listed)
-        self._unlisted.difference_update(listed)
+    def _write(self, batch: _Batch) -> None:
+        complete = not self._unlisted and not self._completed
         if not self._unlisted:
             # A slice without its service is an error only when all services have been seen.
-            names = {*touched, *self._slices_of} if done else touched
+            names = {*batch.touched, *self._slices_of} if complete else batch.touched
             for name in names:
-                self._check_orphans(name, problems)
-        changes = [self._change(name, what) for name, what in touched.items()]
+                self._check_orphans(name, batch)
+        changes = [self._change(name, what) for name, what in batch.touched.items()]
         fresh: list[Problem] = []
         with self._writer.write_txn() as wtxn:
             for change in changes:
                 self._writer.apply(wtxn, change)
-            for origin, rows in problems.items():
+            for origin, rows in batch.problems.items():
                 fresh += self._replace_problems(wtxn, origin, rows)
-            if done:
+            if complete:
                 self._complete(wtxn)
+        self._completed = self._completed or complete
         for problem in fresh:
             self._warn(problem)
 
     # -- problems
 
-    def _complain(
-        self, key: ObjectKey, warnings: Warnings, problems: dict[str, list[Problem]]
-    ) -> None:
+    def _complain(self, key: ObjectKey, warnings: Warnings, batch: _Batch) -> None:
         """Notes what is wrong with an object now, if it or its last reading has anything."""
-        if not (warnings or problems or self._complaints):
+        if not (warnings or batch.problems or self._complaints):
             return
         kind, namespace, name = key
         origin = f"{kind}:{namespace}/{name}"
-        if warnings or origin in self._complaints or origin in problems:
-            problems[origin] = [
+        if warnings or origin in self._complaints or origin in batch.problems:
+            batch.problems[origin] = [
                 Problem(origin, message, "", 0, kind, namespace, name, path)
                 for path, message in warnings
             ]
 
-    def _check_orphans(self, name: ServiceName, problems: dict[str, list[Problem]]) -> None:
+    def _check_orphans(self, name: ServiceName, batch: _Batch) -> None:
         has_service = name in self._services or name not in self._slices_of
         if has_service and not self._complaints:
             return
         origin = f"EndpointSlice:for {name}"
         if has_service:
             if origin in self._complaints:
-                problems[origin] = []
+                batch.problems[origin] = []
             return
         path = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
-        problems[origin] = [
+        batch.problems[origin] = [
             Problem(origin, f"there is no Service {name}", "", 0, *key, path)
             for key in self._slices_of[name]
         ]
@@ -312,13 +331,6 @@ class ServiceReflector:
             self._complaints.discard(origin)
         table = self._writer.tables.problems
         return replace_problems(table, wtxn, origin, rows, time.time())
-
-
-def _touch(touched: dict[ServiceName, _Touched], name: ServiceName) -> _Touched:
-    what = touched.get(name)
-    if what is None:
-        what = touched[name] = _Touched()
-    return what
 
 
 def _parts(events: Sequence[Event], size: int) -> Iterator[Sequence[Event]]:

@@ -230,6 +230,26 @@ def test_services_for_some_nodes_follow_the_labels_of_this_one() -> None:
     world.writer.node = LocalNode("here", {"zone": "b"})
     world.reflector.reconvert_node_dependent()
     assert world.services == ["b", "c"]
+    # Those that went, or are for all nodes now, are not looked at any more.
+    world.take(no_svc("a"), svc("b", "10.96.0.2"))
+    world.writer.node = LocalNode("here", {"zone": "a"})
+    world.reflector.reconvert_node_dependent()
+    assert world.services == ["b", "c"]
+
+
+def test_a_failed_transaction_does_not_lose_the_end_of_the_list(world: Reflected) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.writer, "apply", fail)
+        with pytest.raises(RuntimeError):
+            world.take(*LISTING, svc(), *LISTED)
+    assert not world.is_initialized()
+    # The job starts again, and with it the list.
+    world.take(*LISTING, svc(), *LISTED)
+    assert world.is_initialized()
+    assert world.frontends == {FRONTEND: "echo"}
 
 
 # -- running
