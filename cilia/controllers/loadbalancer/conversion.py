@@ -178,7 +178,8 @@ def is_headless(obj: k8s.Service) -> bool:
     labels = obj.metadata.labels
     if labels and ann.HEADLESS_LABEL in labels:
         return True
-    return obj.spec.cluster_ip.lower() == "none"
+    spec = obj.spec
+    return any(ip.lower() == "none" for ip in (spec.cluster_ip, *(spec.cluster_ips or ())))
 
 
 def _all_frontends(

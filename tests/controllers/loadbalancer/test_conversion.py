@@ -6,9 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from cilia.controllers.loadbalancer import annotations as ann
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.controllers.loadbalancer.conversion import ConvertedService, convert_service
+from cilia.k8s.objects import InvalidObject
 from tables.services import (
     Algorithm,
     ForwardingMode,
@@ -75,6 +79,7 @@ def test_a_cluster_ip_has_one_frontend_a_port_and_family() -> None:
     ("spec", "labels"),
     [
         ({"ip": "None"}, None),
+        ({"ip": None, "clusterIPs": ["None"]}, None),
         ({"ip": None}, None),
         ({"ip": None, "type": "ExternalName", "externalName": "example.com"}, None),
         ({}, {"service.kubernetes.io/headless": ""}),
@@ -323,3 +328,58 @@ def test_the_rest_of_the_spec_is_kept() -> None:
     assert service.labels == {"a": "b"}
     assert service.selector == {"app": "echo"}
     assert msgspec.structs.replace(service) == service
+
+
+ips = st.sampled_from(["10.96.0.1", "fd00::1", "", "None", "none", "0.0.0.0", "::", "127.0.0.1"])
+policies = st.sampled_from(["Cluster", "Local"])
+specs = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]),
+        "clusterIP": ips,
+        "clusterIPs": st.none() | st.lists(ips, max_size=2),
+        "externalIPs": st.none() | st.lists(st.sampled_from(["10.96.0.1", "fd00::1"]), max_size=2),
+        "ipFamilies": st.none() | st.lists(st.sampled_from(["IPv4", "IPv6"]), max_size=3),
+        "ports": st.none()
+        | st.lists(
+            st.fixed_dictionaries(
+                {"port": st.sampled_from([80, 65535])},
+                optional={
+                    "name": st.sampled_from(["", "http", "dns"]),
+                    "protocol": st.sampled_from(["TCP", "UDP", "SCTP"]),
+                    "nodePort": st.sampled_from([0, 30080]),
+                },
+            ),
+            max_size=3,
+        ),
+        "externalTrafficPolicy": policies | st.just(""),
+        "internalTrafficPolicy": policies | st.none(),
+        "trafficDistribution": st.none() | st.sampled_from(["PreferClose", "x", ""]),
+        "sessionAffinity": st.sampled_from(["None", "ClientIP"]),
+        "sessionAffinityConfig": st.none() | st.just({"clientIP": None}),
+        "loadBalancerSourceRanges": st.none() | st.just(["10.0.0.0/8", "10.1.2.3/8"]),
+    },
+)
+statuses = st.sampled_from(
+    [None, {}, {"loadBalancer": None}, {"loadBalancer": {"ingress": None}}, ingress({"ip": ""})]
+)
+notes = st.none() | st.dictionaries(
+    st.sampled_from(sorted(v for v in vars(ann).values() if str(v).count("/") == 1)),
+    st.sampled_from(["", "x", "true", "LoadBalancer", "random", "zone in (a", "a=b,"]),
+    max_size=3,
+)
+
+
+@given(specs, statuses, notes, st.booleans())
+def test_whatever_was_decoded_is_converted(
+    spec: dict[str, Any], status: Any, notes: dict[str, str] | None, v6: bool
+) -> None:
+    form = {**with_metadata(service_form(), annotations=notes), "spec": spec, "status": status}
+    try:
+        obj = as_service(form)
+    except InvalidObject:
+        return
+    converted = convert_service(obj, LoadBalancerConfig(enable_ipv6=v6), NODE)
+    addresses = [params.address for params in converted.frontends]
+    assert addresses == sorted(set(addresses))
+    assert v6 or not any(address.is_ipv6 for address in addresses)
