@@ -14,7 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from bpf.errors import NotFound
+from bpf.errors import Busy, NotFound
 from bpf.libbpf import Fd, check, ffi, lib, options
 from bpf.pins import open_pin
 
@@ -183,7 +183,7 @@ def read_hook(target: int, attach_type: AttachType) -> Hook:
 
 
 def all_links() -> Iterator[LinkInfo]:
-    """Every link in the kernel; one that goes away meanwhile is passed over."""
+    """Every link in the kernel; one that is just being made or going away is passed over."""
     number = ffi.new("uint32_t *")
     while True:
         try:
@@ -193,5 +193,5 @@ def all_links() -> Iterator[LinkInfo]:
         try:
             with Link.by_id(number[0]) as link:
                 yield link.info()
-        except NotFound:
+        except (NotFound, Busy):
             continue
