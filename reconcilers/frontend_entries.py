@@ -5,9 +5,9 @@ Nothing here remembers or writes. Keys and values have the layout of `bpf/lib/lb
 structs of `bpf.maps.lb` are used directly where a field for each of a million entries would cost.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from struct import Struct
 from typing import Literal, NamedTuple
 
 from bpf.maps.lb import (
@@ -107,6 +107,7 @@ _LETTERS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _WILDCARD_CLASSES = (None, "io.cilium/bgp-control-plane", "io.cilium/l2-announcer")
 NONE_QUARANTINED: frozenset[L3n4Addr] = frozenset()
 _ACTIVE = BackendState.ACTIVE
+_U16 = Struct("=H").pack
 _NO_PORT = b"\0\0"
 
 # Flags as plain numbers: an operation on IntFlag costs a microsecond.
@@ -248,14 +249,17 @@ def l7_port(fe: Frontend) -> int:
 # -- keys and values --
 
 
-class Keys(NamedTuple):
+class Keys:
     """Makes the keys of one address: everything but the slot is packed once."""
 
-    head: bytes
-    tail: bytes
+    __slots__ = ("head", "tail")
+
+    def __init__(self, head: bytes, tail: bytes) -> None:
+        self.head = head
+        self.tail = tail
 
     def slot(self, number: int) -> bytes:
-        return self.head + number.to_bytes(2, sys.byteorder) + self.tail
+        return self.head + _U16(number) + self.tail
 
 
 def service_keys(addr: L3n4Addr) -> Keys:

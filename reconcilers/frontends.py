@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from bpf.maps.lb import LBMaps, decode_id, encode_id
+from bpf.maps.lb import ID, LBMaps, decode_id
 from reconcilers import frontend_entries as layout
 from reconcilers.backend_references import BackendReferences
 from reconcilers.frontend_entries import Choice, FrontendConfig
@@ -37,6 +37,11 @@ from tables.node_addresses import NodeAddress
 
 # How long the maps of an earlier run are left alone while the tables fill.
 INIT_WAIT_S = 60.0
+
+
+encode_id = ID.pack
+# Looking up a member of an enumeration costs as much as the rest of a step.
+_BACKEND, _DETAIL, _SLOT, _MASTER = Phase.BACKEND, Phase.DETAIL, Phase.SLOT, Phase.MASTER
 
 
 class StillReferencedError(Exception):
@@ -231,8 +236,10 @@ class FrontendOperations:
         choice = layout.choose(fe, self._restored.quarantine(addr, fe))
         self._reference(plan, choice, programmed)
         self._reference_wildcard(plan, fe, addr, programmed)
+        steps = plan.steps
         for phase, target, key, value in self._wanted(fe, addr, programmed, choice):
-            plan.put(phase, target, key, value)
+            target.put(key, value)
+            steps[phase].append((target, key))
         shown = len(choice.shown)
         if programmed.slots > shown:
             keys, service = layout.service_keys(addr), self._maps.of(addr).service
@@ -242,22 +249,26 @@ class FrontendOperations:
 
     def _wanted(
         self, fe: Frontend, addr: L3n4Addr, programmed: _Programmed, choice: Choice
-    ) -> Iterator[tuple[Phase, StagedMap, bytes, bytes]]:
+    ) -> list[tuple[Phase, StagedMap, bytes, bytes]]:
         """All entries of one address, once its backends have ids."""
         family, number, ids = self._maps.of(addr), programmed.id, self._backends.ids
+        service, state = family.service, self._references.state
         flags = layout.master_flags(fe, addr, self._config)
+        found: list[tuple[Phase, StagedMap, bytes, bytes]] = []
         for be in choice.backends:
-            target = self._maps.of(be.address).backend
-            value = layout.backend_value(be.address, self._references.state(be.address))
-            yield Phase.BACKEND, target, encode_id(ids[be.address]), value
-        yield Phase.DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)
+            backend = be.address
+            target = self._maps.of(backend).backend
+            value = layout.backend_value(backend, state(backend))
+            found.append((_BACKEND, target, encode_id(ids[backend]), value))
+        found.append((_DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)))
         keys = layout.service_keys(addr)
         for slot, value in enumerate(layout.slot_values(fe, number, flags, choice, ids), 1):
-            yield Phase.SLOT, family.service, keys.slot(slot), value
+            found.append((_SLOT, service, keys.slot(slot), value))
         master = layout.master_value(fe, number, flags, choice, self._config)
-        yield Phase.MASTER, family.service, keys.slot(0), master
+        found.append((_MASTER, service, keys.slot(0), master))
         if programmed.wildcard:
-            yield Phase.MASTER, family.service, *self._wildcard(addr)
+            found.append((_MASTER, service, *self._wildcard(addr)))
+        return found
 
     def _reference(self, plan: Plan, choice: Choice, programmed: _Programmed) -> None:
         """Move the references of an address to its present backends.

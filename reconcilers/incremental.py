@@ -65,8 +65,7 @@ class Incremental(Generic[T]):
             self._collect_retries(txn, entries)
             self._apply(txn, entries)
             self._commit(entries)
-        except BaseException as exc:
-            failure = exc if isinstance(exc, Exception) else RuntimeError(f"round ended: {exc!r}")
+        except BaseException as failure:
             for entry in entries:
                 self._retry(entry, failure)
             raise
@@ -203,11 +202,10 @@ class Incremental(Generic[T]):
         if same and entry.result is None:
             self._table.insert(wtxn, self._set_status(current, status))
 
-    def _retry(self, entry: Entry[T], failure: Exception) -> None:
-        self._retries.add(
-            self._key_of(entry.obj), entry.obj, entry.revision, entry.deleted, failure
-        )
+    def _retry(self, entry: Entry[T], failure: BaseException) -> None:
+        key = self._key_of(entry.obj)
+        self._retries.add(key, entry.obj, entry.revision, entry.deleted, _text(failure))
 
 
-def _text(failure: Exception) -> str:
+def _text(failure: BaseException) -> str:
     return str(failure) or type(failure).__name__

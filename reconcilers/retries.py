@@ -29,7 +29,7 @@ class RetryItem(Generic[T]):
         self.deleted = deleted
         self.attempts = 0
         self.due: float | None = None  # None while an attempt is under way
-        self.error: Exception | None = None
+        self.error = ""  # as text: an exception would keep its whole round alive
 
 
 class Retries(Generic[T]):
@@ -65,7 +65,7 @@ class Retries(Generic[T]):
     def __iter__(self) -> Iterator[RetryItem[T]]:
         return iter(self._items.values())
 
-    def add(self, key: Any, obj: T, revision: int, deleted: bool, error: Exception) -> None:
+    def add(self, key: Any, obj: T, revision: int, deleted: bool, error: str) -> None:
         """Schedule the next attempt; a further failure of the same kind waits twice as long."""
         item = self._items.get(key)
         if item is None or item.deleted is not deleted:
