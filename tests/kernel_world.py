@@ -172,9 +172,9 @@ class Repairing(Generic[T]):
             found.append(f"{status.kind}: {status.error}" if status.error else str(status.kind))
         return found
 
-    async def settled(self) -> list[str]:
+    async def settled(self, timeout_s: float = SECONDS) -> list[str]:
         """Waits until every row was attempted; their statuses."""
-        with anyio.fail_after(SECONDS):
+        with anyio.fail_after(timeout_s):
             revision = self.table.revision(self.world.db.read_txn())
             await self.reconciler.wait_until_reconciled(revision)
         return self.statuses()
