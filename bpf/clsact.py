@@ -13,8 +13,9 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from bpf.descriptors import Fd
 from bpf.errors import Exists, Invalid, NotFound
-from bpf.libbpf import Fd, check, lib, options
+from bpf.libbpf import check, lib, options
 
 
 class Direction(IntEnum):

@@ -14,8 +14,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from bpf.descriptors import Fd
 from bpf.errors import Busy, NotFound
-from bpf.libbpf import Fd, check, ffi, lib, options
+from bpf.libbpf import check, ffi, lib, options
 from bpf.pins import open_pin
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from bpf.libbpf import Fd, check, decode, ffi, lib, options
+from bpf.descriptors import Fd
+from bpf.libbpf import check, decode, ffi, lib, options
 from bpf.pins import open_pin
 
 

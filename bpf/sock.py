@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpf import features, pins
+from bpf.descriptors import open_directory
 from bpf.errors import Detached, Invalid, NotFound
-from bpf.libbpf import open_directory
 from bpf.link import AttachType, Link, LinkType, cgroup_id
 from bpf.loader import Loader
 from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, LBMaps

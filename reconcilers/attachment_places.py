@@ -17,8 +17,8 @@ from typing import Final, Protocol
 import msgspec
 
 from bpf import clsact, pins
+from bpf.descriptors import Fd
 from bpf.errors import Detached, NotFound
-from bpf.libbpf import Fd
 from bpf.link import (
     FIRST,
     LAST,

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bpf.descriptors import Fd
 from bpf.errors import BatchError, Invalid, KernelError, MapFull, NotFound, Unsupported
-from bpf.libbpf import Fd, check, decode, ffi, lib, options
+from bpf.libbpf import check, decode, ffi, lib, options
 from bpf.maps.raw import ANY
 from bpf.maps.types import MapType
 from bpf.pins import open_pin, pin, replace

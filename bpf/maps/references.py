@@ -7,7 +7,7 @@ program in a tail-call array needs no other owner.
 
 from __future__ import annotations
 
-from bpf.libbpf import Fd
+from bpf.descriptors import Fd
 from bpf.maps.map import Map
 from bpf.program import Program
 

@@ -11,8 +11,8 @@ import pytest
 
 from bpf import clsact, features
 from bpf.clsact import Direction, Filter
+from bpf.descriptors import Fd
 from bpf.errors import Detached, DeviceGone, Exists, Invalid, KernelError, StaleRevision
-from bpf.libbpf import Fd
 from bpf.link import FIRST, LAST, AttachType, Link, LinkType, XdpMode, after, before, read_hook
 from bpf.object import Object
 from bpf.program import Program
