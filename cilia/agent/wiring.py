@@ -27,7 +27,7 @@ from cilia.reflectors.problems import ProblemReflector
 from cilia.reflectors.services import ServiceReflector
 from reconcilers.config import Config
 from reconcilers.frontend_entries import FrontendConfig
-from reconcilers.frontends import FrontendOperations
+from reconcilers.frontends import FrontendOperations, run_frontends
 from reconcilers.metrics import PrometheusMetrics
 from reconcilers.node_ports import follow_node_addresses
 from reconcilers.reconciler import Reconciler
@@ -87,11 +87,14 @@ class Agent:
         await wait_initialized(self.tables.db, lb.services, lb.frontends, lb.backends)
 
     async def reconcile_frontends(self) -> None:
-        """What an earlier agent left in the maps serves on until all inputs are known: a frontend
-        whose backends were not listed yet would be written without them."""
-        if self.frontend_operations.restored:
-            await self.listed()
-        await self.frontend_reconciler.run()
+        lb = self.tables.lb
+        await run_frontends(
+            self.frontend_reconciler,
+            self.frontend_operations,
+            lb.services,
+            lb.frontends,
+            lb.backends,
+        )
 
     def reporter(self, name: str) -> HealthReporter:
         return HealthReporter(self.tables.db, self.tables.health, "agent", name)
