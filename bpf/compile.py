@@ -191,8 +191,9 @@ def _keep(path: Path, content: bytes) -> None:
     """Write a cache file whole or not at all; a full disk costs only the cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            whole = Path(directory) / path.name
+            whole.write_bytes(content)
+            whole.replace(path)
     except OSError:
         return

@@ -10,8 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpf._libbpf import ffi, lib
-from bpf.errors import kernel_error
+from bpf.errors import RequirementMissing, kernel_error
+
+try:
+    from bpf._libbpf import ffi, lib
+except ImportError as error:
+    raise RequirementMissing(
+        f"the binding of libbpf does not load ({error}): install libbpf 1.x (Debian: libbpf1), "
+        "and build cilia on this machine if it was not"
+    ) from error
 
 __all__ = [
     "check",

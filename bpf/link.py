@@ -23,8 +23,6 @@ from bpf.pins import open_pin
 class AttachType(IntEnum):
     """``enum bpf_attach_type``: the hooks that are used here."""
 
-    SK_SKB_STREAM_VERDICT = 5
-    SK_MSG_VERDICT = 7
     CGROUP_INET4_CONNECT = 10
     CGROUP_INET6_CONNECT = 11
     CGROUP_UDP4_SENDMSG = 14

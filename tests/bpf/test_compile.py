@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,3 +133,17 @@ def test_prebuilt_object_of_other_sources_is_not_used(
     elf = bpf_compile.load_object("tiny", cache_dir=tmp_path / "cache")
     assert elf != (prebuilt / "tiny.o").read_bytes()
     assert len(compilations) == 2
+
+
+def test_full_disk_leaves_no_part_of_an_object(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    elf = bpf_compile.load_object("tiny", cache_dir=tmp_path / "cache", source_dir=sources)
+    assert elf.startswith(b"\x7fELF")
+    assert list((tmp_path / "cache").iterdir()) == []

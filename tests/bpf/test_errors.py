@@ -63,3 +63,20 @@ def test_package_and_codecs_need_no_compiled_binding() -> None:
         "assert not [m for m in sys.modules if m in ('bpf._libbpf', 'bpf.libbpf')]\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_missing_binding_is_one_sentence() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['bpf._libbpf'] = None\n"
+        "from bpf.errors import RequirementMissing\n"
+        "try:\n"
+        "    import bpf.sock\n"
+        "except RequirementMissing as error:\n"
+        "    print(error)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    assert said.startswith("the binding of libbpf does not load")
+    assert "install libbpf 1.x" in said

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from bpf import features
 from bpf.maps import lb
 from bpf.maps.lb import BackendValue, LBMaps, ServiceFlag, ServiceValue
 from bpf.sock import SockConfig, SockDatapath, cleanup
@@ -245,6 +246,26 @@ def test_service_without_backends_refuses_at_once(datapath: Datapath, service: s
         return refused
 
     assert datapath.world.in_child(client) == ["ConnectionRefusedError"] * 3
+
+
+def test_kernel_without_set_retval_refuses_with_eperm(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "has_helper", lambda program_type, helper: False)
+    sock = SockDatapath(SockConfig(world.bpffs / "node", world.cgroup, 64, 64))
+    maps = sock.open_maps()
+    sock.load()
+    sock.attach()
+
+    def client() -> str:
+        Datapath(world, sock, maps).service(SVC_ONE, 80, TCP, [])
+        with socket.socket() as tcp:
+            return outcome(lambda: tcp.connect((SVC_ONE, 80)))
+
+    assert world.in_child(client) == "PermissionError"
+    maps.close()
+    sock.close()
+    cleanup(world.bpffs / "node")
 
 
 def outcome(call: Callable[[], object]) -> str:
