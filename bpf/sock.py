@@ -58,6 +58,7 @@ class SockDatapath:
             cache_dir=config.cache_dir,
         )
         self._programs: list[Program] = []
+        self._attached = False
         #: Held besides their pins: a pin that is removed by hand then detaches nothing.
         self._links: dict[str, Link] = {}
 
@@ -117,6 +118,7 @@ class SockDatapath:
             for program in self._programs:
                 self._attach(program)
             self._loader.carry()
+        self._attached = True
 
     def drift(self) -> list[str]:
         """Names of programs that are not in force as ``attach`` left them, which nothing announces.
@@ -131,8 +133,10 @@ class SockDatapath:
         To be called when ``attach`` is done: then no program in force uses the predecessors.
         Raises: RuntimeError before that, because it would take away what is in force.
         """
-        if not self._programs or self.drift():
+        if not self._attached:
             raise RuntimeError("retire() before attach() was complete")
+        if self.drift():
+            self.attach()
         self._loader.settle()
         wanted = {
             self.maps_dir: set(self._loader.maps),

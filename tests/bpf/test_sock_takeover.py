@@ -320,6 +320,19 @@ def test_removed_pin_detaches_nothing_and_is_put_back(config: SockConfig) -> Non
     sock.close()
 
 
+def test_retire_repairs_before_it_takes_anything_away(config: SockConfig) -> None:
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    sock.load()
+    sock.attach()
+    with Link.open_pinned(config.pin_dir / "links" / "connect6") as link:
+        link.detach()
+    sock.retire()
+    assert sock.drift() == []
+    assert attached(config) == 8
+    sock.close()
+
+
 def test_link_detached_by_hand_is_made_anew(config: SockConfig) -> None:
     sock = start(config)
     with Link.open_pinned(config.pin_dir / "links" / "sendmsg6") as link:
