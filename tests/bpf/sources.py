@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -24,12 +26,24 @@ CACHE_DIR = default_cache_dir() / "tests"
 def build(source: str) -> bytes:
     """The ELF of a program text; the usual includes and the licence are given."""
     headers = [path.read_text() for path in sorted((SOURCE_DIR / "lib").glob("*.h"))]
-    digest = hashlib.sha256("\0".join([HEAD, source, *headers]).encode()).hexdigest()
-    kept = CACHE_DIR / f"{digest[:32]}.o"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(_compile(source))
-    return kept.read_bytes()
+    return _kept([HEAD, source, *headers], lambda: _compile(source))
+
+
+@cache
+def build_changed(name: str, header: str, old: str, new: str) -> bytes:
+    """The ELF of one of the project's programs with a text in one of its headers replaced."""
+    files = [SOURCE_DIR / f"{name}.bpf.c", *sorted((SOURCE_DIR / "lib").glob("*.h"))]
+    texts = [path.read_text() for path in files]
+    return _kept([header, old, new, *texts], lambda: _compile_changed(name, header, old, new))
+
+
+def _kept(parts: list[str], make: Callable[[], bytes]) -> bytes:
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    path = CACHE_DIR / f"{digest[:32]}.o"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make())
+    return path.read_bytes()
 
 
 def _compile(source: str) -> bytes:
@@ -38,3 +52,14 @@ def _compile(source: str) -> bytes:
         path = Path(directory) / "test.bpf.c"
         path.write_text(HEAD + source)
         return compile_source(path, find_clang())
+
+
+def _compile_changed(name: str, header: str, old: str, new: str) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        sources = Path(directory)
+        shutil.copytree(SOURCE_DIR / "lib", sources / "lib")
+        shutil.copy(SOURCE_DIR / f"{name}.bpf.c", sources)
+        changed = sources / "lib" / header
+        assert old in changed.read_text()
+        changed.write_text(changed.read_text().replace(old, new))
+        return compile_source(sources / f"{name}.bpf.c", find_clang())

@@ -4,16 +4,31 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from bpf import compile as bpf_compile
 from bpf.maps import lb
 from bpf.maps.map import Map
 from bpf.maps.types import MapFlag, MapType
 from bpf.sock import SockConfig, SockDatapath, cleanup
-from tests.bpf.test_sock import SVC_ONE, UDP, Datapath, echo_once, udp_server
+from tests.bpf.sources import build_changed
+from tests.bpf.test_sock import (
+    SVC_ONE,
+    TCP,
+    UDP,
+    Datapath,
+    echo_once,
+    outcome,
+    packed,
+    tcp_server,
+    udp_server,
+)
 from tests.bpf.test_sock_takeover import attached, kill_at, killed_in, map_ids, map_names, start
 from tests.bpf.world import World
 
@@ -132,6 +147,79 @@ def test_client_keeps_its_replies_through_a_migration_and_back(
 
     assert world.in_child(client) == [(SVC_ONE, 53)] * 3
     assert pin_names(config) == sorted(map_names(config))
+
+
+def other_build() -> bytes:
+    """The object of a build whose service entries are 4 bytes longer."""
+    first = "struct lb_service {\n"
+    return build_changed("sock", "lb_types.h", first, first + "\t__u32 extra;\n")
+
+
+def take_over(config: SockConfig, elf: bytes, extra: bytes, port: int) -> None:
+    """A whole start of a build: open, fill, load, attach, retire."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpf_compile, "load_object", lambda name, cache_dir: elf)
+        sock = SockDatapath(config)
+        maps = sock.open_maps()
+        backend = lb.BackendValue(packed("127.0.0.1"), port, TCP)
+        maps.v4.backend.update(lb.encode_id(1), lb.encode_backend(backend))
+        for slot, value in (
+            (1, lb.ServiceValue(backend_id=1)),
+            (0, lb.ServiceValue(rev_nat=1, count=1)),
+        ):
+            key = lb.encode_service_key(packed(SVC_ONE), 80, slot, TCP)
+            maps.v4.service.update(key, extra + lb.encode_service(value))
+        sock.load()
+        sock.attach()
+        sock.retire()
+        sock.close()
+        maps.close()
+
+
+def test_another_build_takes_over_under_traffic_and_back(world: World, config: SockConfig) -> None:
+    builds = {28: (bpf_compile.load_object("sock"), b""), 32: (other_build(), bytes(4))}
+    path = config.pin_dir / "maps" / "cilia_lb4_svc"
+
+    def node() -> tuple[list[int], int, list[str]]:
+        server, port = tcp_server("127.0.0.1")
+        take_over(config, *builds[28], port)
+        sizes: list[int] = []
+        with connecting(server) as outcomes:
+            for size in (32, 28, 32, 28):
+                take_over(config, *builds[size], port)
+                with Map.open_pinned(path) as opened:
+                    sizes.append(opened.value_size)
+        return sizes, outcomes.count("ok"), [o for o in outcomes if o != "ok"]
+
+    sizes, connections, failures = world.in_child(node)
+    assert sizes == [32, 28, 32, 28]
+    assert failures == []
+    assert connections > 10
+    assert attached(config) == 8
+    assert pin_names(config) == sorted(map_names(config))
+
+
+@contextmanager
+def connecting(server: socket.socket) -> Iterator[list[str]]:
+    """Connect to the service in a thread, one connection after the other, while the block runs."""
+    outcomes: list[str] = []
+    stop = threading.Event()
+
+    def connect() -> None:
+        while not stop.is_set():
+            with socket.socket() as sock:
+                sock.settimeout(2)
+                outcomes.append(outcome(partial(sock.connect, (SVC_ONE, 80))))
+                if outcomes[-1] == "ok":
+                    server.accept()[0].close()
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    try:
+        yield outcomes
+    finally:
+        stop.set()
+        thread.join()
 
 
 #: How a start on other sizes can be interrupted: (owner, function, nth call).
