@@ -27,7 +27,7 @@ FAST = Config(
 class Row(msgspec.Struct, frozen=True):
     id: int
     value: str
-    status: Status
+    status: Status = msgspec.field(default_factory=pending)
     learned: int = 0
 
 
