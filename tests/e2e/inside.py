@@ -2,12 +2,13 @@
 """A process inside a network namespace and a cgroup: serves and asks with real sockets.
 
 Reads one JSON call a line (`{"call": "tcp", "args": [...]}`) and answers one JSON line; started by
-`world.Inside`. It ends with its standard input. Standard library and pyroute2's setns alone.
+`world.Inside`. It ends with its standard input. Standard library alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import sys
@@ -17,15 +18,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import netns
+from cilia.linux.netns import NetNS
 
 
 def family(ip: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
+def answer(name: str, question: bytes) -> bytes:
+    """A number comes back as it is; any other question is answered by the server's name."""
+    return question if question.isdigit() else name.encode()
+
+
 def serve(name: str, ip: str, port: int) -> bool:
-    """A TCP and a UDP server that answer with their name."""
+    """A TCP and a UDP server that answer with their name, or with the number that they got."""
     tcp = socket.create_server((ip, port), family=family(ip), backlog=512)
     udp = socket.socket(family(ip), socket.SOCK_DGRAM)
     udp.bind((ip, port))
@@ -38,13 +44,13 @@ def serve(name: str, ip: str, port: int) -> bool:
     def talk(connection: socket.socket) -> None:
         """Answers each message, until the client ends the connection."""
         with connection, contextlib.suppress(ConnectionResetError):
-            while connection.recv(64):
-                connection.sendall(name.encode())
+            while question := connection.recv(64):
+                connection.sendall(answer(name, question))
 
     def answer_udp() -> None:
         while True:
-            _, peer = udp.recvfrom(2048)
-            udp.sendto(name.encode(), peer)
+            question, peer = udp.recvfrom(2048)
+            udp.sendto(answer(name, question), peer)
 
     threading.Thread(target=answer_tcp, daemon=True).start()
     threading.Thread(target=answer_udp, daemon=True).start()
@@ -136,8 +142,99 @@ class Stream:
         return self.client.recv(64).decode()
 
 
+class Datagrams:
+    """Numbered datagrams at a fixed rate from one unconnected socket, and who answered them.
+
+    A datagram is lost if its number does not come back from the address that it was sent to.
+    """
+
+    def __init__(self, ip: str, port: int, rate: float) -> None:
+        self.target, self.rate = (ip, port), rate
+        self.sent = 0
+        self.returned: set[int] = set()
+        self.failures: list[str] = []
+        self.socket = socket.socket(family(ip), socket.SOCK_DGRAM)
+        self.socket.settimeout(0.5)
+        self.stopping = threading.Event()
+        self.sender = threading.Thread(target=self.send, daemon=True)
+        self.receiver = threading.Thread(target=self.receive, daemon=True)
+        self.sender.start()
+        self.receiver.start()
+
+    def send(self) -> None:
+        due = time.monotonic()
+        while not self.stopping.wait(max(0.0, due - time.monotonic())):
+            due += 1 / self.rate
+            self.sent += 1
+            try:
+                self.socket.sendto(b"%d" % self.sent, self.target)
+            except OSError as error:
+                self.failures.append(f"{time.time():.3f} send {self.sent}: {error}")
+
+    def receive(self) -> None:
+        """Until all that was sent has come back, or for half a second nothing did."""
+        while not (self.stopping.is_set() and len(self.returned) == self.sent):
+            try:
+                number, peer = self.socket.recvfrom(64)
+            except TimeoutError:
+                if self.stopping.is_set():
+                    return
+                continue
+            except OSError as error:  # e.g. an ICMP error for an earlier datagram
+                self.failures.append(f"{time.time():.3f} receive: {error}")
+                continue
+            if peer[:2] == self.target:
+                self.returned.add(int(number))
+            else:
+                self.failures.append(f"{time.time():.3f} {number!r} came from {peer}")
+
+    def stop(self) -> dict[str, Any]:
+        self.stopping.set()
+        self.sender.join()
+        self.receiver.join()
+        self.socket.close()
+        lost = sorted(set(range(1, self.sent + 1)) - self.returned)
+        return {"sent": self.sent, "lost": lost, "failures": self.failures}
+
+
+class Streams:
+    """Many TCP connections held open; one thread sends numbers on all of them in turn."""
+
+    def __init__(self, ip: str, port: int, count: int) -> None:
+        self.clients = [socket.create_connection((ip, port), timeout=3) for _ in range(count)]
+        self.answered = 0
+        self.failures: list[str] = []
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        for number, client in itertools.cycle(enumerate(self.clients)):
+            if self.stopping.wait(0.002):
+                return
+            question = b"%d" % self.answered
+            try:
+                client.sendall(question)
+                found = client.recv(64)
+            except OSError as error:
+                found = str(error).encode()
+            if found == question:
+                self.answered += 1
+            else:
+                self.failures.append(f"{time.time():.3f} stream {number}: {found!r}")
+
+    def stop(self) -> dict[str, Any]:
+        self.stopping.set()
+        self.thread.join()
+        for client in self.clients:
+            client.close()
+        return {"answered": self.answered, "failures": self.failures}
+
+
 LOOPS: list[Loop] = []
+DATAGRAMS: list[Datagrams] = []
 STREAMS: list[Stream] = []
+MANY: list[Streams] = []
 
 
 def loop_start(ip: str, port: int, rate: float) -> int:
@@ -162,6 +259,28 @@ def stream_ask(number: int) -> str:
     return STREAMS[number].ask()
 
 
+def datagrams_start(ip: str, port: int, rate: float) -> int:
+    DATAGRAMS.append(Datagrams(ip, port, rate))
+    return len(DATAGRAMS) - 1
+
+
+def datagrams_stop(number: int) -> dict[str, Any]:
+    return DATAGRAMS[number].stop()
+
+
+def datagrams_sent(number: int) -> int:
+    return DATAGRAMS[number].sent
+
+
+def streams_open(ip: str, port: int, count: int) -> int:
+    MANY.append(Streams(ip, port, count))
+    return len(MANY) - 1
+
+
+def streams_stop(number: int) -> dict[str, Any]:
+    return MANY[number].stop()
+
+
 CALLS = {
     f.__name__: f
     for f in (
@@ -175,6 +294,11 @@ CALLS = {
         loop_count,
         stream_open,
         stream_ask,
+        datagrams_start,
+        datagrams_stop,
+        datagrams_sent,
+        streams_open,
+        streams_stop,
     )
 }
 
@@ -182,7 +306,7 @@ CALLS = {
 def main() -> None:
     namespace, cgroup = sys.argv[1], Path(sys.argv[2])
     (cgroup / "cgroup.procs").write_text("0")
-    netns.setns(namespace)
+    NetNS.named(namespace).enter()
     print('"ready"', flush=True)
     for line in sys.stdin:
         message = json.loads(line)
