@@ -15,7 +15,7 @@ from tables.frontends import Frontend
 from tables.health import Health, Level
 from tables.problems import Problem
 
-INPUT_TABLES = ("services", "frontends", "backends")
+INPUT_TABLES = ("services", "frontends", "backends", "problems")
 
 
 class Datapath(Protocol):

@@ -82,9 +82,9 @@ class Agent:
     jobs: dict[str, Job] = field(default_factory=dict)
 
     async def listed(self) -> None:
-        """Wait until every input of the load balancer has said all that exists."""
-        lb = self.tables.lb
-        await wait_initialized(self.tables.db, lb.services, lb.frontends, lb.backends)
+        """Wait until every input has said all that exists, and all that is wrong with it."""
+        lb, problems = self.tables.lb, self.tables.problems
+        await wait_initialized(self.tables.db, lb.services, lb.frontends, lb.backends, problems)
 
     async def reconcile_frontends(self) -> None:
         lb = self.tables.lb

@@ -22,6 +22,9 @@ __all__ = ["NetNS"]
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
+MS_BIND = 4096
+MNT_DETACH = 2
+RUN_DIR = Path("/run/netns")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,6 +90,56 @@ class NetNS:
             return cls.current()
 
         return _run_in_thread(unshare)
+
+    @classmethod
+    def create(cls, name: str) -> NetNS:
+        """A fresh namespace under a name, at /run/netns/NAME as iproute2 keeps them.
+
+        Raises:
+            FileExistsError: the name is taken.
+            OSError: EPERM without CAP_SYS_ADMIN.
+        """
+        RUN_DIR.mkdir(mode=0o755, exist_ok=True)
+        path = RUN_DIR / name
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0))
+        made = cls.new()
+        try:
+            _check(_libc.mount(made.path.encode(), os.fsencode(path), None, MS_BIND, None), "mount")
+        except OSError:
+            path.unlink()
+            made.close()
+            raise
+        return made
+
+    @staticmethod
+    def remove(name: str) -> None:
+        """Takes the name away; the namespace goes when nobody is in it. A free name is no error.
+
+        Raises:
+            OSError: EPERM without CAP_SYS_ADMIN.
+        """
+        path = RUN_DIR / name
+        if path.exists():
+            _libc.umount2(os.fsencode(path), MNT_DETACH)  # EINVAL: the name was never mounted
+            path.unlink()
+
+    @staticmethod
+    def names() -> list[str]:
+        """The names that are in use."""
+        return sorted(path.name for path in RUN_DIR.iterdir()) if RUN_DIR.is_dir() else []
+
+    @classmethod
+    def named(cls, name: str) -> NetNS:
+        """The namespace with this name. Raises: OSError if there is none."""
+        return cls.open(RUN_DIR / name)
+
+    def enter(self) -> None:
+        """Moves the calling thread, for programs that live inside: before they start others.
+
+        Raises:
+            OSError: EPERM without CAP_SYS_ADMIN.
+        """
+        _setns(self._fd)
 
     @property
     def fd(self) -> int:

@@ -203,7 +203,7 @@ def test_metrics_and_health_are_served_over_tcp_when_asked_for(w: World) -> None
     w.eventually(w.ready)
     text = http_get(metrics, "/metrics")
     assert 'cilia_frontends{status="done"} 2.0' in text
-    assert 'cilia_problems{file="bad.yaml",kind="Service"} 1.0' in text
+    assert 'cilia_problems{file="bad.yaml",kind="Service"} 2.0' in text, "both of its ports"
     assert "cilia_reconciler_round_seconds_count" in text
     assert '"status":"ok"' in http_get(health, "/healthz")
     for port, path in ((metrics, "/statedb/dump"), (health, "/metrics"), (metrics, "/healthz")):

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute
 
 from cilia.api.client import AgentUnreachable, request
 from cilia.linux.netns import NetNS
@@ -149,9 +149,9 @@ def world(directory: Path, name: str) -> Iterator[World]:
     namespace = f"cilia-test-{name}-{os.getpid()}"
     cgroup = CGROUP_ROOT / namespace
     with ExitStack() as stack:
-        netns.create(namespace)
-        stack.callback(netns.remove, namespace)
-        _network(namespace)
+        stack.callback(NetNS.remove, namespace)
+        with NetNS.create(namespace) as created:
+            created.run(_network_inside)
         cgroup.mkdir()
         stack.callback(cgroup.rmdir)
         inside = Inside(namespace, cgroup)
@@ -159,11 +159,6 @@ def world(directory: Path, name: str) -> Iterator[World]:
         made = World(directory, namespace, cgroup, inside)
         stack.callback(made.close)
         yield made
-
-
-def _network(namespace: str) -> None:
-    with NetNS.open(f"/run/netns/{namespace}") as ns:
-        ns.run(_network_inside)
 
 
 def _network_inside() -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from pyroute2 import netns
+from cilia.linux.netns import NetNS
 
 
 def handler_for(name: str) -> type[BaseHTTPRequestHandler]:
@@ -34,7 +34,7 @@ def handler_for(name: str) -> type[BaseHTTPRequestHandler]:
 
 
 def serve(namespace: str, address: str, port: int, name: str) -> None:
-    netns.setns(namespace)
+    NetNS.named(namespace).enter()
     server = ThreadingHTTPServer((address, port), handler_for(name))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from cilia.linux.netns import NetNS
@@ -98,7 +98,7 @@ def leftovers() -> list[str]:
     with IPRoute() as ipr:
         found = [f"route unreachable {guard}" for guard in GUARDS if _guard_routes(ipr, guard)]
         found += [f"link {p.link}" for p in PLACES if ipr.link_lookup(ifname=p.link)]
-    present = set(netns.listnetns())
+    present = set(NetNS.names())
     return found + [f"network namespace {p.namespace}" for p in PLACES if p.namespace in present]
 
 
@@ -114,18 +114,13 @@ def make() -> Iterator[str]:
 
 
 def _make_place(ipr: IPRoute, place: Place) -> None:
-    netns.create(place.namespace)
-    ipr.link(
-        "add",
-        ifname=place.link,
-        kind="veth",
-        peer={"ifname": "eth0", "net_ns_fd": place.namespace},
-    )
-    (index,) = ipr.link_lookup(ifname=place.link)
-    ipr.link("set", index=index, IFLA_IFALIAS=INSTANCE)
-    ipr.addr("add", index=index, address=str(place.host.ip), prefixlen=30)
-    ipr.link("set", index=index, state="up")
-    with NetNS.open(f"/run/netns/{place.namespace}") as namespace:
+    with NetNS.create(place.namespace) as namespace:
+        peer = {"ifname": "eth0", "net_ns_fd": namespace.fd}
+        ipr.link("add", ifname=place.link, kind="veth", peer=peer)
+        (index,) = ipr.link_lookup(ifname=place.link)
+        ipr.link("set", index=index, IFLA_IFALIAS=INSTANCE)
+        ipr.addr("add", index=index, address=str(place.host.ip), prefixlen=30)
+        ipr.link("set", index=index, state="up")
         namespace.run(lambda: _bring_up_inside(place))
 
 
@@ -145,8 +140,7 @@ def undo() -> None:
         for place in PLACES:
             for index in ipr.link_lookup(ifname=place.link):
                 ipr.link("del", index=index)
-            if place.namespace in netns.listnetns():
-                netns.remove(place.namespace)
+            NetNS.remove(place.namespace)
         for guard in GUARDS:
             for _ in range(_guard_routes(ipr, guard)):
                 _delete_guard(ipr, guard)
