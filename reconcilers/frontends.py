@@ -176,7 +176,7 @@ class FrontendOperations:
         if plan.error is not None:
             raise PruneError(f"foreign entries remain: {plan.error}") from plan.error
         if held:
-            raise PruneError(f"{held} entries are in use by frontends whose update failed")
+            raise PruneError(f"entries in use by frontends whose update failed: {held}")
         self._services.forget_restored()
         self._backends.forget_restored()
         self._restored.forget_all_but(self._programmed)

@@ -155,6 +155,10 @@ class LBWorld:
         revision = self.frontends.revision(self.db.read_txn())
         await self.reconciler.wait_until_reconciled(revision, settled=True)
 
+    async def attempted(self) -> None:
+        revision = self.frontends.revision(self.db.read_txn())
+        await self.reconciler.wait_until_reconciled(revision)
+
     def dump(self) -> str:
         return dump(self.kernel.maps)
 

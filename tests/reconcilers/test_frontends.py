@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reconcilers.frontend_entries import service_keys
-from reconcilers.frontends import FrontendConfig
+from reconcilers.frontends import FrontendConfig, PruneError
 from statedb import StatusKind
 from tables.addressing import L3n4Addr, ServiceName
 from tables.backends import BackendState
@@ -206,6 +206,28 @@ async def test_backend_stays_while_a_frontend_whose_update_failed_leads_to_it() 
         world.kernel.refused = lambda what, name, key: False
         await world.settled()
     assert "10.244.1.1" not in world.dump()
+
+
+async def test_prune_spares_what_a_failed_frontend_leads_to_under_its_former_id() -> None:
+    world = LBWorld()
+    world.kernel.after_write = lambda: check_reachable(world.kernel.maps)
+    master = service_keys(L3n4Addr.parse(VIP)).slot(0)
+    world.put(frontend(VIP, ["10.244.1.1:80/TCP"]))
+    async with running(world.reconciler):
+        await world.settled()
+        world.kernel.refused = lambda what, name, key: key == master
+        world.remove(VIP)
+        await world.attempted()
+        world.put(frontend(VIP, ["10.244.1.2:80/TCP"]))
+        await world.attempted()
+        with pytest.raises(PruneError, match="in use by frontends whose update failed: 1"):
+            world.ops.prune(world.db.read_txn(), ())
+        assert "REV: ID=1 ADDR=10.96.0.1:80" in world.dump()
+        world.kernel.refused = lambda what, name, key: False
+        await world.settled()
+        world.ops.prune(world.db.read_txn(), ())
+    assert "ID=1 " not in world.dump().replace("BE: ID=", "")
+    assert "REV: ID=2 ADDR=10.96.0.1:80" in world.dump()
 
 
 async def test_address_gets_a_new_id_when_it_returns() -> None:
