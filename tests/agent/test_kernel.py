@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from bpf import pins
+from bpf.link import all_links
 from bpf.object import Object
+from bpf.program import Program
 from cilia.agent.kernel import Job, KernelEdge, KernelOptions, build_kernel
 from cilia.linux.mounts import mount_bpffs
 from reconcilers.verify import new_drift_table
@@ -125,6 +130,61 @@ def all_done(edge: KernelEdge) -> bool:
     return all(str(row.status.kind) == "done" for t in edge.desired_tables() for row in t.all(txn))
 
 
+CHILD = """
+import sys, anyio
+from pathlib import Path
+from cilia.linux.netns import NetNS
+from tests.agent.test_kernel import running, write_all
+from tests.kernel import Kernel
+
+async def main():
+    kernel, bpffs = Kernel(NetNS.open(sys.argv[1])), Path(sys.argv[2])
+    print("ready", flush=True)
+    while True:
+        async with running(kernel, bpffs) as edge:
+            write_all(edge, bpffs)
+            edge.owners_known()
+            await anyio.sleep(0.15)
+            with edge.db.write_txn(*edge.desired_tables()) as wtxn:
+                for table in edge.desired_tables():
+                    table.delete_all(wtxn)
+            await anyio.sleep(0.1)
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.timeout(90)
+async def test_a_process_killed_anywhere_leaves_nothing_that_a_start_does_not_mend(
+    kernel: Kernel, bpffs: Path
+) -> None:
+    """A child sets everything up and takes it down again and again; it is killed in between."""
+    command = [sys.executable, "-c", CHILD, kernel.netns.path, str(bpffs)]
+    left = []
+    for delay_s in (0.03, 0.08, 0.15, 0.25, 0.4, 0.6):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert await anyio.to_thread.run_sync(child.stdout.readline) == b"ready\n"
+            await anyio.sleep(delay_s)
+            child.kill()
+        left.append(shown(kernel, bpffs))
+    assert any(state != NOTHING for state in left), "killed too early to show anything"
+    async with running(kernel, bpffs) as edge:
+        write_all(edge, bpffs)
+        edge.owners_known()
+        await until(lambda: all_done(edge) and shown(kernel, bpffs) == WHOLE)
+        assert kernel.ip("route show table all proto 196").count("10.8.0.0/16") == 1
+        assert kernel.ip("rule show").count("proto 196") == 1
+        assert kernel.ip("-br link show").count("cilia_") == 4  # a@b and b@a
+    async with running(kernel, bpffs) as edge:
+        edge.owners_known()
+        await until(lambda: shown(kernel, bpffs) == NOTHING)
+    with Program.open_pinned(bpffs / "main_a") as program:
+        number = program.info().id
+    await until(lambda: all(link.program_id != number for link in all_links()))
+
+
+@pytest.mark.timeout(60)
 async def test_a_node_is_set_up_repaired_and_restarted(kernel: Kernel, bpffs: Path) -> None:
     async with running(kernel, bpffs) as edge:
         write_all(edge, bpffs)
