@@ -195,6 +195,16 @@ def test_tables_are_dumped_as_json_and_metrics_are_served(echo: World) -> None:
     assert echo.get("/statedb/dump/frontends")["instance"] == dump["instance"]
 
 
+def test_the_shell_asks_the_running_agent_and_writes_nothing(echo: World) -> None:
+    shown = echo.cilia("shell", "lb/maps-dump")
+    assert shown.returncode == 0, shown.stderr
+    assert f"ADDR={V4}:80/TCP SLOT=1" in shown.stdout
+    columns = echo.cilia("shell", "db/get", "frontends", f"{V4}:80/TCP", "--columns=Status")
+    assert "Done" in columns.stdout, columns.stderr
+    for refused in (("db/delete", "frontends", "x"), ("lb/maps-restore",)):
+        assert echo.cilia("shell", *refused).returncode != 0
+
+
 def test_metrics_and_health_are_served_over_tcp_when_asked_for(w: World) -> None:
     w.write("echo.yaml", served("echo", V4, POD_V4[:1]))
     w.write("bad.yaml", served("bad", OTHER_V4, POD_V4[:1]).replace("port: 80,", "port: 0,"))
