@@ -77,11 +77,12 @@ async def follow_node_addresses(
         rows, changed = node_addresses.all_watch(db.read_txn())
         now = {(row.address, row.node_port) for row in rows}
         if now != known:
-            _refresh(db, frontends, {address for address, _ in now ^ known})
+            refresh_frontends(db, frontends, {address for address, _ in now ^ known})
             known = now
 
 
-def _refresh(db: DB, frontends: RWTable[Frontend], addresses: set[IP]) -> None:
+def refresh_frontends(db: DB, frontends: RWTable[Frontend], addresses: set[IP]) -> None:
+    """Have all node and host ports applied again, and the frontends on one of `addresses`."""
     status = refreshing()
     with db.write_txn(frontends) as wtxn:
         touched = [

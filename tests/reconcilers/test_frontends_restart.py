@@ -12,7 +12,7 @@ from bpf.maps.lb import BackendValue, RevNatValue, encode_backend, encode_id, en
 from reconcilers.frontends import FrontendConfig, run_frontends
 from tables.backends import BackendState
 from tables.frontends import Frontend, FrontendType
-from tests.reconcilers.lb_world import PLAIN, Kernel, LBWorld, backend, frontend
+from tests.reconcilers.lb_world import PLAIN, Kernel, Killed, LBWorld, backend, frontend
 from tests.reconcilers.targets import running
 
 VIP = "10.96.0.1:80/TCP"
@@ -228,3 +228,19 @@ async def pruned(world: LBWorld) -> None:
     """Until nothing restored is kept any more, which is the last act of a prune."""
     while world.ops.summary()["restoredServiceIDs"] or world.ops._restored.slots:
         await anyio.sleep(0.001)
+
+
+async def test_id_is_kept_when_the_agent_was_killed_before_the_master_entry() -> None:
+    first = LBWorld()
+    first.put(frontend(VIP, ["10.244.1.1:80/TCP"]))
+    first.kernel.writes_to_live = 3  # backend, reverse entry, slot
+    with pytest.raises(Killed):
+        first.reconciler._cycle()
+    first.kernel.writes_to_live = None
+    first.log.clear()
+    world = LBWorld(kernel=first.kernel)
+    world.put(frontend(VIP, ["10.244.1.1:80/TCP"]))
+    async with running(world.reconciler):
+        await world.settled()
+    assert [(what, name) for what, name, _ in world.log] == [("update", "cilia_lb4_svc")]
+    assert world.frontend(VIP).id == 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 
 from reconcilers.frontends import FrontendConfig
-from reconcilers.node_ports import follow_node_addresses
+from reconcilers.node_ports import follow_node_addresses, refresh_frontends
 from tables.addressing import IP
 from tables.frontends import FrontendType
 from tables.node_addresses import NodeAddress
@@ -161,3 +161,11 @@ async def test_node_port_wins_within_the_range_of_node_ports() -> None:
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         await anyio.sleep(0.001)
+
+
+def test_row_that_is_pending_anyway_stays_pending_when_addresses_change() -> None:
+    world = LBWorld()
+    world.put(frontend(SURROGATE, BACKENDS, NODE_PORT))
+    before = world.frontend(SURROGATE)
+    refresh_frontends(world.db, world.frontends, {IP.parse("192.0.2.1")})
+    assert world.frontend(SURROGATE) is before
