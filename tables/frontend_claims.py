@@ -53,7 +53,8 @@ def _name(claim: FrontendClaim) -> ServiceName:
 
 
 def _addresses(claim: FrontendClaim) -> list[L3n4Addr]:
-    return [conflict.address for conflict in claim.conflicts]
+    """All that is asked for: an address that was free may get an owner while the claim waits."""
+    return [params.address for params in claim.frontends]
 
 
 NAME: Final = Index("name", key=_name, parse=ServiceName.parse)

@@ -7,54 +7,51 @@ two services that exchange addresses wait for each other, and only together can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tables.addressing import L3n4Addr, ServiceName
 from tables.frontend_claims import FrontendClaim
 
-Claims = dict[ServiceName, FrontendClaim]
-
 
 def grantable(claims: Iterable[FrontendClaim]) -> list[FrontendClaim]:
-    """The claims that can be granted at once, who waited longest first.
+    """The claim that waits longest of those that can be met, with the claims that must be met
+    together with it; empty if none can.
 
-    Each conflict of a chosen claim is with a service that is chosen too and does not ask for the
-    address any more. Of two that ask for one address, the one that waits longer is chosen.
+    ``claims`` are as of now, and hold those of every owner in conflict that waits itself.
     """
-    chosen: Claims = {
-        claim.service.name: claim for claim in sorted(claims, key=lambda claim: claim.since)
-    }
-    _drop_blocked(chosen)
-    while (loser := _later_rival(chosen)) is not None:
-        del chosen[loser]
-        _drop_blocked(chosen)
-    return list(chosen.values())
+    waiting = {claim.service.name: claim for claim in claims}
+    for claim in sorted(waiting.values(), key=lambda claim: claim.since):
+        together = _together(claim, waiting)
+        if together:
+            return together
+    return []
 
 
 def asks_for(claim: FrontendClaim) -> set[L3n4Addr]:
     return {params.address for params in claim.frontends}
 
 
-def _drop_blocked(chosen: Claims) -> None:
-    """Takes out claims whose address stays with its owner, and those that then follow."""
-    while blocked := [name for name, claim in chosen.items() if _is_blocked(claim, chosen)]:
-        for name in blocked:
-            del chosen[name]
+def _together(
+    claim: FrontendClaim, waiting: Mapping[ServiceName, FrontendClaim]
+) -> list[FrontendClaim]:
+    """The claim and those whose grant frees its addresses, and theirs; empty if that cannot be.
 
-
-def _is_blocked(claim: FrontendClaim, chosen: Claims) -> bool:
-    for conflict in claim.conflicts:
-        owner = chosen.get(conflict.owner)
-        if owner is None or conflict.address in asks_for(owner):
-            return True
-    return False
-
-
-def _later_rival(chosen: Claims) -> ServiceName | None:
-    seen: set[L3n4Addr] = set()
-    for name, claim in chosen.items():
-        asked = asks_for(claim)
-        if not asked.isdisjoint(seen):
-            return name
-        seen |= asked
-    return None
+    An owner frees an address when it is granted a claim that does not ask for it any more.
+    """
+    together: dict[ServiceName, FrontendClaim] = {}
+    asked: set[L3n4Addr] = set()
+    needed = [claim]
+    while needed:
+        one = needed.pop()
+        if one.service.name in together:
+            continue
+        if not asked.isdisjoint(asks_for(one)):
+            return []
+        asked |= asks_for(one)
+        together[one.service.name] = one
+        for conflict in one.conflicts:
+            owner = waiting.get(conflict.owner)
+            if owner is None or conflict.address in asks_for(owner):
+                return []
+            needed.append(owner)
+    return list(together.values())

@@ -131,18 +131,20 @@ class Writer:
         moved = False
         if change.backends is not KEEP:
             rows, moved = self._set_backends(wtxn, list(rows), change, change.backends)
-        freed: list[L3n4Addr] = []
+        addresses: list[L3n4Addr] = []
         if change.service is KEEP:
             if moved:
                 self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.SERVICE), rows)
         elif change.service is None:
-            freed = self._delete_service(wtxn, name)
+            addresses = self._delete_service(wtxn, name)
         else:
-            freed = self._upsert_service(wtxn, change.service, change.frontends, rows, moved=moved)
+            addresses = self._upsert_service(
+                wtxn, change.service, change.frontends, rows, moved=moved
+            )
         if moved and self._redirects:
             self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.REDIRECT), rows)
-        if freed:
-            self._grant(wtxn, freed)
+        if addresses and t.claims.num_objects(wtxn):
+            self._settle(wtxn, addresses)
 
     # -- backends
 
@@ -205,7 +207,7 @@ class Writer:
         *,
         moved: bool,
     ) -> list[L3n4Addr]:
-        """Returns the addresses whose ownership may change now: given up, or newly waited for."""
+        """Returns the addresses that claims may be concerned with: taken, given up, waited for."""
         t, name = self.tables, svc.name
         before = t.services.get(wtxn, name)
         present: dict[L3n4Addr, Frontend] = {}
@@ -224,13 +226,17 @@ class Writer:
         else:
             t.services.insert(wtxn, svc)
         candidates = in_order(rows) if len(rows) > 1 else rows
+        moved_addresses: list[L3n4Addr] = []
         for params in wanted:
             fe = present.pop(params.address, None)
+            if fe is None:
+                moved_addresses.append(params.address)
             redirect = fe.redirect_to if fe is not None else None
             self._put(wtxn, params, svc, fe, candidates, redirect)
         for fe in present.values():
             t.frontends.delete(wtxn, fe)
-        return list(present)
+            moved_addresses.append(fe.address)
+        return moved_addresses
 
     def _put(
         self,
@@ -359,28 +365,29 @@ class Writer:
             t.claims.delete(wtxn, claim)
             replace_problems(t.problems, wtxn, _origin(name), (), self._now())
 
-    def _grant(self, wtxn: WriteTxn, free: Iterable[L3n4Addr]) -> None:
-        """Serves the claims that can be met now that these addresses may be had.
+    def _settle(self, wtxn: WriteTxn, moved: Iterable[L3n4Addr]) -> None:
+        """Serves the claims that can be met now that these addresses have other owners, or none.
 
-        A grant frees further addresses; claims that remain learn who owns what they wait for.
+        A grant moves further addresses; claims that remain learn who owns what they wait for.
         """
-        t = self.tables
-        if not t.claims.num_objects(wtxn):
-            return
-        while asking := self._concerned(wtxn, free):
-            ready = grantable(self._as_of_now(wtxn, claim) for claim in asking)
-            free = [address for claim in ready for address in self._release(wtxn, claim)]
+        t, moved = self.tables, list(moved)
+        while True:
+            asking = [self._as_of_now(wtxn, claim) for claim in self._concerned(wtxn, moved)]
+            ready = grantable(asking)
+            if not ready:
+                break
+            for claim in ready:
+                moved += self._release(wtxn, claim)
             for claim in ready:
                 rows = t.backends.list(wtxn, claim.service.name, be_table.SERVICE)
-                self._upsert_service(wtxn, claim.service, claim.frontends, rows, moved=False)
-            served = {claim.service.name for claim in ready}
-            for claim in asking:
-                if claim.service.name not in served:
-                    now = self._as_of_now(wtxn, claim)
-                    self._claim(wtxn, now.service, now.frontends, now.conflicts)
+                moved += self._upsert_service(
+                    wtxn, claim.service, claim.frontends, rows, moved=False
+                )
+        for claim in asking:
+            self._claim(wtxn, claim.service, claim.frontends, claim.conflicts)
 
     def _concerned(self, wtxn: WriteTxn, addresses: Iterable[L3n4Addr]) -> list[FrontendClaim]:
-        """Claims for these addresses, and those of the owners that they in turn wait for."""
+        """Claims that ask for these addresses, and those that they in turn wait for."""
         t = self.tables
         found: dict[ServiceName, FrontendClaim] = {}
         open_ = list(addresses)

@@ -74,25 +74,21 @@ class Model:
                 self.owned[name] = self.waiting.pop(name)
 
     def _grantable(self) -> list[str]:
-        chosen = list(self.waiting)
-        while True:
-            blocked = [name for name in chosen if self._is_blocked(name, chosen)]
-            if not blocked:
-                rivals = [n for i, n in enumerate(chosen) if self._has_rival(n, chosen[:i])]
-                blocked = rivals[:1]
-            if not blocked:
-                return chosen
-            chosen = [name for name in chosen if name not in blocked]
+        """The first of the queue, with all who must be served with it, where that is possible."""
+        for name in self.waiting:
+            chosen = self._needed(name, set())
+            if chosen <= self.waiting.keys():
+                asked = [p.address for n in chosen for p in self.waiting[n][1]]
+                if len(asked) == len(set(asked)):
+                    return sorted(chosen)
+        return []
 
-    def _is_blocked(self, name: str, chosen: list[str]) -> bool:
-        return any(
-            owner not in chosen or addr in {p.address for p in self.waiting[owner][1]}
-            for addr, owner in self._conflicts(name, self.waiting[name][1])
-        )
-
-    def _has_rival(self, name: str, older: list[str]) -> bool:
-        asked = {p.address for p in self.waiting[name][1]}
-        return any(asked & {p.address for p in self.waiting[n][1]} for n in older)
+    def _needed(self, name: str, seen: set[str]) -> set[str]:
+        if name not in seen:
+            seen.add(name)
+            for _, owner in self._conflicts(name, self.waiting.get(name, (None, []))[1]):
+                self._needed(owner, seen)
+        return seen
 
     # -- what follows
 

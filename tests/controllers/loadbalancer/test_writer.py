@@ -244,6 +244,27 @@ def test_an_address_deleted_and_claimed_in_one_batch_changes_hands(world: World)
     assert world.frontends == {A: "second"}
 
 
+def test_who_can_be_served_is_served_although_another_waits_longer(world: World) -> None:
+    world.upsert("b", B)
+    world.upsert("c", A)
+    world.upsert("a", A, B)
+    world.upsert("c", B)
+    world.upsert("b")
+    # First in the queue is "a", which would need both addresses.
+    assert world.frontends == {B: "c"}
+    assert world.waiting == {"a": [f"{B} c"]}
+
+
+def test_a_claim_learns_of_an_address_that_gets_an_owner_meanwhile(world: World) -> None:
+    world.upsert("first", A)
+    world.upsert("second", A, B)
+    world.upsert("first", A, B)
+    assert world.waiting == {"second": [f"{A} first", f"{B} first"]}
+    world.upsert("first", B)
+    assert world.waiting == {"second": [f"{B} first"]}
+    assert world.frontends == {B: "first"}
+
+
 def test_a_claim_goes_with_its_service(world: World) -> None:
     world.upsert("first", A)
     world.upsert("second", A)
