@@ -78,21 +78,24 @@ class Watchers:
         """
         with self._lock:
             taken: list[Channel] = []
-            changed = _changed(store, rows, before.rev, after.rev)
+            differing: list[Row] | None = None  # costs a look at every row, and few kinds need it
             for (kind, position), queries in self._queries.items():
                 if not queries:
                     continue
                 if kind == ROWS:
                     hits = list(queries) if rows else []
-                elif kind == REVISION:
-                    hits = _revision_hits(queries, changed)
                 elif kind == COUNT:
                     hits = list(queries) if before.count != after.count else []
                 elif kind == INIT:
                     flipped = bool(before.pending) != bool(after.pending)
                     hits = list(queries) if flipped else []
                 else:
-                    hits = _hits(kind, queries, _touched(store, changed, position))
+                    if differing is None:
+                        differing = _changed(store, rows, before.rev, after.rev)
+                    if kind == REVISION:
+                        hits = _revision_hits(queries, differing)
+                    else:
+                        hits = _hits(kind, queries, _touched(store, differing, position))
                 taken.extend([queries.pop(argument) for argument in hits])
             self.count -= len(taken)
             return taken
