@@ -44,6 +44,13 @@ class AgentConfig(BaseModel):
     node_name: Annotated[
         str, Field(min_length=1, description="Name of this node's Node object.")
     ] = Field(default_factory=socket.gethostname)
+    devices: Annotated[
+        str,
+        Field(
+            description="Comma list of device name patterns whose addresses serve node ports"
+            " (eth0, eth+, !eth9); default: found by their routes."
+        ),
+    ] = ""
     kube_proxy_replacement: Annotated[
         bool, Field(description="Serve NodePort, LoadBalancer and ExternalIPs too.")
     ] = True

@@ -42,7 +42,7 @@ def _click_type(annotation: Any) -> dict[str, Any]:
 
 
 def _default_text(field: FieldInfo) -> str:
-    if field.default_factory is not None or field.default is None:
+    if field.default_factory is not None or field.default in (None, ""):
         return ""
     shown = str(field.default)
     return f" [default: {shown.lower() if isinstance(field.default, bool) else shown}]"

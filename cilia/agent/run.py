@@ -26,10 +26,12 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
 from cilia.agent.errors import AgentError
 from cilia.agent.jobs import run_job
+from cilia.agent.kernel import KernelOptions
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.manifests import ManifestSource
 from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.reflectors.device_selection import DeviceFilter
 from statedb import http
 
 log = structlog.get_logger("agent")
@@ -107,7 +109,23 @@ def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
 
 
 async def _run(config: AgentConfig, source: ManifestSource, datapath: Datapath) -> None:
-    agent = build(config, source, str(source.directory), datapath)
+    agent = build(config, source, str(source.directory), datapath, _kernel_options(config))
+    try:
+        await _run_agent(config, agent, source, datapath)
+    finally:
+        agent.close()
+
+
+def _kernel_options(config: AgentConfig) -> KernelOptions:
+    patterns = tuple(name for name in config.devices.split(",") if name)
+    links_dir = config.pin_dir / "attachments"
+    links_dir.mkdir(mode=0o700, exist_ok=True)
+    return KernelOptions(devices=DeviceFilter(patterns), links_dir=links_dir)
+
+
+async def _run_agent(
+    config: AgentConfig, agent: Agent, source: ManifestSource, datapath: Datapath
+) -> None:
     async with anyio.create_task_group() as group:
         _start_servers(group, config, agent, datapath)
         _start_jobs(group, agent, source)

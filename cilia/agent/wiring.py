@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
 from cilia.agent.health import HealthReporter, ModuleHealth
+from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
 from cilia.agent.status import StatusView
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
@@ -80,6 +81,7 @@ class Agent:
     frontend_reconciler: Reconciler[Frontend]
     status: StatusView
     jobs: dict[str, Job] = field(default_factory=dict)
+    closing: list[Callable[[], None]] = field(default_factory=list)
 
     async def listed(self) -> None:
         """Wait until every input has said all that exists, and all that is wrong with it."""
@@ -96,6 +98,11 @@ class Agent:
             lb.backends,
         )
 
+    def close(self) -> None:
+        """Give back what the parts hold open; what is in force stays."""
+        for close in self.closing:
+            close()
+
     def reporter(self, name: str) -> HealthReporter:
         return HealthReporter(self.tables.db, self.tables.health, "agent", name)
 
@@ -104,12 +111,23 @@ def _log_problem(problem: Problem) -> None:
     log.warning("refused", problem=str(problem), origin=problem.origin)
 
 
-def build(config: AgentConfig, source: Source, source_name: str, datapath: Datapath) -> Agent:
-    """Everything but the edges, which the caller opens: the source of objects and the datapath."""
+def build(
+    config: AgentConfig,
+    source: Source,
+    source_name: str,
+    datapath: Datapath,
+    kernel: KernelOptions | None = None,
+) -> Agent:
+    """Everything but the edges, which the caller opens: the source of objects and the datapath.
+
+    Without `kernel` nothing is read from or written to the node's network: `node-addresses` is
+    what others put there.
+    """
     # Infrastructure.
     tables = Tables.new(config.instance)
     registry = CollectorRegistry()
     observe(tables.db, registry, "cilia_statedb")
+    metrics = PrometheusMetrics(registry)
     registry.register(TableMetrics(tables.db, tables.problems, tables.lb.frontends))
 
     # Control plane: objects -> services, frontends, backends.
@@ -140,9 +158,22 @@ def build(config: AgentConfig, source: Source, source_name: str, datapath: Datap
             retry_backoff_max_s=config.lb_retry_backoff_max_ms / 1000,
         ),
         health=ModuleHealth(tables.db, tables.health, "loadbalancer"),
-        metrics=PrometheusMetrics(registry),
+        metrics=metrics,
         drift=tables.drift,
     )
+
+    # Datapath: the node's devices, addresses and routes.
+    edge = None
+    if kernel is not None:
+        edge = build_kernel(
+            tables.db,
+            tables.drift,
+            tables.node_addresses,
+            kernel,
+            health=partial(ModuleHealth, tables.db, tables.health),
+            metrics=metrics,
+        )
+        edge.owners_known()  # no controller wants routes or devices yet
 
     status = StatusView(
         tables.db,
@@ -162,4 +193,7 @@ def build(config: AgentConfig, source: Source, source_name: str, datapath: Datap
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
         ),
     }
+    if edge is not None:
+        agent.jobs |= edge.jobs
+        agent.closing.append(edge.close)
     return agent
