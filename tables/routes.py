@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``routes``: all routing tables of the node, as the kernel has them; the reflector writes them.
 
-The kernel tells routes apart by table, destination, metric and TOS, and lets several of one kind
-stand side by side; the key therefore goes on to the gateway. A multipath route is one row, with
-link 0 and its ways in ``nexthops``.
+A row is keyed by table, link, destination and metric. The kernel also lets IPv4 routes stand side
+by side that differ in their gateway or TOS alone (``ip route append``): they share one row, which
+shows the one that the kernel lists first. A multipath route is one row, with link 0 and its ways in
+``nexthops``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from statedb import DB, Column, Index, ReadTxn, RWTable, Table, new_table
+from statedb import DB, Column, Index, RWTable, new_table
 from tables.addressing import IP, Prefix
 
 TABLE_NAME: Final = "routes"
@@ -66,6 +67,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     protocol: int = 0  # RTPROT_*: who made it
     mtu: int = 0
     nexthops: tuple[RouteHop, ...] = ()
+    shares_key: bool = False  # see above: the kernel has more than this one
 
 
 def scope_text(scope: int) -> str:
@@ -114,29 +116,27 @@ def to_json(route: Route) -> dict[str, Any]:
     }
 
 
-RouteKey = tuple[int, int, Prefix, int, int, bytes]
+RouteKey = tuple[int, int, Prefix, int]
 
 
 def route_key(route: Route) -> RouteKey:
-    """Table, link, destination, metric, TOS, gateway."""
-    return (
-        route.table,
-        route.link_index,
-        route.destination,
-        route.priority,
-        route.tos,
-        route.gateway or b"",
-    )
+    """Table, link, destination, metric."""
+    return (route.table, route.link_index, route.destination, route.priority)
 
 
 def _parse_key(text: str) -> tuple[Any, ...]:
-    """``TABLE[:LINK[:PREFIX]]``: the beginning of a key."""
+    """``TABLE:LINK:PREFIX[@METRIC]`` is a key; ``TABLE`` and ``TABLE:LINK`` are beginnings of one.
+
+    >>> _parse_key("main:2:10.0.0.0/8@7")
+    (254, 2, Prefix('10.0.0.0/8'), 7)
+    """
     parts = text.split(":", 2)
     key: tuple[Any, ...] = (parse_table(parts[0]),)
     if len(parts) > 1:
         key += (int(parts[1]),)
     if len(parts) > 2:
-        key += (Prefix.parse(parts[2]),)
+        prefix, _, metric = parts[2].partition("@")
+        key += (Prefix.parse(prefix), int(metric or 0))
     return key
 
 
@@ -174,15 +174,6 @@ COLUMNS: Final = (
     Column("Type", lambda route: type_text(route.type)),
     Column("MTU", lambda route: str(route.mtu or "")),
 )
-
-
-def has_default_route(routes: Table[Route], txn: ReadTxn, link_index: int) -> bool:
-    """Whether the main table has a default route of either family through this link."""
-    return any(
-        True
-        for prefix in (DEFAULT_V4, DEFAULT_V6)
-        for _ in routes.prefix(txn, (TABLE_MAIN, link_index, prefix))
-    )
 
 
 def new_routes_table(db: DB) -> RWTable[Route]:

@@ -137,14 +137,32 @@ class KernelBatch:
             self._rerouted.update(route_table.links_of(route))
         else:
             self._rerouted.update(filter(self._waits_for_route, route_table.links_of(route)))
-        if not message.deleted:
+        if message.deleted:
+            self._route_gone(route)
+        else:
             self._supersede(route, message)
-        if (
-            not self._put(self._tables.routes, route_key, route, message.deleted)
-            and message.deleted
-        ):
+            self._route_there(route, message.replaces)
+
+    def _route_there(self, route: Route, replaces: bool) -> None:
+        """A route beside one of the same key (`shares_key`) does not take the row from it."""
+        old = self._tables.routes.get(self._wtxn, route_key(route))
+        if old is not None and replaces:
+            self.routes_uncertain |= old.shares_key
+        elif old is not None and _is_other(old, route):
+            route = msgspec.structs.replace(old, shares_key=True)
+        elif old is not None:
+            route = msgspec.structs.replace(route, shares_key=old.shares_key)
+        self._put(self._tables.routes, route_key, route, False)
+
+    def _route_gone(self, route: Route) -> None:
+        old = self._tables.routes.get(self._wtxn, route_key(route))
+        if old is None:
             # One way of a multipath route went: which row that makes is the kernel's to say.
             self.routes_uncertain |= any(map(_has_ways, self._others(route)))
+        elif old.shares_key or _is_other(old, route):
+            self.routes_uncertain = True
+        else:
+            self._tables.routes.delete(self._wtxn, old)
 
     def _waits_for_route(self, index: int) -> bool:
         """Whether a route more can change the selection: it is not looked at for each of 10,000."""
@@ -207,14 +225,15 @@ class KernelBatch:
 
     def replace_routes(self, routes: Iterable[rtnl.RouteMessage]) -> None:
         """Makes the routes those of a dump."""
-        self._replace_rows(self._tables.routes, route_key, map(route_row, routes))
+        self._replace_rows(self._tables.routes, route_key, _merged(map(route_row, routes)))
         self._rerouted.update(dev.index for dev in self._tables.devices.all(self._wtxn))
         self.routes_uncertain = False
 
     def replace_routes_of(self, index: int, routes: Iterable[rtnl.RouteMessage]) -> None:
         """Makes the routes of one link those of a dump."""
         known = self._tables.routes.list(self._wtxn, index, route_table.LINK_INDEX)
-        self._replace_rows(self._tables.routes, route_key, map(route_row, routes), list(known))
+        rows = _merged(map(route_row, routes))
+        self._replace_rows(self._tables.routes, route_key, rows, list(known))
         self._rerouted.add(index)
 
     def replace_neighbors(self, neighbors: Iterable[rtnl.NeighborMessage]) -> None:
@@ -271,6 +290,21 @@ def _same_address(one: DeviceAddress, other: DeviceAddress) -> bool:
 
 def _address_order(row: DeviceAddress) -> tuple[bool, IP, int]:
     return (row.address.is_ipv6, row.address, row.prefix_len)
+
+
+def _is_other(one: Route, other: Route) -> bool:
+    """Whether two routes of one key are two for the kernel."""
+    return (one.gateway, one.tos) != (other.gateway, other.tos)
+
+
+def _merged(routes: Iterable[Route]) -> Iterator[Route]:
+    """One row a key: the first that the kernel lists, marked where there are more."""
+    rows: dict[Hashable, Route] = {}
+    for route in routes:
+        first = rows.setdefault(route_key(route), route)
+        if first is not route:
+            rows[route_key(route)] = msgspec.structs.replace(first, shares_key=True)
+    yield from rows.values()
 
 
 def _has_ways(route: Route) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from cilia.linux.netlink import Netlink
 from statedb.columns import table_text
+from statedb.queries import query
 from tables import devices, neighbors, routes, rules
 from tests.kernel import Kernel
 from tests.kernel_world import reflecting
@@ -141,6 +142,38 @@ async def test_a_replaced_route_is_not_left_behind(kernel: Kernel) -> None:
             10.9.0.0/16 gw 10.1.0.8 dev w0 table main metric 0
             """
         )
+
+
+async def test_appended_routes_are_followed_to_the_last(kernel: Kernel) -> None:
+    kernel.veth("v0", "v1", "10.0.0.1/24")
+    async with reflecting(kernel) as (world, _):
+        kernel.ip("route add 10.9.0.0/16 via 10.0.0.9")
+        kernel.ip("route append 10.9.0.0/16 via 10.0.0.8")
+        kernel.ip("route del 10.9.0.0/16 via 10.0.0.9")
+        await world.main_routes(
+            """
+            10.0.0.0/24 gw - dev v0 table main metric 0
+            10.9.0.0/16 gw 10.0.0.8 dev v0 table main metric 0
+            """
+        )
+        kernel.ip("route del 10.9.0.0/16")
+        await world.main_routes("10.0.0.0/24 gw - dev v0 table main metric 0")
+
+
+async def test_a_route_is_found_by_its_text_key(kernel: Kernel) -> None:
+    kernel.veth("v0", "v1", "10.0.0.1/24")
+    kernel.ip("route add default via 10.0.0.9")
+    kernel.ip("route add 10.9.0.0/16 via 10.0.0.9 metric 7")
+    async with reflecting(kernel) as (world, _):
+        v0, txn, table = world.index("v0"), world.db.read_txn(), world.tables.routes
+        (default,) = query(table, txn, "get", f"main:{v0}:0.0.0.0/0")
+        assert str(default.gateway) == "10.0.0.9"
+        assert list(query(table, txn, "get", f"main:{v0}:10.9.0.0/16")) == []
+        (metric,) = query(table, txn, "get", f"254:{v0}:10.9.0.0/16@7")
+        assert metric.priority == 7
+        assert len(list(query(table, txn, "prefix", f"main:{v0}"))) == 4
+        (device,) = query(world.tables.devices, txn, "list", "v0", "name")
+        assert device.index == v0
 
 
 async def test_routes_that_vanish_silently_with_a_link_going_down_are_gone(

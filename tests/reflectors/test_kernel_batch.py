@@ -140,6 +140,24 @@ def test_which_of_two_predecessors_was_replaced_is_in_doubt() -> None:
     assert rows.apply(route("10.9.0.0/16", index=4, replaces=True)).routes_uncertain
 
 
+def test_routes_that_share_a_key_are_one_row_and_a_delete_is_in_doubt() -> None:
+    rows = Rows()
+    one = IP.parse("10.0.0.1").packed
+    two = IP.parse("10.0.0.2").packed
+    first = route("10.9.0.0/16", index=2, gateway=one)
+    batch = rows.apply(first, route("10.9.0.0/16", index=2, gateway=two))
+    assert rows.routes() == ["10.9.0.0/16 10.0.0.1 2"]
+    assert not batch.routes_uncertain
+    assert rows.apply(route("10.9.0.0/16", index=2, gateway=two, deleted=True)).routes_uncertain
+    assert rows.apply(route("10.9.0.0/16", index=2, gateway=one, deleted=True)).routes_uncertain
+    with rows.db.write_txn(*rows.tables.all()) as wtxn:
+        last = KernelBatch(wtxn, rows.tables, DeviceFilter())
+        last.replace_routes([first])
+        last.finish()
+    assert not rows.apply(route("10.9.0.0/16", index=2, gateway=one, deleted=True)).routes_uncertain
+    assert rows.routes() == []
+
+
 def test_link_local_routes_of_many_devices_are_not_in_doubt() -> None:
     rows = Rows()
     batch = rows.apply(*(route("fe80::/64", index=i, priority=256) for i in range(2, 9)))
