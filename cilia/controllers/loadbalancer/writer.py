@@ -21,19 +21,19 @@ from typing import Final
 
 import msgspec
 
+from cilia.controllers.loadbalancer.claim_queue import ClaimQueue
 from cilia.controllers.loadbalancer.claims import asks_for, grantable
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.controllers.loadbalancer.selection import in_order, probed, select_backends
 from statedb import DB, RWTable, WriteTxn
 from statedb.status import pending
 from tables import backends as be_table
-from tables import frontend_claims as claim_table
 from tables import frontends as fe_table
 from tables.addressing import L3n4Addr, ServiceName
 from tables.backends import Backend, new_backends_table
-from tables.frontend_claims import Conflict, FrontendClaim, new_frontend_claims_table
+from tables.frontend_claims import FrontendClaim, new_frontend_claims_table
 from tables.frontends import Frontend, FrontendParams, new_frontends_table, set_status
-from tables.problems import Problem, replace_problems
+from tables.problems import Problem
 from tables.services import Service, new_services_table
 from tables.sources import Source
 
@@ -101,7 +101,7 @@ class Writer:
         self._now = now
         # Whether a frontend was ever redirected, which saves a look-up for each change until then.
         self._redirects = False
-        self._warn = warn
+        self._claims = ClaimQueue(tables.frontends, tables.claims, tables.problems, now, warn)
 
     def write_txn(self) -> WriteTxn:
         """A transaction over everything that ``apply`` may write."""
@@ -213,14 +213,14 @@ class Writer:
         present: dict[L3n4Addr, Frontend] = {}
         if before is not None:
             present = {fe.address: fe for fe in t.frontends.list(wtxn, name, fe_table.SERVICE)}
-        conflicts = self._conflicts(wtxn, name, wanted)
+        conflicts = self._claims.conflicts(wtxn, name, wanted)
         if conflicts:
-            self._claim(wtxn, svc, wanted, conflicts)
+            self._claims.put(wtxn, svc, wanted, conflicts)
             if moved:
                 self._refresh(wtxn, present.values(), rows)
             # An owner that waits too may wait for what this service has and asks for no more.
             return [c.address for c in conflicts if t.claims.get(wtxn, c.owner) is not None]
-        self._drop_claim(wtxn, name)
+        self._claims.drop(wtxn, name)
         if before is not None and before == svc:
             svc = before
         else:
@@ -314,7 +314,7 @@ class Writer:
     def _delete_service(self, wtxn: WriteTxn, name: ServiceName) -> list[L3n4Addr]:
         """Returns the addresses that became free."""
         t = self.tables
-        self._drop_claim(wtxn, name)
+        self._claims.drop(wtxn, name)
         svc = t.services.get(wtxn, name)
         if svc is None:
             return []
@@ -326,45 +326,6 @@ class Writer:
 
     # -- ownership
 
-    def _conflicts(
-        self, wtxn: WriteTxn, name: ServiceName, wanted: Iterable[FrontendParams]
-    ) -> list[Conflict]:
-        found = []
-        for params in wanted:
-            fe = self.tables.frontends.get(wtxn, params.address)
-            if fe is not None and fe.service_name != name:
-                found.append(Conflict(params.address, fe.service_name))
-        return found
-
-    def _claim(
-        self,
-        wtxn: WriteTxn,
-        svc: Service,
-        wanted: Iterable[FrontendParams],
-        conflicts: Sequence[Conflict],
-    ) -> None:
-        """Keeps what was asked for, with the place in the queue if it was asked before."""
-        t = self.tables
-        waiting = t.claims.get(wtxn, svc.name)
-        since = waiting.since if waiting is not None else self._now()
-        claim = FrontendClaim(svc, tuple(wanted), tuple(conflicts), since)
-        if claim == waiting:
-            return
-        t.claims.insert(wtxn, claim)
-        problems = [_problem(svc.name, conflict) for conflict in conflicts]
-        origin = _origin(svc.name)
-        for problem in replace_problems(t.problems, wtxn, origin, problems, self._now()):
-            self._warn(problem)
-
-    def _drop_claim(self, wtxn: WriteTxn, name: ServiceName) -> None:
-        t = self.tables
-        if not t.claims.num_objects(wtxn):
-            return
-        claim = t.claims.get(wtxn, name)
-        if claim is not None:
-            t.claims.delete(wtxn, claim)
-            replace_problems(t.problems, wtxn, _origin(name), (), self._now())
-
     def _settle(self, wtxn: WriteTxn, moved: Iterable[L3n4Addr]) -> None:
         """Serves the claims that can be met now that these addresses have other owners, or none.
 
@@ -372,7 +333,7 @@ class Writer:
         """
         t, moved = self.tables, list(moved)
         while True:
-            asking = [self._as_of_now(wtxn, claim) for claim in self._concerned(wtxn, moved)]
+            asking = self._claims.asking_for(wtxn, moved)
             ready = grantable(asking)
             if not ready:
                 break
@@ -384,22 +345,7 @@ class Writer:
                     wtxn, claim.service, claim.frontends, rows, moved=False
                 )
         for claim in asking:
-            self._claim(wtxn, claim.service, claim.frontends, claim.conflicts)
-
-    def _concerned(self, wtxn: WriteTxn, addresses: Iterable[L3n4Addr]) -> list[FrontendClaim]:
-        """Claims that ask for these addresses, and those that they in turn wait for."""
-        t = self.tables
-        found: dict[ServiceName, FrontendClaim] = {}
-        open_ = list(addresses)
-        while open_:
-            for claim in t.claims.list(wtxn, open_.pop(), claim_table.ADDRESS):
-                if claim.service.name in found:
-                    continue
-                found[claim.service.name] = claim
-                for conflict in claim.conflicts:
-                    owner = t.claims.get(wtxn, conflict.owner)
-                    open_ += [c.address for c in owner.conflicts] if owner is not None else []
-        return list(found.values())
+            self._claims.put(wtxn, claim.service, claim.frontends, claim.conflicts)
 
     def _release(self, wtxn: WriteTxn, claim: FrontendClaim) -> list[L3n4Addr]:
         """Takes away what a service that is about to be granted its claim asks for no more."""
@@ -413,10 +359,6 @@ class Writer:
             t.frontends.delete(wtxn, fe)
         return [fe.address for fe in gone]
 
-    def _as_of_now(self, wtxn: WriteTxn, claim: FrontendClaim) -> FrontendClaim:
-        conflicts = self._conflicts(wtxn, claim.service.name, claim.frontends)
-        return msgspec.structs.replace(claim, conflicts=tuple(conflicts))
-
 
 def _with_health_of(before: Backend, be: Backend) -> Backend:
     """Health belongs to the checker: a new reading of the object does not change it."""
@@ -424,18 +366,4 @@ def _with_health_of(before: Backend, be: Backend) -> Backend:
         return be
     return msgspec.structs.replace(
         be, unhealthy=before.unhealthy, unhealthy_updated_at=before.unhealthy_updated_at
-    )
-
-
-def _origin(name: ServiceName) -> str:
-    return f"loadbalancer:{name}"
-
-
-def _problem(name: ServiceName, conflict: Conflict) -> Problem:
-    return Problem(
-        _origin(name),
-        f"{conflict}, which keeps it",
-        kind="Service",
-        namespace=name.namespace,
-        name=name.name,
     )
