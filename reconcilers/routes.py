@@ -183,12 +183,26 @@ def concerns_routes(desired: Table[DesiredRoute]) -> Concerns[Route]:
         keys = [(route.table, route.destination, route.priority)]
         if route.destination.is_ipv6 and route.priority == IPV6_METRIC_DEFAULT:
             keys.append((route.table, route.destination, 0))
-        wanted = any(row.selected for key in keys for row in desired.list(txn, key, TABLE_PREFIX))
-        if wanted:
-            return change.deleted or route.protocol != PROTOCOL_CILIA
-        return not change.deleted and route.protocol == PROTOCOL_CILIA
+        rivals = [row for key in keys for row in desired.list(txn, key, TABLE_PREFIX)]
+        wanted = next((row for row in rivals if row.selected), None)
+        ours = route.protocol == PROTOCOL_CILIA
+        if wanted is None:
+            return ours and not change.deleted
+        return change.deleted or not ours or not _looks_like(route, wanted)
 
     return concerns
+
+
+def _looks_like(route: Route, wanted: DesiredRoute) -> bool:
+    """Whether an observed route may be the wanted one; an index that is not known yet fits any."""
+    if route.mtu != wanted.mtu or route.source != wanted.source:
+        return False
+    if wanted.multipath:
+        gateways = sorted(hop.nexthop or b"" for hop in wanted.multipath)
+        hops = [hop.gateway or b"" for hop in route.nexthops] or [route.gateway or b""]
+        return sorted(hops) == gateways
+    fits_device = wanted.device_index in (0, route.link_index) or not wanted.device
+    return fits_device and route.gateway == wanted.nexthop
 
 
 def _single(method: Any, txn: ReadTxn, revision: int, obj: DesiredRoute) -> Entry[DesiredRoute]:

@@ -158,6 +158,18 @@ def test_routes_that_share_a_key_are_one_row_and_a_delete_is_in_doubt() -> None:
     assert rows.routes() == []
 
 
+def test_a_dump_with_routes_that_share_a_key_shows_the_first() -> None:
+    rows = Rows()
+    gateways = [IP.parse(f"10.0.0.{i}").packed for i in (1, 2, 3)]
+    dump = [route("10.9.0.0/16", index=2, gateway=gateway) for gateway in gateways]
+    with rows.db.write_txn(*rows.tables.all()) as wtxn:
+        batch = KernelBatch(wtxn, rows.tables, DeviceFilter())
+        batch.replace_routes(dump)
+        batch.finish()
+    (row,) = rows.tables.routes.all(rows.db.read_txn())
+    assert (str(row.gateway), row.shares_key) == ("10.0.0.1", True)
+
+
 def test_link_local_routes_of_many_devices_are_not_in_doubt() -> None:
     rows = Rows()
     batch = rows.apply(*(route("fe80::/64", index=i, priority=256) for i in range(2, 9)))
