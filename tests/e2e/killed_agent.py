@@ -143,10 +143,12 @@ def _run_and_exit(order: Order) -> NoReturn:
 class Nursery:
     """The process above, as tests use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path = REPOSITORY) -> None:
+        """`root`: the checkout whose agent it is."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.killed_agent"],
-            cwd=REPOSITORY,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -120,12 +120,12 @@ class World:
         )
 
     def eventually(self, what: Callable[[], bool], timeout_s: float = 10.0) -> None:
-        """Wait until `what()` is true, looking often; fails with the agent's log."""
+        """Wait until `what()` is true, looking often; fails with the logs of the agents."""
         deadline = time.monotonic() + timeout_s
         while not what():
             if time.monotonic() > deadline:
-                log = (self.directory / "agent.log").read_text()
-                raise AssertionError(f"not within {timeout_s} s; the agent's log:\n{log[-4000:]}")
+                logs = [path.read_text()[-4000:] for path in sorted(self.directory.glob("*.log"))]
+                raise AssertionError("\n".join([f"not within {timeout_s} s; agents' logs:", *logs]))
             time.sleep(0.01)
 
     def ready(self) -> bool:

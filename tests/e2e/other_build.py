@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of the product as another release might be: other programs, another layout, other names.
+
+The copy is made by a few replacements in the sources, each of which must find its place, so that
+the copy never becomes the same build unnoticed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.e2e.world import REPOSITORY
+
+PARTS = ("statedb", "reconcilers", "tables", "bpf", "cilia", "tests/e2e")
+
+#: (file, what is there, what the other build has instead)
+CHANGES = (
+    # The values of both backend maps grow by a field in front: nothing in them is where it was.
+    *(
+        (
+            "bpf/lib/lb_types.h",
+            f"struct lb{version}_backend {{\n",
+            f"struct lb{version}_backend {{\n\t__u32 weight;\n",
+        )
+        for version in (4, 6)
+    ),
+    ("bpf/maps/lb.py", 'Struct("=4s2sBBIBBxx")', 'Struct("=4x4s2sBBIBBxx")'),
+    ("bpf/maps/lb.py", 'Struct("=16s2sBBIBBxx")', 'Struct("=4x16s2sBBIBBxx")'),
+    # The maps for the way back have another name.
+    *(
+        ("bpf/lib/lb.h", f"LB_HASH(cilia_lb{version}_rev,", f"LB_HASH(cilia_lb{version}_back,")
+        for version in (4, 6)
+    ),
+    ("bpf/maps/lb.py", 'f"{name}_rev"', 'f"{name}_back"'),
+)
+
+
+def make(target: Path) -> None:
+    """Copy the packages to `target` and change them."""
+    ignored = shutil.ignore_patterns("__pycache__", "objects")
+    for part in PARTS:
+        shutil.copytree(REPOSITORY / part, target / part, ignore=ignored)
+    shutil.copy(REPOSITORY / "tests/__init__.py", target / "tests")
+    for name, old, new in CHANGES:
+        path = target / name
+        source = path.read_text()
+        assert old in source, f"{name} has no «{old}» any more"
+        path.write_text(source.replace(old, new))
