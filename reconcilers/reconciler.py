@@ -15,6 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 import anyio
@@ -42,7 +43,8 @@ _ERRORS_SHOWN = 3
 
 class _Cycle(NamedTuple):
     more: bool  # changes are left: go on at once
-    watches: tuple[Channel, ...]  # closed when there may be something to do
+    watches: tuple[Channel, ...] = ()  # closed when there may be something to do
+    due: float = math.inf  # when there is something to do without that
 
 
 class _Request:
@@ -122,7 +124,7 @@ class Reconciler(Generic[T]):
         self._progress = Progress()
         self._prune = _Request(config.prune_interval_s)
         self._prune.wanted = True  # the first one, once the table is initialised
-        self._prune_error: Exception | None = None
+        self._failures: dict[str, str] = {}  # of prune and verify, until they succeed
         self._verify = _Request(config.verify_interval_s)
         self._verify.done(clock())
         self._iterator: ChangeIterator[T] | None = None
@@ -180,19 +182,13 @@ class Reconciler(Generic[T]):
             if cycle.more:
                 await anyio.lowlevel.checkpoint()
             else:
-                await self._sleep(cycle.watches)
+                await self._sleep(cycle)
                 pause_s = started + self.config.round_interval_s - self._clock()
                 await anyio.sleep(max(0.0, pause_s))
 
-    async def _sleep(self, watches: tuple[Channel, ...]) -> None:
-        due = min(self._prune.due, self._verify.due)
-        retry = self._retries.next_due()
-        if retry is not None:
-            due = min(due, retry)
-        watch_set = WatchSet()
-        watch_set.add(*watches)
-        with anyio.move_on_after(max(0.0, due - self._clock())):
-            await watch_set.wait()
+    async def _sleep(self, cycle: _Cycle) -> None:
+        with anyio.move_on_after(max(0.0, cycle.due - self._clock())):
+            await WatchSet(*cycle.watches).wait()
 
     def _wake(self) -> None:
         with self._asked_lock:
@@ -206,7 +202,7 @@ class Reconciler(Generic[T]):
         txn = self._db.read_txn()
         more = self._round(txn)
         if more:
-            return _Cycle(True, ())
+            return _Cycle(True)
         initialized, init_watch = self._table.initialized_watch(txn)
         now = self._clock()
         if initialized and self._prune.ready(now):
@@ -219,7 +215,12 @@ class Reconciler(Generic[T]):
             watches.append(self._watch)
         if not initialized:
             watches.append(init_watch)
-        return _Cycle(False, tuple(watches))
+        return _Cycle(False, tuple(watches), self._next_due(initialized))
+
+    def _next_due(self, initialized: bool) -> float:
+        retry = self._retries.next_due()
+        due = math.inf if retry is None else retry
+        return min(due, self._prune.due, self._verify.due) if initialized else due
 
     def _round(self, txn: ReadTxn) -> bool:
         started = time.perf_counter()
@@ -244,39 +245,48 @@ class Reconciler(Generic[T]):
         started = time.perf_counter()
         try:
             self._operations.prune(txn, self._table.all(txn))
-            self._prune_error = None
-            self._prune.done(self._clock())
         except Exception as exc:  # noqa: BLE001  reported by health, and tried again
-            self._prune_error = exc
-            self._prune.wanted = False
-            self._prune.due = self._clock() + self.config.retry_backoff_max_s
+            self._failed("prune", self._prune, exc)
+        else:
+            self._succeeded("prune", self._prune)
         elapsed_s = time.perf_counter() - started
-        self._metrics.prune_done(self.name, elapsed_s, self._prune_error is None)
+        self._metrics.prune_done(self.name, elapsed_s, "prune" not in self._failures)
 
     def _run_verify(self, txn: ReadTxn) -> None:
         if self._verifier is None:
             return
         started = time.perf_counter()
-        differences, foreign = self._verifier.run(txn)
+        try:
+            differences, foreign = self._verifier.run(txn)
+        except Exception as exc:  # noqa: BLE001  as in _run_prune
+            self._failed("verify", self._verify, exc)
+            return
+        self._succeeded("verify", self._verify)
+        self._metrics.verify_done(self.name, time.perf_counter() - started, differences)
         if foreign:
             self._run_prune(txn)
-        self._verify.done(self._clock())
-        self._metrics.verify_done(self.name, time.perf_counter() - started, differences)
+
+    def _failed(self, what: str, request: _Request, failure: Exception) -> None:
+        self._failures[what] = str(failure) or type(failure).__name__
+        request.wanted = False
+        request.due = self._clock() + self.config.retry_backoff_max_s
+
+    def _succeeded(self, what: str, request: _Request) -> None:
+        self._failures.pop(what, None)
+        request.done(self._clock())
 
     # -- reports --
 
     def _report(self, txn: ReadTxn) -> None:
         retries = len(self._retries)
         self._metrics.waiting(self.name, retries)
-        if not retries and self._prune_error is None:
+        if not retries and not self._failures:
             self._health("job-reconcile", True, f"OK, {self._table.num_objects(txn)} object(s)")
             return
-        errors = [f"{item.key}: {item.error}" for item in self._retries]
-        shown = errors[:_ERRORS_SHOWN]
-        if len(errors) > len(shown):
-            shown.append(f"and {len(errors) - len(shown)} more")
-        if self._prune_error is not None:
-            shown.append(f"prune: {self._prune_error}")
+        shown = [f"{item.key}: {item.error}" for item in islice(self._retries, _ERRORS_SHOWN)]
+        if retries > len(shown):
+            shown.append(f"and {retries - len(shown)} more")
+        shown.extend(f"{what}: {text}" for what, text in self._failures.items())
         self._health("job-reconcile", False, "; ".join(shown))
 
     def _report_refresh(self, wait_s: float) -> None:

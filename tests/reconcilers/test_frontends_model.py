@@ -117,7 +117,7 @@ class FrontendsModel(RuleBasedStateMachine):
         for _ in range(400):
             self.cycle()
             mark = self.world.reconciler.progress
-            if mark.settled(revision) and self.world.reconciler._prune_error is None:
+            if mark.settled(revision) and not self.world.reconciler._failures:
                 return
         raise AssertionError("the reconciler does not come to an end")
 

@@ -397,6 +397,22 @@ async def test_prune_comes_periodically() -> None:
         await _eventually(lambda: world.target.prunes >= 4)
 
 
+async def test_loop_sleeps_when_a_prune_is_due_and_the_table_is_not_initialised_any_more() -> None:
+    world = World(config=dataclasses.replace(FAST, prune_interval_s=0.005))
+    async with running(world.reconciler):
+        await _eventually(lambda: world.target.prunes >= 2)
+        with world.db.write_txn(world.table) as wtxn:
+            filled = world.table.register_initializer(wtxn, "late")
+        await asyncio.sleep(0.02)
+        prunes, reports = world.target.prunes, len(world.reports)
+        await asyncio.sleep(0.02)
+        assert world.target.prunes == prunes
+        assert len(world.reports) - reports <= 1
+        with world.db.write_txn(world.table) as wtxn:
+            filled(wtxn)
+        await _eventually(lambda: world.target.prunes > prunes)
+
+
 async def test_prune_is_tried_again_when_it_failed() -> None:
     world = World()
     world.target.fail_prunes = 2

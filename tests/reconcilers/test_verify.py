@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import pytest
@@ -116,6 +118,38 @@ async def test_verification_comes_periodically() -> None:
             while world.target.held.get(1) != "a":
                 await anyio.sleep(0.001)
         await world.until_drift(0)
+
+
+async def test_read_back_that_fails_is_reported_and_comes_again() -> None:
+    world = World()
+    reports: list[str] = []
+
+    class Unreadable(VerifiableTarget):
+        readable = False
+
+        def actual(self) -> Mapping[Any, Any]:
+            if not self.readable:
+                raise OSError("not readable")
+            return super().actual()
+
+    target = Unreadable()
+    reconciler = Reconciler(
+        world.db,
+        world.table,
+        target,
+        get_status=get_status,
+        set_status=set_status,
+        config=FAST,
+        drift=world.drift,
+        health=lambda part, ok, message: reports.append(message),
+    )
+    async with running(reconciler):
+        reconciler.verify_now()
+        while "verify: not readable" not in reports:
+            await anyio.sleep(0.001)
+        target.readable = True
+        while reports[-1] != "OK, 3 object(s)":
+            await anyio.sleep(0.001)
 
 
 def test_target_that_cannot_be_read_back_is_refused() -> None:
