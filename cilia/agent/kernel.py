@@ -130,16 +130,33 @@ def build_kernel(
     Raises:
         OSError: no netlink socket.
     """
-    observed = KernelTables(
-        devices.new_devices_table(db),
-        routes.new_routes_table(db),
-        neighbors.new_neighbors_table(db),
-        rules.new_rules_table(db),
+    edge = _new_edge(db, options.netns)
+    observed = edge.observed
+    reflector = DevicesReflector(db, observed, netns=options.netns, patterns=options.devices)
+    addresses = NodeAddressController(
+        db, observed.devices, observed.routes, node_addresses, options.node_addresses
     )
+    edge.jobs = {"reflect-devices": reflector.run, "node-addresses": addresses.run}
+    parts = _Parts(db, drift, edge, health, metrics)
+    for build in (_build_routes, _build_devices, _build_addresses, _build_rules):
+        build(parts)
+    _build_sysctl(parts, Sysctl(options.netns))
+    if options.links_dir is not None:
+        _build_attachments(parts, options.links_dir, options.netns)
+    return edge
+
+
+def _new_edge(db: DB, netns: NetNS | None) -> KernelEdge:
+    """The tables, each wanted one waiting for its owners; no jobs yet."""
     wanted_routes = desired_routes.new_desired_routes_table(db)
     edge = KernelEdge(
         db=db,
-        observed=observed,
+        observed=KernelTables(
+            devices.new_devices_table(db),
+            routes.new_routes_table(db),
+            neighbors.new_neighbors_table(db),
+            rules.new_rules_table(db),
+        ),
         desired_routes=wanted_routes,
         desired_devices=desired_devices.new_desired_devices_table(db),
         desired_addresses=desired_addresses.new_desired_addresses_table(db),
@@ -147,20 +164,11 @@ def build_kernel(
         sysctl=sysctl.new_sysctl_table(db),
         attachments=attachments.new_attachments_table(db),
         routes_writer=DesiredRoutes(wanted_routes),
-        netlink=Netlink(options.netns),
+        netlink=Netlink(netns),
     )
     for table in edge.desired_tables():
         with db.write_txn(table) as wtxn:
             edge._owners.append((table, table.register_initializer(wtxn, "owners")))
-    reflector = DevicesReflector(db, observed, netns=options.netns, patterns=options.devices)
-    addresses = NodeAddressController(
-        db, observed.devices, observed.routes, node_addresses, options.node_addresses
-    )
-    edge.jobs = {"reflect-devices": reflector.run, "node-addresses": addresses.run}
-    parts = _Parts(db, drift, edge, health, metrics)
-    _build_targets(parts, db, Sysctl(options.netns))
-    if options.links_dir is not None:
-        _build_attachments(parts, options.links_dir, options.netns)
     return edge
 
 
@@ -211,43 +219,38 @@ class _Parts:
         self.edge.jobs[f"retry-{table.name}"] = arrivals.run
 
 
-def _build_targets(parts: _Parts, db: DB, parameters: Sysctl) -> None:
-    edge, observed, netlink = parts.edge, parts.edge.observed, parts.edge.netlink
-
-    table = edge.desired_routes
-    route_operations = RouteOperations(netlink, observed.devices, table)
-    parts.watch(
-        parts.reconcile(table, route_operations, desired_routes),
-        observed.routes,
-        concerns_routes(table),
-    )
+def _build_routes(parts: _Parts) -> None:
+    edge, table = parts.edge, parts.edge.desired_routes
+    operations = RouteOperations(edge.netlink, edge.observed.devices, table)
+    reconciler = parts.reconcile(table, operations, desired_routes)
+    parts.watch(reconciler, edge.observed.routes, concerns_routes(table))
     parts.retry_with_devices(table, desired_routes.DEVICE, desired_routes)
 
-    links = edge.desired_devices
-    parts.watch(
-        parts.reconcile(links, DeviceOperations(netlink, links), desired_devices),
-        observed.devices,
-        concerns_devices(links),
-    )
 
-    addresses = edge.desired_addresses
-    address_operations = AddressOperations(netlink, observed.devices, addresses)
-    parts.watch(
-        parts.reconcile(addresses, address_operations, desired_addresses),
-        observed.devices,
-        concerns_addresses(addresses),
-    )
-    parts.retry_with_devices(addresses, desired_addresses.DEVICE, desired_addresses)
+def _build_devices(parts: _Parts) -> None:
+    edge, table = parts.edge, parts.edge.desired_devices
+    operations = DeviceOperations(edge.netlink, table)
+    reconciler = parts.reconcile(table, operations, desired_devices)
+    parts.watch(reconciler, edge.observed.devices, concerns_devices(table))
 
-    wanted_rules = edge.desired_rules
-    parts.watch(
-        parts.reconcile(wanted_rules, RuleOperations(netlink, wanted_rules), desired_rules),
-        observed.rules,
-        concerns_rules(wanted_rules),
-    )
 
-    sysctl_operations = SysctlOperations(db, parameters, edge.sysctl)
-    parts.reconcile(edge.sysctl, sysctl_operations, sysctl, SYSCTL_CONFIG)
+def _build_addresses(parts: _Parts) -> None:
+    edge, table = parts.edge, parts.edge.desired_addresses
+    operations = AddressOperations(edge.netlink, edge.observed.devices, table)
+    reconciler = parts.reconcile(table, operations, desired_addresses)
+    parts.watch(reconciler, edge.observed.devices, concerns_addresses(table))
+    parts.retry_with_devices(table, desired_addresses.DEVICE, desired_addresses)
+
+
+def _build_rules(parts: _Parts) -> None:
+    edge, table = parts.edge, parts.edge.desired_rules
+    reconciler = parts.reconcile(table, RuleOperations(edge.netlink, table), desired_rules)
+    parts.watch(reconciler, edge.observed.rules, concerns_rules(table))
+
+
+def _build_sysctl(parts: _Parts, parameters: Sysctl) -> None:
+    table = parts.edge.sysctl
+    parts.reconcile(table, SysctlOperations(parts.db, parameters, table), sysctl, SYSCTL_CONFIG)
 
 
 def _build_attachments(parts: _Parts, links_dir: Path, netns: NetNS | None) -> None:

@@ -123,7 +123,10 @@ class DevicesReflector:
         await anyio.lowlevel.checkpoint()
 
     async def _read_routes(self, netlink: Netlink) -> None:
-        routes = await anyio.to_thread.run_sync(netlink.routes)
+        await anyio.to_thread.run_sync(self._replace_routes, netlink)
+
+    def _replace_routes(self, netlink: Netlink) -> None:
+        routes = netlink.routes()
         with self._db.write_txn(*self._tables.all()) as wtxn:
             batch = KernelBatch(wtxn, self._tables, self._patterns)
             batch.replace_routes(routes)
@@ -141,10 +144,14 @@ class DevicesReflector:
 
     async def _resync(self, netlink: Netlink) -> None:
         """Reads everything and makes the tables equal to it; from then on they are initialised."""
-        run = anyio.to_thread.run_sync
-        links, addresses = await run(netlink.links), await run(netlink.addresses)
-        routes, neighbors = await run(netlink.routes), await run(netlink.neighbors)
-        rules = await run(netlink.rules)
+        await anyio.to_thread.run_sync(self._replace_all, netlink)
+        self._synced.clear()
+        self.resyncs += 1
+
+    def _replace_all(self, netlink: Netlink) -> None:
+        """In a thread, for 10,000 routes take longer than the event loop may wait."""
+        links, addresses = netlink.links(), netlink.addresses()
+        routes, neighbors, rules = netlink.routes(), netlink.neighbors(), netlink.rules()
         with self._db.write_txn(*self._tables.all()) as wtxn:
             batch = KernelBatch(wtxn, self._tables, self._patterns)
             batch.replace_devices(links, addresses)
@@ -155,5 +162,3 @@ class DevicesReflector:
             batch.finish()
             for mark_done in self._synced:
                 mark_done(wtxn)
-        self._synced.clear()
-        self.resyncs += 1

@@ -353,7 +353,8 @@ async def test_an_overrun_is_made_good(kernel: Kernel) -> None:
         wanted = {f"10.7.{i}.0/24" for i in range(250)}
         await world.until(table, lambda: {d for d in added() if d[:3] == "10."} == wanted)
         assert reflector.overruns > 0
-        assert reflector.resyncs == reflector.overruns + 1
+        # The first one, and one for each overrun but perhaps the last, which may still be counted.
+        assert reflector.resyncs >= reflector.overruns
 
 
 async def test_reading_everything_again_writes_nothing_new(kernel: Kernel) -> None:

@@ -46,25 +46,34 @@ async def test_a_change_is_in_the_table_within_50_ms(kernel: Kernel) -> None:
     assert statistics.median(times) < LATENCY_S, times
 
 
+async def heartbeat(turns: list[float]) -> None:
+    """Records how long the event loop takes for a turn, in seconds."""
+    while True:
+        started = time.perf_counter()
+        await anyio.sleep(0.001)
+        turns.append(time.perf_counter() - started)
+
+
+def slow(turns: list[float]) -> float:
+    """The 90th percentile."""
+    return sorted(turns)[len(turns) * 9 // 10]
+
+
 async def burst(kernel: Kernel, world: World) -> float:
-    """Adds the routes, waits until all are there; the 90th percentile of the loop's turns, in s."""
+    """Adds the routes, waits until all are there; by how much the loop's slow turns got slower."""
     table = world.tables.routes
     before = table.num_objects(world.db.read_txn())
     lines = [f"route add 10.{1 + (i >> 8)}.{i & 255}.0/24 dev v0" for i in range(ROUTES)]
+    quiet: list[float] = []
     turns: list[float] = []
-
-    async def heartbeat() -> None:
-        while True:
-            started = time.perf_counter()
-            await anyio.sleep(0.001)
-            turns.append(time.perf_counter() - started)
-
+    with anyio.move_on_after(0.3):
+        await heartbeat(quiet)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(heartbeat)
+        tasks.start_soon(heartbeat, turns)
         await anyio.to_thread.run_sync(kernel.ip_batch, lines)
         await world.until(table, lambda: table.num_objects(world.db.read_txn()) == before + ROUTES)
         tasks.cancel_scope.cancel()
-    return sorted(turns)[len(turns) * 9 // 10]
+    return slow(turns) - slow(quiet)
 
 
 async def routes_gone(world: World) -> None:
@@ -73,9 +82,9 @@ async def routes_gone(world: World) -> None:
 
 
 async def test_ten_thousand_routes_of_someone_else_arrive_whole(kernel: Kernel) -> None:
-    """The event loop stays usable meanwhile; the best of three runs counts on a noisy machine."""
+    """The event loop stays usable meanwhile; the best of five runs counts on a noisy machine."""
     turns: list[float] = []
-    for _ in range(3):
+    for _ in range(5):
         kernel.veth("v0", "v1", "10.0.0.1/24")
         async with reflecting(kernel) as (world, reflector):
             turns.append(await burst(kernel, world))
