@@ -16,6 +16,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from setuptools import build_meta
 from setuptools.build_meta import (  # the hooks that need no step of ours
     get_requires_for_build_editable,
     get_requires_for_build_sdist,
-    get_requires_for_build_wheel,
     prepare_metadata_for_build_editable,
     prepare_metadata_for_build_wheel,
 )
@@ -55,8 +56,8 @@ typedef uint64_t __u64;  typedef int64_t __s64;
 typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
 """
 
-#: Modules that mypyc compiles, as paths from the root; each also runs interpreted.
-COMPILED_MODULES: tuple[str, ...] = ()
+#: What a wheel's build needs besides pyproject.toml's list: the compiler of statedb.
+COMPILER = "mypy[mypyc]"
 
 
 def shared_headers() -> list[Path]:
@@ -90,24 +91,36 @@ def emit_binding() -> None:
     binding().emit_c_code(str(BINDING_SOURCE))
 
 
-def compiled_extensions() -> list[Any]:
-    """The mypyc extensions; none when they are switched off."""
-    if not COMPILED_MODULES or os.environ.get("CILIA_BUILD_COMPILED") == "0":
-        return []
-    from mypyc.build import mypycify
+def wanted(switch: str) -> bool:
+    """Whether an optional part of the wheel was not switched off."""
+    return os.environ.get(switch) != "0"
 
-    return list(mypycify([str(ROOT / module) for module in COMPILED_MODULES]))
+
+def compiled_extensions() -> list[Any]:
+    """The Python modules that are compiled into a wheel; each also runs interpreted."""
+    if not wanted("CILIA_BUILD_COMPILED"):
+        return []
+    with importable_root():
+        from statedb.compiled import ext_modules
+    return ext_modules()
+
+
+@contextmanager
+def importable_root() -> Iterator[None]:
+    """The project's own packages can be imported in the block; a backend is run from elsewhere."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(ROOT))
 
 
 def build_objects() -> None:
     """Compile every BPF object into ``bpf/objects``, so that a node needs no clang."""
-    if os.environ.get("CILIA_BUILD_OBJECTS") == "0":
+    if not wanted("CILIA_BUILD_OBJECTS"):
         return
-    sys.path.insert(0, str(ROOT))
-    try:
+    with importable_root():
         from bpf.compile import build_prebuilt
-    finally:
-        sys.path.remove(str(ROOT))
     build_prebuilt()
 
 
@@ -115,11 +128,13 @@ class BuildExtensions(build_ext):
     """``build_ext`` that knows the extensions of this module next to those of pyproject.toml."""
 
     def finalize_options(self) -> None:
-        declared = self.distribution.ext_modules or []
+        declared = list(self.distribution.ext_modules or [])
         for extension in declared:
             if extension.name == "bpf._libbpf":
                 extension.depends = [str(path) for path in (*shared_headers(), BPF / "binding.c")]
-        self.distribution.ext_modules = [*declared, *compiled_extensions()]
+        # In the checkout Python stays interpreted, so that an edited file is what runs.
+        in_place = self.inplace or "editable_wheel" in self.distribution.commands
+        self.distribution.ext_modules = declared + ([] if in_place else compiled_extensions())
         super().finalize_options()
 
     def copy_extensions_to_source(self) -> None:
@@ -128,6 +143,12 @@ class BuildExtensions(build_ext):
             for built in ROOT.glob(extension.name.replace(".", "/") + ".*.so"):
                 built.unlink()
         super().copy_extensions_to_source()
+
+
+def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
+    """PEP 517: what an isolated build installs first."""
+    requires = list(build_meta.get_requires_for_build_wheel(config_settings))
+    return [*requires, COMPILER] if wanted("CILIA_BUILD_COMPILED") else requires
 
 
 def build_wheel(
