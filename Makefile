@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup run test lint format bench bench-peers clean wheel
+.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart wheel
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
@@ -11,6 +11,9 @@ help:
 	@echo "make test             all tests (as root: also those with real BPF programs and packets)"
 	@echo "make lint             ruff, mypy --strict, import contracts"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
+	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
+	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
+	@echo "make soak-restart     as root: KILLS=1000 kills at random moments under traffic"
 
 setup:
 	@install/setup.sh
@@ -43,6 +46,15 @@ bench: setup
 
 bench-peers: setup
 	@$(PYTHON) -m tests.benchmarks --peers
+
+soak: setup
+	@$(PYTHON) -m tests.soak.churn
+
+soak-kills: setup
+	@$(PYTHON) -m tests.soak.kills
+
+soak-restart: setup
+	@$(PYTHON) -m tests.soak.restart
 
 wheel: setup
 	@$(PYTHON) -m build --wheel --no-isolation

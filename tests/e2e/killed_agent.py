@@ -181,6 +181,8 @@ class Nursery:
         return int(self._call({"wait": pid}))
 
     def kill(self, pid: int) -> int:
+        """kill -9, and wait."""
+        assert pid in self._alive, "0 would be everyone"
         os.kill(pid, signal.SIGKILL)
         return self.wait(pid)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.killing import CHANGING, Killing, Start, killing, kind
+from tests.e2e.killing import CHANGING, Killing, Start, kind
+from tests.e2e.restarting import restarting
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -16,8 +17,8 @@ KILLS = 4
 
 @pytest.fixture(scope="module")
 def k(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killing]:
-    with killing(tmp_path_factory.mktemp("kills"), "kills") as made:
-        yield made
+    with restarting(tmp_path_factory.mktemp("kills"), "kills") as r:
+        yield Killing(r)
 
 
 def chosen(steps: list[str]) -> list[int]:

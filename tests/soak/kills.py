@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.benchmarks.report import machine
-from tests.e2e.killing import CHANGING, NOTHING_LEFT, Killing, Outcome, Start, killing, kind
+from tests.e2e.killing import CHANGING, Killing, Outcome, Start, kind
+from tests.e2e.restarting import NOTHING_LEFT, restarting
 
 HEADER = (
     "| start | killed after | kills | connections | failed | datagrams | lost "
@@ -31,7 +32,8 @@ def main() -> int:
     outcomes: dict[tuple[Start, str], list[Outcome]] = defaultdict(list)
     missed = 0
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as directory, killing(Path(directory), "soak-kills") as k:
+    with tempfile.TemporaryDirectory() as directory, restarting(Path(directory), "kills") as r:
+        k = Killing(r)
         for start in Start:
             missed += _all_points(k, start, every, outcomes)
     print(f"{machine()}\n\n{HEADER}")
