@@ -69,8 +69,8 @@ class Event(msgspec.Struct, frozen=True):
     """One record. Enumerations stay numbers here: a newer datapath may send one without a name."""
 
     kind: int
-    time_ns: int
     cpu: int
+    time_ns: int
     socket_cookie: int
     netns_cookie: int
     pid: int
@@ -111,52 +111,16 @@ class Decoder:
         if len(record) < HEADER.size:
             self.malformed += 1
             return None
-        (
-            version,
-            kind,
-            header_size,
-            cpu,
-            time_ns,
-            socket_cookie,
-            netns_cookie,
-            pid,
-            ifindex,
-            source_identity,
-            destination_identity,
-            rule_cookie,
-            reason,
-            line,
-            file,
-            direction,
-            layer,
-            captured,
-            original_length,
-        ) = HEADER.unpack_from(record)
+        version, kind, header_size, *fields, captured, original = HEADER.unpack_from(record)
         if version != VERSION:
             self.other_version += 1
             return None
         if header_size < HEADER.size or header_size + captured > len(record):
             self.malformed += 1
             return None
-        return Event(
-            kind,
-            time_ns,
-            cpu,
-            socket_cookie,
-            netns_cookie,
-            pid,
-            ifindex,
-            source_identity,
-            destination_identity,
-            rule_cookie,
-            reason,
-            line,
-            file,
-            direction,
-            layer,
-            original_length,
-            bytes(record[header_size : header_size + captured]),
-        )
+        # The fields of Event are in the order of the header.
+        data = bytes(record[header_size : header_size + captured])
+        return Event(kind, *fields, original, data)
 
 
 def lost_events(lost: PerCpuMap) -> dict[int, int]:

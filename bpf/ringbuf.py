@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records that programs send: ring buffers, and perf buffers for kernels and programs that need
-them.
+"""Records that programs send, by ring buffer, or by perf buffer where a program needs one.
 
 Records are gathered in C and come as one ``bytes`` a batch, so the cost of a record is that of its
 decoding. ``batches`` waits on the buffer's descriptor with anyio; no thread is involved.
@@ -18,8 +17,7 @@ import anyio
 from bpf.libbpf import check, ffi, lib
 from bpf.maps.map import Map
 
-#: A batch ends after about this much, so that one burst cannot hold the event loop: 1-2 thousand
-#: events.
+#: A batch ends after about this much, 1-2 thousand events: one burst cannot hold the event loop.
 BATCH_BYTES = 256 * 1024
 
 _HEAD = Struct("=II")
@@ -86,8 +84,7 @@ class Reader:
 
     @property
     def lost(self) -> int:
-        """Records that the kernel (perf buffers) or this reader had no room for, since it was
-        opened.
+        """Records that the kernel (perf buffers) or this reader had no room for, since the start.
 
         A program that finds a ring buffer full counts for itself: see ``bpf/lib/event.h``.
         """
@@ -101,11 +98,8 @@ class Reader:
         """What is there now, at most about ``BATCH_BYTES``; empty if nothing is."""
         rc = lib.cilia_reader_consume(self._pointer, BATCH_BYTES)
         check(rc, f"read {self.name}")
-        raw = (
-            bytes(ffi.buffer(self._pointer.data, self._pointer.length))
-            if self._pointer.length
-            else b""
-        )
+        size = int(self._pointer.length)
+        raw = bytes(ffi.buffer(self._pointer.data, size)) if size else b""
         return Batch(raw, int(self._pointer.records))
 
     async def batches(self) -> AsyncIterator[Batch]:
