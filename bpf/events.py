@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the datapath reports, as Python: ``bpf/lib/event_types.h``, ``drop_types.h``,
-``metrics_types.h``.
+"""What the datapath reports, as Python: the headers of events, drops and metrics in ``bpf/lib``.
 
 ``Decoder`` turns records into ``Event`` objects; what it does not understand (another version, cut
 short) it counts instead of guessing. ``lost_events`` and ``read_metrics`` add up the counters of
@@ -120,7 +119,7 @@ class Decoder:
             return None
         # The fields of Event are in the order of the header.
         data = bytes(record[header_size : header_size + captured])
-        return Event(kind, *fields, original, data)
+        return Event(*[kind, *fields, original, data])
 
 
 def lost_events(lost: PerCpuMap) -> dict[int, int]:

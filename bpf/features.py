@@ -66,9 +66,7 @@ def has_tcx() -> bool:
 
 
 def netns_cookie() -> int:
-    """The kernel's number of this thread's network namespace, 0 where it does not tell (before
-    5.14).
-    """
+    """The kernel's number of this thread's network namespace, 0 before Linux 5.14."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             raw = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)

@@ -47,9 +47,11 @@ class Loader:
         carried: frozenset[str] = frozenset(),
         cache_dir: Path | None = None,
     ) -> None:
-        """``entries``: size of a map, None for that of the source. ``carried``: maps that programs
-        write, whose entries move to a successor of the same layout; all others are filled by the
-        caller.
+        """Nothing is opened yet.
+
+        ``entries``: size of a map by name, None for that of the source. ``carried``: maps that
+        programs write, whose entries move to a successor of the same layout; all others are filled
+        by the caller.
         """
         self.name = name
         self.maps_dir = maps_dir

@@ -115,9 +115,7 @@ class Object:
         check(rc, f"set inner map of {name}")
 
     def reuse(self, name: str, existing: Map) -> None:
-        """Let the programs use a map that exists instead of a new one. Its layout is the caller's
-        duty.
-        """
+        """Let the programs use a map that exists; that its layout fits is the caller's duty."""
         check(lib.bpf_map__reuse_fd(self._map(name), existing.number), f"reuse map {name}")
 
     def keep_programs(self, wanted: Callable[[str], bool]) -> None:
