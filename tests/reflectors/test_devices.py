@@ -10,7 +10,7 @@ from cilia.linux.netlink import Netlink
 from statedb.columns import table_text
 from statedb.queries import query
 from tables import devices, neighbors, routes, rules
-from tests.kernel import Kernel
+from tests.kernel import Kernel, new_kernel
 from tests.kernel_world import reflecting
 
 pytestmark = pytest.mark.root
@@ -96,6 +96,42 @@ async def test_the_way_out_selects_a_veth_and_patterns_select_others(kernel: Ker
         await world.devices_show(
             "Name Selected", "Name Selected\nlo false\nv1 false\nv0 false\nw1 false\nw0 true"
         )
+
+
+async def test_a_port_that_leaves_its_bridge_stays_a_device(kernel: Kernel) -> None:
+    """The kernel announces it as the deletion of a link of the bridge family."""
+    kernel.veth("v0", "v1", "10.0.0.1/24")
+    async with reflecting(kernel) as (world, _):
+        kernel.ip_batch(["link add br0 type bridge", "link set v0 master br0"])
+        table = world.tables.devices
+
+        def master() -> int | None:
+            dev = world.device("v0")
+            return dev.master_index if dev else None
+
+        await world.until(table, lambda: bool(master()))
+        assert master() == world.index("br0")
+        kernel.ip("link set v0 nomaster")
+        await world.until(table, lambda: master() == 0)
+        assert world.addresses("v0")[:1] == ["10.0.0.1"]
+
+
+async def test_a_device_that_moves_to_another_namespace_is_gone_and_comes_back(
+    kernel: Kernel,
+) -> None:
+    kernel.veth("v0", "v1", "10.0.0.1/24")
+    with new_kernel() as pod:
+        async with reflecting(kernel) as (world, _):
+            table = world.tables.devices
+            kernel.ip(f"link set v0 netns {pod.netns.path}")
+            await world.until(table, lambda: world.device("v0") is None)
+            assert world.device("v1") is not None
+            async with reflecting(pod) as (inside, _):
+                await inside.until(inside.tables.devices, lambda: bool(inside.device("v0")))
+                assert inside.addresses("v0") == []
+                pod.ip(f"link set v0 netns {kernel.netns.path}")
+                await inside.until(inside.tables.devices, lambda: inside.device("v0") is None)
+            await world.until(table, lambda: world.device("v0") is not None)
 
 
 async def test_routes_come_change_and_go(kernel: Kernel) -> None:
