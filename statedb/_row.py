@@ -25,7 +25,7 @@ NEWEST: Final = 1 << 60
 
 @mypyc_attr(acyclic=True)
 class Row:
-    """One version of the object with this primary key."""
+    """One version of the object with this primary key; being acyclic needs `_notrash.h`."""
 
     def __init__(self, key: Any, obj: Any, rev: int, prev: Row | None, dead: bool) -> None:
         self.key = key
@@ -48,3 +48,13 @@ def visible(row: Row | None, rev: int) -> Row | None:
     while row is not None and row.rev > rev:
         row = row.prev
     return row
+
+
+def unlink(row: Row) -> None:
+    """Drop all older versions one by one: freeing a long chain by its head would nest as deep."""
+    older = row.prev
+    row.prev = None
+    while older is not None:
+        next_older = older.prev
+        older.prev = None
+        older = next_older

@@ -28,7 +28,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from statedb._opened import Opened
-from statedb._row import NEVER, NEWEST, Row, visible
+from statedb._row import NEVER, NEWEST, Row, unlink, visible
 from statedb._tree import ABSENT, View, build, patch
 from statedb._watchers import Watchers, changed_between
 from statedb.errors import DuplicateKey, UnknownIndex
@@ -282,7 +282,7 @@ class Store:
         """
         tail = self.tail
         for at in range(self.start, len(tail)):
-            tail[at].prev = None
+            unlink(tail[at])
 
     def roll(self) -> None:
         """Close the tail of the log and start a new one."""

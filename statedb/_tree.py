@@ -21,8 +21,6 @@ from itertools import chain, islice, pairwise
 from operator import attrgetter
 from typing import Any, Final
 
-from mypy_extensions import mypyc_attr
-
 LEAF: Final = 64
 """Keys in a leaf and leaves in a node when made in bulk; both split above twice that."""
 
@@ -34,7 +32,6 @@ class _Absent:
 ABSENT: Final = _Absent()
 
 
-@mypyc_attr(acyclic=True)
 class Node:
     """A run of leaves."""
 

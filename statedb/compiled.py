@@ -6,6 +6,11 @@ where there is no compiler. Modules with coroutines, weak references or msgspec 
 interpreted.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 MODULES = (
     "statedb/_row.py",
     "statedb/_tree.py",
@@ -22,7 +27,7 @@ MODULES = (
 )
 
 
-def ext_modules() -> list[object]:
+def ext_modules() -> list[Any]:
     """Return the extension modules for setuptools, in one group so that calls between them are
     direct.
 
@@ -30,4 +35,7 @@ def ext_modules() -> list[object]:
     """
     from mypyc.build import mypycify
 
-    return list(mypycify(["--strict", *MODULES], opt_level="3", group_name="statedb"))
+    modules = list(mypycify(["--strict", *MODULES], opt_level="3", group_name="statedb"))
+    for module in modules:
+        module.extra_compile_args += ["-include", str(Path(__file__).with_name("_notrash.h"))]
+    return modules

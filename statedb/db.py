@@ -273,9 +273,6 @@ class DB:
         """Remove tombstones that all have passed; does nothing while a transaction holds the
         table.
         """
-        first = next(iter(table.graveyard), None)
-        if first is None or any(tracker.rev < first.rev for tracker in table.trackers):
-            return
         if table.lock.acquire(False):
             try:
                 revs = self._live_revs(table.position, table.rev)

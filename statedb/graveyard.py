@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-from statedb._row import Row
+from statedb._row import Row, unlink
 from statedb._store import Store
 
 _MOVED_SLACK: Final = 64
@@ -54,6 +54,7 @@ def collect(store: Store, oldest: int) -> None:
         store.forgotten = row.rev
         if rows.get(row.key) is row:
             del rows[row.key]
+            unlink(row)
 
 
 def trim_moved(store: Store, oldest: int) -> None:

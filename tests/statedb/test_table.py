@@ -6,6 +6,9 @@ initializers, usage.
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -478,3 +481,38 @@ def test_log_and_versions_stay_bounded_when_a_reader_is_always_there(
     assert chain < 500
     assert sum(len(str(entry)) for entry in pods.moved[:1]) < 1_000
     assert len(pods.moved) < 1_000
+
+
+def test_long_chains_of_versions_are_freed_in_one_piece() -> None:
+    """In a process of its own that checks its memory: a wrong free writes over neighbours."""
+    script = """
+import gc
+import os
+import subprocess
+import sys
+from statedb import DB, Index, new_table
+
+def chained(length):
+    db = DB()
+    table = new_table(db, "t", Index("id", key=lambda obj: 0))
+    held = []
+    for number in range(length):
+        with db.write_txn(table) as wtxn:
+            table.insert(wtxn, (number,))
+        held.append(db.read_txn())
+    assert table.get(held[0], 0) == (0,)
+    return db, table, held
+
+for length in (10, 100, 3_000):
+    db, table, held = chained(length)
+    del held[:]
+    with db.write_txn(table) as wtxn:
+        table.insert(wtxn, ("last",))
+    assert table.rows[0].prev is None
+    del db, table, held, wtxn
+    kept = chained(length)
+    del kept
+    gc.collect()
+"""
+    environment = os.environ | {"PYTHONMALLOC": "debug", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=15)
