@@ -53,7 +53,7 @@ class Clients:
         self._streams = self._inside.streams_open(ECHO, 80, STREAMS)
         self._loops = [self._inside.loop_start(address, 80, 50.0) for address in (ECHO, ECHO6)]
         self._numbered = [
-            self._inside.datagrams_start(address, 80, 200.0) for address in (ECHO, ECHO6)
+            self._inside.datagrams_start(address, 80, 500.0) for address in (ECHO, ECHO6)
         ]
 
     def stop(self, told: Told) -> None:
