@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -61,7 +62,7 @@ class Routes:
 
 
 @asynccontextmanager
-async def routing(kernel: Kernel, **settings: float) -> AsyncIterator[Routes]:
+async def routing(kernel: Kernel, **settings: Any) -> AsyncIterator[Routes]:
     async with reflecting(kernel) as (world, _):
         with Netlink(kernel.netns) as netlink:
             table = desired.new_desired_routes_table(world.db)
