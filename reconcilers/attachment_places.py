@@ -8,6 +8,7 @@ link along; one between two other steps leaves what the next update or prune kno
 
 from __future__ import annotations
 
+import errno
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -264,8 +265,10 @@ class FilterPlaces:
         direction, parent = _PARENTS[hook]
         try:
             found = self._netlink.filters(index, parent)
-        except NetlinkError:
-            return []  # no clsact there, or the device is gone
+        except NetlinkError as error:
+            if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
+                raise
+            return []  # the device is gone, or has no clsact
         return [
             clsact.Filter(index, direction, f.priority, f.handle)
             for f in found
