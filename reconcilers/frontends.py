@@ -10,8 +10,6 @@ All state here is a cache: `restore` rebuilds it from the maps, and the rows do 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import anyio
-
 from bpf.maps.lb import ID, LBMaps, decode_id
 from reconcilers import frontend_entries as layout
 from reconcilers.backend_references import BackendReferences
@@ -34,10 +32,6 @@ from statedb import ReadTxn, Table, wait_initialized
 from tables.addressing import IP, L3n4Addr
 from tables.frontends import Frontend, with_outcome
 from tables.node_addresses import NodeAddress
-
-# How long the maps of an earlier run are left alone while the tables fill.
-INIT_WAIT_S = 60.0
-
 
 encode_id = ID.pack
 # Looking up a member of an enumeration costs as much as the rest of a step.
@@ -417,20 +411,15 @@ class FrontendOperations:
 
 
 async def run_frontends(
-    reconciler: Reconciler[Frontend],
-    operations: FrontendOperations,
-    *tables: Table[Any],
-    timeout_s: float = INIT_WAIT_S,
+    reconciler: Reconciler[Frontend], operations: FrontendOperations, *tables: Table[Any]
 ) -> None:
     """Run the reconciler; if the maps held frontends at start, wait until `tables` are filled.
 
-    Half-filled tables would take backends away from frontends that are in force. After `timeout_s`
-    the reconciler starts with what is there: a source that does not answer must not hold up the
-    others for ever. Nothing is pruned until the tables are filled.
+    Half-filled tables would take backends away from frontends that are in force. The wait has no
+    limit: as long as a source does not answer, what was in force is the best that is known.
     """
     if operations.restored:
-        with anyio.move_on_after(timeout_s):
-            await wait_initialized(reconciler.db, *tables)
+        await wait_initialized(reconciler.db, *tables)
     await reconciler.run()
 
 

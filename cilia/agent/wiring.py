@@ -22,8 +22,12 @@ from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
 from cilia.agent.status import StatusView
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.controllers.loadbalancer.host_ports import HostPortController
+from cilia.controllers.loadbalancer.local_node import LocalNodeController
 from cilia.controllers.loadbalancer.writer import LoadBalancerTables, Writer
 from cilia.k8s.watch import Source
+from cilia.reflectors.nodes import namespace_reflector, node_reflector
+from cilia.reflectors.pods import pod_reflector
 from cilia.reflectors.problems import ProblemReflector
 from cilia.reflectors.services import ServiceReflector
 from reconcilers.config import Config
@@ -37,7 +41,10 @@ from statedb import DB, RWTable, wait_initialized
 from statedb.metrics import observe
 from tables.frontends import Frontend, get_status, set_status
 from tables.health import Health, new_health_table
+from tables.namespaces import Namespace, new_namespaces_table
 from tables.node_addresses import NodeAddress, new_node_addresses_table
+from tables.nodes import Node, new_nodes_table
+from tables.pods import Pod, new_pods_table
 from tables.problems import Problem, new_problems_table
 
 Job = Callable[[], Awaitable[object]]
@@ -52,6 +59,9 @@ class Tables:
     health: RWTable[Health]
     problems: RWTable[Problem]
     node_addresses: RWTable[NodeAddress]
+    pods: RWTable[Pod]
+    nodes: RWTable[Node]
+    namespaces: RWTable[Namespace]
     drift: RWTable[Drift]
     lb: LoadBalancerTables
 
@@ -64,6 +74,9 @@ class Tables:
             health=new_health_table(db),
             problems=problems,
             node_addresses=new_node_addresses_table(db),
+            pods=new_pods_table(db),
+            nodes=new_nodes_table(db),
+            namespaces=new_namespaces_table(db),
             drift=new_drift_table(db),
             lb=LoadBalancerTables(db, problems),
         )
@@ -136,9 +149,15 @@ def build(
         enable_ipv4=config.enable_ipv4,
         enable_ipv6=config.enable_ipv6,
     )
-    writer = Writer(tables.db, tables.lb, lb_config, LocalNode(config.node_name))
+    writer = Writer(tables.db, tables.lb, lb_config, LocalNode(config.node_name), warn=_log_problem)
     services = ServiceReflector(source, writer, warn=_log_problem)
     problems = ProblemReflector(source, tables.db, tables.problems, warn=_log_problem)
+    pods = pod_reflector(source, tables.db, tables.pods, config.node_name)
+    nodes = node_reflector(source, tables.db, tables.nodes)
+    namespaces = namespace_reflector(source, tables.db, tables.namespaces)
+    local_node = LocalNodeController(
+        writer, tables.nodes, changed=services.reconvert_node_dependent
+    )
 
     # Datapath: frontends -> maps.
     operations = FrontendOperations(
@@ -188,11 +207,17 @@ def build(
     agent.jobs = {
         "reflect-services": services.run,
         "reflect-problems": problems.run,
+        "reflect-pods": pods.run,
+        "reflect-nodes": nodes.run,
+        "reflect-namespaces": namespaces.run,
+        "local-node": local_node.run,
         "reconcile-frontends": agent.reconcile_frontends,
         "follow-node-addresses": partial(
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
         ),
     }
+    if config.kube_proxy_replacement:
+        agent.jobs["host-ports"] = HostPortController(writer, tables.pods, warn=_log_problem).run
     if edge is not None:
         agent.jobs |= edge.jobs
         agent.closing.append(edge.close)
