@@ -33,7 +33,7 @@ from statedb._tree import ABSENT, View, build, patch
 from statedb._watchers import Watchers, changed_between
 from statedb.errors import DuplicateKey, UnknownIndex
 from statedb.index import Index
-from statedb.lpm import Lengths
+from statedb.lpm import Lengths, LpmKey
 from statedb.watch import Channel, closed_channel
 
 NO_TXN: Final = -1
@@ -433,19 +433,25 @@ class Store:
                 found.append(row)
         return found
 
-    def rows_covering(self, position: int, asked: Any, rev: int, first: bool) -> list[Row]:
+    def rows_covering(self, position: int, asked: LpmKey, rev: int, first: bool) -> list[Row]:
         """Return the live rows whose prefix covers `asked`, longest first; only the longest with
         `first`.
         """
         found: list[Row] = []
-        lengths = self.lengths if position == 0 else self.secondaries[position - 1].lengths
+        second = None if position == 0 else self.secondaries[position - 1]
+        lengths = self.lengths if second is None else second.lengths
         assert lengths is not None
-        for skey in lengths.covering(asked):
-            if position == 0:
+        width, value, most = asked
+        for length in lengths.by_width.get(width, ()):
+            if length > most:
+                continue
+            shift = width - length
+            skey = (width, value >> shift << shift, length)
+            if second is None:
                 row = self.lookup(skey, rev)
                 if row is not None:
                     found.append(row)
-            elif skey in self.secondaries[position - 1].entries:
+            elif skey in second.entries:
                 found.extend(self.rows_with(position, skey, rev))
             if first and found:
                 break

@@ -102,6 +102,11 @@ def _compact(store: Store, revs: list[int], steps: int) -> None:
 
 
 def _live_rows(store: Store, segment: list[Row], revs: list[int]) -> list[Row]:
+    """Return the newest rows of a segment, and prune the versions of all keys it speaks of.
+
+    Those of superseded rows too: the newest row of a key that is written all the time is never old
+    enough to be compacted itself.
+    """
     rows = store.rows
     kept = [row for row in segment if rows.get(row.key) is row]
     dropped = len(segment) - len(kept)
@@ -110,9 +115,10 @@ def _live_rows(store: Store, segment: list[Row], revs: list[int]) -> list[Row]:
         for row in segment:
             if row.dead and row.rev > store.log_horizon and rows.get(row.key) is not row:
                 store.log_horizon = row.rev
-    for row in kept:
-        if row.prev is not None:
-            _prune(row, revs)
+    for key in {row.key for row in segment}:
+        newest = rows.get(key)
+        if newest is not None and newest.prev is not None:
+            _prune(newest, revs)
     return kept
 
 

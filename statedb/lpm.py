@@ -162,12 +162,3 @@ class Lengths:
         known = self.by_width.get(width, ())
         if length not in known:
             self.by_width[width] = tuple(sorted((*known, length), reverse=True))
-
-    def covering(self, key: LpmKey) -> list[LpmKey]:
-        """Return all keys that could cover this one, longest first."""
-        width, value, most = key
-        return [
-            (width, value >> (width - length) << (width - length), length)
-            for length in self.by_width.get(width, ())
-            if length <= most
-        ]

@@ -455,6 +455,22 @@ def test_tombstones_go_when_the_last_iterator_passed_closed_or_was_dropped(
     assert not pods.rows
 
 
+def test_versions_of_a_hot_key_stay_bounded_when_a_reader_is_always_there() -> None:
+    db = DB("hot", history=5)
+    pods: RWTable[Pod] = new_table(db, "pods", NAME)
+    pods.segment_rows = 64
+    pods.slack_rows = 32
+    put(db, pods, *[Pod(f"p{number}") for number in range(40)])
+    longest = 0
+    for number in range(2_000):
+        put(db, pods, Pod("p0", node=str(number)))
+        row, versions = pods.rows["p0"], 1
+        while row.prev is not None:
+            row, versions = row.prev, versions + 1
+        longest = max(longest, versions)
+    assert 5 < longest < 120
+
+
 def test_watched_queries_that_nobody_holds_are_forgotten(db: DB, pods: RWTable[Pod]) -> None:
     kept = [pods.get_watch(db.read_txn(), f"kept{n}")[1] for n in range(10)]
     for number in range(10_000):
