@@ -44,6 +44,8 @@ class FrontendConfig:
     # How a backend is chosen where a service does not say; services are heard with the annotation.
     algorithm: Literal["random", "maglev"] = "random"
     algorithm_annotation: bool = False
+    # A prime above the number of backends of any service.
+    maglev_table_size: int = 16381
     # How a node port's traffic is forwarded to another node; likewise.
     mode: Literal["snat", "dsr", "hybrid"] = "snat"
     mode_annotation: bool = False

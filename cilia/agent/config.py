@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DEFAULT_INSTANCE = "cilia"
 
+# Primes, so that every order of positions reaches all of a table (those that the field offers).
+MAGLEV_TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
+
 
 def _address(text: str) -> str:
     """`host:port`, `[v6]:port` or `:port`; without a host it is loopback, never all addresses."""
@@ -23,6 +26,15 @@ def _address(text: str) -> str:
     if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
         raise ValueError(f"{text!r} is no address: expected HOST:PORT or :PORT, e.g. :9962")
     return f"{host or '127.0.0.1'}:{port}"
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    first, comma, last = text.replace("-", ",").partition(",")
+    if not comma or not first.isdigit() or not last.isdigit():
+        raise ValueError(f"{text!r} is no range: expected FIRST,LAST, e.g. 30000,32767")
+    if not 0 < int(first) <= int(last) <= 65535:
+        raise ValueError(f"{text!r} is no range of ports")
+    return int(first), int(last)
 
 
 class AgentConfig(BaseModel):
@@ -53,6 +65,41 @@ class AgentConfig(BaseModel):
     ] = ""
     kube_proxy_replacement: Annotated[
         bool, Field(description="Serve NodePort, LoadBalancer and ExternalIPs too.")
+    ] = True
+    enable_external_ips: Annotated[
+        bool, Field(description="Serve the externalIPs of services.")
+    ] = True
+    enable_service_topology: Annotated[
+        bool, Field(description="Follow zone hints and the preference for the own node.")
+    ] = False
+    node_port_range: Annotated[
+        str, Field(description="First and last node port, as FIRST,LAST.")
+    ] = "30000,32767"
+    bpf_lb_algorithm: Annotated[
+        Literal["random", "maglev"],
+        Field(description="How packets choose a backend; sockets choose at random."),
+    ] = "random"
+    bpf_lb_algorithm_annotation: Annotated[
+        bool, Field(description="Let a service choose by service.cilium.io/lb-algorithm.")
+    ] = False
+    bpf_lb_maglev_table_size: Annotated[
+        int, Field(description="Positions of a Maglev table, a prime: 251, 509, ... 131071.")
+    ] = 16381
+    bpf_lb_mode: Annotated[
+        Literal["snat", "dsr", "hybrid"],
+        Field(description="How traffic for a backend on another node is forwarded."),
+    ] = "snat"
+    bpf_lb_mode_annotation: Annotated[
+        bool, Field(description="Let a service choose by service.cilium.io/forwarding-mode.")
+    ] = False
+    bpf_lb_external_clusterip: Annotated[
+        bool, Field(description="Cluster addresses answer traffic from outside the cluster too.")
+    ] = False
+    bpf_lb_source_range_all_types: Annotated[
+        bool, Field(description="Check source ranges at every address of a service.")
+    ] = False
+    bpf_lb_enable_wildcard_entries: Annotated[
+        bool, Field(description="Answer for unknown ports of known addresses.")
     ] = True
     enable_ipv4: Annotated[bool, Field(description="Program IPv4 addresses.")] = True
     enable_ipv6: Annotated[bool, Field(description="Program IPv6 addresses.")] = True
@@ -98,6 +145,24 @@ class AgentConfig(BaseModel):
     @classmethod
     def _listen_address(cls, value: str | None) -> str | None:
         return None if value is None else _address(value)
+
+    @field_validator("bpf_lb_maglev_table_size")
+    @classmethod
+    def _maglev_table_size(cls, value: int) -> int:
+        if value not in MAGLEV_TABLE_SIZES:
+            raise ValueError(f"is not one of {', '.join(map(str, MAGLEV_TABLE_SIZES))}")
+        return value
+
+    @field_validator("node_port_range")
+    @classmethod
+    def _node_port_range(cls, value: str) -> str:
+        first, last = _port_range(value)
+        return f"{first},{last}"
+
+    @property
+    def node_ports(self) -> tuple[int, int]:
+        """First and last node port."""
+        return _port_range(self.node_port_range)
 
     @property
     def run_dir(self) -> Path:

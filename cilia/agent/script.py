@@ -48,6 +48,7 @@ class ScriptConfig(AgentConfig):
     node_name: str = "testnode"
     lb_retry_backoff_min_ms: int = RETRY_MS
     lb_retry_backoff_max_ms: int = RETRY_MS
+    bpf_lb_maglev_table_size: int = 1021
     lb_test_fault_probability: Annotated[
         float, Field(ge=0, le=1, description="Share of map operations that fail.")
     ] = 0.0

@@ -124,6 +124,38 @@ def _log_problem(problem: Problem) -> None:
     log.warning("refused", problem=str(problem), origin=problem.origin)
 
 
+def _load_balancer_config(config: AgentConfig) -> LoadBalancerConfig:
+    first, last = config.node_ports
+    return LoadBalancerConfig(
+        kube_proxy_replacement=config.kube_proxy_replacement,
+        enable_ipv4=config.enable_ipv4,
+        enable_ipv6=config.enable_ipv6,
+        enable_external_ips=config.enable_external_ips,
+        enable_service_topology=config.enable_service_topology,
+        bpf_lb_algorithm_annotation=config.bpf_lb_algorithm_annotation,
+        bpf_lb_mode_annotation=config.bpf_lb_mode_annotation,
+        node_port_min=first,
+        node_port_max=last,
+    )
+
+
+def _frontend_config(config: AgentConfig) -> FrontendConfig:
+    first, last = config.node_ports
+    return FrontendConfig(
+        kube_proxy_replacement=config.kube_proxy_replacement,
+        algorithm=config.bpf_lb_algorithm,
+        algorithm_annotation=config.bpf_lb_algorithm_annotation,
+        maglev_table_size=config.bpf_lb_maglev_table_size,
+        mode=config.bpf_lb_mode,
+        mode_annotation=config.bpf_lb_mode_annotation,
+        external_clusterip=config.bpf_lb_external_clusterip,
+        source_range_all_types=config.bpf_lb_source_range_all_types,
+        wildcard_entries=config.bpf_lb_enable_wildcard_entries,
+        node_port_min=first,
+        node_port_max=last,
+    )
+
+
 def build(
     config: AgentConfig,
     source: Source,
@@ -144,12 +176,13 @@ def build(
     registry.register(TableMetrics(tables.db, tables.problems, tables.lb.frontends))
 
     # Control plane: objects -> services, frontends, backends.
-    lb_config = LoadBalancerConfig(
-        kube_proxy_replacement=config.kube_proxy_replacement,
-        enable_ipv4=config.enable_ipv4,
-        enable_ipv6=config.enable_ipv6,
+    writer = Writer(
+        tables.db,
+        tables.lb,
+        _load_balancer_config(config),
+        LocalNode(config.node_name),
+        warn=_log_problem,
     )
-    writer = Writer(tables.db, tables.lb, lb_config, LocalNode(config.node_name), warn=_log_problem)
     services = ServiceReflector(source, writer, warn=_log_problem)
     problems = ProblemReflector(source, tables.db, tables.problems, warn=_log_problem)
     pods = pod_reflector(source, tables.db, tables.pods, config.node_name)
@@ -164,7 +197,7 @@ def build(
         datapath.maps,
         tables.lb.frontends,
         tables.node_addresses,
-        FrontendConfig(kube_proxy_replacement=config.kube_proxy_replacement),
+        _frontend_config(config),
     )
     frontends = Reconciler(
         tables.db,
