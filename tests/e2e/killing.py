@@ -15,8 +15,7 @@ import time
 from enum import Enum
 from typing import NamedTuple
 
-from tests.e2e.kernel_objects import Kept
-from tests.e2e.restarting import CHANGED, ECHO, ECHO6, NOTHING_LEFT, Restarting
+from tests.e2e.restarting import CHANGED, ECHO, ECHO6, Restarting
 from tests.e2e.world import POD_V4
 
 #: Answers awaited after each step, so that it is seen under traffic.
@@ -81,13 +80,11 @@ class Outcome(NamedTuple):
 
     step: str
     told: Told
-    #: Pins that are not those of a clean start.
-    pins: list[str]
-    kept: Kept
+    #: Pins and kernel objects that differ from those of a clean start.
+    left: list[str]
 
     def harmless(self) -> bool:
-        told = self.told
-        return not (told.failed or told.lost or self.pins) and self.kept == NOTHING_LEFT
+        return not (self.told.failed or self.told.lost or self.left)
 
 
 class Clients:
@@ -145,7 +142,7 @@ class Killing:
                 step = self._killed_and_started(start, point, clients)
             finally:
                 told = clients.stop()
-        return Outcome(step, told, self._r.foreign_pins(), self._r.kept()) if step else None
+        return Outcome(step, told, self._r.left()) if step else None
 
     # -- steps --
 

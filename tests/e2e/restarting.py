@@ -23,11 +23,6 @@ from tests.e2e.world import POD_V4, POD_V6, World, world
 from tests.reconcilers.lb_view import Seen, seen
 
 ECHO, ECHO6, CHANGED, GONE = "10.203.0.10", "fd00:203::10", "10.203.0.11", "10.203.0.12"
-PROGRAMS = [f"{hook}{v}" for hook in ("connect", "getpeername", "recvmsg", "sendmsg") for v in "46"]
-MAPS = [f"cilia_lb{v}_{what}" for v in "46" for what in ("be", "rev", "sk", "svc")]
-#: Of the maps, those for connections of sockets have a size of their own.
-NOTHING_LEFT = Kept(maps=6, programs=len(PROGRAMS), links=len(PROGRAMS))
-
 View = tuple[dict[str, Seen], dict[str, int]]
 
 
@@ -44,13 +39,19 @@ class Restarting:
         self.pid = 0
         self._log, self._points = w.directory / "start.log", w.directory / "points"
         self._views: dict[bool, View] = {}
+        self._clean_pins: set[str] = set()
+        self._clean_kept = Kept(0, 0, 0)
         for after in (False, True):
             self.write(after=after)
             self.start()
             self._views[after] = self.view()
+            self._clean_pins, self._clean_kept = self._pins(), self._count()
             self.kill()
             self.cleanup()
         assert self._views[False] != self._views[True]
+        # connect, sendmsg, recvmsg and getpeername of both families, each in its own link.
+        assert self._clean_kept.programs == self._clean_kept.links >= 8
+        assert len(self._clean_pins) >= self._clean_kept.maps + self._clean_kept.links > 8
         self.start()
 
     # -- the agent --
@@ -129,24 +130,25 @@ class Restarting:
         finally:
             maps.close()
 
-    def foreign_pins(self) -> list[str]:
-        """Pins that a clean start does not make, and those that it makes and are missing."""
-        clean = {*(f"maps/{name}" for name in MAPS), *(f"links/{name}" for name in PROGRAMS)}
-        found = {
+    def left(self) -> list[str]:
+        """How pins and kernel objects differ from those of a clean start, once the kernel has
+        freed what it frees later.
+        """
+        pins = [f"pin {name}" for name in sorted(self._pins() ^ self._clean_pins)]
+        deadline = time.monotonic() + 5
+        while (count := self._count()) != self._clean_kept and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return pins if count == self._clean_kept else [*pins, f"{count}, not {self._clean_kept}"]
+
+    def _pins(self) -> set[str]:
+        return {
             str(path.relative_to(self._pin_dir))
             for path in self._pin_dir.rglob("*")
             if not path.is_dir()
         }
-        return sorted(found ^ clean)
 
-    def kept(self) -> Kept:
-        """What is in the kernel of either size, once it has freed what it frees later."""
-        deadline = time.monotonic() + 5
-        while True:
-            found = kept(self.sizes, self._pin_dir / "maps", self.world.cgroup)
-            if found == NOTHING_LEFT or time.monotonic() > deadline:
-                return found
-            time.sleep(0.02)
+    def _count(self) -> Kept:
+        return kept(self.sizes, self._pin_dir / "maps", self.world.cgroup)
 
     @property
     def _pin_dir(self) -> Path:

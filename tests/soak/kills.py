@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tests.benchmarks.report import machine
 from tests.e2e.killing import CHANGING, Killing, Outcome, Start, kind
-from tests.e2e.restarting import NOTHING_LEFT, restarting
+from tests.e2e.restarting import restarting
 
 HEADER = (
     "| start | killed after | kills | connections | failed | datagrams | lost "
-    "| pins left | kernel objects left |\n"
-    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    "| pins and objects left |\n"
+    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 
 
@@ -76,8 +76,7 @@ def _row(start: Start, name: str, of_kind: Sequence[Outcome]) -> str:
         *_or_none(start, sum(len(one.failed) for one in told)),
         *_or_none(start, sum(one.datagrams for one in told)),
         *_or_none(start, sum(one.lost for one in told)),
-        sum(len(outcome.pins) for outcome in of_kind),
-        sum(_left(outcome) for outcome in of_kind),
+        sum(len(outcome.left) for outcome in of_kind),
     ]
     shown = f"**{name}**" if name in CHANGING else name
     return f"| {start.value} | {shown} | " + " | ".join(map(str, counts)) + " |"
@@ -86,11 +85,6 @@ def _row(start: Start, name: str, of_kind: Sequence[Outcome]) -> str:
 def _or_none(start: Start, count: int) -> Iterable[int | str]:
     """Before the first start nothing is there that could carry traffic."""
     return ["–"] if start is Start.FIRST else [count]
-
-
-def _left(outcome: Outcome) -> int:
-    """How many maps, programs and links differ in number from those of a clean start."""
-    return sum(abs(a - b) for a, b in zip(outcome.kept, NOTHING_LEFT, strict=True))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from tests.benchmarks.report import machine
-from tests.e2e.restarting import ECHO, ECHO6, NOTHING_LEFT, Restarting, restarting
+from tests.e2e.restarting import ECHO, ECHO6, Restarting, restarting
 
 STATE = Path(".bench/soak-restart.json")
 STREAMS = 100
@@ -81,10 +81,7 @@ def soak(
         finally:
             clients.stop(told)
         r.world.eventually(lambda after=after: r.is_in_force(after=after))  # type: ignore[misc]
-        if pins := r.foreign_pins():
-            told.left.append(f"after {told.kills} kills: pins {pins}")
-        if (kept := r.kept()) != NOTHING_LEFT:
-            told.left.append(f"after {told.kills} kills: {kept}")
+        told.left += [f"after {told.kills} kills: {what}" for what in r.left()]
         keep(told)
 
 
