@@ -6,6 +6,7 @@ Each side is a process that is asked for one row at a time, in turns; the peer i
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,10 @@ def run(*, peers: bool, only: list[str] | None = None) -> None:
     if peers:
         PEER.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["go", "build", "-o", str(PEER), "."], cwd=PEER_SOURCE, check=True)
-    report = Report("statedb: compiled, then pure Python; peer: github.com/cilium/statedb v0.5.6")
+    clock = "processor" if os.environ.get("BENCH_CLOCK") == "cpu" else "wall-clock"
+    report = Report(
+        f"statedb: compiled, then pure Python; peer: github.com/cilium/statedb v0.5.6; {clock} time"
+    )
     for row in only or ROWS:
         compiled, pure, *peer = measured(row, peers=peers and row not in NO_PEER)
         unit = LESS_IS_BETTER.get(row, "/s")

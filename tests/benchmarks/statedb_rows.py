@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import sys
 import threading
@@ -26,6 +27,8 @@ from statedb import DB, Index, LpmIndex, RWTable, int_key, new_table
 KEYS = 1_000
 MANY = 100_000
 BUDGET_S = 0.25
+CLOCK = time.process_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
+"""BENCH_CLOCK=cpu counts the processor time of all threads: for a machine that is not quiet."""
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -61,8 +64,8 @@ def rate(work: Callable[[], int]) -> float:
     """Repeat the work for the budget and return its units per second."""
     work()
     done = 0
-    start = time.perf_counter()
-    while (spent := time.perf_counter() - start) < BUDGET_S:
+    start = CLOCK()
+    while (spent := CLOCK() - start) < BUDGET_S:
         done += work()
     return done / spent
 
