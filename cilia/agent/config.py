@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from cilia.agent.budgets import parse_budgets
+
 DEFAULT_INSTANCE = "cilia"
 
 # Primes, so that every order of positions reaches all of a table (those that the field offers).
@@ -129,6 +131,17 @@ class AgentConfig(BaseModel):
     health_address: Annotated[
         str | None, Field(description="Serve /healthz on HOST:PORT (loopback if no host).")
     ] = None
+    statedb_history: Annotated[
+        int,
+        Field(ge=0, le=100_000, description="Past states of the tables kept for --at-revision."),
+    ] = 32
+    statedb_budget: Annotated[
+        str,
+        Field(
+            description="MiB that a table is meant to stay within: one number for all, TABLE=MIB"
+            " for single ones, by commas. The status marks a table that is over."
+        ),
+    ] = "256"
     dry_run: Annotated[
         bool,
         Field(description="Do everything on in-memory maps, show what would be programmed, end."),
@@ -158,6 +171,17 @@ class AgentConfig(BaseModel):
     def _node_port_range(cls, value: str) -> str:
         first, last = _port_range(value)
         return f"{first},{last}"
+
+    @field_validator("statedb_budget")
+    @classmethod
+    def _statedb_budget(cls, value: str) -> str:
+        parse_budgets(value)
+        return value
+
+    @property
+    def table_budgets(self) -> dict[str, int]:
+        """Bytes by table; see `cilia.agent.budgets`."""
+        return parse_budgets(self.statedb_budget)
 
     @property
     def node_ports(self) -> tuple[int, int]:

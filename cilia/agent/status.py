@@ -89,11 +89,14 @@ class StatusView:
         ]
 
     def _table_dict(self, txn: ReadTxn, table: Table[Any]) -> dict[str, Any]:
+        usage = table.usage(txn)
         return {
             "name": table.name,
-            "objects": table.num_objects(txn),
+            "objects": usage.objects,
             "revision": table.revision(txn),
             "pending": list(table.pending_initializers(txn)),
+            "bytes": usage.bytes,
+            "budget_bytes": usage.budget_bytes,
         }
 
 

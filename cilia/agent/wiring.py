@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 from prometheus_client import CollectorRegistry
 
+from cilia.agent.budgets import give_budgets
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
 from cilia.agent.health import HealthReporter, ModuleHealth
@@ -66,8 +67,8 @@ class Tables:
     lb: LoadBalancerTables
 
     @classmethod
-    def new(cls, name: str) -> Tables:
-        db = DB(name)
+    def new(cls, name: str, history: int) -> Tables:
+        db = DB(name, history=history)
         problems = new_problems_table(db)
         return cls(
             db=db,
@@ -169,7 +170,7 @@ def build(
     what others put there.
     """
     # Infrastructure.
-    tables = Tables.new(config.instance)
+    tables = Tables.new(config.instance, config.statedb_history)
     registry = CollectorRegistry()
     observe(tables.db, registry, "cilia_statedb")
     metrics = PrometheusMetrics(registry)
@@ -226,6 +227,9 @@ def build(
             metrics=metrics,
         )
         edge.owners_known()  # no controller wants routes or devices yet
+
+    for unknown in give_budgets(tables.db, config.table_budgets):
+        log.warning("budget of a table that is not there", table=unknown)
 
     status = StatusView(
         tables.db,

@@ -84,7 +84,27 @@ def _map_line(row: dict[str, Any]) -> str:
 
 def _table_line(row: dict[str, Any]) -> str:
     waiting = f"  waits for {', '.join(row['pending'])}" if row["pending"] else ""
-    return f"{row['name']:<20} {row['objects']:>8} objects  revision {row['revision']}{waiting}"
+    counts = f"{row['objects']:>8} objects  revision {row['revision']:<8}"
+    return f"{row['name']:<20} {counts} {_size(row)}{waiting}"
+
+
+def _size(row: dict[str, Any]) -> str:
+    """The estimated size beside the budget; a table over its budget stands out."""
+    used, budget = row["bytes"], row["budget_bytes"]
+    if budget is None:
+        return _bytes(used)
+    over = used > budget
+    text = f"{_bytes(used)} of {_bytes(budget)}{', over its budget' if over else ''}"
+    return click.style(text, fg=BAD if over else None)
+
+
+def _bytes(size: float) -> str:
+    units = ["B", "KiB", "MiB", "GiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        del units[0]
+    digits = 0 if units[0] == "B" or size >= 100 else 1
+    return f"{size:.{digits}f} {units[0]}"
 
 
 def _health_line(row: dict[str, Any]) -> str:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `cilia status` prints of the tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from cilia.cli.status import lines
+
+ANSWER: dict[str, Any] = {
+    "healthy": True,
+    "version": "1",
+    "pid": 7,
+    "uptime_s": 3.0,
+    "instance": "cilia",
+    "instance_id": "0123",
+    "source": "directory",
+    "synchronised": True,
+    "frontends": {"done": 0, "pending": 0, "error": 0},
+    "datapath": {"mode": "memory", "links": [], "maps": []},
+    "degraded": [],
+    "problems": [],
+}
+
+
+def printed(**row: Any) -> str:
+    """The line of one table, with its colours."""
+    table = {"name": "t", "objects": 5, "revision": 9, "pending": [], **row}
+    text = list(lines({**ANSWER, "tables": [table]}))
+    assert text[-2] == "Tables:"
+    return text[-1]
+
+
+@pytest.mark.parametrize(
+    ("used", "budget", "says"),
+    [
+        (0, 1 << 20, "0 B of 1.0 MiB"),
+        (1023, None, "1023 B"),
+        (1536, 256 << 20, "1.5 KiB of 256 MiB"),
+        (200 << 10, 2 << 30, "200 KiB of 2.0 GiB"),
+        (3 << 40, 1 << 20, "3072 GiB of 1.0 MiB, over its budget"),
+        (1 << 20, 1 << 20, "1.0 MiB of 1.0 MiB"),
+    ],
+)
+def test_the_size_of_a_table_stands_beside_its_budget(
+    used: int, budget: int | None, says: str
+) -> None:
+    line = click.unstyle(printed(bytes=used, budget_bytes=budget))
+    assert line.split() == ["t", "5", "objects", "revision", "9", *says.split()]
+
+
+def test_a_table_over_its_budget_stands_out() -> None:
+    red = click.style("x", fg="red").partition("x")[0]
+    assert red in printed(bytes=2 << 20, budget_bytes=1 << 20)
+    assert red not in printed(bytes=1 << 20, budget_bytes=1 << 20)
+
+
+def test_what_a_table_waits_for_comes_last() -> None:
+    line = printed(bytes=1, budget_bytes=None, pending=["services"])
+    assert click.unstyle(line).endswith("1 B  waits for services")
