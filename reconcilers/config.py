@@ -11,8 +11,8 @@ class Config:
     # statuses show up soon and the event loop is not held for more than some milliseconds.
     round_size: int = 1000
 
-    # Share of a round kept for retries while new changes keep filling it; without it a busy
-    # table would never get to its failed objects.
+    # Retries that are added to a round which new changes have filled, as a part of its size and
+    # at least one; without them a busy table would never get to its failed objects.
     retry_share: float = 0.1
 
     # Pause between two rounds that were woken by changes, in seconds, so that a burst of commits
