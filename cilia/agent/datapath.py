@@ -27,6 +27,17 @@ class Datapath(Protocol):
     def attach_late(self) -> None:
         """The maps are complete: put in force what was held back, remove the predecessor's."""
 
+    def drift(self) -> list[str]:
+        """Names of programs that should be in force and are not."""
+        ...
+
+    def repair(self) -> None:
+        """Attach what drifted."""
+
+    def timings(self) -> dict[str, float]:
+        """Seconds that each phase of the start took."""
+        ...
+
     def mode(self) -> str: ...
     def links(self) -> list[dict[str, Any]]: ...
     def map_usage(self) -> list[dict[str, Any]]: ...
@@ -55,6 +66,15 @@ class MemoryDatapath:
 
     def attach_late(self) -> None:
         """Nothing to attach."""
+
+    def drift(self) -> list[str]:
+        return []
+
+    def repair(self) -> None:
+        """Nothing can drift."""
+
+    def timings(self) -> dict[str, float]:
+        return {}
 
     def mode(self) -> str:
         return "in memory (dry run)"
@@ -98,6 +118,15 @@ class KernelDatapath:
             self._sock.attach()
             self._attached = True
         self._sock.retire()
+
+    def drift(self) -> list[str]:
+        return self._sock.drift()
+
+    def repair(self) -> None:
+        self._sock.attach()
+
+    def timings(self) -> dict[str, float]:
+        return self._sock.timings
 
     def mode(self) -> str:
         return f"kernel, cgroup {self._cgroup}"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,10 +15,17 @@ from tables.problems import Problem
 
 
 class TableMetrics(Collector):
-    """`cilia_problems{kind,file}` and `cilia_frontends{status}`."""
+    """`cilia_problems`, `cilia_frontends` and `cilia_datapath_start_seconds`."""
 
-    def __init__(self, db: DB, problems: Table[Problem], frontends: Table[Frontend]) -> None:
+    def __init__(
+        self,
+        db: DB,
+        problems: Table[Problem],
+        frontends: Table[Frontend],
+        timings: Callable[[], dict[str, float]],
+    ) -> None:
         self._db, self._problems, self._frontends = db, problems, frontends
+        self._timings = timings
 
     def collect(self) -> Iterator[Metric]:
         txn = self._db.read_txn()
@@ -38,3 +45,9 @@ class TableMetrics(Collector):
         ).items():
             states.add_metric([status], count)
         yield states
+        start = GaugeMetricFamily(
+            "cilia_datapath_start_seconds", "Duration of the phases of the start.", labels=["phase"]
+        )
+        for phase, seconds in self._timings().items():
+            start.add_metric([phase], seconds)
+        yield start

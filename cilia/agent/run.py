@@ -25,6 +25,7 @@ from bpf.maps.lb_dump import dump
 from cilia.agent import mounts, server
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
+from cilia.agent.datapath_watch import DatapathWatch
 from cilia.agent.errors import AgentError
 from cilia.agent.jobs import run_job
 from cilia.agent.kernel import KernelOptions
@@ -136,6 +137,8 @@ async def _run_agent(
         log.info("started", instance=config.instance, socket=str(config.socket_path))
         await _synchronised(agent)
         await anyio.to_thread.run_sync(datapath.attach_late)
+        watch = DatapathWatch(agent.tables.db, agent.tables.drift, datapath)
+        group.start_soon(run_job, "watch-datapath", watch.run, agent.reporter("job-watch-datapath"))
         log.info("synchronised", **agent.status.frontend_counts())
 
 

@@ -174,7 +174,9 @@ def build(
     registry = CollectorRegistry()
     observe(tables.db, registry, "cilia_statedb")
     metrics = PrometheusMetrics(registry)
-    registry.register(TableMetrics(tables.db, tables.problems, tables.lb.frontends))
+    registry.register(
+        TableMetrics(tables.db, tables.problems, tables.lb.frontends, datapath.timings)
+    )
 
     # Control plane: objects -> services, frontends, backends.
     writer = Writer(

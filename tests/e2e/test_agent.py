@@ -205,6 +205,18 @@ def test_the_shell_asks_the_running_agent_and_writes_nothing(echo: World) -> Non
         assert echo.cilia("shell", *refused).returncode != 0
 
 
+def test_a_pin_that_somebody_removed_is_back_within_two_seconds(echo: World) -> None:
+    pin = echo.bpf_root / echo.namespace / "links" / "connect4"
+    pin.unlink()
+    started = time.monotonic()
+    echo.eventually(pin.exists, 5)
+    assert time.monotonic() - started < 2.0
+    assert echo.inside.tcp(V4, 80)["answer"] in NAMES
+    # The row says what was found, until a later look finds it repaired.
+    echo.eventually(lambda: "connect4" not in echo.cilia("db", "show", "drift").stdout)
+    assert "not in force" in (echo.directory / "agent.log").read_text()
+
+
 def test_metrics_and_health_are_served_over_tcp_when_asked_for(w: World) -> None:
     w.write("echo.yaml", served("echo", V4, POD_V4[:1]))
     w.write("bad.yaml", served("bad", OTHER_V4, POD_V4[:1]).replace("port: 80,", "port: 0,"))
