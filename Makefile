@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-kernels wheel
+.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-kernels wheel test-wheel
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU"
 	@echo "make lint             ruff, mypy --strict, import contracts"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
+	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
 	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
 	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
 	@echo "make soak-restart     as root: KILLS=1000 kills at random moments under traffic"
@@ -63,6 +64,9 @@ test-kernels:
 
 wheel: setup
 	@$(PYTHON) -m build --wheel --no-isolation
+
+test-wheel: setup
+	@$(PYTEST) -q tests/install/wheel.py $(ARGS)
 
 clean:
 	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache bpf/_libbpf.c bpf/*.so bpf/objects
