@@ -69,7 +69,7 @@ def _running_instance() -> str:
 @click.version_option(package_name="cilia", prog_name="cilia")
 @click.pass_context
 def cli(ctx: click.Context, instance: str | None, socket: str | None) -> None:
-    """Kubernetes networking on eBPF: services, policy and flows of this node.
+    """Kubernetes networking on eBPF: the Services of this node.
 
     \b
     Examples:

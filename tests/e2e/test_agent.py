@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import resource
@@ -193,6 +194,26 @@ def test_tables_are_dumped_as_json_and_metrics_are_served(echo: World) -> None:
     dump = echo.get("/statedb/dump")
     assert {"services", "frontends", "backends"} <= set(dump["tables"])
     assert echo.get("/statedb/dump/frontends")["instance"] == dump["instance"]
+
+
+def test_every_kind_of_address_is_answered_from_the_node(w: World) -> None:
+    every = service("every", V4).replace(
+        "spec:", "spec:\n  type: LoadBalancer\n  externalIPs: [10.203.0.12]"
+    )
+    every = every.replace("protocol: TCP, port: 80,", "protocol: TCP, port: 80, nodePort: 30080,")
+    every += "status: {loadBalancer: {ingress: [{ip: 10.203.0.13}]}}\n"
+    w.write("every.yaml", every + "---\n" + endpoint_slice("every", POD_V4[:2]))
+    w.start_agent()
+    w.eventually(w.ready)
+    rows = w.cilia("db", "show", "node-addresses", "-o", "json").stdout
+    nodes = [row["addr"] for row in map(json.loads, rows.replace("}\n{", "}\0{").split("\0"))]
+    node_ports = [(ip, 30080) for ip in nodes if ":" not in ip and not ip.startswith("127.")]
+    assert node_ports, rows
+    w.eventually(lambda: f"ADDR={node_ports[0][0]}:30080/TCP" in maps_of(w))
+    for address, port in ((V4, 80), ("10.203.0.12", 80), ("10.203.0.13", 80), node_ports[0]):
+        result = w.inside.tcp(address, port)
+        assert result.get("answer") in NAMES, (address, port, result)
+        assert result["peer"] == [address, port]
 
 
 def test_the_shell_asks_the_running_agent_and_writes_nothing(echo: World) -> None:
