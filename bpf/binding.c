@@ -472,3 +472,52 @@ static int cilia_btf_format(const struct btf *btf, uint32_t type_id, const void 
 	btf_dump__free(dump);
 	return rc < 0 ? rc : 0;
 }
+
+/* -- Maglev tables -- */
+
+/* Fill a table in turns: see bpf/maglev.py. All arrays have count entries, the table has size, a
+ * prime above count and every skip. Returns 0, -EINVAL or -ENOMEM. */
+static int cilia_maglev_fill(const uint32_t *offsets, const uint32_t *skips,
+			     const uint32_t *weights, const uint32_t *ids, uint32_t count,
+			     uint32_t size, uint32_t *table)
+{
+	uint64_t total = 0;
+	uint32_t *next;
+	uint8_t *taken;
+	double *shares;
+	int rc = -ENOMEM;
+
+	if (!count || count > size)
+		return -EINVAL;
+	next = malloc(count * sizeof(*next));
+	shares = malloc(count * sizeof(*shares));
+	taken = calloc(size, 1);
+	if (!next || !shares || !taken)
+		goto out;
+	for (uint32_t i = 0; i < count; i++) {
+		next[i] = offsets[i];
+		shares[i] = (double)weights[i] / count;
+		total += weights[i];
+	}
+	for (uint32_t turn = 0; turn < size; turn++) {
+		uint32_t i = turn % count, at;
+
+		if (total / count > 1) {
+			while ((uint64_t)(turn + 1) * weights[i] < (uint64_t)shares[i])
+				i = i + 1 == count ? 0 : i + 1;
+			shares[i] += (double)total;
+		}
+		for (at = next[i]; taken[at]; at = at >= size ? at - size : at)
+			at += skips[i];
+		taken[at] = 1;
+		table[at] = ids[i];
+		at += skips[i];
+		next[i] = at >= size ? at - size : at;
+	}
+	rc = 0;
+out:
+	free(next);
+	free(shares);
+	free(taken);
+	return rc;
+}

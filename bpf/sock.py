@@ -29,8 +29,9 @@ from bpf.loader import Loader
 from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, LBMaps
 from bpf.program import Program
 
-#: Maps of the way back: written by programs, sized apart from the others, and moved to a successor.
-SOCKET_MAPS = frozenset({"cilia_lb4_sk", "cilia_lb6_sk"})
+#: Maps that programs write: the way back, and which backend a client stays with. Sized apart from
+#: the others, and moved to a successor.
+SOCKET_MAPS = frozenset({"cilia_lb4_sk", "cilia_lb6_sk", "cilia_lb4_aff", "cilia_lb6_aff"})
 
 
 class SockConfig(NamedTuple):

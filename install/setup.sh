@@ -74,7 +74,7 @@ if [ ! -e ".venv/stamps/locked-$locked" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
     marker locked "$locked"
 fi
-extension=$(stamp pyproject.toml cffi_build.py bpf/lib/*_types.h requirements.lock)
+extension=$(stamp pyproject.toml cffi_build.py bpf/binding.c bpf/binding.cdef bpf/lib/*_types.h requirements.lock)
 if [ ! -e ".venv/stamps/extension-$extension" ]; then
     echo "setup: building the libbpf extension and installing cilia (editable)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .

@@ -7,62 +7,69 @@ and Reliable Software Network Load Balancer», NSDI 2016, section 3.4). A weight
 out turns until its share is due.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
+from bpf.maglev import Turn, fill
+
+MARK_BYTES = 16
+
+# Part of every mark: to be raised when the same members shall have other positions.
+_EDITION = 1
+
 
 class Member(NamedTuple):
-    """A backend; `name` orders the turns and seeds the positions."""
+    """A backend; `name` orders the turns and seeds the positions, `number` is in the table."""
 
     name: str
+    number: int
     weight: int = 100
 
 
-def lookup_table(members: Sequence[Member], size: int) -> list[int]:
-    """For each of `size` positions the index in `members` of its backend; O(size log size).
+class Recipe(bytes):
+    """What a table is made from, as a mark of 16 bytes; the table itself is made on demand.
 
-    `size` must be a prime above the number of members: each step of an order then reaches every
-    position. Raises: ValueError without members, or for a weight below 1.
+    Marks compare where tables would: equal ones belong to equal tables. A table carries its mark
+    behind its last position, so that a restart finds out what is right without making it.
     """
-    if not members or any(member.weight < 1 for member in members):
-        raise ValueError("a Maglev table needs members with positive weights")
-    by_name = sorted(range(len(members)), key=lambda index: members[index].name)
-    orders = [_positions(members[index].name, size) for index in by_name]
-    table = [-1] * size
-    for turn in turns([members[index].weight for index in by_name], size):
-        position = next(position for position in orders[turn] if table[position] < 0)
-        table[position] = by_name[turn]
-    return table
+
+    members: tuple[Member, ...]
+    size: int
+
+    @classmethod
+    def of(cls, members: Iterable[Member], size: int) -> "Recipe":
+        """`size`: a prime, at least the number of members. Raises: ValueError without members,
+        with more than positions, or for a weight below 1."""
+        ordered = tuple(sorted(members))
+        if not 0 < len(ordered) <= size or any(member.weight < 1 for member in ordered):
+            raise ValueError(
+                f"a Maglev table of {size} needs 1 to {size} members with positive weights, "
+                f"not {len(ordered)}"
+            )
+        text = f"{_EDITION} {size} {[tuple(member) for member in ordered]}"
+        recipe = cls(blake2b(text.encode(), digest_size=MARK_BYTES).digest())
+        recipe.members, recipe.size = ordered, size
+        return recipe
+
+    def table(self) -> bytes:
+        """The numbers by position, 32 bits each in host order, and the mark."""
+        turns = [
+            Turn(*_order(member.name, self.size), member.weight, member.number)
+            for member in self.members
+        ]
+        return fill(turns, self.size) + self
 
 
-def turns(weights: Sequence[int], count: int) -> Iterator[int]:
-    """Whose turn it is, `count` times: one after the other, or in proportion to the weights."""
-    length, total = len(weights), sum(weights)
-    if total // length <= 1:
-        for turn in range(count):
-            yield turn % length
-        return
-    shares = [weight / length for weight in weights]
-    for turn in range(count):
-        index = turn % length
-        while (turn + 1) * weights[index] < int(shares[index]):
-            index = (index + 1) % length
-        shares[index] += total
-        yield index
-
-
-def occurrences(table: Sequence[int]) -> Counter[int]:
-    """How many positions each member has."""
-    return Counter(table)
-
-
-def _positions(name: str, size: int) -> Iterator[int]:
-    """All positions, once each, in the order of this name: offset, offset + skip, …"""
+@lru_cache(maxsize=1 << 16)
+def _order(name: str, size: int) -> tuple[int, int]:
+    """Offset and skip: all positions, once each, in the order of this name."""
     digest = blake2b(name.encode(), digest_size=16).digest()
-    position = int.from_bytes(digest[:8], "big") % size
-    skip = int.from_bytes(digest[8:], "big") % (size - 1) + 1
-    for _ in range(size):
-        yield position
-        position = (position + skip) % size
+    offset = int.from_bytes(digest[:8], "big") % size
+    return offset, int.from_bytes(digest[8:], "big") % (size - 1) + 1
+
+
+def mark_of(table: bytes) -> bytes:
+    """The mark that a table carries."""
+    return table[-MARK_BYTES:]

@@ -27,6 +27,53 @@ LB_HASH(cilia_lb6_be, struct lb_backend_key, struct lb6_backend);
 LB_HASH(cilia_lb4_rev, struct lb_rev_key, struct lb4_rev);
 LB_HASH(cilia_lb6_rev, struct lb_rev_key, struct lb6_rev);
 
+LB_HASH(cilia_lb4_affm, struct lb_affinity_match_key, struct lb_present);
+LB_HASH(cilia_lb6_affm, struct lb_affinity_match_key, struct lb_present);
+
+#define LB_LRU(name, key_type, value_type)			\
+	struct {						\
+		__uint(type, BPF_MAP_TYPE_LRU_HASH);		\
+		__type(key, key_type);				\
+		__type(value, value_type);			\
+		__uint(max_entries, 65536);			\
+	} name SEC(".maps")
+
+LB_LRU(cilia_lb4_aff, struct lb4_affinity_key, struct lb_affinity);
+LB_LRU(cilia_lb6_aff, struct lb6_affinity_key, struct lb_affinity);
+
+#define LB_LPM(name, key_type)					\
+	struct {						\
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);		\
+		__type(key, key_type);				\
+		__type(value, struct lb_present);		\
+		__uint(max_entries, 65536);			\
+		__uint(map_flags, BPF_F_NO_PREALLOC);		\
+	} name SEC(".maps")
+
+LB_LPM(cilia_lb4_src, struct lb4_source_key);
+LB_LPM(cilia_lb6_src, struct lb6_source_key);
+
+/* BPF_F_INNER_MAP: tables may differ in size. A table is swapped for its successor in one step. */
+struct lb_maglev_table {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_INNER_MAP);
+};
+
+#define LB_MAGLEV(name)						\
+	struct {						\
+		__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);	\
+		__type(key, struct lb_rev_key);			\
+		__uint(max_entries, 65536);			\
+		__uint(map_flags, BPF_F_NO_PREALLOC);		\
+		__array(values, struct lb_maglev_table);	\
+	} name SEC(".maps")
+
+LB_MAGLEV(cilia_lb4_mglv);
+LB_MAGLEV(cilia_lb6_mglv);
+
 /* The master entry for what a client inside the cluster dials, or NULL. Leaves the scope that
  * matched in key. */
 static __always_inline struct lb_service *lb4_service(struct lb4_key *key)
@@ -57,10 +104,11 @@ static __always_inline struct lb_service *lb6_service(struct lb6_key *key)
 	return svc;
 }
 
-/* A random backend among the slots 1..count, or NULL if there is none. The master entry is read
- * again when the slot or the backend is gone: the frontend shrank after svc was read. */
+/* A random backend among the slots 1..count and its id, or NULL if there is none. The master entry
+ * is read again when the slot or the backend is gone: the frontend shrank after svc was read. */
 static __always_inline struct lb4_backend *lb4_backend_random(struct lb4_key *key,
-							      const struct lb_service *svc)
+							      const struct lb_service *svc,
+							      __u32 *backend_id)
 {
 	const struct lb_service *slot;
 	struct lb4_backend *backend;
@@ -69,7 +117,8 @@ static __always_inline struct lb4_backend *lb4_backend_random(struct lb4_key *ke
 		key->slot = bpf_get_prandom_u32() % svc->count + 1;
 		slot = bpf_map_lookup_elem(&cilia_lb4_svc, key);
 		if (slot) {
-			backend = bpf_map_lookup_elem(&cilia_lb4_be, &slot->backend_id);
+			*backend_id = slot->backend_id;
+			backend = bpf_map_lookup_elem(&cilia_lb4_be, backend_id);
 			if (backend)
 				return backend;
 		}
@@ -80,7 +129,8 @@ static __always_inline struct lb4_backend *lb4_backend_random(struct lb4_key *ke
 }
 
 static __always_inline struct lb6_backend *lb6_backend_random(struct lb6_key *key,
-							      const struct lb_service *svc)
+							      const struct lb_service *svc,
+							      __u32 *backend_id)
 {
 	const struct lb_service *slot;
 	struct lb6_backend *backend;
@@ -89,7 +139,8 @@ static __always_inline struct lb6_backend *lb6_backend_random(struct lb6_key *ke
 		key->slot = bpf_get_prandom_u32() % svc->count + 1;
 		slot = bpf_map_lookup_elem(&cilia_lb6_svc, key);
 		if (slot) {
-			backend = bpf_map_lookup_elem(&cilia_lb6_be, &slot->backend_id);
+			*backend_id = slot->backend_id;
+			backend = bpf_map_lookup_elem(&cilia_lb6_be, backend_id);
 			if (backend)
 				return backend;
 		}

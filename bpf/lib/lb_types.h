@@ -155,3 +155,52 @@ struct sock6_value {
 	__u16 pad;
 	__u32 rev_nat;
 };
+
+/* cilia_lb4_aff: (client, frontend) -> the backend it stays with. Written by programs. A client at a
+ * socket is its network namespace, known by its cookie; one at a device is its address. */
+struct lb4_affinity_key {
+	__u64 client;		/* netns cookie, or an __be32 address in the first 4 bytes */
+	__u32 rev_nat;
+	__u32 is_netns;		/* 1: client is a cookie */
+};
+
+struct lb6_affinity_key {
+	__u64 client[2];	/* netns cookie and 0, or an address */
+	__u32 rev_nat;
+	__u32 is_netns;
+};
+
+struct lb_affinity {
+	__u64 last_used_ns;	/* monotonic clock */
+	__u32 backend_id;
+	__u32 pad;
+};
+
+/* cilia_lb4_affm: the backends that clients of a frontend may stay with. What is not there any more
+ * loses its clients. The rev_nat stands in bytes 4-7, as in the key of source ranges. */
+struct lb_affinity_match_key {
+	__u32 backend_id;
+	__u32 rev_nat;
+};
+
+/* cilia_lb4_src: source prefixes that a frontend names, longest match; whether they are let in or
+ * kept out says LB_SVC_SOURCE_DENY. */
+struct lb4_source_key {
+	__u32 prefix_bits;	/* those of rev_nat, 32, and those of the address */
+	__u32 rev_nat;
+	__be32 address;
+};
+
+struct lb6_source_key {
+	__u32 prefix_bits;
+	__u32 rev_nat;
+	__be32 address[4];
+};
+
+/* Value where the key says all. */
+struct lb_present {
+	__u32 pad;
+};
+
+/* cilia_lb4_mglv: rev_nat -> an array of backend ids, one a position; four more words behind the last
+ * position name what the table was built from and are no ids. */

@@ -7,16 +7,10 @@
 #include "common.h"
 #include "lb.h"
 
-#define SOCK_LRU(name, key_type, value_type)			\
-	struct {						\
-		__uint(type, BPF_MAP_TYPE_LRU_HASH);		\
-		__type(key, key_type);				\
-		__type(value, value_type);			\
-		__uint(max_entries, 65536);			\
-	} name SEC(".maps")
+#define NSEC_PER_SEC 1000000000LL
 
-SOCK_LRU(cilia_lb4_sk, struct sock4_key, struct sock4_value);
-SOCK_LRU(cilia_lb6_sk, struct sock6_key, struct sock6_value);
+LB_LRU(cilia_lb4_sk, struct sock4_key, struct sock4_value);
+LB_LRU(cilia_lb6_sk, struct sock6_key, struct sock6_value);
 
 /* Set before load; the verifier removes what they switch off. */
 const volatile bool have_set_retval = false;		/* helper bpf_set_retval, Linux 5.18 */
@@ -94,6 +88,78 @@ static __always_inline struct lb_service *sock6_service(struct bpf_sock_addr *ct
 	return svc;
 }
 
+/* The backend that this client has, if its time is not over and it still serves; else a random one,
+ * which the client has from now on. */
+static __always_inline struct lb4_backend *sock4_backend(struct bpf_sock_addr *ctx,
+							   struct lb4_key *key,
+							   const struct lb_service *svc)
+{
+	struct lb4_affinity_key client = { .rev_nat = svc->rev_nat, .is_netns = 1 };
+	struct lb_affinity_match_key match = { .rev_nat = svc->rev_nat };
+	struct lb_affinity chosen = { .last_used_ns = bpf_ktime_get_ns() };
+	__s64 timeout_ns = svc->affinity_timeout_s * NSEC_PER_SEC;
+	struct lb4_backend *backend;
+	struct lb_affinity *held;
+	__u32 backend_id = 0;
+
+	if (!(svc->flags & LB_SVC_AFFINITY))
+		return lb4_backend_random(key, svc, &backend_id);
+	client.client = bpf_get_netns_cookie(ctx);
+	held = bpf_map_lookup_elem(&cilia_lb4_aff, &client);
+	if (held && (__s64)(chosen.last_used_ns - held->last_used_ns) <= timeout_ns) {
+		match.backend_id = held->backend_id;
+		backend = NULL;
+		if (bpf_map_lookup_elem(&cilia_lb4_affm, &match))
+			backend = bpf_map_lookup_elem(&cilia_lb4_be, &match.backend_id);
+		if (backend) {
+			held->last_used_ns = chosen.last_used_ns;
+			return backend;
+		}
+	}
+	backend = lb4_backend_random(key, svc, &backend_id);
+	if (backend) {
+		chosen.backend_id = backend_id;
+		bpf_map_update_elem(&cilia_lb4_aff, &client, &chosen, BPF_ANY);
+	}
+	return backend;
+}
+
+/* The backend that this client has, if its time is not over and it still serves; else a random one,
+ * which the client has from now on. */
+static __always_inline struct lb6_backend *sock6_backend(struct bpf_sock_addr *ctx,
+							   struct lb6_key *key,
+							   const struct lb_service *svc)
+{
+	struct lb6_affinity_key client = { .rev_nat = svc->rev_nat, .is_netns = 1 };
+	struct lb_affinity_match_key match = { .rev_nat = svc->rev_nat };
+	struct lb_affinity chosen = { .last_used_ns = bpf_ktime_get_ns() };
+	__s64 timeout_ns = svc->affinity_timeout_s * NSEC_PER_SEC;
+	struct lb6_backend *backend;
+	struct lb_affinity *held;
+	__u32 backend_id = 0;
+
+	if (!(svc->flags & LB_SVC_AFFINITY))
+		return lb6_backend_random(key, svc, &backend_id);
+	client.client[0] = bpf_get_netns_cookie(ctx);
+	held = bpf_map_lookup_elem(&cilia_lb6_aff, &client);
+	if (held && (__s64)(chosen.last_used_ns - held->last_used_ns) <= timeout_ns) {
+		match.backend_id = held->backend_id;
+		backend = NULL;
+		if (bpf_map_lookup_elem(&cilia_lb6_affm, &match))
+			backend = bpf_map_lookup_elem(&cilia_lb6_be, &match.backend_id);
+		if (backend) {
+			held->last_used_ns = chosen.last_used_ns;
+			return backend;
+		}
+	}
+	backend = lb6_backend_random(key, svc, &backend_id);
+	if (backend) {
+		chosen.backend_id = backend_id;
+		bpf_map_update_elem(&cilia_lb6_aff, &client, &chosen, BPF_ANY);
+	}
+	return backend;
+}
+
 /* An unchanged entry is not written again: a socket that sends many datagrams to one backend
  * pays for a look-up only. */
 static __always_inline int sock4_remember(struct sock4_key *key, const struct sock4_value *value)
@@ -132,7 +198,7 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	svc = sock4_service(ctx, &key);
 	if (!svc)
 		return SOCK_PASS;
-	backend = lb4_backend_random(&key, svc);
+	backend = sock4_backend(ctx, &key, svc);
 	if (!backend)
 		return SOCK_REFUSED;
 	back.rev_nat = svc->rev_nat;
@@ -161,7 +227,7 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	svc = sock6_service(ctx, &key);
 	if (!svc)
 		return SOCK_PASS;
-	backend = lb6_backend_random(&key, svc);
+	backend = sock6_backend(ctx, &key, svc);
 	if (!backend)
 		return SOCK_REFUSED;
 	back.rev_nat = svc->rev_nat;

@@ -85,6 +85,20 @@ class FakeMap:
             raise ValueError(f"{self.name}: {what} has {length} bytes, not {size}")
 
 
+class FakeTableMap(FakeMap):
+    """Values are tables of any number of 32-bit words, as in ``bpf.maps.tables``."""
+
+    def __init__(self, name: str, key_size: int, max_entries: int = 1 << 20) -> None:
+        super().__init__(name, key_size, 4, max_entries)
+
+    def _check(self, data: bytes, size: int, what: str) -> None:
+        super()._check(data if what == "key" else data[len(data) - size :], size, what)
+
+    def _check_all(self, many: Sequence[bytes], size: int, what: str) -> None:
+        for data in many:
+            self._check(data, size, what)
+
+
 class FaultyMap:
     """Another map whose writes fail with a given probability, once for each entry of a batch.
 

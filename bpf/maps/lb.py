@@ -9,14 +9,14 @@ returns named fields.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from enum import IntEnum, IntFlag
+from enum import Enum, IntEnum, IntFlag
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from bpf.maps.fake import FakeMap
+from bpf.maps.fake import FakeMap, FakeTableMap
 from bpf.maps.raw import RawMap
 
 if TYPE_CHECKING:
@@ -133,7 +133,41 @@ class SocketValue(msgspec.Struct, frozen=True):
     rev_nat: int
 
 
+class AffinityKey(msgspec.Struct, frozen=True):
+    """Key of ``cilia_lb4_aff`` (16 bytes) and ``cilia_lb6_aff`` (24 bytes): who, at which frontend.
+
+    ``client`` is an address, or 8 bytes of a network namespace's cookie in host order.
+    """
+
+    client: bytes
+    rev_nat: int
+    is_netns: bool = False
+
+
+class Affinity(msgspec.Struct, frozen=True):
+    """Value of the affinity maps, 16 bytes; the time is that of the monotonic clock."""
+
+    last_used_ns: int
+    backend_id: int
+
+
+class AffinityMatch(msgspec.Struct, frozen=True):
+    """Key of ``cilia_lb4_affm`` and ``cilia_lb6_affm``, 8 bytes."""
+
+    backend_id: int
+    rev_nat: int
+
+
+class SourceRange(msgspec.Struct, frozen=True):
+    """Key of ``cilia_lb4_src`` (12 bytes) and ``cilia_lb6_src`` (24 bytes)."""
+
+    rev_nat: int
+    address: bytes
+    length: int
+
+
 ID = Struct("=I")
+PRESENT = bytes(4)
 SERVICE_VALUE = Struct("=IIIIHH2sHBBxx")
 
 
@@ -146,7 +180,12 @@ class Family(NamedTuple):
     rev_nat_value: Struct
     socket_key: Struct
     socket_value: Struct
+    affinity_key: Struct
+    source_key: Struct
 
+
+AFFINITY_VALUE = Struct("=QIxxxx")
+AFFINITY_MATCH = Struct("=II")
 
 IPV4 = Family(
     4,
@@ -155,6 +194,8 @@ IPV4 = Family(
     Struct("=4s2sxx"),
     Struct("=Q4s2sxx"),
     Struct("=4s2sxxI"),
+    Struct("=8sII"),
+    Struct("=II4s"),
 )
 IPV6 = Family(
     16,
@@ -163,6 +204,8 @@ IPV6 = Family(
     Struct("=16s2sxx"),
     Struct("=Q16s2sxxxxxx"),
     Struct("=16s2sxxI"),
+    Struct("=16sII"),
+    Struct("=II16s"),
 )
 
 
@@ -286,13 +329,54 @@ def decode_socket(raw: bytes) -> SocketValue:
     return SocketValue(address, decode_port(port), rev_nat)
 
 
+def encode_affinity_key(value: AffinityKey, family: Family) -> bytes:
+    """``family`` is that of the frontend: a cookie does not tell."""
+    return family.affinity_key.pack(value.client, value.rev_nat, value.is_netns)
+
+
+def encode_affinity(value: Affinity) -> bytes:
+    return AFFINITY_VALUE.pack(value.last_used_ns, value.backend_id)
+
+
+def decode_affinity(raw: bytes) -> Affinity:
+    return Affinity(*AFFINITY_VALUE.unpack(raw))
+
+
+def encode_affinity_match(value: AffinityMatch) -> bytes:
+    return AFFINITY_MATCH.pack(value.backend_id, value.rev_nat)
+
+
+def decode_affinity_match(raw: bytes) -> AffinityMatch:
+    return AffinityMatch(*AFFINITY_MATCH.unpack(raw))
+
+
+def encode_source_range(value: SourceRange) -> bytes:
+    bits = 32 + value.length
+    return family_of(value.address).source_key.pack(bits, value.rev_nat, value.address)
+
+
+def decode_source_range(raw: bytes) -> SourceRange:
+    family = IPV4 if len(raw) == IPV4.source_key.size else IPV6
+    bits, rev_nat, address = family.source_key.unpack(raw)
+    return SourceRange(rev_nat, address, bits - 32)
+
+
+class Kind(Enum):
+    """How a map is made."""
+
+    HASH = "hash"
+    LRU = "lru"
+    LPM = "lpm"
+    TABLES = "tables"
+
+
 class Spec(NamedTuple):
     """Name, sizes and kind of one of the maps."""
 
     name: str
     key_size: int
     value_size: int
-    lru: bool = False
+    kind: Kind = Kind.HASH
 
 
 def _family_specs(number: int, family: Family) -> list[Spec]:
@@ -301,7 +385,11 @@ def _family_specs(number: int, family: Family) -> list[Spec]:
         Spec(f"{name}_svc", family.service_key.size, SERVICE_VALUE.size),
         Spec(f"{name}_be", ID.size, family.backend_value.size),
         Spec(f"{name}_rev", ID.size, family.rev_nat_value.size),
-        Spec(f"{name}_sk", family.socket_key.size, family.socket_value.size, lru=True),
+        Spec(f"{name}_sk", family.socket_key.size, family.socket_value.size, Kind.LRU),
+        Spec(f"{name}_aff", family.affinity_key.size, AFFINITY_VALUE.size, Kind.LRU),
+        Spec(f"{name}_affm", AFFINITY_MATCH.size, len(PRESENT)),
+        Spec(f"{name}_src", family.source_key.size, len(PRESENT), Kind.LPM),
+        Spec(f"{name}_mglv", ID.size, 0, Kind.TABLES),
     ]
 
 
@@ -320,6 +408,11 @@ class LBFamilyMaps(NamedTuple):
     backend: RawMap
     rev_nat: RawMap
     socket: RawMap
+    affinity: RawMap
+    affinity_match: RawMap
+    source: RawMap
+    # Values are tables, see ``bpf.maps.tables``.
+    maglev: RawMap
 
 
 class LBMaps(NamedTuple):
@@ -350,7 +443,11 @@ class LBMaps(NamedTuple):
     def fake(cls, max_entries: int = SERVICE_ENTRIES) -> LBMaps:
         """Maps in memory."""
         return cls._build(
-            lambda spec: FakeMap(spec.name, spec.key_size, spec.value_size, max_entries)
+            lambda spec: (
+                FakeTableMap(spec.name, spec.key_size, max_entries)
+                if spec.kind is Kind.TABLES
+                else FakeMap(spec.name, spec.key_size, spec.value_size, max_entries)
+            )
         )
 
     @classmethod
@@ -365,12 +462,12 @@ class LBMaps(NamedTuple):
         """The kernel maps pinned below ``directory`` by their names. Raises: NotFound."""
         from bpf.maps.map import Map
 
-        return cls._build(lambda spec: Map.open_pinned(directory / spec.name))
+        return cls._build(lambda spec: _as_raw(spec, Map.open_pinned(directory / spec.name)))
 
     @classmethod
     def over(cls, maps: Mapping[str, Map]) -> LBMaps:
         """Maps that are open already, by name, each under a second descriptor."""
-        return cls._build(lambda spec: maps[spec.name].duplicate())
+        return cls._build(lambda spec: _as_raw(spec, maps[spec.name].duplicate()))
 
     @classmethod
     def _build(cls, make: Callable[[Spec], RawMap]) -> LBMaps:
@@ -382,19 +479,29 @@ class LBMaps(NamedTuple):
             for raw in made:
                 getattr(raw, "close", lambda: None)()
             raise
-        return cls(LBFamilyMaps(*made[:4]), LBFamilyMaps(*made[4:]))
+        half = len(LBFamilyMaps._fields)
+        return cls(LBFamilyMaps(*made[:half]), LBFamilyMaps(*made[half:]))
 
 
-def _create(spec: Spec, max_entries: int, socket_entries: int) -> Map:
+def _as_raw(spec: Spec, opened: Map) -> RawMap:
+    from bpf.maps.tables import TableMap
+
+    return TableMap(opened) if spec.kind is Kind.TABLES else opened
+
+
+def _create(spec: Spec, max_entries: int, socket_entries: int) -> RawMap:
     from bpf.maps.map import Map
+    from bpf.maps.tables import TableMap
     from bpf.maps.types import MapFlag, MapType
 
-    if spec.lru:
+    if spec.kind is Kind.TABLES:
+        return TableMap.create(spec.name, max_entries)
+    if spec.kind is Kind.LRU:
         return Map.create(
             MapType.LRU_HASH, spec.name, spec.key_size, spec.value_size, socket_entries
         )
     return Map.create(
-        MapType.HASH,
+        MapType.LPM_TRIE if spec.kind is Kind.LPM else MapType.HASH,
         spec.name,
         spec.key_size,
         spec.value_size,

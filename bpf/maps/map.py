@@ -215,6 +215,28 @@ class Map(Fd):
                 raise BatchError(f"update {self.name}", error, count[0])
         self._update_singly(keys, values)
 
+    def update_packed(self, keys: bytes, values: bytes) -> None:
+        """Like ``update_batch``, all keys and all values one behind the other; for arrays."""
+        number = len(keys) // self.key_size
+        self._check_batch(number, keys, values)
+        count = ffi.new("uint32_t *", number)
+        rc = lib.bpf_map_update_batch(self.number, keys, values, count, ffi.NULL)
+        check(rc, f"update {self.name}")
+
+    def packed_values(self) -> bytes:
+        """All values of an array, one behind the other in the order of their indices."""
+        count = ffi.new("uint32_t *", self.max_entries)
+        keys = ffi.new("char[]", self.max_entries * self.key_size)
+        values = ffi.new("char[]", self.max_entries * self.value_size)
+        following = ffi.new("char[]", CURSOR_BYTES)
+        rc = lib.bpf_map_lookup_batch(
+            self.number, ffi.NULL, following, keys, values, count, ffi.NULL
+        )
+        error = _error(rc, f"read {self.name}")
+        if error is not None and not isinstance(error, NotFound):
+            raise error
+        return bytes(ffi.buffer(values, count[0] * self.value_size))
+
     def _update_singly(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         for done, (key, value) in enumerate(zip(keys, values, strict=True)):
             try:

@@ -34,3 +34,5 @@ class MapFlag(IntFlag):
     #: Entries are allocated when they are made; a large map costs nothing while it is empty.
     NO_PREALLOC = 1
     NO_COMMON_LRU = 2
+    #: An inner map may differ in size from the model of its outer map (Linux 5.10).
+    INNER_MAP = 0x1000

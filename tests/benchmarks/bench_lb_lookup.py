@@ -53,8 +53,9 @@ SEC("tc") int path(struct __sk_buff *skb)
         __u32 n = bpf_get_prandom_u32() % services;
         struct lb4_key key = { .address = n, .dport = bpf_htons(80), .proto = IPPROTO_TCP };
         struct lb_service *svc = lb4_service(&key);
+        __u32 backend_id;
 
-        if (svc && lb4_backend_random(&key, svc))
+        if (svc && lb4_backend_random(&key, svc, &backend_id))
             found++;
     }
     return found;

@@ -92,6 +92,25 @@ def test_socket_entries_are_the_c_structs(number: int, address: bytes) -> None:
     assert lb.decode_socket(bytes(ffi.buffer(view))) == lb.SocketValue(address, 53, 99)
 
 
+@pytest.mark.parametrize(("number", "address"), [(4, V4), (6, V6)])
+def test_affinity_and_source_entries_are_the_c_structs(number: int, address: bytes) -> None:
+    family = lb.family_of(address)
+    raw = lb.encode_affinity_key(lb.AffinityKey(address, 7, True), family)
+    view = ffi.from_buffer(f"struct lb{number}_affinity_key *", raw)
+    client = bytes(ffi.buffer(ffi.addressof(view[0], "client")))
+    assert (client[: len(address)], view.rev_nat, view.is_netns) == (address, 7, 1)
+    value = fields_of("lb_affinity", lb.encode_affinity(lb.Affinity(1 << 40, 9)))
+    assert value == {"last_used_ns": 1 << 40, "backend_id": 9, "pad": 0}
+    match = lb.encode_affinity_match(lb.AffinityMatch(9, 7))
+    assert fields_of("lb_affinity_match_key", match) == {"backend_id": 9, "rev_nat": 7}
+    source = lb.encode_source_range(lb.SourceRange(7, address, 24))
+    assert fields_of(f"lb{number}_source_key", source) == {
+        "prefix_bits": 56,
+        "rev_nat": 7,
+        "address": address,
+    }
+
+
 @pytest.mark.parametrize("family", [lb.IPV4, lb.IPV6])
 def test_every_size_is_that_of_c(family: lb.Family) -> None:
     number = 4 if family is lb.IPV4 else 6
@@ -101,6 +120,11 @@ def test_every_size_is_that_of_c(family: lb.Family) -> None:
         f"lb{number}_rev": family.rev_nat_value.size,
         f"sock{number}_key": family.socket_key.size,
         f"sock{number}_value": family.socket_value.size,
+        f"lb{number}_affinity_key": family.affinity_key.size,
+        f"lb{number}_source_key": family.source_key.size,
+        "lb_affinity": lb.AFFINITY_VALUE.size,
+        "lb_affinity_match_key": lb.AFFINITY_MATCH.size,
+        "lb_present": len(lb.PRESENT),
         "lb_service": lb.SERVICE_VALUE.size,
         "lb_backend_key": lb.ID.size,
         "lb_rev_key": lb.ID.size,

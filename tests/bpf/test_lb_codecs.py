@@ -33,6 +33,17 @@ def test_backend_reads_back(value: lb.BackendValue) -> None:
     assert lb.decode_backend(lb.encode_backend(value)) == value
 
 
+@given(st.builds(lb.SourceRange, U32, ADDRESS, st.integers(0, 32)))
+def test_source_range_reads_back(value: lb.SourceRange) -> None:
+    assert lb.decode_source_range(lb.encode_source_range(value)) == value
+
+
+@given(st.builds(lb.AffinityMatch, U32, U32), st.builds(lb.Affinity, U64, U32))
+def test_affinity_reads_back(match: lb.AffinityMatch, value: lb.Affinity) -> None:
+    assert lb.decode_affinity_match(lb.encode_affinity_match(match)) == match
+    assert lb.decode_affinity(lb.encode_affinity(value)) == value
+
+
 @given(st.builds(lb.RevNatValue, ADDRESS, U16))
 def test_rev_nat_reads_back(value: lb.RevNatValue) -> None:
     assert lb.decode_rev_nat(lb.encode_rev_nat(value)) == value

@@ -48,10 +48,11 @@ static __always_inline int look_up4(struct iphdr *ip, struct ports *ports)
     struct lb4_key key = { .address = ip->daddr, .dport = ports->dest, .proto = ip->protocol };
     struct lb_service *svc = lb4_service(&key);
     struct lb4_backend *backend;
+    __u32 backend_id;
 
     if (!svc)
         return 0;
-    backend = lb4_backend_random(&key, svc);
+    backend = lb4_backend_random(&key, svc, &backend_id);
     if (!backend)
         return 2;
     ip->daddr = backend->address;
@@ -64,12 +65,13 @@ static __always_inline int look_up6(struct ipv6hdr *ip, struct ports *ports)
     struct lb6_key key = { .dport = ports->dest, .proto = ip->nexthdr };
     struct lb6_backend *backend;
     struct lb_service *svc;
+    __u32 backend_id;
 
     __builtin_memcpy(key.address, &ip->daddr, 16);
     svc = lb6_service(&key);
     if (!svc)
         return 0;
-    backend = lb6_backend_random(&key, svc);
+    backend = lb6_backend_random(&key, svc, &backend_id);
     if (!backend)
         return 2;
     __builtin_memcpy(&ip->daddr, backend->address, 16);

@@ -49,6 +49,7 @@ class Datapath(NamedTuple):
         flags: int = 0,
         scope: int = lb.Scope.EXTERNAL,
         count: int | None = None,
+        timeout_s: int = 0,
     ) -> None:
         """Write backends, slots, then the master entry; backend ids are rev_nat * 100 + slot."""
         key = packed(address)
@@ -64,7 +65,11 @@ class Datapath(NamedTuple):
         usable = len(backends) if count is None else count
         maps.service.update(
             lb.encode_service_key(key, port, 0, proto, scope),
-            lb.encode_service(ServiceValue(rev_nat=rev_nat, count=usable, flags=flags)),
+            lb.encode_service(
+                ServiceValue(
+                    rev_nat=rev_nat, count=usable, flags=flags, affinity_timeout_s=timeout_s
+                )
+            ),
         )
 
 
