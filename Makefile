@@ -3,12 +3,13 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-kernels wheel test-wheel
+.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-kernels wheel test-wheel
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
 	@echo "make run ONESHOT=1    the same, then undo all and exit"
 	@echo "make test             all tests (as root: also those with real BPF programs and packets)"
+	@echo "make test-compiled    the tests again, on statedb compiled by mypyc"
 	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU"
 	@echo "make lint             ruff, mypy --strict, import contracts"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
@@ -57,6 +58,9 @@ soak-kills: setup
 
 soak-restart: setup
 	@$(PYTHON) -m tests.soak.restart
+
+test-compiled: setup
+	@$(PYTHON) -m tests.build_compiled $(ARGS)
 
 test-kernels:
 	@CILIA_EXTRA_COMMANDS="qemu-system-x86_64:qemu-system-x86" install/setup.sh
