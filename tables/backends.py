@@ -92,7 +92,7 @@ def _service(be: Backend) -> ServiceName:
 
 KEY: Final = Index("key", key=backend_key)
 ADDRESS: Final = Index("address", key=_address, unique=False, parse=parse_address_key)
-SERVICE: Final = Index("service", key=_service, unique=False, parse=ServiceName.parse)
+SERVICE: Final = Index("service", key=_service, unique=False, parse=str)
 
 COLUMNS: Final = (
     Column("Service", lambda be: str(be.service_name)),

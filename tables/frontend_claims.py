@@ -57,7 +57,7 @@ def _addresses(claim: FrontendClaim) -> list[L3n4Addr]:
     return [params.address for params in claim.frontends]
 
 
-NAME: Final = Index("name", key=_name, parse=ServiceName.parse)
+NAME: Final = Index("name", key=_name, parse=str)
 ADDRESS: Final = Index("address", keys=_addresses, unique=False, parse=parse_address_key)
 
 COLUMNS: Final = (

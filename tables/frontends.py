@@ -144,9 +144,9 @@ def _redirect(fe: Frontend) -> tuple[ServiceName, ...]:
 
 
 ADDRESS: Final = Index("address", key=_address, parse=parse_address_key)
-SERVICE: Final = Index("service", key=_service, unique=False, parse=ServiceName.parse)
+SERVICE: Final = Index("service", key=_service, unique=False, parse=str)
 # Frontends of other services that show this service's backends.
-REDIRECT: Final = Index("redirect", keys=_redirect, unique=False, parse=ServiceName.parse)
+REDIRECT: Final = Index("redirect", keys=_redirect, unique=False, parse=str)
 
 COLUMNS: Final = (
     Column("Address", lambda fe: str(fe.address)),

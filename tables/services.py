@@ -167,7 +167,7 @@ def _name(svc: Service) -> ServiceName:
     return svc.name
 
 
-NAME: Final = Index("name", key=_name, parse=ServiceName.parse)
+NAME: Final = Index("name", key=_name, parse=str)
 
 COLUMNS: Final = (
     Column("Name", lambda svc: str(svc.name)),
