@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The staged load-balancer maps of both families, and what is found by looking through them."""
 
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any
 
-from bpf.maps.lb import LBFamilyMaps, LBMaps
-from bpf.maps.lb_dump import backend_line, rev_nat_line, service_line
+from bpf.maps.lb import LBFamilyMaps, LBMaps, decode_id
+from bpf.maps.lb_dump import (
+    affinity_match_line,
+    backend_line,
+    rev_nat_line,
+    service_line,
+    source_range_line,
+)
 from reconcilers import frontend_entries as layout
-from reconcilers.staged_maps import Phase, Plan, StagedMap, Step
+from reconcilers.staged_maps import Phase, Plan, StagedMap, StagedTables, Step
 from tables.addressing import IP, L3n4Addr
 
 
@@ -18,32 +24,62 @@ class FamilyMaps:
     has bytes 0-3 and the frontend's id bytes 4-7.
     """
 
-    __slots__ = ("backend", "rev_nat", "service", "slot_at")
+    __slots__ = ("affinity", "backend", "maglev", "rev_nat", "service", "slot_at", "source")
 
     def __init__(self, maps: LBFamilyMaps, slot_at: int) -> None:
         self.service = StagedMap(maps.service)
         self.backend = StagedMap(maps.backend)
         self.rev_nat = StagedMap(maps.rev_nat)
+        self.affinity = StagedMap(maps.affinity_match)
+        self.source = StagedMap(maps.source)
+        self.maglev = StagedTables(maps.maglev)
         self.slot_at = slot_at
 
     def all(self) -> tuple[StagedMap, ...]:
-        return (self.service, self.backend, self.rev_nat)
+        return (self.service, self.backend, self.rev_nat, *self.details())
+
+    def details(self) -> tuple[StagedMap, ...]:
+        """Those with entries that only some frontends have."""
+        return (self.affinity, self.source, self.maglev)
+
+    def number_in(self, target: StagedMap, key: bytes) -> bytes:
+        """The frontend's id in a key of `details` or of the reverse map."""
+        return key if target is self.maglev or target is self.rev_nat else key[4:8]
+
+    def details_by_number(self) -> Iterator[tuple[int, Step]]:
+        """All details as they are in the maps, each with the id of its frontend."""
+        for target in self.details():
+            for key in target.content:
+                yield decode_id(self.number_in(target, key)), (target, key)
 
     def line(self, target: StagedMap, key: bytes, value: bytes) -> str:
         """An entry as the dump shows it."""
         if target is self.service:
             return service_line(key, value)
+        if target is self.affinity:
+            return affinity_match_line(key)
+        if target is self.source:
+            return source_range_line(key)
+        if target is self.maglev:
+            return f"MAGLEV: ID={decode_id(key)} MARK={value.hex()}"
         return backend_line(key, value) if target is self.backend else rev_nat_line(key, value)
 
     def master_of(self, key: bytes) -> bytes:
         """The key of slot 0 of the same frontend."""
         return key[: self.slot_at] + b"\0\0" + key[self.slot_at + 2 :]
 
-    def prune(self, plan: Plan, masters: Container[bytes], numbers: Container[bytes]) -> int:
-        """Remove all services and reverse entries but those of `masters` and `numbers`.
+    def prune(
+        self,
+        plan: Plan,
+        masters: Container[bytes],
+        numbers: Container[bytes],
+        details: Container[Step] | None,
+    ) -> int:
+        """Remove all services, and what has a frontend's id, but those of `masters` and `numbers`.
 
         A row whose update failed is in force as it was, maybe under another id: what the remaining
-        service entries lead to stays. Returns how many entries these are.
+        service entries lead to stays. Returns how many entries these are. With `details`, which is
+        None while a row has failed, those of known frontends that are not among them go too.
         """
         in_use = set()
         for key, value in self.service.content.items():
@@ -53,7 +89,18 @@ class FamilyMaps:
             else:
                 phase = Phase.MASTER_GONE if key == master else Phase.SLOT_GONE
                 plan.remove(phase, self.service, key)
-        return _prune(plan, Phase.DETAIL_GONE, self.rev_nat, numbers, in_use)
+        held = _prune(plan, Phase.DETAIL_GONE, self.rev_nat, numbers, in_use)
+        for target in self.details():
+            for key in target.content:
+                number = self.number_in(target, key)
+                if number in numbers:
+                    foreign = details is not None and (target, key) not in details
+                else:
+                    foreign = number not in in_use
+                    held += not foreign
+                if foreign:
+                    plan.remove(Phase.DETAIL_GONE, target, key)
+        return held
 
     def prune_backends(self, plan: Plan, numbers: Container[bytes]) -> int:
         """Likewise for backends, when the services were pruned."""
@@ -99,6 +146,11 @@ class FrontendMaps:
     def all(self) -> Iterator[StagedMap]:
         yield from self.v4.all()
         yield from self.v6.all()
+
+    def count_with_sources(self, details: Iterable[Collection[Step]]) -> int:
+        """How many of the frontends with these details have source ranges."""
+        sources = {family.source for family in self.families}
+        return sum(any(target in sources for target, _ in steps) for steps in details)
 
     def load(self) -> None:
         """Read all maps; writes that were outstanding are forgotten."""

@@ -13,6 +13,7 @@ from typing import Any
 from bpf.maps.lb import ID, LBMaps, decode_id
 from reconcilers import frontend_entries as layout
 from reconcilers.backend_references import BackendReferences
+from reconcilers.frontend_details import Detail, details_of, has_details
 from reconcilers.frontend_entries import Choice, FrontendConfig
 from reconcilers.frontend_maps import FrontendMaps
 from reconcilers.id_allocator import IdAllocator
@@ -26,6 +27,7 @@ from reconcilers.staged_maps import (
     Plan,
     StagedMap,
     Step,
+    admit,
     write,
 )
 from statedb import ReadTxn, Table, wait_initialized
@@ -47,16 +49,18 @@ class PruneError(Exception):
 
 
 class _Programmed:
-    """An address that is in the maps: its highest slot, and its backends with their states."""
+    """An address that is in the maps: its highest slot, its backends with their states, and which
+    entries it has that most have not."""
 
-    __slots__ = ("backends", "id", "owner", "slots", "wildcard")
+    __slots__ = ("backends", "details", "id", "owner", "slots", "wildcard")
 
-    def __init__(self, number: int, slots: int) -> None:
+    def __init__(self, number: int, slots: int, details: frozenset[Step]) -> None:
         self.id = number
         self.owner: L3n4Addr | None = None  # address of the row that programmed it last
         self.slots = slots
         self.backends: dict[L3n4Addr, int] = {}
         self.wildcard = False
+        self.details = details
 
 
 class FrontendOperations:
@@ -101,6 +105,9 @@ class FrontendOperations:
                 self._services,
                 self._backends,
             )
+            for number, step in family.details_by_number():
+                self._restored.details.setdefault(number, set()).add(step)
+                self._services.reserve(number)
         self._had_entries = bool(self._restored.slots)
 
     @property
@@ -118,7 +125,9 @@ class FrontendOperations:
             "backendStates": len(self._references),
             "backendReferences": sum(1 for p in self._programmed.values() if p.backends),
             "nodePortAddrByPort": len(self._expanded),
-            "prevSourceRanges": 0,
+            "prevSourceRanges": self._maps.count_with_sources(
+                programmed.details for programmed in self._programmed.values()
+            ),
             "restoredQuarantines": len(self._restored.quarantined),
             "wildcardReferences": len(self._wildcards),
         }
@@ -161,7 +170,10 @@ class FrontendOperations:
         plan = Plan()
         masters = self._maps.masters(self._programmed, self._wildcards)
         numbers = {encode_id(programmed.id) for programmed in self._programmed.values()}
-        held = sum(family.prune(plan, masters, numbers) for family in self._maps.families)
+        details: set[Step] | None = None
+        if not self._unfinished:
+            details = {step for held in self._programmed.values() for step in held.details}
+        held = sum(family.prune(plan, masters, numbers, details) for family in self._maps.families)
         write([plan], BEFORE_BACKENDS_GO)
         if plan.error is None:
             numbers = {encode_id(number) for number in self._backends.ids.values()}
@@ -188,7 +200,9 @@ class FrontendOperations:
                 programmed = self._programmed.get(addr)
                 if programmed is not None and programmed.owner == fe.address:
                     choice = layout.choose(fe, self._restored.quarantine(addr, fe))
-                    for _, target, key, value in self._wanted(fe, addr, programmed, choice):
+                    details = self._details(fe, addr, programmed, choice)
+                    wanted = self._wanted(fe, addr, programmed, choice, details)
+                    for _, target, key, value in wanted:
                         yield (target, key), value, fe
 
     def describe(self, key: Any, value: Any | None) -> tuple[str, str]:
@@ -224,16 +238,24 @@ class FrontendOperations:
         programmed = self._programmed.get(addr)
         if programmed is None:
             number = self._services.acquire(addr)
-            programmed = _Programmed(number, self._restored.slots.get(addr, 0))
+            programmed = _Programmed(
+                number, self._restored.slots.get(addr, 0), self._restored.take_details(number)
+            )
             self._programmed[addr] = programmed
         programmed.owner = fe.address
         choice = layout.choose(fe, self._restored.quarantine(addr, fe))
         self._reference(plan, choice, programmed)
         self._reference_wildcard(plan, fe, addr, programmed)
+        details = self._details(fe, addr, programmed, choice)
         steps = plan.steps
-        for phase, target, key, value in self._wanted(fe, addr, programmed, choice):
+        for phase, target, key, value in self._wanted(fe, addr, programmed, choice, details):
             target.put(key, value)
             steps[phase].append((target, key))
+        if details or programmed.details:
+            kept = frozenset((target, key) for target, key, _ in details)
+            for target, key in programmed.details - kept:
+                plan.remove(Phase.DETAIL_GONE, target, key)
+            programmed.details = kept
         shown = len(choice.shown)
         if programmed.slots > shown:
             keys, service = layout.service_keys(addr), self._maps.of(addr).service
@@ -242,7 +264,12 @@ class FrontendOperations:
         programmed.slots = shown
 
     def _wanted(
-        self, fe: Frontend, addr: L3n4Addr, programmed: _Programmed, choice: Choice
+        self,
+        fe: Frontend,
+        addr: L3n4Addr,
+        programmed: _Programmed,
+        choice: Choice,
+        details: Iterable[Detail],
     ) -> list[tuple[Phase, StagedMap, bytes, bytes]]:
         """All entries of one address, once its backends have ids."""
         family, number, ids = self._maps.of(addr), programmed.id, self._backends.ids
@@ -255,6 +282,7 @@ class FrontendOperations:
             value = layout.backend_value(backend, state(backend))
             found.append((_BACKEND, target, encode_id(ids[backend]), value))
         found.append((_DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)))
+        found += [(_DETAIL, *detail) for detail in details]
         keys = layout.service_keys(addr)
         for slot, value in enumerate(layout.slot_values(fe, number, flags, choice, ids), 1):
             found.append((_SLOT, service, keys.slot(slot), value))
@@ -263,6 +291,14 @@ class FrontendOperations:
         if programmed.wildcard:
             found.append((_MASTER, service, *self._wildcard(addr)))
         return found
+
+    def _details(
+        self, fe: Frontend, addr: L3n4Addr, programmed: _Programmed, choice: Choice
+    ) -> list[Detail]:
+        if not has_details(fe, self._config):
+            return []
+        ids, family = self._backends.ids, self._maps.of(addr)
+        return list(details_of(fe, addr, programmed.id, choice, ids, family, self._config))
 
     def _reference(self, plan: Plan, choice: Choice, programmed: _Programmed) -> None:
         """Move the references of an address to its present backends.
@@ -342,6 +378,8 @@ class FrontendOperations:
         for slot in range(1, programmed.slots + 1):
             plan.remove(Phase.SLOT_GONE, family.service, keys.slot(slot))
         plan.remove(Phase.DETAIL_GONE, family.rev_nat, encode_id(programmed.id))
+        for target, key in programmed.details:
+            plan.remove(Phase.DETAIL_GONE, target, key)
         if programmed.wildcard:
             self._release_wildcard(plan, addr)
         for be, state in programmed.backends.items():
@@ -371,6 +409,7 @@ class FrontendOperations:
     # -- writing --
 
     def _carry_out(self, entries: Sequence[Entry[Frontend]], plans: Sequence[Plan]) -> None:
+        admit(plans)
         write(plans, BEFORE_BACKENDS_GO)
         for entry, plan in zip(entries, plans, strict=True):
             if plan.error is None:

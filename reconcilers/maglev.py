@@ -13,8 +13,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from bpf.maglev import Turn, fill
-
-MARK_BYTES = 16
+from bpf.maps.tables import MARK_BYTES
 
 # Part of every mark: to be raised when the same members shall have other positions.
 _EDITION = 1

@@ -6,16 +6,21 @@ from collections.abc import Container, Mapping
 from bpf.maps.lb import ServiceFlag, decode_id, decode_service, decode_service_key
 from reconcilers.frontend_entries import NONE_QUARANTINED, backend_address, service_address
 from reconcilers.id_allocator import IdAllocator
+from reconcilers.staged_maps import Step
 from tables.addressing import L3n4Addr
 from tables.frontends import Frontend
 
+NO_STEPS: frozenset[Step] = frozenset()
+
 
 class Restored:
-    """`slots`: highest slot of each address found; `quarantined`: its backends held back then."""
+    """`slots`: highest slot of each address found; `quarantined`: its backends held back then;
+    `details`: by id, the entries that only some frontends have."""
 
     def __init__(self) -> None:
         self.slots: dict[L3n4Addr, int] = {}
         self.quarantined: dict[L3n4Addr, frozenset[L3n4Addr]] = {}
+        self.details: dict[int, set[Step]] = {}
 
     def read(
         self,
@@ -61,6 +66,10 @@ class Restored:
                 del self.quarantined[addr]
         return held
 
+    def take_details(self, number: int) -> frozenset[Step]:
+        """The details of a frontend that is seen again; from now on it knows them itself."""
+        return frozenset(self.details.pop(number, ())) if self.details else NO_STEPS
+
     def forget(self, addr: L3n4Addr) -> None:
         """The address was removed: one that comes back starts anew."""
         self.slots.pop(addr, None)
@@ -72,5 +81,6 @@ class Restored:
         A quarantine of what was taken over lasts until the backend is probed.
         """
         self.slots.clear()
+        self.details.clear()
         for addr in [addr for addr in self.quarantined if addr not in taken_over]:
             del self.quarantined[addr]

@@ -15,13 +15,14 @@ from enum import IntEnum
 
 from bpf.errors import BatchError, KernelError
 from bpf.maps import RawMap
+from reconcilers.maglev import Recipe, mark_of
 
 
 class Phase(IntEnum):
     """Order of writing: an entry is complete before the one that leads to it is written."""
 
     BACKEND = 0
-    DETAIL = 1  # reverse translation and what else is found by the id of a frontend
+    DETAIL = 1  # reverse translation, and the entries of frontend_details
     SLOT = 2
     MASTER = 3
     MASTER_GONE = 4
@@ -32,6 +33,9 @@ class Phase(IntEnum):
 
 # Backends go when all else is done, and after a look at who still uses them.
 BEFORE_BACKENDS_GO = tuple(phase for phase in Phase if phase is not Phase.BACKEND_GONE)
+
+# The largest table has half a megabyte.
+TABLES_AT_A_TIME = 64
 
 _FIRST_REMOVAL = Phase.MASTER_GONE
 
@@ -46,12 +50,12 @@ class StagedMap:
 
     def load(self) -> None:
         """Read the map; writes that were outstanding are forgotten."""
-        self.content = dict(self.raw.items())
+        self.content = self._read()
         self.wanted = {}
 
     def refresh(self) -> None:
         """Read the map again; what is wanted stays wanted where the map differs."""
-        self.content = dict(self.raw.items())
+        self.content = self._read()
         self.wanted = {k: v for k, v in self.wanted.items() if self.content.get(k) != v}
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -90,6 +94,9 @@ class StagedMap:
                 del wanted[key]
         return failed
 
+    def _read(self) -> dict[bytes, bytes]:
+        return dict(self.raw.items())
+
     def _write(
         self, keys: list[bytes], values: list[bytes], failed: dict[bytes, KernelError]
     ) -> None:
@@ -115,7 +122,39 @@ class StagedMap:
                 start += 1
 
 
+class StagedTables(StagedMap):
+    """A map of Maglev tables; `content` and `wanted` have their marks, which stand for them.
+
+    A value that is put is a `Recipe`: the table is made when it is written.
+    """
+
+    def write(self, keys: Iterable[bytes]) -> dict[bytes, KernelError]:
+        failed = super().write(keys)
+        for key in keys:  # the members need not be kept
+            if key in self.content:
+                self.content[key] = bytes(self.content[key])
+        return failed
+
+    def _read(self) -> dict[bytes, bytes]:
+        return {key: mark_of(table) for key, table in self.raw.items()}
+
+    def _write(
+        self, keys: list[bytes], values: list[bytes], failed: dict[bytes, KernelError]
+    ) -> None:
+        for start in range(0, len(keys), TABLES_AT_A_TIME):
+            chunk = slice(start, start + TABLES_AT_A_TIME)
+            tables = [recipe.table() for recipe in values[chunk] if isinstance(recipe, Recipe)]
+            super()._write(keys[chunk], tables, failed)
+
+
 Step = tuple[StagedMap, bytes]
+
+
+class NoRoomError(Exception):
+    """A row needs more entries than a map has left; nothing of it was written."""
+
+    def __init__(self, raw: RawMap) -> None:
+        super().__init__(f"map {raw.name} is full: it has room for {raw.max_entries} entries")
 
 
 class Plan:
@@ -148,6 +187,45 @@ class Plan:
         """Take over what an earlier plan of the row left; what is wanted by now is what counts."""
         for phase, step in steps:
             self.steps[phase].append(step)
+
+
+def admit(plans: Iterable[Plan]) -> None:
+    """Refuse the plans whose new entries do not fit, before anything of them is written.
+
+    First come, first served: a row that does not fit keeps what it has in force and leaves the room
+    to those that do. Room that the same round will free does not count yet.
+    """
+    if all(len(m.content) + len(m.wanted) <= m.raw.max_entries for m in _written(plans)):
+        return
+    reserved: dict[StagedMap, set[bytes]] = {}
+    for plan in plans:
+        if plan.error is not None:
+            continue
+        new = _new_entries(plan)
+        full = [
+            target
+            for target, keys in new.items()
+            if len(target.content) + len(keys | reserved.get(target, set()))
+            > target.raw.max_entries
+        ]
+        if full:
+            plan.error = NoRoomError(full[0].raw)
+            continue
+        for target, keys in new.items():
+            reserved.setdefault(target, set()).update(keys)
+
+
+def _written(plans: Iterable[Plan]) -> set[StagedMap]:
+    return {target for plan in plans for steps in plan.steps for target, _ in steps}
+
+
+def _new_entries(plan: Plan) -> dict[StagedMap, set[bytes]]:
+    new: dict[StagedMap, set[bytes]] = {}
+    for phase in range(_FIRST_REMOVAL):
+        for target, key in plan.steps[phase]:
+            if key not in target.content and target.wanted.get(key) is not None:
+                new.setdefault(target, set()).add(key)
+    return new
 
 
 def write(plans: Sequence[Plan], phases: Iterable[Phase]) -> None:
