@@ -8,6 +8,8 @@ dead.
 from __future__ import annotations
 
 import ipaddress
+from array import array
+from collections import Counter
 from collections.abc import Iterator
 
 from bpf.maps.lb import (
@@ -19,12 +21,15 @@ from bpf.maps.lb import (
     ServiceKey,
     ServiceType,
     ServiceValue,
+    decode_affinity_match,
     decode_backend,
     decode_id,
     decode_rev_nat,
     decode_service,
     decode_service_key,
+    decode_source_range,
 )
+from bpf.maps.tables import MARK_BYTES
 
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 
@@ -82,6 +87,24 @@ def rev_nat_line(raw_key: bytes, raw_value: bytes) -> str:
     return f"REV: ID={decode_id(raw_key)} ADDR={_endpoint(value.address, value.port)}"
 
 
+def affinity_match_line(raw_key: bytes) -> str:
+    key = decode_affinity_match(raw_key)
+    return f"AFF: ID={key.rev_nat} BEID={key.backend_id}"
+
+
+def source_range_line(raw_key: bytes) -> str:
+    key = decode_source_range(raw_key)
+    return f"SRCRANGE: ID={key.rev_nat} CIDR={ipaddress.ip_address(key.address)}/{key.length}"
+
+
+def maglev_line(raw_key: bytes, table: bytes) -> str:
+    """How many positions each backend has, which do not show in the dump: there are thousands."""
+    counts = Counter(array("I", table[:-MARK_BYTES]))
+    members = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    inner = ", ".join(f"{number}({count})" for number, count in members)
+    return f"MAGLEV: ID={decode_id(raw_key)} INNER=[{inner}]"
+
+
 def flags_text(value: ServiceValue) -> str:
     """The type and the flags that are set, joined by `+`."""
     kind = _TYPES.get(ServiceType(value.type), "ClusterIP")
@@ -95,6 +118,12 @@ def _family_lines(maps: LBFamilyMaps) -> Iterator[str]:
         yield backend_line(key, value)
     for key, value in maps.rev_nat.items():
         yield rev_nat_line(key, value)
+    for key, _ in maps.affinity_match.items():  # noqa: PERF102  a raw map is no dict
+        yield affinity_match_line(key)
+    for key, _ in maps.source.items():  # noqa: PERF102
+        yield source_range_line(key)
+    for key, table in maps.maglev.items():
+        yield maglev_line(key, table)
 
 
 def _service_info(key: ServiceKey, value: ServiceValue) -> str:

@@ -17,6 +17,9 @@ from bpf.maps.types import MapFlag, MapType
 
 WORD = 4
 
+#: What the last bytes of a table tell is what it was made from; they are no words of it.
+MARK_BYTES = 16
+
 #: Arrays held open at a time while they are put into the outer map.
 BATCH = 256
 

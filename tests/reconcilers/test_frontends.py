@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -359,7 +360,7 @@ async def test_nothing_is_written_when_nothing_changed() -> None:
 NODE_PORT, LOAD_BALANCER = FrontendType.NODE_PORT, FrontendType.LOAD_BALANCER
 CLUSTER_IP, EXTERNAL_IPS = FrontendType.CLUSTER_IP, FrontendType.EXTERNAL_IPS
 HOST_PORT = FrontendType.HOST_PORT
-RANGES: dict[str, Any] = {"source_ranges": ("10.0.0.0/8",)}
+RANGES: dict[str, Any] = {"source_ranges": (ip_network("10.0.0.0/8"),)}
 DENY: dict[str, Any] = {**RANGES, "source_ranges_policy": SourceRangesPolicy.DENY}
 
 FLAGS: list[tuple[FrontendType, dict[str, Any], dict[str, Any], str]] = [

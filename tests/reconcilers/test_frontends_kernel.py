@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 import pytest
 
@@ -13,12 +14,13 @@ from bpf.maps.lb import LBMaps
 from bpf.maps.raw import RawMap
 from reconcilers.frontends import FrontendConfig
 from tables.frontends import Frontend, FrontendType
-from tests.reconcilers.lb_world import Kernel, LBWorld, frontend
+from tests.reconcilers.lb_world import Kernel, LBWorld, frontend, service
 from tests.reconcilers.targets import running
 
 pytestmark = pytest.mark.root
 
 SIZES = range(1, 60)
+CONFIG = FrontendConfig(algorithm="maglev", maglev_table_size=251)
 
 
 @pytest.fixture
@@ -42,6 +44,17 @@ def rows(shift: int) -> list[Frontend]:
         members = range(shift, shift + (size * (shift + 1)) % 60)
         found.append(frontend(f"10.96.0.{size}:80/TCP", [f"10.244.1.{n}:80/TCP" for n in members]))
         found.append(frontend(f"[fd00::{size}]:53/UDP", [f"[2001::{n}]:53/UDP" for n in members]))
+    for size in range(1, 6):
+        svc = service(
+            affinity_timeout_s=60 if size > shift % 3 else 0,
+            source_ranges=tuple(ip_network(f"{shift + n}.0.0.0/8") for n in range(1, size))
+            + (ip_network(f"fd{shift:02}::/16"),),
+        )
+        ports = range(8000 + shift, 8000 + shift + size)
+        for host, be in (("192.0.2.9", "10.244.2.1"), ("[2001:db8::9]", "[2001::1]")):
+            backends = [f"{be}:{port}/TCP" for port in ports]
+            kind = FrontendType.LOAD_BALANCER
+            found.append(frontend(f"{host}:{size}/TCP", backends, kind, svc))
     return found
 
 
@@ -50,7 +63,7 @@ async def test_kernel_maps_equal_fake_ones_through_changes_restart_and_removal(
 ) -> None:
     kernel = Kernel()
     kernel.maps = maps
-    worlds = [LBWorld(FrontendConfig(), kernel=kernel), LBWorld(FrontendConfig())]
+    worlds = [LBWorld(CONFIG, kernel=kernel), LBWorld(CONFIG)]
     for shift in (0, 3, 7):
         for world in worlds:
             world.set_nodes("192.0.2.1")
@@ -59,7 +72,7 @@ async def test_kernel_maps_equal_fake_ones_through_changes_restart_and_removal(
                 await world.settled()
         assert worlds[0].dump() == worlds[1].dump()
     kernel.log.clear()
-    restarted = LBWorld(FrontendConfig(), kernel=kernel)
+    restarted = LBWorld(CONFIG, kernel=kernel)
     restarted.set_nodes("192.0.2.1")
     restarted.put(*rows(7))
     async with running(restarted.reconciler):
@@ -72,13 +85,13 @@ async def test_kernel_maps_equal_fake_ones_through_changes_restart_and_removal(
 
 async def test_batches_reach_the_kernel(maps: LBMaps) -> None:
     """Without the log of single writes between: the batch operations of the real maps."""
-    world = LBWorld(FrontendConfig(), kernel=None)
+    world = LBWorld(CONFIG, kernel=None)
     for target, raw in zip(world.ops._maps.all(), _raw(maps), strict=True):
         target.raw = raw
     world.put(*rows(3))
     async with running(world.reconciler):
         await world.settled()
-        fake = LBWorld(FrontendConfig())
+        fake = LBWorld(CONFIG)
         fake.put(*rows(3))
         async with running(fake.reconciler):
             await fake.settled()
@@ -93,5 +106,12 @@ def _raw(maps: LBMaps) -> list[RawMap]:
     return [
         raw
         for family in (maps.v4, maps.v6)
-        for raw in (family.service, family.backend, family.rev_nat)
+        for raw in (
+            family.service,
+            family.backend,
+            family.rev_nat,
+            family.affinity_match,
+            family.source,
+            family.maglev,
+        )
     ]

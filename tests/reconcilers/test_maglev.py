@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bpf.errors import Invalid
 from bpf.maglev import fill
-from reconcilers.maglev import MARK_BYTES, Member, Recipe, mark_of
+from bpf.maps.tables import MARK_BYTES
+from reconcilers.maglev import Member, Recipe, mark_of
 from tests.reconcilers.maglev_model import lookup_table
 
 SIZE = 1021
