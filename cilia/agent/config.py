@@ -125,6 +125,14 @@ class AgentConfig(BaseModel):
     lb_retry_backoff_max_ms: Annotated[
         int, Field(ge=1, description="Longest wait between two tries of an object that fails.")
     ] = 60_000
+    lb_verify_interval_s: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Seconds between two comparisons of the load-balancer maps with the"
+            " tables; 0: never.",
+        ),
+    ] = 300
     metrics_address: Annotated[
         str | None, Field(description="Serve /metrics on HOST:PORT (loopback if no host).")
     ] = None

@@ -211,6 +211,7 @@ def build(
         config=Config(
             retry_backoff_min_s=config.lb_retry_backoff_min_ms / 1000,
             retry_backoff_max_s=config.lb_retry_backoff_max_ms / 1000,
+            verify_interval_s=config.lb_verify_interval_s,
         ),
         health=ModuleHealth(tables.db, tables.health, "loadbalancer"),
         metrics=metrics,

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What someone else does to the agent's maps is shown as drift, and repaired."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bpf.maps.lb import LBMaps
+from tests.e2e.manifests import served
+from tests.e2e.world import POD_V4, World, world
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def w(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path, "drift") as made:
+        made.write("echo.yaml", served("echo", "10.203.0.1", POD_V4[:2]))
+        made.start_agent("--lb-verify-interval-s=1")
+        made.eventually(made.ready)
+        yield made
+
+
+def test_a_lost_map_entry_is_a_row_of_drift_and_is_written_again(w: World) -> None:
+    directory = next(path.parent for path in w.bpf_root.rglob("cilia_lb4_svc"))
+    maps = LBMaps.open_pinned(directory)
+    before = dict(maps.v4.service.items())
+    assert before
+    assert w.cilia("db", "show", "drift", "-o", "json").stdout == ""
+    maps.v4.service.delete(next(iter(before)))
+
+    rows: list[dict[str, str]] = []
+
+    def drifted() -> bool:
+        shown = w.cilia("db", "dump", "drift")
+        assert shown.returncode == 0, shown.stderr
+        rows[:] = json.loads(shown.stdout)["tables"]["drift"]
+        return bool(rows)
+
+    w.eventually(drifted)
+    (row,) = rows
+    assert (row["reconciler"], row["kind"], row["actual"]) == ("frontends", "missing", "")
+    assert "ADDR=10.203.0.1:80/" in row["expected"]
+    w.eventually(lambda: dict(maps.v4.service.items()) == before)
+    w.eventually(lambda: not drifted())
+    maps.close()
