@@ -4,7 +4,7 @@
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any
 
-from bpf.maps.lb import LBFamilyMaps, LBMaps, decode_id
+from bpf.maps.lb import LBFamilyMaps, LBMaps, decode_id, encode_id
 from bpf.maps.lb_dump import (
     affinity_match_line,
     backend_line,
@@ -12,6 +12,7 @@ from bpf.maps.lb_dump import (
     service_line,
     source_range_line,
 )
+from bpf.maps.tables import MARK_BYTES
 from reconcilers import frontend_entries as layout
 from reconcilers.staged_maps import Phase, Plan, StagedMap, StagedTables, Step
 from tables.addressing import IP, L3n4Addr
@@ -113,6 +114,15 @@ class FamilyMaps:
         while (step := self.slot_leads_to(keys.slot(slot))) is not None:
             yield step
             slot += 1
+
+    def detail_leads_to(self, target: StagedMap, key: bytes) -> Iterator[Step]:
+        """The backends that an affinity match or a Maglev table names as it is in the map now."""
+        if target is self.affinity and key in target.content:
+            yield self.backend, key[:4]
+        elif target is self.maglev:
+            table = target.raw.lookup(key) or bytes(MARK_BYTES)
+            for number in set(memoryview(table)[:-MARK_BYTES].cast("I")):
+                yield self.backend, encode_id(number)
 
     def slot_leads_to(self, key: bytes) -> Step | None:
         value = self.service.content.get(key)

@@ -444,6 +444,8 @@ class FrontendOperations:
                     step = self._maps.family_of(target).slot_leads_to(key)
                     if step is not None:
                         in_use.add(step)
+                elif phase is Phase.DETAIL_GONE:
+                    in_use.update(self._maps.family_of(target).detail_leads_to(target, key))
             for addr in (row, *self._expanded.get(row, ())):
                 in_use.update(self._maps.of(addr).leads_to(addr))
         return in_use

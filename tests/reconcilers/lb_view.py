@@ -3,23 +3,31 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from bpf.maps.lb import (
     LBFamilyMaps,
     LBMaps,
+    decode_affinity_match,
     decode_backend,
     decode_id,
     decode_rev_nat,
     decode_service,
     decode_service_key,
+    decode_source_range,
     encode_id,
     encode_service_key,
 )
-from tables.addressing import IP
+from bpf.maps.tables import MARK_BYTES
+from reconcilers.maglev import Member
+from tables.addressing import IP, L3n4Addr
 from tables.backends import BackendState
 from tables.frontends import Frontend
+from tests.reconcilers.maglev_model import lookup_table
 
 PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 0: "ANY"}
 STATES = {
@@ -73,8 +81,88 @@ def _check_reachable(maps: LBMaps) -> None:
                 assert raw_slot is not None, f"{key} has no slot {slot}"
                 number = decode_service(raw_slot).backend_id
                 assert family.backend.lookup(encode_id(number)), f"{key} slot {slot}: no {number}"
+            for number in set(table_of(family, value.rev_nat)):
+                assert family.backend.lookup(encode_id(number)), f"{key} table: no {number}"
             if value.rev_nat:
                 assert family.rev_nat.lookup(encode_id(value.rev_nat)), f"{key}: no way back"
+
+
+class Details(NamedTuple):
+    """What only some frontends have: who may keep clients, whose clients, positions by backend."""
+
+    affinity: frozenset[str] = frozenset()
+    ranges: frozenset[str] = frozenset()
+    table: tuple[tuple[str, int], ...] = ()
+
+
+def table_of(family: LBFamilyMaps, number: int) -> list[int]:
+    table = family.maglev.lookup(encode_id(number)) or bytes(MARK_BYTES)
+    return array("I", table[:-MARK_BYTES]).tolist()
+
+
+def seen_details(maps: LBMaps) -> dict[str, Details]:
+    """By address, of frontends that have any; checks that there are none without frontend."""
+    found: dict[str, Details] = {}
+    for family in (maps.v4, maps.v6):
+        by_id = {}
+        for raw_key, raw_value in family.backend.items():
+            be = decode_backend(raw_value)
+            by_id[decode_id(raw_key)] = text(be.address, be.port, be.proto)
+        matches = [decode_affinity_match(key) for key, _ in family.affinity_match.items()]
+        sources = [decode_source_range(key) for key, _ in family.source.items()]
+        tables = {decode_id(key) for key, _ in family.maglev.items()}
+        numbers = set()
+        for raw_key, raw_value in family.service.items():
+            key, number = decode_service_key(raw_key), decode_service(raw_value).rev_nat
+            if key.slot or not number:
+                continue
+            numbers.add(number)
+            details = Details(
+                frozenset(by_id[m.backend_id] for m in matches if m.rev_nat == number),
+                frozenset(
+                    f"{ip_address(s.address)}/{s.length}" for s in sources if s.rev_nat == number
+                ),
+                tuple(sorted(Counter(by_id[n] for n in table_of(family, number)).items())),
+            )
+            if details != Details():
+                found[text(key.address, key.port, key.proto, key.scope)] = details
+        assert {m.rev_nat for m in matches} | {s.rev_nat for s in sources} | tables <= numbers
+    return found
+
+
+def wanted_details(
+    rows: Iterable[Frontend], node_ports: Iterable[str], size: int
+) -> dict[str, Details]:
+    """The same from the rows, naively."""
+    found: dict[str, Details] = {}
+    for fe in sorted(rows, key=lambda fe: not fe.address.is_surrogate):
+        for address in (fe.address, *_expanded(fe, node_ports)):
+            active = [
+                be for be in fe.backends if be.state is BackendState.ACTIVE and not be.unhealthy
+            ]
+            members = [Member(f"[{be.address},State:active]", i) for i, be in enumerate(active)]
+            has_table = members and not address.is_surrogate
+            table = lookup_table(members, size) if has_table else []
+            details = Details(
+                frozenset(str(be.address) for be in active if fe.service.affinity_timeout_s),
+                frozenset(
+                    str(cidr)
+                    for cidr in fe.service.source_ranges
+                    if (cidr.version == 6) is address.is_ipv6
+                ),
+                tuple(sorted(Counter(str(active[i].address) for i in table).items())),
+            )
+            found.pop(str(address), None)
+            if details != Details():
+                found[str(address)] = details
+    return found
+
+
+def _expanded(fe: Frontend, node_ports: Iterable[str]) -> list[L3n4Addr]:
+    if not fe.address.is_surrogate:
+        return []
+    nodes = map(IP.parse, node_ports)
+    return [fe.address.with_ip(ip) for ip in nodes if ip.is_ipv6 == fe.address.is_ipv6]
 
 
 def seen(maps: LBMaps) -> tuple[dict[str, Seen], dict[str, int]]:
@@ -135,10 +223,8 @@ def wanted(
             address = str(be.address)
             backends[address] = min(STATES[be.state], backends.get(address, 9))
         frontends[str(fe.address)] = expected
-        if fe.address.is_surrogate:
-            for node in map(IP.parse, node_ports):
-                if node.is_ipv6 == fe.address.is_ipv6:
-                    frontends[str(fe.address.with_ip(node))] = expected
+        for address in _expanded(fe, node_ports):
+            frontends[str(address)] = expected
     return frontends, backends
 
 

@@ -47,8 +47,10 @@ def rows(shift: int) -> list[Frontend]:
     for size in range(1, 6):
         svc = service(
             affinity_timeout_s=60 if size > shift % 3 else 0,
-            source_ranges=tuple(ip_network(f"{shift + n}.0.0.0/8") for n in range(1, size))
-            + (ip_network(f"fd{shift:02}::/16"),),
+            source_ranges=(
+                *(ip_network(f"{shift + n}.0.0.0/8") for n in range(1, size)),
+                ip_network(f"fd{shift:02}::/16"),
+            ),
         )
         ports = range(8000 + shift, 8000 + shift + size)
         for host, be in (("192.0.2.9", "10.244.2.1"), ("[2001:db8::9]", "[2001::1]")):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -13,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from tables.backends import Backend, BackendState
 from tables.frontends import Frontend, FrontendType
-from tests.reconcilers.lb_view import check_reachable, seen, wanted
-from tests.reconcilers.lb_world import PLAIN, Kernel, Killed, LBWorld, backend, frontend
+from tests.reconcilers.lb_view import check_reachable, seen, seen_details, wanted, wanted_details
+from tests.reconcilers.lb_world import PLAIN, Kernel, Killed, LBWorld, backend, frontend, service
 
 VIPS = ["10.96.0.1:80/TCP", "10.96.0.1:80/UDP", "10.96.0.2:80/TCP/i", "[fd00::1]:80/TCP"]
 SURROGATES = ["0.0.0.0:30080/TCP", "[::]:30080/TCP"]
@@ -25,8 +27,27 @@ BACKENDS = st.dictionaries(
     st.integers(1, 5), st.tuples(st.sampled_from(STATES), st.booleans()), max_size=4
 )
 
+# The parts of a service that make entries found by the frontend's id.
+PARTS = st.fixed_dictionaries(
+    {
+        "affinity_timeout_s": st.sampled_from([0, 60]),
+        "source_ranges": st.lists(
+            st.sampled_from(
+                [ip_network("10.0.0.0/8"), ip_network("10.1.0.0/16"), ip_network("::/0")]
+            ),
+            unique=True,
+            max_size=2,
+        ).map(tuple),
+    }
+)
+CONFIG = dataclasses.replace(
+    PLAIN, algorithm="maglev", external_clusterip=True, maglev_table_size=13
+)
 
-def make(address: str, chosen: dict[int, tuple[BackendState, bool]]) -> Frontend:
+
+def make(
+    address: str, chosen: dict[int, tuple[BackendState, bool]], parts: dict[str, Any]
+) -> Frontend:
     protocol = address.split("/")[1]
     pattern = "[2001::{}]:80/{}" if "[" in address else "10.244.1.{}:80/{}"
     backends: list[str | Backend] = [
@@ -39,7 +60,7 @@ def make(address: str, chosen: dict[int, tuple[BackendState, bool]]) -> Frontend
         for number, (state, unhealthy) in chosen.items()
     ]
     kind = FrontendType.NODE_PORT if address in SURROGATES else FrontendType.CLUSTER_IP
-    return frontend(address, backends, kind)
+    return frontend(address, backends, kind, service(**parts))
 
 
 class FrontendsModel(RuleBasedStateMachine):
@@ -64,7 +85,7 @@ class FrontendsModel(RuleBasedStateMachine):
         # Each look at the clock is a second later: every retry is due in the next round.
         ticks = itertools.count()
         self.world = LBWorld(
-            PLAIN, self.faults, self.kernel, seed=next(self.seeds), clock=lambda: next(ticks)
+            CONFIG, self.faults, self.kernel, seed=next(self.seeds), clock=lambda: next(ticks)
         )
         self.world.set_nodes(*self.nodes)
         self.world.put(*self.rows.values())
@@ -76,9 +97,11 @@ class FrontendsModel(RuleBasedStateMachine):
             self.kernel.writes_to_live = None
             self.start()
 
-    @rule(address=st.sampled_from(VIPS + SURROGATES), chosen=BACKENDS)
-    def put(self, address: str, chosen: dict[int, tuple[BackendState, bool]]) -> None:
-        self.rows[address] = make(address, chosen)
+    @rule(address=st.sampled_from(VIPS + SURROGATES), chosen=BACKENDS, parts=PARTS)
+    def put(
+        self, address: str, chosen: dict[int, tuple[BackendState, bool]], parts: dict[str, Any]
+    ) -> None:
+        self.rows[address] = make(address, chosen, parts)
         self.world.put(self.rows[address])
 
     @precondition(lambda self: self.rows)
@@ -128,6 +151,9 @@ class FrontendsModel(RuleBasedStateMachine):
         expected_frontends, expected_backends = wanted(self.rows.values(), self.nodes)
         assert frontends == expected_frontends
         assert backends == expected_backends
+        assert seen_details(self.kernel.maps) == wanted_details(
+            self.rows.values(), self.nodes, CONFIG.maglev_table_size
+        )
         rows = self.world.frontends.all(self.world.db.read_txn())
         assert all(row.id and row.status.kind == "done" for row in rows)
 
