@@ -4,8 +4,9 @@
 Rows come, change and go at a constant number of rows, with everything in use that could keep
 something alive: indexes of each kind, snapshots, history, change iterators of different pace,
 watches that fire and watches that are given up, a derived table, aborted transactions, and a
-reconciler whose target refuses one call in ten. Resident memory is sampled after a warm-up, and the
-slope of its line is judged: the whole run may gain less than `ALLOWED_KIB`.
+reconciler whose target refuses one call in ten. Resident memory and live blocks are sampled after a
+warm-up, and the slopes of their lines are judged: what the whole run surely gained must be less
+than `ALLOWED_KIB`, one arena of the allocator, and than `ALLOWED_BLOCKS` of the blocks.
 
 `MINUTES=` says how long (10; 0.4 is a quick look).
 """
@@ -19,6 +20,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -38,7 +40,7 @@ from statedb import (
 )
 from statedb.status import pending
 from tests.benchmarks.report import machine
-from tests.soak.memory import Slope, rss_kib, slope
+from tests.soak.memory import live_blocks, rss_kib, slope
 
 IDS = 10_000
 #: Rows written in one transaction.
@@ -50,6 +52,7 @@ FAULTS = 0.1
 WARM_UP, WARM_UP_S = 0.2, 15.0
 SAMPLE_S = 2.0
 ALLOWED_KIB = 1024
+ALLOWED_BLOCKS = 0.02
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -233,9 +236,17 @@ def _shadow(row: Row, deleted: bool) -> tuple[Shadow, Action]:
     return Shadow(row.id, row.value), Action.DELETE if deleted else Action.INSERT
 
 
-async def soak(churn: Churn, duration_s: float) -> list[tuple[float, float]]:
-    """Churn for so long; samples of (seconds, KiB) after the warm-up."""
-    samples: list[tuple[float, float]] = []
+class Sample(NamedTuple):
+    """What was held at one moment, of what is no garbage."""
+
+    second: float
+    kib: int
+    blocks: int
+
+
+async def soak(churn: Churn, duration_s: float) -> list[Sample]:
+    """Churn for so long; samples after the warm-up."""
+    samples: list[Sample] = []
     start = time.monotonic()
     due = start + max(WARM_UP * duration_s, WARM_UP_S)
     async with anyio.create_task_group() as tasks:
@@ -246,7 +257,7 @@ async def soak(churn: Churn, duration_s: float) -> list[tuple[float, float]]:
             await anyio.sleep(0)
             if now >= due:
                 gc.collect()  # what is garbage anyway is no growth
-                samples.append((now - start, rss_kib()))
+                samples.append(Sample(now - start, rss_kib(), live_blocks()))
                 due += min(SAMPLE_S, duration_s / 20)
         await _settled(churn)
         tasks.cancel_scope.cancel()
@@ -269,12 +280,19 @@ def main() -> int:
     seed = random.randrange(1 << 32)
     churn = Churn(seed)
     samples = anyio.run(soak, churn, minutes * 60)
-    found = slope(samples)
+    memory = slope([(sample.second, sample.kib) for sample in samples])
+    blocks = slope([(sample.second, sample.blocks) for sample in samples])
+    allowed_blocks = ALLOWED_BLOCKS * samples[0].blocks
     print(f"{machine()}, {'compiled' if _compiled() else 'pure'} statedb, seed {seed}")
-    for line in _report(churn, samples, found, minutes):
+    for line in _report(churn, samples):
         print(line)
-    gained = found.per_minute - found.confidence
-    return 1 if gained > ALLOWED_KIB / minutes else 0
+    print(f"{'slope of resident KiB':<28} {memory}, allowed {ALLOWED_KIB / minutes:.0f}")
+    print(f"{'slope of live blocks':<28} {blocks}, allowed {allowed_blocks / minutes:.0f}")
+    leaks = (
+        memory.per_minute - memory.confidence > ALLOWED_KIB / minutes,
+        blocks.per_minute - blocks.confidence > allowed_blocks / minutes,
+    )
+    return 1 if any(leaks) else 0
 
 
 def _compiled() -> bool:
@@ -283,22 +301,18 @@ def _compiled() -> bool:
     return bool(_row.COMPILED)
 
 
-def _report(
-    churn: Churn, samples: Sequence[tuple[float, float]], found: Slope, minutes: float
-) -> list[str]:
-    churn.forget()
-    memory = [kib for _, kib in samples]
+def _report(churn: Churn, samples: Sequence[Sample]) -> list[str]:
+    minutes, first = samples[-1].second / 60, samples[0].second
+    memory, blocks = [s.kib for s in samples], [s.blocks for s in samples]
     return [
-        f"{'minutes':<28} {minutes:g}, {len(samples)} samples from second {samples[0][0]:.0f} on",
+        f"{'minutes':<28} {minutes:.1f}, {len(samples)} samples from second {first:.0f} on",
         f"{'rows':<28} {churn.rows.num_objects(churn.db.read_txn())}",
         f"{'transactions':<28} {churn.steps}, of {BATCH} rows each",
         f"{'changes seen by iterators':<28} {churn.changes_seen}",
         f"{'wake-ups':<28} {churn.woken}",
         f"{'calls of the target':<28} {churn.target.calls}, refused {churn.target.refused}",
-        f"{'graveyard at the end':<28} {churn.rows.graveyard_size()}",
-        f"{'resident KiB, least to most':<28} {min(memory):.0f} to {max(memory):.0f}",
-        f"{'resident KiB, first and last':<28} {memory[0]:.0f}, {memory[-1]:.0f}",
-        f"{'slope':<28} {found}, allowed {ALLOWED_KIB / minutes:.0f}",
+        f"{'resident KiB':<28} {memory[0]} at first, {min(memory)} to {max(memory)}",
+        f"{'live blocks':<28} {blocks[0]} at first, {min(blocks)} to {max(blocks)}",
     ]
 
 
