@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -11,46 +10,27 @@ from typing import Any
 import pytest
 
 from cilia.script import Command, ScriptFailed, run_file
+from tests.proofs import ROOT, exists, proofs_of, scripts_without_statement
 from tests.script.conftest import Execute
 from tests.script.script_suite import SUITE
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/scripts.md").read_text()
-ROWS = [
-    tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
-    for line in PAGE.partition("## What proves it")[2].splitlines()
-    if line.startswith("|") and not line.startswith(("|---", "| Statement"))
-]
+PROOFS = proofs_of("docs/scripts.md")
 
 
 def test_there_is_a_table() -> None:
-    assert len(ROWS) > 80
+    assert len(PROOFS) > 80
 
 
-@pytest.mark.parametrize(("statement", "proofs"), ROWS)
-def test_each_statement_has_proofs_that_exist(statement: str, proofs: str) -> None:
-    names = re.findall(r"`([^`]+)`", proofs)
-    assert names
-    assert not [name for name in names if not exists(name)]
-
-
-def exists(name: str) -> bool:
-    path, _, test = name.partition("::")
-    file = ROOT / path
-    if not file.is_file():
-        return False
-    if not test:
-        return path.startswith("testdata/") and path.endswith(".txtar")
-    functions = [
-        n.name for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef)
-    ]
-    return test in functions
+@pytest.mark.parametrize("statement", PROOFS)
+def test_each_statement_has_proofs_that_exist(statement: str) -> None:
+    assert PROOFS[statement]
+    assert not [name for name in PROOFS[statement] if not exists(name)]
 
 
 def test_every_script_of_the_language_proves_something() -> None:
-    named = {name for _, proofs in ROWS for name in re.findall(r"`([^`]+)`", proofs)}
-    scripts = {f"testdata/script/{file.name}" for file in (ROOT / "testdata/script").iterdir()}
-    assert scripts - named == {"testdata/script/failures.txtar"}  # about how failures look
+    about_failures = {"testdata/script/failures.txtar"}
+    assert scripts_without_statement("script", PROOFS) == about_failures
 
 
 def blocks(language: str) -> list[str]:
