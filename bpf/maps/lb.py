@@ -301,6 +301,16 @@ def decode_backend(raw: bytes) -> BackendValue:
     return BackendValue(address, decode_port(port), *rest)
 
 
+def with_any_protocol(map_name: str, key: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """An entry of the map of this name as if its protocol were not told apart from others."""
+    if map_name.endswith("_svc"):
+        found = decode_service_key(key)
+        key = encode_service_key(found.address, found.port, found.slot, 0, found.scope)
+    elif map_name.endswith("_be"):
+        value = encode_backend(msgspec.structs.replace(decode_backend(value), proto=0))
+    return key, value
+
+
 def encode_rev_nat(value: RevNatValue) -> bytes:
     return family_of(value.address).rev_nat_value.pack(value.address, _U16_BE.pack(value.port))
 

@@ -8,9 +8,10 @@ that begin with `lb-test` exist here only.
 
 from __future__ import annotations
 
+import json
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Annotated, Any, TypeVar
@@ -21,6 +22,7 @@ import click
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import Field
 
+from bpf.maps import lb
 from bpf.maps.fake import FaultyMap
 from bpf.maps.lb import LBMaps
 from cilia.agent.config import AgentConfig
@@ -29,6 +31,7 @@ from cilia.agent.jobs import run_job
 from cilia.agent.options import options_of, validated
 from cilia.agent.script_k8s import k8s_commands
 from cilia.agent.script_lb import lb_commands, lb_test_commands
+from cilia.agent.script_observe import observe_commands
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.tracker import Tracker
 from cilia.script import CommandLike, Suite
@@ -82,6 +85,8 @@ class ScriptApplication:
             if config.lb_test_real_maps
             else LBMaps.fake(config.bpf_lb_map_max)
         )
+        self._node_labels: dict[str, str] = {}
+        self._node_ip = ""
         self._snapshot: list[list[tuple[bytes, bytes]]] = []
         self._running = ExitStack()
         self._portal: BlockingPortal | None = None
@@ -124,6 +129,7 @@ class ScriptApplication:
             *DOCUMENT_COMMANDS,
             *db_commands(self.agent.tables.db),
             *k8s_commands(self.tracker),
+            *observe_commands(self),
             *lb_commands(self),
             *lb_test_commands(self),
         )
@@ -142,11 +148,28 @@ class ScriptApplication:
     def snapshot_maps(self) -> None:
         self._snapshot = [list(raw.items()) for raw in self._world.all()]
 
-    def restore_maps(self) -> None:
+    def restore_maps(self, *, any_protocol: bool) -> None:
         """Write the snapshot back over what is there."""
         for raw, entries in zip(self._world.all(), self._snapshot, strict=True):
             for key, value in entries:
+                if any_protocol:
+                    key, value = lb.with_any_protocol(raw.name, key, value)
                 raw.update(key, value)
+
+    def set_node(self, *, labels: Mapping[str, str] | None = None, ip: str | None = None) -> None:
+        """The node's object is one of the tracker's, like all others."""
+        if labels is not None:
+            self._node_labels = dict(labels)
+        if ip is not None:
+            self._node_ip = ip
+        addresses = [{"type": "InternalIP", "address": self._node_ip}] if self._node_ip else []
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.agent.config.node_name, "labels": self._node_labels},
+            "status": {"addresses": addresses},
+        }
+        self.tracker.add(json.dumps(node).encode())
 
 
 def _cancelled(run: Future[Any], limit_s: float) -> None:

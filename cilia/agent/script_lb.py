@@ -3,44 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
-
-from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
-from cilia.agent.wiring import Agent
-from cilia.script import Command, CommandFailed, Output, State
+from cilia.agent.script_target import Flags, ScriptTarget, Target
+from cilia.script import Command, CommandFailed, Flag, Output, State
+from tables.addressing import L3n4Addr, ServiceName
 
-__all__ = ["LBTarget", "LBTestTarget", "lb_commands", "lb_test_commands"]
-
-Flags = dict[str, Any]
-T = TypeVar("T")
+__all__ = ["lb_commands", "lb_test_commands"]
 
 
-class LBTarget(Protocol):
-    """An agent and its maps, as commands in another thread need them."""
-
-    @property
-    def agent(self) -> Agent: ...
-
-    @property
-    def world(self) -> LBMaps:
-        """The maps without the faults that tests put before them."""
-        ...
-
-    def call(self, function: Callable[[], T]) -> T:
-        """Run a function in the thread of the agent's event loop."""
-        ...
-
-
-class LBTestTarget(LBTarget, Protocol):
-    """One whose maps are nobody's."""
-
-    def snapshot_maps(self) -> None: ...
-    def restore_maps(self) -> None: ...
-
-
-def lb_commands(app: LBTarget) -> tuple[Command, ...]:
+def lb_commands(app: Target) -> tuple[Command, ...]:
     """What may also be asked of an agent at work."""
 
     def maps_dump(state: State, flags: Flags, args: list[str]) -> Output | None:
@@ -69,14 +40,14 @@ def lb_commands(app: LBTarget) -> tuple[Command, ...]:
     )
 
 
-def lb_test_commands(app: LBTestTarget) -> tuple[Command, ...]:
+def lb_test_commands(app: ScriptTarget) -> tuple[Command, ...]:
     """What only tests may do: they write to the maps behind the reconciler's back."""
 
     def maps_snapshot(state: State, flags: Flags, args: list[str]) -> None:
         app.snapshot_maps()
 
     def maps_restore(state: State, flags: Flags, args: list[str]) -> None:
-        app.restore_maps()
+        app.restore_maps(any_protocol=flags["any-proto"])
 
     def reset(state: State, flags: Flags, args: list[str]) -> None:
         app.call(app.agent.frontend_operations.restore)
@@ -87,12 +58,75 @@ def lb_test_commands(app: LBTestTarget) -> tuple[Command, ...]:
 
     return (
         Command("lb/maps-snapshot", "remember the content of all maps", maps_snapshot),
-        Command("lb/maps-restore", "write the snapshot back", maps_restore),
+        Command(
+            "lb/maps-restore",
+            "write the snapshot back",
+            maps_restore,
+            flags=(Flag("any-proto", help="with protocol ANY for services and backends"),),
+        ),
         Command("test/bpfops-reset", "forget the reconciler's memory, read the maps", reset),
         Command("test/bpfops-state-empty", "fail unless that is all zero", state_empty),
+        *_told_commands(app),
     )
 
 
-def _summary_text(app: LBTarget) -> str:
+def _told_commands(app: ScriptTarget) -> tuple[Command, ...]:
+    """What others would tell the agent: health checkers, the node's object."""
+
+    def backend_health(state: State, flags: Flags, args: list[str]) -> None:
+        if len(args) != 3 or args[2] not in ("true", "false"):
+            raise CommandFailed("expected NAMESPACE/NAME ADDRESS true|false")
+        writer, name = app.agent.writer, ServiceName.parse(args[0])
+        with writer.write_txn() as wtxn:
+            writer.set_backend_health(
+                wtxn, name, L3n4Addr.parse(args[1]), healthy=args[2] == "true"
+            )
+
+    def health_checked(state: State, flags: Flags, args: list[str]) -> None:
+        if len(args) != 1:
+            raise CommandFailed("expected ANNOTATION")
+        writer, annotation = app.agent.writer, args[0]
+        writer.is_health_checked = lambda svc: annotation in svc.annotations
+        with writer.write_txn() as wtxn:
+            writer.refresh_all(wtxn)
+
+    def node_labels(state: State, flags: Flags, args: list[str]) -> None:
+        if not all("=" in arg for arg in args):
+            raise CommandFailed("expected KEY=VALUE...")
+        app.set_node(labels=dict(arg.split("=", 1) for arg in args))
+
+    def node_ip(state: State, flags: Flags, args: list[str]) -> None:
+        if len(args) != 1:
+            raise CommandFailed("expected IP")
+        app.set_node(ip=args[0])
+
+    def init_wait(state: State, flags: Flags, args: list[str]) -> None:
+        tables = app.agent.tables
+        for table in (tables.lb.services, tables.lb.frontends, tables.lb.backends):
+            done, channel = table.initialized_watch(tables.db.read_txn())
+            if not done and not channel.wait_sync(max(state.remaining_s(), 0)):
+                missing = ", ".join(table.pending_initializers(tables.db.read_txn()))
+                raise CommandFailed(f"{table.name} still waits for {missing}")
+
+    return (
+        Command(
+            "test/update-backend-health",
+            "say that a backend of a service is healthy or not",
+            backend_health,
+            "NAMESPACE/NAME ADDRESS true|false",
+        ),
+        Command(
+            "test/set-is-service-healthchecked",
+            "services with this annotation count as health-checked",
+            health_checked,
+            "ANNOTATION",
+        ),
+        Command("test/set-node-labels", "replace the node's labels", node_labels, "KEY=VALUE..."),
+        Command("test/set-node-ip", "set the node's internal address", node_ip, "IP"),
+        Command("test/init-wait", "wait until the tables are initialized", init_wait),
+    )
+
+
+def _summary_text(app: Target) -> str:
     summary = app.call(app.agent.frontend_operations.summary)
     return "".join(f"{name}: {size}\n" for name, size in summary.items())

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from bpf.maps.lb import LBMaps
 from cilia.agent.script_lb import lb_commands
+from cilia.agent.script_observe import observe_commands
 from cilia.agent.wiring import Agent
 from cilia.script import CommandLike, Sessions
 from cilia.script.documents import DOCUMENT_COMMANDS
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 class LiveTarget:
-    """See `cilia.agent.script_lb.LBTarget`; commands run in anyio's worker threads."""
+    """See `cilia.agent.script_target.Target`; commands run in anyio's worker threads."""
 
     def __init__(self, agent: Agent, world: LBMaps) -> None:
         self.agent = agent
@@ -41,7 +42,7 @@ class LiveTarget:
 
 def commands(target: LiveTarget) -> Iterable[CommandLike]:
     tables = db_commands(target.agent.tables.db, read_only=True)
-    return (*DOCUMENT_COMMANDS, *tables, *lb_commands(target))
+    return (*DOCUMENT_COMMANDS, *tables, *observe_commands(target), *lb_commands(target))
 
 
 def shell_routes(agent: Agent, world: LBMaps) -> list[BaseRoute]:
