@@ -8,14 +8,14 @@ as the numbers that the machine sees; codecs (``bpf.maps``) are the better displ
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from bpf.descriptors import Owned
 from bpf.libbpf import check, ffi, lib, take_log
 from bpf.maps.map import Map
 
 
-class Formatter:
+class Formatter(Owned):
     """Prints entries of one map."""
 
     def __init__(self, of: Map) -> None:
@@ -25,20 +25,6 @@ class Formatter:
             out = ffi.new("struct btf **")
             check(lib.cilia_btf_open(self._info.btf_id, out), f"types of map {of.name}")
             self._btf = out[0]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the types."""

@@ -14,7 +14,33 @@ def open_directory(path: Path) -> Fd:
     return Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-class Fd:
+class Owned:
+    """Something that is closed: by `close`, by `with`, or with its last reference.
+
+    `close` may be called on a half-made object and more than once.
+    """
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Fd(Owned):
     """An owned descriptor of a map, program, link or directory."""
 
     __slots__ = ("_fd",)
@@ -40,22 +66,6 @@ class Fd:
 
     def close(self) -> None:
         """Close; a second call does nothing."""
-        fd, self._fd = self._fd, -1
+        fd, self._fd = getattr(self, "_fd", -1), -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # A half-made object has no descriptor yet.
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()

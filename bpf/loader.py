@@ -7,14 +7,15 @@
     DIR/NAME~next     its successor, when this build wants another layout or size
 
 Steps, each idempotent: ``open_maps`` adopts a pinned map that has this build's layout and size, or
-makes one (as ``~next`` if the name is taken by a map that does not fit). The caller fills what is
+makes one (as ``~next`` unless nothing was pinned before at all). The caller fills what is
 ``fresh``. ``load`` verifies the programs on these maps; nothing is attached yet. The caller
 switches its hooks, calling ``carry`` directly before and after. ``settle`` renames each successor
 over its predecessor.
 
 A kill between any two steps leaves programs and maps in force that belong together; the next start,
-of this build or the one before, finds the maps that fit it under one of the two names. A map whose
-twin was perhaps in use instead counts as fresh: its contents may be old.
+of this build or the one before, finds the maps that fit it under one of the two names. While there
+is a ``~next``, nobody knows which maps were kept up to date: all count as fresh, but for those that
+programs write.
 """
 
 from __future__ import annotations
@@ -71,10 +72,12 @@ class Loader:
         with self.timed("compile"):
             self._elf = bpf_compile.load_object(self.name, cache_dir=self._cache_dir)
         with self.timed("maps"), Object.open(self.name, self._elf) as obj:
+            pinned = [path.name for path in self.maps_dir.iterdir()]
+            settled = not any(name.endswith(NEXT) for name in pinned)
             definitions = [self._sized(definition) for definition in obj.map_definitions()]
-            missing = [definition for definition in definitions if not self._adopt(definition)]
+            missing = [wanted for wanted in definitions if not self._adopt(wanted, settled)]
             if missing:
-                self._make(obj, missing)
+                self._make(obj, missing, NEXT if pinned else "")
 
     def load(self, constants: Mapping[str, bytes]) -> list[Program]:
         """Verify the programs on the maps; they are the caller's. Raises: LoadError."""
@@ -125,11 +128,12 @@ class Loader:
         wanted = self._entries(definition.name)
         return definition if wanted is None else definition._replace(max_entries=wanted)
 
-    def _adopt(self, wanted: MapDefinition) -> bool:
-        """Whether a pinned map fits; it is opened then."""
+    def _adopt(self, wanted: MapDefinition, settled: bool) -> bool:
+        """Whether a pinned map fits; it is opened then. ``settled``: there are no successors."""
         successor = self.maps_dir / (wanted.name + NEXT)
         found = _open_fitting(successor, wanted)
         perhaps_old = found is not None or successor.exists()
+        perhaps_old |= not settled and wanted.name not in self._carried
         if found is None:
             found = _open_fitting(self.maps_dir / wanted.name, wanted)
         if found is None:
@@ -139,8 +143,12 @@ class Loader:
             self.fresh.append(wanted.name)
         return True
 
-    def _make(self, obj: Object, missing: list[MapDefinition]) -> None:
-        """Make and pin the missing maps, through the object so that they carry their types."""
+    def _make(self, obj: Object, missing: list[MapDefinition], suffix: str) -> None:
+        """Make and pin the missing maps, through the object so that they carry their types.
+
+        A map that is missing beside others is a successor even if its name is free: under its name
+        it would pass for filled when this start is killed.
+        """
         self._reuse(obj)
         for definition in missing:
             obj.set_max_entries(definition.name, definition.max_entries)
@@ -149,14 +157,8 @@ class Loader:
         for definition in missing:
             made = obj.map(definition.name)
             self.maps[definition.name] = made
-            self._pin(made, definition.name)
+            made.replace_pin(self.maps_dir / (definition.name + suffix))
             self.fresh.append(definition.name)
-
-    def _pin(self, made: Map, name: str) -> None:
-        try:
-            made.pin(self.maps_dir / name)
-        except Exists:
-            made.replace_pin(self.maps_dir / (name + NEXT))
 
     def _reuse(self, obj: Object) -> None:
         for name, opened in self.maps.items():

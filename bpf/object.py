@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
+from bpf.descriptors import Owned
 from bpf.errors import LoadError, NotFound
 from bpf.libbpf import check, decode, ffi, lib, options, take_log
 from bpf.maps.map import Map
@@ -37,7 +37,7 @@ class MapDefinition(NamedTuple):
     flags: int
 
 
-class Object:
+class Object(Owned):
     """An open BPF object. Not safe for use from two threads at once."""
 
     def __init__(self, name: str, pointer: Any, elf: bytes) -> None:
@@ -58,20 +58,6 @@ class Object:
         if pointer == ffi.NULL:
             raise LoadError(name, errno, log)
         return cls(name, pointer, elf)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the object; programs and maps taken from it stay open."""

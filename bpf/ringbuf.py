@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from struct import Struct
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import anyio
 
+from bpf.descriptors import Owned
 from bpf.libbpf import check, ffi, lib
 from bpf.maps.map import Map
 
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
             at += (size + 7) & ~7
 
 
-class Reader:
+class Reader(Owned):
     """A consumer of one buffer; there must be no other. Not for use from two threads at once."""
 
     def __init__(self, pointer: Any, name: str) -> None:
@@ -61,20 +61,6 @@ class Reader:
         rc = lib.cilia_perf_open(array.number, pages_per_cpu, out)
         check(rc, f"open perf buffer {array.name}")
         return cls(out[0], array.name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop reading; records that come later stay in a ring buffer for the next reader."""
