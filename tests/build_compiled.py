@@ -2,7 +2,7 @@
 """Runs the test suite on the compiled build: `python -m tests.build_compiled [pytest arguments]`.
 
 Copies what git knows to build/compiled, compiles statedb there in place, and runs pytest there, by
-default on tests/statedb. The checkout itself stays uncompiled.
+default on what uses statedb most (`DEFAULT`). The checkout itself stays uncompiled.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "build" / "compiled"
+DEFAULT = ["tests/statedb", "tests/reconcilers", "tests/test_scripts.py"]
 COMPILE = """
 from setuptools import Distribution
 from statedb.compiled import ext_modules
@@ -29,7 +30,7 @@ build.run()
 def main(arguments: list[str]) -> int:
     """Build, then test; return pytest's exit code."""
     environment = build()
-    tests = arguments or ["tests/statedb"]
+    tests = arguments or DEFAULT
     return subprocess.run(
         [sys.executable, "-m", "pytest", *tests], cwd=TARGET, env=environment, check=False
     ).returncode
