@@ -77,7 +77,7 @@ class Loader:
             definitions = [self._sized(definition) for definition in obj.map_definitions()]
             missing = [wanted for wanted in definitions if not self._adopt(wanted, settled)]
             if missing:
-                self._make(obj, missing, NEXT if pinned else "")
+                self._make(obj, missing, first=not pinned)
 
     def load(self, constants: Mapping[str, bytes]) -> list[Program]:
         """Verify the programs on the maps; they are the caller's. Raises: LoadError."""
@@ -143,7 +143,7 @@ class Loader:
             self.fresh.append(wanted.name)
         return True
 
-    def _make(self, obj: Object, missing: list[MapDefinition], suffix: str) -> None:
+    def _make(self, obj: Object, missing: list[MapDefinition], *, first: bool) -> None:
         """Make and pin the missing maps, through the object so that they carry their types.
 
         A map that is missing beside others is a successor even if its name is free: under its name
@@ -157,7 +157,10 @@ class Loader:
         for definition in missing:
             made = obj.map(definition.name)
             self.maps[definition.name] = made
-            made.replace_pin(self.maps_dir / (definition.name + suffix))
+            if first:
+                made.pin(self.maps_dir / definition.name)
+            else:
+                made.replace_pin(self.maps_dir / (definition.name + NEXT))
             self.fresh.append(definition.name)
 
     def _reuse(self, obj: Object) -> None:

@@ -289,3 +289,35 @@ def test_pins_that_nobody_wants_go_after_the_switch(config: SockConfig) -> None:
     assert sock.retire() == ["cilia_lb4_old", "cilia_lb4_svc~next"]
     sock.close()
     assert pin_names(config) == sorted(map_names(config))
+
+
+def test_new_map_is_a_successor_even_if_its_name_is_free(config: SockConfig) -> None:
+    """Or a start that is killed before it filled the map would leave one that seems complete."""
+    start(config).close()
+    (config.pin_dir / "maps" / "cilia_lb4_be").unlink()
+    for _ in range(2):
+        sock = SockDatapath(config)
+        sock.open_maps().close()
+        assert "cilia_lb4_be" in sock.fresh
+        assert sock.migrating
+        assert "cilia_lb4_be~next" in pin_names(config)
+        assert "cilia_lb4_be" not in pin_names(config)
+        sock.close()
+    start(config).close()
+    assert pin_names(config) == sorted(map_names(config))
+
+
+def test_no_map_is_trusted_while_another_build_has_not_settled(config: SockConfig) -> None:
+    """It may have been in force with maps of other names, and have left these as they were."""
+    start(config).close()
+    with Map.create(MapType.HASH, "cilia_lb4_other", 4, 4, 10) as other:
+        other.pin(config.pin_dir / "maps" / "cilia_lb4_oth~next")
+    sock = SockDatapath(config)
+    sock.open_maps().close()
+    assert sock.migrating
+    assert set(map_names(config)) - set(sock.fresh) == SOCKET_MAPS
+    sock.load()
+    sock.attach()
+    assert sock.retire() == ["cilia_lb4_oth~next"]
+    assert not sock.migrating
+    sock.close()

@@ -8,6 +8,7 @@ the copy never becomes the same build unnoticed.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.world import REPOSITORY
@@ -15,7 +16,9 @@ from tests.e2e.world import REPOSITORY
 PARTS = ("statedb", "reconcilers", "tables", "bpf", "cilia", "tests/e2e")
 
 #: (file, what is there, what the other build has instead)
-CHANGES = (
+Change = tuple[str, str, str]
+
+OTHER_LAYOUT: tuple[Change, ...] = (
     # The values of both backend maps grow by a field in front: nothing in them is where it was.
     *(
         (
@@ -35,14 +38,24 @@ CHANGES = (
     ("bpf/maps/lb.py", 'f"{name}_rev"', 'f"{name}_back"'),
 )
 
+#: The backend maps have another name and the same layout, as when a version suffix changes.
+OTHER_NAMES: tuple[Change, ...] = (
+    *(
+        (f"bpf/lib/{header}", f"cilia_lb{version}_be", f"cilia_lb{version}_to")
+        for header in ("lb.h", "sock.h")
+        for version in (4, 6)
+    ),
+    ("bpf/maps/lb.py", '_be"', '_to"'),
+)
 
-def make(target: Path) -> None:
+
+def make(target: Path, changes: Sequence[Change]) -> None:
     """Copy the packages to `target` and change them."""
     ignored = shutil.ignore_patterns("__pycache__", "objects")
     for part in PARTS:
         shutil.copytree(REPOSITORY / part, target / part, ignore=ignored)
     shutil.copy(REPOSITORY / "tests/__init__.py", target / "tests")
-    for name, old, new in CHANGES:
+    for name, old, new in changes:
         path = target / name
         source = path.read_text()
         assert old in source, f"{name} has no «{old}» any more"

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 V4, V6 = "10.203.0.10", "fd00:203::10"
 SIZE = 80_000 + os.getpid() % 30_000
 STREAMS = 5
+NEW_MAP = re.compile(r"(pin|rename) .*/maps/cilia_lb4_to")
 
 
 class Builds:
@@ -30,18 +32,43 @@ class Builds:
     def __init__(self, w: World, nurseries: dict[str, Nursery]) -> None:
         self.world, self._nurseries = w, nurseries
         self._pid, self._running = 0, ""
+        self._points = w.directory / "points"
 
     def start(self, build: str) -> None:
         """Kill the one that runs, start this one, wait until it has taken over."""
+        self.kill()
+        log = self._launch(build)
+        self.world.eventually(lambda: '"synchronised"' in log.read_text(), 20)
+
+    def dies(self, build: str, point: int) -> str:
+        """Kill the one that runs, start this one, which is killed at a point; what it did there."""
+        self.kill()
+        self._launch(build, kill_at=point)
+        self._nurseries[build].wait(self._pid)
+        self._running = ""
+        return self.points()[-1]
+
+    def points(self) -> list[str]:
+        """What the build that was started last came to."""
+        return self._points.read_text().splitlines()
+
+    def kill(self) -> None:
         if self._running:
             self._nurseries[self._running].kill(self._pid)
+        self._running = ""
+
+    def _launch(self, build: str, kill_at: int = 0) -> Path:
         w = self.world
         log = w.directory / f"{build}.log"
         self._running = build
         self._pid = self._nurseries[build].start(
-            [*w.command()[3:], f"--bpf-lb-map-max={SIZE}"], log=log, points=w.directory / "points"
+            [*w.command()[3:], f"--bpf-lb-map-max={SIZE}"],
+            log=log,
+            points=self._points,
+            kill_at=kill_at,
+            below=[w.bpf_root, w.state_dir],
         )
-        w.eventually(lambda: '"synchronised"' in log.read_text(), 20)
+        return log
 
     def pins(self, what: str) -> set[str]:
         return {path.name for path in (self._pin_dir / what).iterdir()}
@@ -57,53 +84,81 @@ class Builds:
     def _pin_dir(self) -> Path:
         return self.world.bpf_root / self.world.namespace
 
-    def close(self) -> None:
-        if self._running:
-            self._nurseries[self._running].kill(self._pid)
+
+class Clients:
+    """Streams, new connections and numbered datagrams through both Services."""
+
+    def __init__(self, w: World) -> None:
+        self._world, self._inside = w, w.inside
+        self._streams = w.inside.streams_open(V4, 80, STREAMS)
+        self._loops = [w.inside.loop_start(address, 80, 50.0) for address in (V4, V6)]
+        self._datagrams = [w.inside.datagrams_start(address, 80, 100.0) for address in (V4, V6)]
+
+    def heard(self) -> None:
+        """Wait for some more answers of each."""
+        counts = [(loop, self._inside.loop_count(loop) + 10) for loop in self._loops]
+        self._world.eventually(
+            lambda: all(self._inside.loop_count(loop) >= wanted for loop, wanted in counts)
+        )
+
+    def noticed_nothing(self) -> None:
+        """End them; fails with what they noticed."""
+        told = self._inside.streams_stop(self._streams)
+        assert told["answered"] > STREAMS and told["failures"] == []
+        for found in map(self._inside.loop_stop, self._loops):
+            assert found["failures"] == []
+        for found in map(self._inside.datagrams_stop, self._datagrams):
+            assert (found["lost"], found["failures"]) == ([], [])
+            assert found["sent"] > 10
 
 
-@pytest.fixture
-def builds(tmp_path: Path) -> Iterator[Builds]:
-    other = tmp_path / "other"
-    other_build.make(other)
+@contextmanager
+def two_builds(directory: Path, changes: Sequence[other_build.Change]) -> Iterator[Builds]:
+    other_build.make(directory / "other", changes)
     with ExitStack() as stack:
-        w = stack.enter_context(world(tmp_path, "builds"))
+        w = stack.enter_context(world(directory, "builds"))
         for address in (*POD_V4[:2], *POD_V6[:2]):
             w.inside.serve(address, address, 8080)
         w.write("echo.yaml", served("echo", V4, POD_V4[:2]))
         w.write("echo6.yaml", served("echo6", V6, POD_V6[:2]))
-        nurseries = {"this": Nursery(), "other": Nursery(other)}
+        nurseries = {"this": Nursery(), "other": Nursery(directory / "other")}
         for nursery in nurseries.values():
             stack.callback(nursery.close)
-        made = Builds(w, nurseries)
-        stack.callback(made.close)
-        yield made
+        yield Builds(w, nurseries)
 
 
-def test_clients_do_not_notice_another_build_and_the_way_back(builds: Builds) -> None:
-    w, inside = builds.world, builds.world.inside
-    builds.start("this")
-    mine, links, kept_first = builds.pins("maps"), builds.pins("links"), builds.kept()
-    assert kept_first.programs == kept_first.links == len(links)
-    streams = inside.streams_open(V4, 80, STREAMS)
-    loops = [inside.loop_start(address, 80, 50.0) for address in (V4, V6)]
-    datagrams = [inside.datagrams_start(address, 80, 100.0) for address in (V4, V6)]
-    for build, back, size in (("other", "back", 20), ("this", "rev", 16)) * 2:
-        builds.start(build)
-        assert builds.pins("maps") == {name.replace("rev", back) for name in mine}
-        assert builds.pins("links") == links
-        assert builds.backend_value_size() == size
-        w.eventually(lambda: builds.kept() == kept_first)
-        wanted = [inside.loop_count(loop) + 10 for loop in loops]
-        w.eventually(
-            lambda wanted=wanted: all(  # type: ignore[misc]
-                inside.loop_count(loop) >= count for loop, count in zip(loops, wanted, strict=True)
-            )
-        )
-    told = inside.streams_stop(streams)
-    assert told["answered"] > STREAMS and told["failures"] == []
-    for found in map(inside.loop_stop, loops):
-        assert found["failures"] == []
-    for found in map(inside.datagrams_stop, datagrams):
-        assert (found["lost"], found["failures"]) == ([], [])
-        assert found["sent"] > 100
+def test_clients_do_not_notice_another_build_and_the_way_back(tmp_path: Path) -> None:
+    with two_builds(tmp_path, other_build.OTHER_LAYOUT) as builds:
+        builds.start("this")
+        mine, links, kept_first = builds.pins("maps"), builds.pins("links"), builds.kept()
+        assert kept_first.programs == kept_first.links == len(links)
+        clients = Clients(builds.world)
+        for build, back, size in (("other", "back", 20), ("this", "rev", 16)) * 2:
+            builds.start(build)
+            assert builds.pins("maps") == {name.replace("rev", back) for name in mine}
+            assert builds.pins("links") == links
+            assert builds.backend_value_size() == size
+            builds.world.eventually(lambda: builds.kept() == kept_first)
+            clients.heard()
+        clients.noticed_nothing()
+
+
+def test_maps_that_a_killed_upgrade_made_are_filled_before_they_are_used(tmp_path: Path) -> None:
+    """Under another name nothing is in the way of their pins: they must not pass for filled."""
+    with two_builds(tmp_path, other_build.OTHER_NAMES) as builds:
+        builds.start("other")  # compiles its programs
+        mine = builds.pins("maps")
+        builds.start("this")
+        builds.start("other")
+        points = builds.points()
+        (made,) = [n for n, step in enumerate(points, 1) if NEW_MAP.match(step)][:1]
+        read = next(n for n, step in enumerate(points, 1) if step.startswith("read "))
+        for point in (made, (made + read) // 2, read):
+            builds.start("this")
+            clients = Clients(builds.world)
+            builds.dies("other", point)
+            clients.heard()
+            builds.start("other")
+            clients.heard()
+            clients.noticed_nothing()
+            assert builds.pins("maps") == mine
