@@ -319,5 +319,5 @@ def test_no_map_is_trusted_while_another_build_has_not_settled(config: SockConfi
     sock.load()
     sock.attach()
     assert sock.retire() == ["cilia_lb4_oth~next"]
-    assert not sock.migrating
+    assert sock.fresh == []
     sock.close()
