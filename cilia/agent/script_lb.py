@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from bpf.maps.lb_dump import dump
 from cilia.agent.script_target import Flags, ScriptTarget, Target
+from cilia.agent.wiring import Agent
 from cilia.script import Command, CommandFailed, Flag, Output, State
+from statedb import StatusKind
+from statedb.status import refreshing
 from tables.addressing import L3n4Addr, ServiceName
+from tables.frontends import set_status
 
 __all__ = ["lb_commands", "lb_test_commands"]
 
@@ -50,7 +54,8 @@ def lb_test_commands(app: ScriptTarget) -> tuple[Command, ...]:
         app.restore_maps(any_protocol=flags["any-proto"])
 
     def reset(state: State, flags: Flags, args: list[str]) -> None:
-        app.call(app.agent.frontend_operations.restore)
+        """As a restart does: every row is applied again, by ids that the maps have."""
+        app.call(lambda: _forget(app.agent))
 
     def state_empty(state: State, flags: Flags, args: list[str]) -> None:
         if any(app.agent.frontend_operations.summary().values()):
@@ -125,6 +130,15 @@ def _told_commands(app: ScriptTarget) -> tuple[Command, ...]:
         Command("test/set-node-ip", "set the node's internal address", node_ip, "IP"),
         Command("test/init-wait", "wait until the tables are initialized", init_wait),
     )
+
+
+def _forget(agent: Agent) -> None:
+    agent.frontend_operations.restore()
+    table, status = agent.tables.lb.frontends, refreshing()
+    with agent.tables.db.write_txn(table) as wtxn:
+        for fe in list(table.all(wtxn)):
+            if fe.status.kind is StatusKind.DONE:
+                table.insert(wtxn, set_status(fe, status))
 
 
 def _summary_text(app: Target) -> str:
