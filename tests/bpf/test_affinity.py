@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import NamedTuple
 
@@ -70,29 +71,25 @@ class Service(NamedTuple):
         """Port of the server that a new connection reaches."""
         with socket.create_connection((self.address, 80), timeout=3) as client:
             mine = client.getsockname()[1]
-            for server in self.servers:
-                server.settimeout(0)
-                try:
-                    accepted, peer = server.accept()
-                except BlockingIOError:
-                    continue
-                accepted.close()
-                assert peer[1] == mine
-                return int(server.getsockname()[1])
-        raise AssertionError("nobody was reached")
+            server = self.reached()
+            accepted, peer = server.accept()
+            accepted.close()
+            assert peer[1] == mine
+            return int(server.getsockname()[1])
 
     def ask(self) -> int:
         """Port of the server that a datagram of a new socket reaches."""
         with socket.socket(self.servers[0].family, socket.SOCK_DGRAM) as client:
             client.sendto(b"question", (self.address, 80))
-            for server in self.servers:
-                server.settimeout(0)
-                try:
-                    server.recv(100)
-                except BlockingIOError:
-                    continue
-                return int(server.getsockname()[1])
-        raise AssertionError("nobody was reached")
+            server = self.reached()
+            server.recv(100)
+            return int(server.getsockname()[1])
+
+    def reached(self) -> socket.socket:
+        """The server that has something to take; the last step of a handshake takes its time."""
+        ready, _, _ = select.select(self.servers, [], [], 3)
+        assert len(ready) == 1, "one server is reached"
+        return ready[0]
 
     def port_of(self, backend_id: int) -> int:
         return int(self.servers[backend_id - REV_NAT * 100 - 1].getsockname()[1])
