@@ -223,8 +223,8 @@ def wanted(
             address = str(be.address)
             backends[address] = min(STATES[be.state], backends.get(address, 9))
         frontends[str(fe.address)] = expected
-        for address in _expanded(fe, node_ports):
-            frontends[str(address)] = expected
+        for expanded in _expanded(fe, node_ports):
+            frontends[str(expanded)] = expected
     return frontends, backends
 
 
