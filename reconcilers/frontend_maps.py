@@ -104,8 +104,16 @@ class FamilyMaps:
         return held
 
     def prune_backends(self, plan: Plan, numbers: Container[bytes]) -> int:
-        """Likewise for backends, when the services were pruned."""
+        """Likewise for backends, when the services were pruned.
+
+        What a table or a match still names stays, too: one that could not be replaced is in force.
+        """
+        if all(key in numbers for key in self.backend.content):
+            return 0  # the common case; tables are large to read
         in_use = {value[:4] for value in self.service.content.values()}
+        for target in (self.affinity, self.maglev):
+            for key in target.content:
+                in_use.update(number for _, number in self.detail_leads_to(target, key))
         return _prune(plan, Phase.BACKEND_GONE, self.backend, numbers, in_use)
 
     def leads_to(self, addr: L3n4Addr) -> Iterator[Step]:
@@ -121,7 +129,7 @@ class FamilyMaps:
             yield self.backend, key[:4]
         elif target is self.maglev:
             table = target.raw.lookup(key) or bytes(MARK_BYTES)
-            for number in set(memoryview(table)[:-MARK_BYTES].cast("I")):
+            for number in set(memoryview(table)[:-MARK_BYTES].cast("I")) - {0}:
                 yield self.backend, encode_id(number)
 
     def slot_leads_to(self, key: bytes) -> Step | None:

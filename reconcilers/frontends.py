@@ -444,7 +444,7 @@ class FrontendOperations:
                     step = self._maps.family_of(target).slot_leads_to(key)
                     if step is not None:
                         in_use.add(step)
-                elif phase is Phase.DETAIL_GONE:
+                elif phase in (Phase.DETAIL, Phase.DETAIL_GONE):  # what is there until it is done
                     in_use.update(self._maps.family_of(target).detail_leads_to(target, key))
             for addr in (row, *self._expanded.get(row, ())):
                 in_use.update(self._maps.of(addr).leads_to(addr))

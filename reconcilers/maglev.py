@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from bpf.maglev import Turn, fill
-from bpf.maps.tables import MARK_BYTES
+from bpf.maps.tables import MARK_BYTES, padded
 
 # Part of every mark: to be raised when the same members shall have other positions.
 _EDITION = 1
@@ -53,12 +53,12 @@ class Recipe(bytes):
         return recipe
 
     def table(self) -> bytes:
-        """The numbers by position, 32 bits each in host order, and the mark."""
+        """The numbers by position, 32 bits each in host order; zeros; the mark."""
         turns = [
             Turn(*_order(member.name, self.size), member.weight, member.number)
             for member in self.members
         ]
-        return fill(turns, self.size) + self
+        return padded(fill(turns, self.size), self)
 
 
 @lru_cache(maxsize=1 << 16)
