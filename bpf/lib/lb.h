@@ -56,8 +56,8 @@ LB_LPM(cilia_lb6_src, struct lb6_source_key);
 /* BPF_F_INNER_MAP: tables may differ in size. A table is swapped for its successor in one step. */
 struct lb_maglev_table {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__type(key, __u32);
-	__type(value, __u32);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct lb_maglev_part));
 	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_INNER_MAP);
 };

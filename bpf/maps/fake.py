@@ -15,6 +15,9 @@ from random import Random
 from bpf.errors import BatchError, KernelError, NotFound, kernel_error
 from bpf.maps.raw import ANY, EXIST, NOEXIST, RawMap
 
+#: ``bpf.maps.tables.PART_BYTES``, which cannot be imported without the kernel's side.
+TABLE_PART_BYTES = 1024
+
 
 class FakeMap:
     """A hash map in memory."""
@@ -86,13 +89,16 @@ class FakeMap:
 
 
 class FakeTableMap(FakeMap):
-    """Values are tables of any number of 32-bit words, as in ``bpf.maps.tables``."""
+    """Values are tables of any number of parts, as in ``bpf.maps.tables``."""
 
     def __init__(self, name: str, key_size: int, max_entries: int = 1 << 20) -> None:
-        super().__init__(name, key_size, 4, max_entries)
+        super().__init__(name, key_size, TABLE_PART_BYTES, max_entries)
 
     def _check(self, data: bytes, size: int, what: str) -> None:
-        super()._check(data if what == "key" else data[len(data) - size :], size, what)
+        if what == "key":
+            super()._check(data, size, what)
+        elif not data or len(data) % size:
+            raise ValueError(f"{self.name}: {len(data)} bytes are no whole number of {size}")
 
     def _check_all(self, many: Sequence[bytes], size: int, what: str) -> None:
         for data in many:

@@ -100,6 +100,7 @@ def source_range_line(raw_key: bytes) -> str:
 def maglev_line(raw_key: bytes, table: bytes) -> str:
     """How many positions each backend has, which do not show in the dump: there are thousands."""
     counts = Counter(array("I", table[:-MARK_BYTES]))
+    del counts[0]  # behind the last position; no backend has this id
     members = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     inner = ", ".join(f"{number}({count})" for number, count in members)
     return f"MAGLEV: ID={decode_id(raw_key)} INNER=[{inner}]"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map of tables: the value of a key is an array of 32-bit words, of any length.
+"""A map of tables: the value of a key is an array of 32-bit words, any number of parts long.
 
 In the kernel it is a hash of maps. An array is filled before it is put at its key, so a program
 that looks sees the whole old table or the whole new one. The kernel waits, after each call that
@@ -16,6 +16,9 @@ from bpf.maps.raw import ANY
 from bpf.maps.types import MapFlag, MapType
 
 WORD = 4
+
+#: Size of the elements of an array: a table is a whole number of them (``struct lb_maglev_part``).
+PART_BYTES = 1024
 
 #: What the last bytes of a table tell is what it was made from; they are no words of it.
 MARK_BYTES = 16
@@ -108,34 +111,35 @@ class TableMap:
         self._outer.clear()
 
 
-def _new_table(words: int) -> Map:
-    return Map.create(MapType.ARRAY, "cilia_table", WORD, WORD, words, flags=MapFlag.INNER_MAP)
+def _new_table(parts: int) -> Map:
+    return Map.create(
+        MapType.ARRAY, "cilia_table", WORD, PART_BYTES, parts, flags=MapFlag.INNER_MAP
+    )
 
 
 def _filled(value: bytes) -> Map:
     """An array of its own with these words."""
-    words = len(value) // WORD
-    table = _new_table(words)
+    parts, rest = divmod(len(value), PART_BYTES)
+    if rest or not parts:
+        raise ValueError(f"a table of {len(value)} bytes is no whole number of {PART_BYTES}")
+    table = _new_table(parts)
     try:
-        table.update_packed(_indices(words), value)
+        table.update_packed(_indices(parts), value)
     except BaseException:
         table.close()
         raise
     return table
 
 
-def _indices(words: int) -> bytes:
+def _indices(parts: int) -> bytes:
     """The keys of an array, one after the other."""
-    found = _INDICES.get(words)
-    if found is None:
-        found = b"".join(index.to_bytes(WORD, "little") for index in range(words))
-        _INDICES.clear()
-        _INDICES[words] = found
-    return found
+    return b"".join(index.to_bytes(WORD, "little") for index in range(parts))
 
 
-#: The last length that was asked for: all tables of a node are of one.
-_INDICES: dict[int, bytes] = {}
+def padded(words: bytes, mark: bytes) -> bytes:
+    """A table of these words that ends in the mark, with zeros between where needed."""
+    gap = -(len(words) + len(mark)) % PART_BYTES
+    return words + bytes(gap) + mark
 
 
 def _descriptor(table: Map) -> bytes:

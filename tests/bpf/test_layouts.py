@@ -10,6 +10,8 @@ import pytest
 
 from bpf.libbpf import ffi, lib
 from bpf.maps import lb
+from bpf.maps.fake import TABLE_PART_BYTES
+from bpf.maps.tables import PART_BYTES
 
 V4 = bytes([10, 1, 2, 3])
 V6 = bytes.fromhex("fd00010203040506070809a0b0c0d0e0")
@@ -125,11 +127,13 @@ def test_every_size_is_that_of_c(family: lb.Family) -> None:
         "lb_affinity": lb.AFFINITY_VALUE.size,
         "lb_affinity_match_key": lb.AFFINITY_MATCH.size,
         "lb_present": len(lb.PRESENT),
+        "lb_maglev_part": PART_BYTES,
         "lb_service": lb.SERVICE_VALUE.size,
         "lb_backend_key": lb.ID.size,
         "lb_rev_key": lb.ID.size,
     }
     assert sizes == {name: ffi.sizeof(f"struct {name}") for name in sizes}
+    assert TABLE_PART_BYTES == PART_BYTES
 
 
 def test_enumerations_are_those_of_c() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bpf.errors import BatchError, MapFull
 from bpf.maps.fake import FakeTableMap
-from bpf.maps.tables import BATCH, TableMap
+from bpf.maps.tables import BATCH, PART_BYTES, TableMap
 
 ROOM = BATCH + 10
 
@@ -29,14 +29,14 @@ def key(number: int) -> bytes:
     return number.to_bytes(4, "little")
 
 
-def table(start: int, words: int) -> bytes:
-    return b"".join(key(start + i) for i in range(words))
+def table(start: int, parts: int) -> bytes:
+    return b"".join(key(start + i) for i in range(parts * PART_BYTES // 4))
 
 
 def test_tables_of_different_lengths_are_kept_and_replaced(tables: Any) -> None:
     tables.update(key(1), table(100, 5))
-    tables.update(key(2), table(200, 5000))
-    assert tables.lookup(key(2)) == table(200, 5000)
+    tables.update(key(2), table(200, 500))
+    assert tables.lookup(key(2)) == table(200, 500)
     tables.update(key(2), table(300, 7))
     assert dict(tables.items()) == {key(1): table(100, 5), key(2): table(300, 7)}
     tables.delete(key(1))
@@ -59,3 +59,6 @@ def test_batch_that_does_not_fit_says_how_much_did(tables: Any) -> None:
 def test_what_is_no_table_is_refused(tables: Any) -> None:
     with pytest.raises(ValueError, match="key"):
         tables.update(b"\0", table(1, 1))
+    for value in (b"", table(1, 1)[:-4]):
+        with pytest.raises(ValueError, match="no whole number"):
+            tables.update(key(1), value)

@@ -97,7 +97,7 @@ class Details(NamedTuple):
 
 def table_of(family: LBFamilyMaps, number: int) -> list[int]:
     table = family.maglev.lookup(encode_id(number)) or bytes(MARK_BYTES)
-    return array("I", table[:-MARK_BYTES]).tolist()
+    return [number for number in array("I", table[:-MARK_BYTES]) if number]
 
 
 def seen_details(maps: LBMaps) -> dict[str, Details]:

@@ -20,7 +20,9 @@ SIZE = 1021
 
 
 def numbers(members: list[Member], size: int = SIZE) -> list[int]:
-    return array("I", Recipe.of(members, size).table()[:-MARK_BYTES]).tolist()
+    words = array("I", Recipe.of(members, size).table()[:-MARK_BYTES]).tolist()
+    assert not any(words[size:])
+    return words[:size]
 
 
 def members_of(weights: list[int]) -> list[Member]:
