@@ -25,7 +25,7 @@ from cilia.agent.wiring import _frontend_config, _load_balancer_config
 )
 def test_value_without_meaning_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=name):
-        AgentConfig(**{name: value})
+        AgentConfig.model_validate({name: value})
 
 
 @pytest.mark.parametrize("size", MAGLEV_TABLE_SIZES)
@@ -49,7 +49,7 @@ def test_table_sizes_are_primes(size: int) -> None:
 )
 def test_option_reaches_the_maps(option: str, value: Any, field: str) -> None:
     assert getattr(_frontend_config(AgentConfig()), field) != value
-    assert getattr(_frontend_config(AgentConfig(**{option: value})), field) == value
+    assert getattr(_frontend_config(AgentConfig.model_validate({option: value})), field) == value
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_option_reaches_the_maps(option: str, value: Any, field: str) -> None:
 )
 def test_option_reaches_the_conversion(option: str, value: bool) -> None:
     assert getattr(_load_balancer_config(AgentConfig()), option) is not value
-    assert getattr(_load_balancer_config(AgentConfig(**{option: value})), option) is value
+    assert getattr(_load_balancer_config(AgentConfig.model_validate({option: value})), option) is value
 
 
 def test_range_of_node_ports_reaches_both() -> None:
