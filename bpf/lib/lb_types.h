@@ -202,9 +202,9 @@ struct lb_present {
 	__u32 pad;
 };
 
-/* cilia_lb4_mglv: rev_nat -> an array of these with a backend id for each position, 256 an element: one
- * element a position would take twice the memory and a hundred times as long to write. Behind the last
- * position are zeros, and in the last four words what the table was built from. */
+/* cilia_lb4_mglv: rev_nat -> an array of these with a backend id for each position, 256 an element:
+ * the kernel rounds elements up to 8 bytes and copies them one by one. Behind the last position are
+ * zeros, and in the last four words what the table was built from. */
 struct lb_maglev_part {
 	__u32 backend_id[256];
 };

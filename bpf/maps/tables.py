@@ -55,6 +55,10 @@ class TableMap:
             )
         return cls(outer)
 
+    def __len__(self) -> int:
+        """Number of tables, without reading them."""
+        return sum(1 for _ in self._outer.items())
+
     def close(self) -> None:
         self._outer.close()
 

@@ -7,6 +7,7 @@ calls `open` and `attach` in a worker thread.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,7 +53,8 @@ def _usage(maps: LBMaps) -> list[dict[str, Any]]:
 
 
 def _count(raw: RawMap) -> int:
-    return sum(1 for _ in raw.items())
+    """Without reading values where the map can do that."""
+    return len(raw) if isinstance(raw, Sized) else sum(1 for _ in raw.items())
 
 
 class MemoryDatapath:
