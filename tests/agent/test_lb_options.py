@@ -66,7 +66,9 @@ def test_option_reaches_the_maps(option: str, value: Any, field: str) -> None:
 )
 def test_option_reaches_the_conversion(option: str, value: bool) -> None:
     assert getattr(_load_balancer_config(AgentConfig()), option) is not value
-    assert getattr(_load_balancer_config(AgentConfig.model_validate({option: value})), option) is value
+    assert (
+        getattr(_load_balancer_config(AgentConfig.model_validate({option: value})), option) is value
+    )
 
 
 def test_range_of_node_ports_reaches_both() -> None:
