@@ -8,17 +8,24 @@ else the commit that changed it before the last one. Both are loaded in turns.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bpf import compile as bpf_compile
+from bpf.link import AttachType, Link
 from bpf.object import Object
+from cilia.linux.netns import NetNS
 from tests.benchmarks.report import Report, alternated
+from tests.bpf.sources import build
+from tests.bpf.test_lb_lookup import LOOK_UP
 
 ROOT = Path(__file__).resolve().parents[2]
+LOOPBACK = 1  # the index of lo in every namespace
 
 
 class Size(NamedTuple):
@@ -38,6 +45,11 @@ def run(*, peers: bool) -> None:
         before = _sources_before(Path(directory))
         for name in bpf_compile.sources():
             _rows(report, name, before)
+    one, both = _endpoint_ms()
+    report.row(
+        "endpoint.load_attach", both, "ms, cached object, both hooks", higher_is_better=False
+    )
+    report.row("endpoint.attach_one_hook", one, "ms of it", higher_is_better=False)
 
 
 def _rows(report: Report, name: str, before: Path | None) -> None:
@@ -79,6 +91,32 @@ def _load_ms(name: str, elf: bytes) -> float:
         start = time.perf_counter()
         obj.load()
         return (time.perf_counter() - start) * 1000
+
+
+def _endpoint_ms() -> tuple[float, float]:
+    """A service look-up program from its compiled object to both hooks of a device: medians.
+
+    The attachment of one hook, and all of it: open, maps, verification, two attachments.
+    """
+    elf = build(LOOK_UP)
+    attachments, wholes, links = list[float](), list[float](), list[Link]()
+    with NetNS.new() as netns:
+        for _ in range(9):
+            start = time.perf_counter()
+            with Object.open("look_up", elf) as obj:
+                obj.load()
+                program = obj.programs()[0]
+            for hook in (AttachType.TCX_INGRESS, AttachType.TCX_EGRESS):
+                attached = time.perf_counter()
+                link = netns.run(partial(Link.create, program, LOOPBACK, hook))
+                attachments.append((time.perf_counter() - attached) * 1000)
+                links.append(link)
+            wholes.append((time.perf_counter() - start) * 1000)
+            for link in links:
+                link.close()
+            links.clear()
+            program.close()
+    return statistics.median(attachments), statistics.median(wholes)
 
 
 def _sources_before(directory: Path) -> Path | None:
