@@ -22,12 +22,12 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from cilia.api.client import AgentUnreachable, request
+from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.netns import NetNS
 
 POD_V4 = [f"10.204.0.{n}" for n in range(1, 5)]
 POD_V6 = [f"fd00:204::{n}" for n in range(1, 5)]
 GUARDED = ["10.203.0.0/16", "fd00:203::/64"]
-CGROUP_ROOT = Path("/sys/fs/cgroup/unified")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -147,7 +147,9 @@ class World:
 @contextmanager
 def world(directory: Path, name: str) -> Iterator[World]:
     namespace = f"cilia-test-{name}-{os.getpid()}"
-    cgroup = CGROUP_ROOT / namespace
+    cgroup_root = find_cgroup2()
+    assert cgroup_root is not None, "no cgroup2 hierarchy is mounted"
+    cgroup = cgroup_root / namespace
     with ExitStack() as stack:
         stack.callback(NetNS.remove, namespace)
         with NetNS.create(namespace) as created:
