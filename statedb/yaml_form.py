@@ -32,6 +32,14 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: Any = None) -> yaml.MappingNode:
+        """A key of several lines is quoted: as a block it is not read back by every reader."""
+        node = super().represent_mapping(tag, mapping, flow_style)
+        for key, _ in node.value:
+            if key.style == "|":
+                key.style = '"'
+        return node
+
 
 _OTHER_BREAKS = frozenset("\r\x85\u2028\u2029")  # lost or changed where they are not escaped
 _OLD_BOOLEANS = frozenset("yYnN")  # quoted by yaml.v3, and not known to PyYAML
@@ -39,7 +47,8 @@ _OLD_BOOLEANS = frozenset("yYnN")  # quoted by yaml.v3, and not known to PyYAML
 
 def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     tag = "tag:yaml.org,2002:str"
-    if not _OTHER_BREAKS.isdisjoint(value):
+    # A block that begins with a blank needs an indentation number, which PyYAML gets wrong here.
+    if not _OTHER_BREAKS.isdisjoint(value) or ("\n" in value and value[0] in " \t\n"):
         return dumper.represent_scalar(tag, value, style='"')
     if "\n" in value:
         return dumper.represent_scalar(tag, value, style="|")

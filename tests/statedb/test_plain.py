@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from statedb.errors import UnreadableObject
@@ -133,6 +133,8 @@ def test_any_text_survives_yaml(text: str) -> None:
 
 
 @given(PLAIN)
+@example([{"\n0": None}])
+@example({"a\nb": ["\n c", {"\n": "\n"}]})
 def test_yaml_is_read_back_by_any_reader(value: Any) -> None:
     assert yaml.safe_load(yaml_text({"value": value})) == {"value": value}
 
