@@ -24,7 +24,8 @@ setup:
 run: setup
 	@$(PYTHON) -m cilia quickstart $(if $(ONESHOT),--oneshot)
 
-test: setup
+test:
+	@CILIA_EXTRA_COMMANDS="ip:iproute2 tc:iproute2 nsenter:util-linux setpriv:util-linux" install/setup.sh
 	@echo "tests that need no privilege:"
 	@$(PYTEST) -q -n 2 -m "not root" $(ARGS)
 	@if [ "$$(id -u)" = 0 ]; then \
