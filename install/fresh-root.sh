@@ -32,6 +32,7 @@ mkfifo "$work/ready"
 cat > "$work/inside" <<INSIDE
 set -e
 mount --make-rprivate /
+mount --bind "$work/root" "$work/root"  # a mount point, as the root of a machine is
 ip link set lo up
 read -r _ < "$work/ready"
 mount --rbind /dev "$work/root/dev"
