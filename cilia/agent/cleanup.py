@@ -65,9 +65,9 @@ def remove_everything(config: AgentConfig) -> list[str]:
     """What was removed, a line each."""
     removed = []
     if config.pin_dir.exists():
-        from bpf.pins import remove_tree  # loads libbpf
+        from bpf.sock import cleanup as detach_and_unpin  # loads libbpf
 
-        remove_tree(config.pin_dir)
+        detach_and_unpin(config.pin_dir)
         removed.append(f"programs, maps and links pinned below {config.pin_dir}")
     removed += unmount_ours(config.run_dir)
     if config.run_dir.exists():

@@ -42,7 +42,7 @@ def _port_range(text: str) -> tuple[int, int]:
 class AgentConfig(BaseModel):
     """Everything that a person may set, with its default; frozen once read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda n: n)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     instance: Annotated[
         str,
