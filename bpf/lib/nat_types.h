@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* Keys and values of source translation; see lb_types.h for what this file may contain.
+ *
+ * Each translated flow has two entries: NAT_OUT under the tuple as it came, with the source that it
+ * gets; NAT_IN under the tuple of its replies, with the destination that these get. They are made
+ * together and collected together.
+ */
+#define NAT_OUT 0
+#define NAT_IN 1
+
+/* nat4_value.flags */
+#define NAT_CLOSING 0x0001	/* FIN or RST was seen in both directions, or RST in one */
+#define NAT_DSR 0x0002		/* NAT_OUT of a reply: address and port are the frontend's */
+
+/* cilia_snat4, cilia_snat6: LRU. Ports of ICMP echo as in ct4_key. */
+struct nat4_key {
+	__be32 daddr;
+	__be32 saddr;
+	__be16 dport;
+	__be16 sport;
+	__u8 proto;
+	__u8 direction;		/* NAT_* */
+	__u16 pad;
+};
+
+struct nat6_key {
+	__be32 daddr[4];
+	__be32 saddr[4];
+	__be16 dport;
+	__be16 sport;
+	__u8 proto;
+	__u8 direction;
+	__u16 pad;
+};
+
+struct nat4_value {
+	__be32 address;		/* the translated source (NAT_OUT) or destination (NAT_IN) */
+	__be16 port;
+	__u16 flags;		/* NAT_* */
+	__u32 expires_s;	/* monotonic clock, seconds; both entries are refreshed */
+	__u32 created_s;
+	__u32 rev_nat;		/* NAT_IN: frontend whose address is the source of replies, 0 = none */
+	__u32 ifindex;		/* device of the first packet */
+	__u32 source_identity;
+	__u32 rule_cookie;
+	__u32 policy_generation;
+	__be16 proxy_port;
+	__u16 pad;
+};
+
+struct nat6_value {
+	__be32 address[4];
+	__be16 port;
+	__u16 flags;
+	__u32 expires_s;
+	__u32 created_s;
+	__u32 rev_nat;
+	__u32 ifindex;
+	__u32 source_identity;
+	__u32 rule_cookie;
+	__u32 policy_generation;
+	__be16 proxy_port;
+	__u16 pad;
+};
