@@ -15,8 +15,8 @@ import click
 
 from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
 from cilia.agent.mounts import unmount_ours
-from cilia.agent.options import validated
 from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.program.options import validated
 
 WAIT_S = 10.0
 

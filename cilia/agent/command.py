@@ -11,10 +11,10 @@ import anyio
 import click
 import structlog
 
-from cilia.agent import logging
 from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
-from cilia.agent.errors import AgentError
-from cilia.agent.options import options_of, validated
+from cilia.program import logging
+from cilia.program.errors import ProgramError
+from cilia.program.options import options_of, validated
 
 log = structlog.get_logger("agent")
 
@@ -43,7 +43,7 @@ def agent(ctx: click.Context, /, **given: Any) -> None:
     code = 0
     try:
         code = anyio.run(run.dry_run if config.dry_run else _until_signalled, config)
-    except* AgentError as group:  # bare or from a task group; a raise here would be a group again
+    except* ProgramError as group:  # bare or from a task group; a raise here would be a group again
         refused = [str(error) for error in group.exceptions]
     if refused:
         raise click.ClickException("; ".join(refused))

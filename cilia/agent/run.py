@@ -27,12 +27,14 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
 from cilia.agent.datapath_watch import DatapathWatch
 from cilia.agent.errors import AgentError
-from cilia.agent.jobs import run_job
 from cilia.agent.kernel import KernelOptions
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.manifests import ManifestSource
 from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.program.jobs import run_job
+from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
+from cilia.program.serving import serve as serve_http
 from cilia.reflectors.device_selection import DeviceFilter
 from statedb import http
 
@@ -155,19 +157,19 @@ def _start_servers(
     routes = [
         *server.status_routes(agent.status),
         *server.health_routes(agent.status),
-        *server.metrics_routes(agent.registry),
+        *metrics_routes(agent.registry),
         *http.routes(agent.tables.db),
         *shell_routes(agent, datapath.maps),
     ]
-    serving = [(Starlette(routes=routes), server.unix_socket(config.socket_path))]
+    serving = [(Starlette(routes=routes), unix_socket(config.socket_path))]
     if config.metrics_address:
-        listener = server.tcp_socket("--metrics-address", config.metrics_address)
+        listener = tcp_socket("--metrics-address", config.metrics_address)
         serving.append((server.metrics_app(agent.registry), listener))
     if config.health_address:
-        listener = server.tcp_socket("--health-address", config.health_address)
+        listener = tcp_socket("--health-address", config.health_address)
         serving.append((server.health_app(agent.status), listener))
     for app, listener in serving:
-        group.start_soon(server.serve, app, listener)
+        group.start_soon(serve_http, app, listener)
 
 
 async def _synchronised(agent: Agent) -> None:

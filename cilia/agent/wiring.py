@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry
 from cilia.agent.budgets import give_budgets
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
-from cilia.agent.health import HealthReporter, ModuleHealth
 from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
 from cilia.agent.status import StatusView
@@ -27,6 +26,7 @@ from cilia.controllers.loadbalancer.host_ports import HostPortController
 from cilia.controllers.loadbalancer.local_node import LocalNodeController
 from cilia.controllers.loadbalancer.writer import LoadBalancerTables, Writer
 from cilia.k8s.watch import Source
+from cilia.program.health import HealthReporter, ModuleHealth
 from cilia.reflectors.nodes import namespace_reflector, node_reflector
 from cilia.reflectors.pods import pod_reflector
 from cilia.reflectors.problems import ProblemReflector

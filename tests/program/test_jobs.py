@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cilia.agent.jobs import run_job
+from cilia.program.jobs import run_job
 
 
 class Told:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from cilia.agent.config import AgentConfig
-from cilia.agent.options import options_of, validated
+from cilia.program.options import options_of, validated
 
 
 def parsed(arguments: list[str], env: dict[str, str] | None = None) -> AgentConfig:
