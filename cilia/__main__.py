@@ -18,6 +18,7 @@ COMMANDS = {
     "bpf": ("cilia.cli.bpf:bpf", "Read the pinned BPF maps, also while no agent runs."),
     "cleanup": ("cilia.agent.cleanup:cleanup", "Remove everything that an instance ever made."),
     "completion": ("cilia.cli.completion:completion", "Print the completion script of a shell."),
+    "config": ("cilia.agent.config_command:config", "Show every option and where it came from."),
     "db": ("cilia.cli.db:db", "Show the agent's tables."),
     "quickstart": ("cilia.cli.quickstart:quickstart", "A Service on this machine, in a minute."),
     "script": ("cilia.cli.script:script", "Run golden scripts."),

@@ -11,10 +11,10 @@ import anyio
 import click
 import structlog
 
-from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
+from cilia.agent.config import AgentConfig
 from cilia.program import logging
 from cilia.program.errors import ProgramError
-from cilia.program.options import options_of, validated
+from cilia.program.options import from_process, options_of
 
 log = structlog.get_logger("agent")
 
@@ -33,9 +33,9 @@ def agent(ctx: click.Context, /, **given: Any) -> None:
       cilia agent --k8s-manifests /etc/cilia/manifests
       cilia agent --k8s-manifests examples/quickstart --dry-run
     """
-    if given.get("instance") is None:
-        given["instance"] = (ctx.obj or {}).get("explicit_instance") or DEFAULT_INSTANCE
-    config = validated(AgentConfig, given)
+    if given["instance"] is None:
+        given["instance"] = (ctx.obj or {}).get("explicit_instance")
+    config = from_process(AgentConfig, given)
     logging.configure(config.log_level, config.log_format)
     from cilia.agent import run  # the wiring imports everything: only once the options are right
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's options: one validated model, from which the command-line flags are made.
+"""The agent's options: one validated model; `cilia.program.options` says where they are read from.
 
 An option has the field's name for it where there is one (`--kube-proxy-replacement`,
-`--bpf-lb-map-max`). Each can also be set by an environment variable: `CILIA_` and the name in upper
-case. Unknown options are errors.
+`--bpf-lb-map-max`). Unknown options are errors.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from cilia.agent.budgets import parse_budgets
+from cilia.program.options import ProgramConfig
 
 DEFAULT_INSTANCE = "cilia"
 
@@ -39,10 +39,8 @@ def _port_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-class AgentConfig(BaseModel):
+class AgentConfig(ProgramConfig):
     """Everything that a person may set, with its default; frozen once read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     instance: Annotated[
         str,
@@ -154,13 +152,6 @@ class AgentConfig(BaseModel):
         bool,
         Field(description="Do everything on in-memory maps, show what would be programmed, end."),
     ] = False
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="Least level to log.")
-    ] = "info"
-    log_format: Annotated[
-        Literal["auto", "console", "json"],
-        Field(description="console on a terminal and json elsewhere, or one of them always."),
-    ] = "auto"
 
     @field_validator("metrics_address", "health_address")
     @classmethod

@@ -156,6 +156,7 @@ def _start_servers(
     """Bind all sockets first, so that a wrong address ends the start; then serve."""
     routes = [
         *server.status_routes(agent.status),
+        *server.config_routes(config),
         *server.health_routes(agent.status),
         *metrics_routes(agent.registry),
         *http.routes(agent.tables.db),

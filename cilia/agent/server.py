@@ -6,16 +6,18 @@ Table dumps never leave the socket. Each TCP listener answers its one path only.
 
 from __future__ import annotations
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from cilia.agent.config import AgentConfig
 from cilia.agent.status import StatusView
 from cilia.program.serving import metrics_routes
 
-__all__ = ["health_app", "health_routes", "metrics_app", "status_routes"]
+__all__ = ["config_routes", "health_app", "health_routes", "metrics_app", "status_routes"]
 
 
 def health_app(status: StatusView) -> Starlette:
@@ -39,3 +41,9 @@ def health_routes(status: StatusView) -> list[BaseRoute]:
 
 def status_routes(status: StatusView) -> list[BaseRoute]:
     return [Route("/status", lambda _: JSONResponse(status.as_dict()))]
+
+
+def config_routes(config: AgentConfig) -> list[BaseRoute]:
+    """`/config`: every option with its value and origin."""
+    rows = msgspec.to_builtins(config.settings())
+    return [Route("/config", lambda _: JSONResponse(rows))]

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags made from the options model: names, defaults, environment, errors that name the flag."""
+"""Options from flags, environment and a directory: precedence, origin, errors that name them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from cilia.agent.config import AgentConfig
-from cilia.program.options import options_of, validated
+from cilia.program.options import from_process, options_of, resolved
 
 
 def parsed(arguments: list[str], env: dict[str, str] | None = None) -> AgentConfig:
@@ -17,7 +19,7 @@ def parsed(arguments: list[str], env: dict[str, str] | None = None) -> AgentConf
     @click.command()
     @options_of(AgentConfig)
     def command(**given: object) -> None:
-        seen.append(validated(AgentConfig, given))
+        seen.append(from_process(AgentConfig, given))
 
     result = CliRunner().invoke(command, arguments, env=env, catch_exceptions=False)
     if result.exit_code:
@@ -57,3 +59,69 @@ def test_a_wrong_option_is_refused_by_name(arguments: list[str], message: str) -
 def test_addresses_without_a_host_are_loopback() -> None:
     assert parsed(["--metrics-address=:9962"]).metrics_address == "127.0.0.1:9962"
     assert parsed(["--metrics-address=0.0.0.0:9962"]).metrics_address == "0.0.0.0:9962"
+
+
+def directory(tmp_path: Path, **files: str) -> Path:
+    """As a ConfigMap is mounted: the names are links into a hidden directory."""
+    content = tmp_path / "..2026"
+    content.mkdir()
+    (tmp_path / "..data").symlink_to(content)
+    for name, text in files.items():
+        (content / name.replace("_", "-")).write_text(text)
+        (tmp_path / name.replace("_", "-")).symlink_to(Path("..data") / name.replace("_", "-"))
+    return tmp_path
+
+
+def origins(config: AgentConfig) -> dict[str, str]:
+    return {row.name: row.origin for row in config.settings() if row.origin != "default"}
+
+
+def test_a_flag_beats_the_environment_and_that_the_directory(tmp_path: Path) -> None:
+    made = directory(tmp_path, enable_ipv6="false\n", bpf_lb_map_max="100", devices="eth0")
+    environ = {"CILIA_BPF_LB_MAP_MAX": "200", "CILIA_DEVICES": "eth1"}
+    config = resolved(AgentConfig, {"config_dir": made, "devices": "eth2"}, environ)
+    assert (config.enable_ipv6, config.bpf_lb_map_max, config.devices) == (False, 200, "eth2")
+    assert origins(config) == {
+        "bpf-lb-map-max": "environment CILIA_BPF_LB_MAP_MAX",
+        "config-dir": "flag --config-dir",
+        "devices": "flag --devices",
+        "enable-ipv6": f"file {made}/enable-ipv6",
+    }
+
+
+def test_settings_say_value_and_default(tmp_path: Path) -> None:
+    config = resolved(AgentConfig, {"bpf_root": Path("/b")}, {"CILIA_ENABLE_IPV4": "false"})
+    rows = {row.name: row for row in config.settings()}
+    assert (rows["enable-ipv4"].value, rows["enable-ipv4"].default) == (False, True)
+    assert (rows["bpf-root"].value, rows["bpf-root"].default) == ("/b", "/sys/fs/bpf")
+    assert rows["state-dir"].value is None and rows["state-dir"].origin == "default"
+    assert list(rows) == sorted(rows)
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    made = directory(tmp_path, enable_ipv5="true", bpf_lb_map_max="many", zzz_zzz="1")
+    with pytest.raises(click.UsageError) as refused:
+        resolved(AgentConfig, {"config_dir": made}, {"CILIA_ENABLE_IPV44": "1"})
+    told = refused.value.message.splitlines()
+    assert told[0] == "environment CILIA_ENABLE_IPV44 is no option: is CILIA_ENABLE_IPV4 meant?"
+    assert told[1] == f"{made}/enable-ipv5 is no option: is enable-ipv6 meant?"
+    assert told[2] == f"{made}/zzz-zzz is no option"
+    assert "--bpf-lb-map-max" in told[3] and f"file {made}/bpf-lb-map-max" in told[3]
+    assert len(told) == 4
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    environ = {"CILIA_METRICS_SERVICE_HOST": "10.0.0.1", "CILIA_SOCKET": "/s", "CILIUM_DEBUG": "1"}
+    assert resolved(AgentConfig, {}, environ) == AgentConfig()
+
+
+def test_an_empty_file_sets_texts_only(tmp_path: Path) -> None:
+    made = directory(tmp_path, state_dir="", bpf_lb_map_max="", devices="")
+    config = resolved(AgentConfig, {"config_dir": made}, {})
+    assert config.state_dir is None and config.bpf_lb_map_max == 65_536
+    assert origins(config).keys() == {"config-dir", "devices"}
+
+
+def test_a_directory_that_is_not_there_is_named() -> None:
+    with pytest.raises(click.UsageError, match="--config-dir=/nowhere"):
+        resolved(AgentConfig, {"config_dir": Path("/nowhere")}, {})
