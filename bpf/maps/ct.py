@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of connection tracking: codecs of ``bpf/lib/ct_types.h`` and the set of maps.
+
+Addresses are 4 or 16 packed bytes. Times are seconds of the monotonic clock, which programs and
+this process share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum, IntFlag
+from ipaddress import ip_address
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+from bpf.maps.raw import RawMap
+
+#: Names of the maps, by family and kind.
+CT_MAPS: Final = ("cilia_ct4_tcp", "cilia_ct4_any", "cilia_ct6_tcp", "cilia_ct6_any")
+
+_KEY4: Final = Struct("=4s4s2s2sBBxx")
+_KEY6: Final = Struct("=16s16s2s2sBBxx")
+_ENTRY: Final = Struct("=QQQQIIIIIIII2sHBBxx")
+
+#: Where ``expires_s`` stands in a value: what a sweep reads of an entry it leaves alone.
+EXPIRES_OFFSET: Final = 32
+
+
+class Direction(IntEnum):
+    """``CT_*``: which of a connection's entries it is."""
+
+    EGRESS = 0
+    INGRESS = 1
+    SERVICE = 2
+
+
+class CtFlag(IntFlag):
+    """What is known of a connection."""
+
+    NONE = 0
+    SEEN_REPLY = 0x0001
+    ORIGIN_CLOSING = 0x0002
+    REPLY_CLOSING = 0x0004
+    NODE_PORT = 0x0008
+    HAIRPIN = 0x0010
+    DSR = 0x0020
+    PROXY_REDIRECT = 0x0040
+    FROM_TUNNEL = 0x0080
+    SNAT = 0x0100
+    NON_SYN = 0x0200
+
+
+CLOSING: Final = CtFlag.ORIGIN_CLOSING | CtFlag.REPLY_CLOSING
+
+
+class CtKey(msgspec.Struct, frozen=True):
+    """Key of the IPv4 (16 bytes) and IPv6 (40 bytes) maps: a tuple as its first packet had it."""
+
+    destination: bytes
+    source: bytes
+    destination_port: int
+    source_port: int
+    proto: int
+    direction: int
+
+    def __str__(self) -> str:
+        source = _endpoint(self.source, self.source_port)
+        destination = _endpoint(self.destination, self.destination_port)
+        return f"{source} -> {destination}"
+
+
+class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Value of all four maps, 72 bytes."""
+
+    packets: int = 0
+    bytes: int = 0
+    reply_packets: int = 0
+    reply_bytes: int = 0
+    expires_s: int = 0
+    created_s: int = 0
+    backend_id: int = 0
+    rev_nat: int = 0
+    source_identity: int = 0
+    rule_cookie: int = 0
+    policy_generation: int = 0
+    ifindex: int = 0
+    proxy_port: int = 0
+    flags: int = 0
+    tcp_flags: int = 0
+    reply_tcp_flags: int = 0
+
+
+def encode_key(key: CtKey) -> bytes:
+    layout = _KEY4 if len(key.destination) == 4 else _KEY6
+    return layout.pack(
+        key.destination,
+        key.source,
+        key.destination_port.to_bytes(2, "big"),
+        key.source_port.to_bytes(2, "big"),
+        key.proto,
+        key.direction,
+    )
+
+
+def decode_key(raw: bytes) -> CtKey:
+    layout = _KEY4 if len(raw) == _KEY4.size else _KEY6
+    destination, source, dport, sport, proto, direction = layout.unpack(raw)
+    return CtKey(
+        destination,
+        source,
+        int.from_bytes(dport, "big"),
+        int.from_bytes(sport, "big"),
+        proto,
+        direction,
+    )
+
+
+def encode_entry(entry: CtEntry) -> bytes:
+    *before, proxy_port, flags, tcp_flags, reply_tcp_flags = msgspec.structs.astuple(entry)
+    port = proxy_port.to_bytes(2, "big")
+    return _ENTRY.pack(*before, port, flags, tcp_flags, reply_tcp_flags)
+
+
+def decode_entry(raw: bytes) -> CtEntry:
+    fields = list(_ENTRY.unpack(raw))
+    proxy_port = CtEntry.__struct_fields__.index("proxy_port")
+    fields[proxy_port] = int.from_bytes(fields[proxy_port], "big")
+    return CtEntry(**dict(zip(CtEntry.__struct_fields__, fields, strict=True)))
+
+
+def connections(raw: RawMap) -> Iterator[tuple[CtKey, CtEntry]]:
+    """All entries of one of the maps, decoded."""
+    for key, value in raw.items():
+        yield decode_key(key), decode_entry(value)
+
+
+def _endpoint(address: bytes, port: int) -> str:
+    ip = ip_address(address)
+    return f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"

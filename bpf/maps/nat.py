@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of source translation: codecs of ``bpf/lib/nat_types.h``.
+
+A flow has two entries that name each other; ``partner`` computes the key of the other one. Keys
+have the layout of connection tracking, with another meaning of ``direction``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+from bpf.maps.ct import CtKey as NatKey
+from bpf.maps.ct import decode_key, encode_key
+from bpf.maps.raw import RawMap
+
+__all__ = [
+    "EXPIRES_OFFSET",
+    "NAT_MAPS",
+    "NatDirection",
+    "NatFlag",
+    "NatKey",
+    "NatValue",
+    "decode_key",
+    "decode_value",
+    "encode_key",
+    "encode_value",
+    "partner",
+    "translations",
+]
+
+#: Names of the maps, by family.
+NAT_MAPS: Final = ("cilia_snat4", "cilia_snat6")
+
+_VALUE4: Final = Struct("=4s2sHIIIIIII2sxx")
+_VALUE6: Final = Struct("=16s2sHIIIIIII2sxx")
+
+
+#: Where ``expires_s`` stands in a value, by its size.
+EXPIRES_OFFSET: Final = {_VALUE4.size: 8, _VALUE6.size: 20}
+
+
+class NatDirection(IntEnum):
+    """``NAT_*``: out as the packet came, in as its reply comes."""
+
+    OUT = 0
+    IN = 1
+
+
+class NatFlag(IntFlag):
+    NONE = 0
+    CLOSING = 0x0001
+    DSR = 0x0002
+
+
+class NatValue(msgspec.Struct, frozen=True):
+    """Value, 40 or 52 bytes: the source or destination that a packet gets."""
+
+    address: bytes
+    port: int
+    flags: int = 0
+    expires_s: int = 0
+    created_s: int = 0
+    rev_nat: int = 0
+    ifindex: int = 0
+    source_identity: int = 0
+    rule_cookie: int = 0
+    policy_generation: int = 0
+    proxy_port: int = 0
+
+
+def encode_value(value: NatValue) -> bytes:
+    layout = _VALUE4 if len(value.address) == 4 else _VALUE6
+    address, port, *between, proxy_port = msgspec.structs.astuple(value)
+    return layout.pack(address, port.to_bytes(2, "big"), *between, proxy_port.to_bytes(2, "big"))
+
+
+def decode_value(raw: bytes) -> NatValue:
+    layout = _VALUE4 if len(raw) == _VALUE4.size else _VALUE6
+    fields = list(layout.unpack(raw))
+    for port in (1, -1):
+        fields[port] = int.from_bytes(fields[port], "big")
+    return NatValue(*fields)
+
+
+def partner(key: NatKey, value: NatValue) -> NatKey:
+    """The key of a flow's other entry: its replies' for NAT_OUT, the original tuple for NAT_IN."""
+    if key.direction == NatDirection.OUT:
+        return NatKey(
+            destination=value.address,
+            source=key.destination,
+            destination_port=value.port,
+            source_port=key.destination_port,
+            proto=key.proto,
+            direction=NatDirection.IN,
+        )
+    return NatKey(
+        destination=key.source,
+        source=value.address,
+        destination_port=key.source_port,
+        source_port=value.port,
+        proto=key.proto,
+        direction=NatDirection.OUT,
+    )
+
+
+def translations(raw: RawMap) -> Iterator[tuple[NatKey, NatValue]]:
+    """All entries of one of the maps, decoded."""
+    for key, value in raw.items():
+        yield decode_key(key), decode_value(value)
