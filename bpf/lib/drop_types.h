@@ -6,3 +6,4 @@
 #define DROP_INVALID_PACKET -1
 #define DROP_NO_BACKEND -2
 #define DROP_MAP_FULL -3
+#define DROP_NO_SERVICE -4	/* a service's address, and no port of it */
