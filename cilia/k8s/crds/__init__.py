@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds of the group cilium.io: a model each, from which also the API server's schema is made.
+
+Belongs here: models and definitions of custom resources. Not: who registers them (the operator) and
+who acts on them (reflectors). Start at `definitions.py`.
+"""
+
+from cilia.k8s.crds.definitions import DEFINITIONS, Definition
+from cilia.k8s.crds.local_redirect_policies import CiliumLocalRedirectPolicy
+from cilia.k8s.crds.node_configs import CiliumNodeConfig
+from cilia.k8s.crds.schema import openapi_schema, unknown_fields
+
+__all__ = [
+    "DEFINITIONS",
+    "CiliumLocalRedirectPolicy",
+    "CiliumNodeConfig",
+    "Definition",
+    "openapi_schema",
+    "unknown_fields",
+]

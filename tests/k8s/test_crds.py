@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Custom resources: models, the schemas made from them, and fields that no model knows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cilia.k8s.crds import (
+    DEFINITIONS,
+    CiliumLocalRedirectPolicy,
+    CiliumNodeConfig,
+    Definition,
+    unknown_fields,
+)
+from cilia.k8s.crds.definitions import SCHEMA_NUMBER
+from cilia.k8s.crds.label_selectors import LabelSelector
+
+# Number and content of all definitions. A test that fails here says: raise SCHEMA_NUMBER, or
+# operators that know the former schema leave it in place.
+KNOWN = (1, "239035d6e31a39bc")
+
+POLICY: dict[str, Any] = {
+    "metadata": {"name": "dns", "namespace": "kube-system"},
+    "spec": {
+        "redirectFrontend": {
+            "serviceMatcher": {"serviceName": "kube-dns", "namespace": "kube-system"}
+        },
+        "redirectBackend": {
+            "localEndpointSelector": {"matchLabels": {"k8s-app": "node-local-dns"}},
+            "toPorts": [{"port": "53", "protocol": "UDP", "name": "dns"}],
+        },
+    },
+}
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """The policy with another value at a path of keys and numbers."""
+    form: dict[str, Any] = json.loads(json.dumps(POLICY))
+    at: Any = form
+    *parents, last = path.split("/")
+    for part in parents:
+        at = at[int(part) if part.isdigit() else part]
+    at[last] = value
+    return form
+
+
+def schemas(form: Any) -> Iterator[dict[str, Any]]:
+    """Every schema inside a schema."""
+    yield form
+    for inner in form.get("properties", {}).values():
+        yield from schemas(inner)
+    for key in ("items", "additionalProperties"):
+        if key in form:
+            yield from schemas(form[key])
+
+
+def test_definitions_change_only_with_their_number() -> None:
+    text = json.dumps([d.manifest() for d in DEFINITIONS], sort_keys=True)
+    assert (SCHEMA_NUMBER, hashlib.sha256(text.encode()).hexdigest()[:16]) == KNOWN
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda d: d.name)
+def test_schemas_are_structural_and_prune_nothing(definition: Definition) -> None:
+    (version,) = definition.manifest()["spec"]["versions"]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for schema in schemas(spec):
+        assert "type" in schema and "$ref" not in schema and "anyOf" not in schema
+        if "properties" in schema:
+            assert schema["x-kubernetes-preserve-unknown-fields"] is True
+
+
+def test_names_are_the_fields() -> None:
+    policy, node_config = (d.manifest()["spec"] for d in DEFINITIONS)
+    assert policy["group"] == node_config["group"] == "cilium.io"
+    assert policy["names"]["shortNames"] == ["ciliumlrp"]
+    assert [v["name"] for v in policy["versions"]] == ["v2"]
+    assert policy["names"]["plural"] == "ciliumlocalredirectpolicies"
+    assert node_config["names"]["plural"] == "ciliumnodeconfigs"
+
+
+def test_a_policy_is_read() -> None:
+    policy = CiliumLocalRedirectPolicy.model_validate(POLICY)
+    matcher = policy.spec.redirect_frontend.service_matcher
+    assert matcher is not None and matcher.service_name == "kube-dns"
+    assert policy.spec.redirect_backend.to_ports[0].port == "53"
+    assert policy.spec.skip_redirect_from_backend is False
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec/redirectBackend/toPorts/0/port", "0"),
+        ("spec/redirectBackend/toPorts/0/port", "65536"),
+        ("spec/redirectBackend/toPorts/0/port", 53),
+        ("spec/redirectBackend/toPorts/0/protocol", "SCTP"),
+        ("spec/redirectBackend/toPorts/0/name", "-1-"),
+        ("spec/redirectFrontend", {}),
+        ("spec/redirectFrontend/addressMatcher", {"ip": "169.254.1.1", "toPorts": []}),
+        ("spec/redirectFrontend", {"addressMatcher": {"ip": "1.2.3", "toPorts": []}}),
+        ("spec/skipRedirectFromBackend", "yes"),
+    ],
+)
+def test_a_wrong_policy_is_refused(path: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        CiliumLocalRedirectPolicy.model_validate(changed(path, value))
+
+
+@pytest.mark.parametrize("port", ["1", "9", "99", "999", "9999", "10000", "59999", "65535"])
+def test_every_port_is_taken(port: str) -> None:
+    form = changed("spec/redirectBackend/toPorts/0/port", port)
+    CiliumLocalRedirectPolicy.model_validate(form)
+
+
+def test_unknown_fields_are_named_by_path() -> None:
+    form = changed("spec/redirectBackend/toPorts/0/portt", 1)
+    form["spec"]["redirectFrontend"]["serviceMatcher"]["ns"] = "x"
+    form["spec"]["redirectBackend"]["localEndpointSelector"]["matchLabels"]["any"] = "label"
+    assert list(unknown_fields(CiliumLocalRedirectPolicy, {"spec": form["spec"]})) == [
+        "spec.redirectFrontend.serviceMatcher.ns",
+        "spec.redirectBackend.toPorts[0].portt",
+    ]
+
+
+def test_a_selector_means_what_it_says() -> None:
+    form = {
+        "matchLabels": {"app": "dns"},
+        "matchExpressions": [
+            {"key": "zone", "operator": "In", "values": ["a", "b"]},
+            {"key": "old", "operator": "DoesNotExist"},
+            {"key": "tier", "operator": "NotIn", "values": ["db"]},
+            {"key": "rack", "operator": "Exists"},
+        ],
+    }
+    selector = LabelSelector.model_validate(form).parsed()
+    labels = {"app": "dns", "zone": "a", "rack": "1"}
+    assert selector.matches(labels)
+    for other in ({"zone": "c"}, {"old": ""}, {"tier": "db"}, {"app": "x"}):
+        assert not selector.matches(labels | other)
+    assert not selector.matches({"app": "dns", "zone": "a"})
+    with pytest.raises(ValidationError, match="needs values"):
+        LabelSelector.model_validate({"matchExpressions": [{"key": "a", "operator": "In"}]})
+
+
+def test_node_configs_choose_nodes_by_labels() -> None:
+    form = {
+        "metadata": {"name": "big"},
+        "spec": {
+            "defaults": {"bpf-lb-map-max": "262144"},
+            "nodeSelector": {"matchLabels": {"size": "big"}},
+        },
+    }
+    spec = CiliumNodeConfig.model_validate(form).spec
+    assert spec.node_selector.parsed().matches({"size": "big"})
+    assert not spec.node_selector.parsed().matches({})
