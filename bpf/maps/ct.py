@@ -27,6 +27,10 @@ _ENTRY: Final = Struct("=QQQQIIIIIIII2sHBBxx")
 #: Where ``expires_s`` stands in a value: what a sweep reads of an entry it leaves alone.
 EXPIRES_OFFSET: Final = 32
 
+#: Where these two stand in a value.
+BACKEND_ID: Final = slice(40, 44)
+REV_NAT: Final = slice(44, 48)
+
 
 class Direction(IntEnum):
     """``CT_*``: which of a connection's entries it is."""

@@ -21,6 +21,7 @@ from bpf.maps.raw import RawMap
 __all__ = [
     "EXPIRES_OFFSET",
     "NAT_MAPS",
+    "VALUE_SIZE",
     "NatDirection",
     "NatFlag",
     "NatKey",
@@ -40,6 +41,9 @@ _VALUE4: Final = Struct("=4s2sHIIIIIII2sxx")
 _VALUE6: Final = Struct("=16s2sHIIIIIII2sxx")
 
 
+#: Size of the values, by map.
+VALUE_SIZE: Final = dict(zip(NAT_MAPS, (_VALUE4.size, _VALUE6.size), strict=True))
+
 #: Where ``expires_s`` stands in a value, by its size.
 EXPIRES_OFFSET: Final = {_VALUE4.size: 8, _VALUE6.size: 20}
 
@@ -55,6 +59,9 @@ class NatFlag(IntFlag):
     NONE = 0
     CLOSING = 0x0001
     DSR = 0x0002
+    SEEN_REPLY = 0x0004
+    ORIGIN_FIN = 0x0008
+    REPLY_FIN = 0x0010
 
 
 class NatValue(msgspec.Struct, frozen=True):

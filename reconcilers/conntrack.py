@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Garbage collection of connection tracking and source translation.
+
+Programs make entries and refresh their time; nothing in the kernel removes them before a map is
+full. `ConntrackGC` sweeps in batches. The wait between sweeps follows the share that was deleted,
+as cilium's does: many expired entries mean that the next sweep comes sooner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from bpf.maps import ct, nat
+from bpf.maps.raw import RawMap
+
+__all__ = ["ConntrackGC", "ConntrackMaps", "SweepResult", "next_interval"]
+
+#: Bounds of the wait between two sweeps, those of cilium for LRU maps.
+FIRST_INTERVAL_S: Final = 300.0
+MIN_INTERVAL_S: Final = 10.0
+MAX_INTERVAL_S: Final = 43_200.0
+
+_U32: Final = 4
+
+
+class ConntrackMaps(msgspec.Struct, frozen=True):
+    """The maps that are swept, by name."""
+
+    connections: Mapping[str, RawMap]
+    translations: Mapping[str, RawMap]
+
+    @classmethod
+    def of(cls, maps: Mapping[str, RawMap]) -> ConntrackMaps:
+        """Those among all maps of the datapath; a datapath without them has nothing to sweep."""
+        return cls(
+            {name: maps[name] for name in ct.CT_MAPS if name in maps},
+            {name: maps[name] for name in nat.NAT_MAPS if name in maps},
+        )
+
+
+class SweepResult(msgspec.Struct, frozen=True):
+    """What one sweep found: entries left and deleted by map, and how long it took."""
+
+    alive: dict[str, int]
+    deleted: dict[str, int]
+    duration_s: float
+
+    @property
+    def deleted_share(self) -> float:
+        """Of all entries, in the map that lost most."""
+        shares = [gone / (gone + self.alive[name]) for name, gone in self.deleted.items() if gone]
+        return max(shares, default=0.0)
+
+
+class ConntrackGC:
+    """One task calls `run`."""
+
+    def __init__(
+        self,
+        maps: ConntrackMaps,
+        *,
+        interval_s: float = 0.0,
+        max_interval_s: float = MAX_INTERVAL_S,
+        done: Callable[[SweepResult], None] = lambda result: None,
+    ) -> None:
+        """`interval_s`: 0 adapts the wait to what is found."""
+        self._maps = maps
+        self._interval_s = interval_s
+        self._max_interval_s = max_interval_s
+        self._done = done
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        wait_s = self._interval_s or FIRST_INTERVAL_S
+        while True:
+            result = await anyio.to_thread.run_sync(self.sweep)
+            self._done(result)
+            if not self._interval_s:
+                wait_s = next_interval(wait_s, result.deleted_share, self._max_interval_s)
+            await anyio.sleep(wait_s)  # time is what makes entries expire
+
+    def sweep(self, now_s: int | None = None) -> SweepResult:
+        """Delete what expired. Blocking: milliseconds for each ten thousand entries."""
+        start = time.monotonic()
+        now = int(start) if now_s is None else now_s
+        alive, deleted = {}, {}
+        for name, raw, offset in self._layouts():
+            alive[name], deleted[name] = _sweep(raw, offset, now)
+        return SweepResult(alive, deleted, time.monotonic() - start)
+
+    def _layouts(self) -> Iterator[tuple[str, RawMap, int]]:
+        for name, raw in self._maps.connections.items():
+            yield name, raw, ct.EXPIRES_OFFSET
+        for name, raw in self._maps.translations.items():
+            yield name, raw, _nat_offset(name)
+
+
+def _nat_offset(name: str) -> int:
+    return nat.EXPIRES_OFFSET[nat.VALUE_SIZE[name]]
+
+
+def _sweep(raw: RawMap, offset: int, now_s: int) -> tuple[int, int]:
+    """(entries left, entries deleted). An entry that is refreshed between the look and the deletion
+    was silent for its whole lifetime up to then: its next packet makes it anew.
+    """
+    end = offset + _U32
+    alive, expired = 0, []
+    for key, value in raw.items():
+        if int.from_bytes(value[offset:end], "little") < now_s:
+            expired.append(key)
+        else:
+            alive += 1
+    raw.delete_batch(expired)
+    return alive, len(expired)
+
+
+def next_interval(wait_s: float, deleted_share: float, max_s: float = MAX_INTERVAL_S) -> float:
+    """The wait after a sweep that deleted this share.
+
+    >>> next_interval(100, 0.5), next_interval(100, 0.1), next_interval(100, 0.01)
+    (50.0, 100, 150.0)
+    """
+    if deleted_share > 0.25:
+        return max(wait_s * (1.0 - deleted_share), MIN_INTERVAL_S)
+    if deleted_share < 0.05:
+        return min(wait_s * 1.5, max_s)
+    return wait_s
