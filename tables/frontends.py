@@ -64,6 +64,10 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     id: int = 0
 
 
+def params_of(fe: Frontend) -> FrontendParams:
+    return FrontendParams(fe.address, fe.type, fe.port_name, fe.service_port)
+
+
 def get_status(fe: Frontend) -> Status:
     return fe.status
 

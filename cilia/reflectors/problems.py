@@ -17,7 +17,10 @@ INITIALIZER: Final = "source"
 
 
 class ProblemReflector:
-    """Follows the problems of one source; ``warn`` is told each one once."""
+    """Follows the problems of one source; ``warn`` is told each one once.
+
+    ``name`` tells the reflectors of several sources apart.
+    """
 
     def __init__(
         self,
@@ -25,6 +28,7 @@ class ProblemReflector:
         db: DB,
         problems: RWTable[Problem],
         *,
+        name: str = INITIALIZER,
         wait_s: float = WAIT_S,
         warn: Callable[[Problem], None] = lambda problem: None,
     ) -> None:
@@ -34,7 +38,7 @@ class ProblemReflector:
         self._wait_s = wait_s
         self._warn = warn
         with db.write_txn(problems) as wtxn:
-            self._complete = problems.register_initializer(wtxn, INITIALIZER)
+            self._complete = problems.register_initializer(wtxn, name)
 
     async def run(self) -> None:
         async for events in batches(self._source.watch(), self._wait_s):

@@ -300,18 +300,22 @@ class ServiceReflector:
         if not (warnings or batch.problems or self._complaints):
             return
         kind, namespace, name = key
-        origin = f"{kind}:{namespace}/{name}"
+        origin = self._problem_origin(f"{kind}:{namespace}/{name}")
         if warnings or origin in self._complaints or origin in batch.problems:
             batch.problems[origin] = [
                 Problem(origin, message, "", 0, kind, namespace, name, path)
                 for path, message in warnings
             ]
 
+    def _problem_origin(self, origin: str) -> str:
+        """Two sources may each have an object of one name."""
+        return origin if self._origin is Origin.K8S else f"{self._origin}:{origin}"
+
     def _check_orphans(self, name: ServiceName, batch: _Batch) -> None:
         has_service = name in self._services or name not in self._slices_of
         if has_service and not self._complaints:
             return
-        origin = f"EndpointSlice:for {name}"
+        origin = self._problem_origin(f"EndpointSlice:for {name}")
         if has_service:
             if origin in self._complaints:
                 batch.problems[origin] = []

@@ -65,14 +65,15 @@ class ClaimQueue:
         for problem in replace_problems(self._problems, wtxn, origin, problems, self._now()):
             self._warn(problem)
 
-    def drop(self, wtxn: WriteTxn, name: ServiceName) -> None:
+    def drop(self, wtxn: WriteTxn, name: ServiceName) -> FrontendClaim | None:
         """Takes a service out of the queue, if it is in it."""
         if not self._claims.num_objects(wtxn):
-            return
+            return None
         claim = self._claims.get(wtxn, name)
         if claim is not None:
             self._claims.delete(wtxn, claim)
             replace_problems(self._problems, wtxn, _origin(name), (), self._now())
+        return claim
 
     def asking_for(self, wtxn: WriteTxn, addresses: Iterable[L3n4Addr]) -> list[FrontendClaim]:
         """Claims that ask for these addresses, and those that they in turn wait for; with their

@@ -5,7 +5,8 @@ Everything happens in one write transaction over all tables, one ``ServiceChange
 
     1. the backends of the change's source replace what that source said before;
     2. the service row and its frontends replace the previous ones, unless an address is owned by
-       another service: then all stays as it was and a claim waits (first owner keeps);
+       another service: then all stays as it was and a claim waits (first owner keeps); of several
+       sources that define a service, the preferred one is served and the others wait;
     3. every frontend that shows the service's backends gets them selected anew, and is pending;
     4. addresses that became free go to the claim that has waited longest.
 
@@ -25,6 +26,7 @@ from cilia.controllers.loadbalancer.claim_queue import ClaimQueue
 from cilia.controllers.loadbalancer.claims import asks_for, grantable
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.controllers.loadbalancer.selection import in_order, probed, select_backends
+from cilia.controllers.loadbalancer.shadows import Shadows, is_preferred
 from statedb import DB, RWTable, WriteTxn
 from statedb.status import pending
 from tables import backends as be_table
@@ -32,9 +34,16 @@ from tables import frontends as fe_table
 from tables.addressing import L3n4Addr, ServiceName
 from tables.backends import Backend, new_backends_table
 from tables.frontend_claims import FrontendClaim, new_frontend_claims_table
-from tables.frontends import Frontend, FrontendParams, new_frontends_table, set_status
+from tables.frontends import (
+    Frontend,
+    FrontendParams,
+    new_frontends_table,
+    params_of,
+    set_status,
+)
 from tables.problems import Problem
 from tables.services import Service, new_services_table
+from tables.shadowed_services import new_shadowed_services_table
 from tables.sources import Source
 
 
@@ -69,6 +78,7 @@ class LoadBalancerTables:
         self.frontends = new_frontends_table(db)
         self.backends = new_backends_table(db)
         self.claims = new_frontend_claims_table(db)
+        self.shadows = new_shadowed_services_table(db)
         self.problems = problems
 
 
@@ -102,11 +112,14 @@ class Writer:
         # Whether a frontend was ever redirected, which saves a look-up for each change until then.
         self._redirects = False
         self._claims = ClaimQueue(tables.frontends, tables.claims, tables.problems, now, warn)
+        self._shadows = Shadows(tables.shadows, tables.problems, now, warn)
 
     def write_txn(self) -> WriteTxn:
         """A transaction over everything that ``apply`` may write."""
         t = self.tables
-        return self.db.write_txn(t.services, t.frontends, t.backends, t.claims, t.problems)
+        return self.db.write_txn(
+            t.services, t.frontends, t.backends, t.claims, t.shadows, t.problems
+        )
 
     def register_initializer(self, name: str) -> Callable[[WriteTxn], None]:
         """Nothing is pruned from the datapath until the returned function was called."""
@@ -136,7 +149,7 @@ class Writer:
             if moved:
                 self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.SERVICE), rows)
         elif change.service is None:
-            addresses = self._delete_service(wtxn, name)
+            addresses = self._delete_service(wtxn, name, change.source)
         else:
             addresses = self._upsert_service(
                 wtxn, change.service, change.frontends, rows, moved=moved
@@ -213,6 +226,11 @@ class Writer:
         present: dict[L3n4Addr, Frontend] = {}
         if before is not None:
             present = {fe.address: fe for fe in t.frontends.list(wtxn, name, fe_table.SERVICE)}
+            if is_preferred(before, svc):
+                self._shadows.put(wtxn, svc, wanted, before)
+                if moved:
+                    self._refresh(wtxn, present.values(), rows)
+                return []
         conflicts = self._claims.conflicts(wtxn, name, wanted)
         if conflicts:
             self._claims.put(wtxn, svc, wanted, conflicts)
@@ -220,10 +238,15 @@ class Writer:
                 self._refresh(wtxn, present.values(), rows)
             # An owner that waits too may wait for what this service has and asks for no more.
             return [c.address for c in conflicts if t.claims.get(wtxn, c.owner) is not None]
-        self._claims.drop(wtxn, name)
+        waiting = self._claims.drop(wtxn, name)
+        if waiting is not None and waiting.service.source is not svc.source:
+            self._shadows.put(wtxn, waiting.service, waiting.frontends, svc)
         if before is not None and before == svc:
             svc = before
         else:
+            if before is not None and before.source is not svc.source:
+                self._shadows.put(wtxn, before, map(params_of, present.values()), svc)
+                self._shadows.drop(wtxn, name, svc.source)
             t.services.insert(wtxn, svc)
         candidates = in_order(rows) if len(rows) > 1 else rows
         moved_addresses: list[L3n4Addr] = []
@@ -311,18 +334,27 @@ class Writer:
         )
         self._put(wtxn, fe, fe.service, fe, own, to)
 
-    def _delete_service(self, wtxn: WriteTxn, name: ServiceName) -> list[L3n4Addr]:
-        """Returns the addresses that became free."""
+    def _delete_service(self, wtxn: WriteTxn, name: ServiceName, source: Source) -> list[L3n4Addr]:
+        """Returns the addresses that became free, or went to what another source defines."""
         t = self.tables
-        self._claims.drop(wtxn, name)
         svc = t.services.get(wtxn, name)
+        if svc is not None and svc.source is not source:
+            self._shadows.drop(wtxn, name, source)
+            return []
+        self._claims.drop(wtxn, name)
+        self._shadows.drop(wtxn, name, source)
         if svc is None:
             return []
         fes = list(t.frontends.list(wtxn, name, fe_table.SERVICE))
         for fe in fes:
             t.frontends.delete(wtxn, fe)
         t.services.delete(wtxn, svc)
-        return [fe.address for fe in fes]
+        freed = [fe.address for fe in fes]
+        heir = self._shadows.take(wtxn, name)
+        if heir is not None:
+            rows = t.backends.list(wtxn, name, be_table.SERVICE)
+            freed += self._upsert_service(wtxn, heir.service, heir.frontends, rows, moved=False)
+        return freed
 
     # -- ownership
 

@@ -364,3 +364,48 @@ def test_tables_are_initialised_when_all_sources_have_listed(world: World) -> No
         assert [x.initialized(txn) for x in (t.services, t.frontends, t.backends)] == [
             initialized
         ] * 3
+
+
+def defined_by(world: World, source: Source, *addresses: str) -> None:
+    change_ = change("echo", *addresses)
+    svc = msgspec.structs.replace(service("echo"), source=source)
+    world.apply(msgspec.structs.replace(change_, service=svc, source=source))
+
+
+def gone_from(world: World, source: Source) -> None:
+    world.apply(ServiceChange(name_of("echo"), None, source=source))
+
+
+@pytest.mark.parametrize("order", [(Source.K8S, Source.API), (Source.API, Source.K8S)])
+def test_of_two_sources_the_preferred_one_is_served_whoever_came_first(
+    world: World, order: tuple[Source, Source]
+) -> None:
+    addresses = {Source.K8S: A, Source.API: B}
+    for source in order:
+        defined_by(world, source, addresses[source])
+    assert world.frontends == {A: "echo"}
+    assert world.problems == ["Service test/echo: is defined by k8s too, which is preferred to api"]
+    gone_from(world, Source.K8S)
+    assert world.frontends == {B: "echo"}
+    assert world.problems == []
+    gone_from(world, Source.API)
+    assert (world.frontends, world.services) == ({}, [])
+
+
+def test_a_source_that_goes_while_it_waits_leaves_nothing(world: World) -> None:
+    defined_by(world, Source.API, B)
+    defined_by(world, Source.K8S, A)
+    gone_from(world, Source.API)
+    assert (world.frontends, world.problems) == ({A: "echo"}, [])
+    gone_from(world, Source.K8S)
+    assert (world.frontends, world.services) == ({}, [])
+
+
+def test_a_heir_asks_for_its_addresses_like_all_others(world: World) -> None:
+    defined_by(world, Source.API, B)
+    defined_by(world, Source.K8S, A)
+    world.upsert("other", B)
+    gone_from(world, Source.K8S)
+    assert world.frontends == {B: "other"}
+    world.delete("other")
+    assert world.frontends == {B: "echo"}
