@@ -3,7 +3,8 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-kernels wheel test-wheel
+.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-kernels wheel test-wheel \
+        kube-assets test-kube
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
@@ -11,6 +12,8 @@ help:
 	@echo "make test             all tests (as root: also those with real BPF programs and packets)"
 	@echo "make test-compiled    the tests again, on statedb compiled by mypyc"
 	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU"
+	@echo "make kube-assets      the real Kubernetes for the tests, built once into the cache"
+	@echo "make test-kube        the tests against a real API server"
 	@echo "make lint             ruff, mypy --strict, import contracts"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
@@ -66,6 +69,13 @@ test-compiled: setup
 test-kernels:
 	@CILIA_EXTRA_COMMANDS="qemu-system-x86_64:qemu-system-x86" install/setup.sh
 	@$(PYTHON) -m tests.kernels
+
+kube-assets: setup
+	@install/kube-assets.sh
+
+test-kube: setup
+	@install/kube-assets.sh kube-apiserver kubectl helm etcd
+	@$(PYTEST) -q --timeout=120 tests/kube $(ARGS)
 
 wheel: setup
 	@$(PYTHON) -m build --wheel --no-isolation

@@ -15,6 +15,10 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+# These need programs that take minutes to build: collected only where they are asked for.
+collect_ignore = ["kube", "node"]
+
+
 def pytest_configure() -> None:
     """Commands under test are interrupted, also when a shell started the tests in the background:
     a child inherits that SIGINT is ignored, and Python then leaves it so."""

@@ -1,0 +1,3 @@
+module cilia.invalid/kube-assets/workload
+
+go 1.24.0
