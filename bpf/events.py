@@ -42,30 +42,11 @@ class Layer(IntEnum):
     IP = 3
 
 
-class SourceFile(IntEnum):
-    """Files that report; ``label`` is the name."""
-
-    UNKNOWN = 0
-    LB_H = 1
-    SOCK_H = 2
-    SOCK_BPF_C = 3
-    TEST_BPF_C = 255
-
-    @property
-    def label(self) -> str:
-        return self.name.lower().replace("_bpf_c", ".bpf.c").replace("_h", ".h")
-
-
-class DropReason(IntEnum):
-    """Why something was refused; negative, as in C."""
-
-    INVALID_PACKET = -1
-    NO_BACKEND = -2
-    MAP_FULL = -3
-
-
 class Event(msgspec.Struct, frozen=True):
-    """One record. Enumerations stay numbers here: a newer datapath may send one without a name."""
+    """One record. Enumerations stay numbers here: a newer datapath may send one without a name.
+
+    ``bpf.reasons`` has the names of reasons and files.
+    """
 
     kind: int
     cpu: int
