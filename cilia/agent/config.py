@@ -14,20 +14,12 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from cilia.agent.budgets import parse_budgets
-from cilia.program.options import ProgramConfig
+from cilia.agent.service_options import ListenAddress, ServiceOptions
 
 DEFAULT_INSTANCE = "cilia"
 
 # Primes, so that every order of positions reaches all of a table (those that the field offers).
 MAGLEV_TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
-
-
-def _address(text: str) -> str:
-    """`host:port`, `[v6]:port` or `:port`; without a host it is loopback, never all addresses."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} is no address: expected HOST:PORT or :PORT, e.g. :9962")
-    return f"{host or '127.0.0.1'}:{port}"
 
 
 def _port_range(text: str) -> tuple[int, int]:
@@ -39,7 +31,7 @@ def _port_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-class AgentConfig(ProgramConfig):
+class AgentConfig(ServiceOptions):
     """Everything that a person may set, with its default; frozen once read."""
 
     instance: Annotated[
@@ -117,12 +109,6 @@ class AgentConfig(ProgramConfig):
         int,
         Field(ge=16, le=16_777_216, description="Size of the service, backend and rev_nat maps."),
     ] = 65_536
-    lb_retry_backoff_min_ms: Annotated[
-        int, Field(ge=1, description="First wait before an object that failed is tried again.")
-    ] = 100
-    lb_retry_backoff_max_ms: Annotated[
-        int, Field(ge=1, description="Longest wait between two tries of an object that fails.")
-    ] = 60_000
     lb_verify_interval_s: Annotated[
         int,
         Field(
@@ -132,10 +118,10 @@ class AgentConfig(ProgramConfig):
         ),
     ] = 300
     metrics_address: Annotated[
-        str | None, Field(description="Serve /metrics on HOST:PORT (loopback if no host).")
+        ListenAddress, Field(description="Serve /metrics on HOST:PORT (loopback if no host).")
     ] = None
     health_address: Annotated[
-        str | None, Field(description="Serve /healthz on HOST:PORT (loopback if no host).")
+        ListenAddress, Field(description="Serve /healthz on HOST:PORT (loopback if no host).")
     ] = None
     statedb_history: Annotated[
         int,
@@ -152,11 +138,6 @@ class AgentConfig(ProgramConfig):
         bool,
         Field(description="Do everything on in-memory maps, show what would be programmed, end."),
     ] = False
-
-    @field_validator("metrics_address", "health_address")
-    @classmethod
-    def _listen_address(cls, value: str | None) -> str | None:
-        return None if value is None else _address(value)
 
     @field_validator("bpf_lb_maglev_table_size")
     @classmethod

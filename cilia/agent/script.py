@@ -30,6 +30,7 @@ from cilia.agent.datapath import MemoryDatapath
 from cilia.agent.script_k8s import k8s_commands
 from cilia.agent.script_lb import lb_commands, lb_test_commands
 from cilia.agent.script_observe import observe_commands
+from cilia.agent.service_options import Duration
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.tracker import Tracker
 from cilia.program.jobs import run_job
@@ -42,15 +43,15 @@ T = TypeVar("T")
 
 __all__ = ["SUITE", "ScriptApplication"]
 
-RETRY_MS = 10
+RETRY = "10ms"
 
 
 class ScriptConfig(AgentConfig):
     """The agent's options with what scripts expect, and the faults that only they may ask for."""
 
     node_name: str = "testnode"
-    lb_retry_backoff_min_ms: int = RETRY_MS
-    lb_retry_backoff_max_ms: int = RETRY_MS
+    lb_retry_backoff_min: Duration = RETRY
+    lb_retry_backoff_max: Duration = RETRY
     bpf_lb_maglev_table_size: int = 1021
     lb_test_fault_probability: Annotated[
         float, Field(ge=0, le=1, description="Share of map operations that fail.")

@@ -20,6 +20,7 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
 from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
+from cilia.agent.service_inputs import state_file_jobs
 from cilia.agent.status import StatusView
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.controllers.loadbalancer.host_ports import HostPortController
@@ -202,6 +203,7 @@ def build(
         tables.node_addresses,
         _frontend_config(config),
     )
+    retry_min_s, retry_max_s = config.lb_retry_backoff_s
     frontends = Reconciler(
         tables.db,
         tables.lb.frontends,
@@ -209,8 +211,8 @@ def build(
         get_status=get_status,
         set_status=set_status,
         config=Config(
-            retry_backoff_min_s=config.lb_retry_backoff_min_ms / 1000,
-            retry_backoff_max_s=config.lb_retry_backoff_max_ms / 1000,
+            retry_backoff_min_s=retry_min_s,
+            retry_backoff_max_s=retry_max_s,
             verify_interval_s=config.lb_verify_interval_s,
         ),
         health=ModuleHealth(tables.db, tables.health, "loadbalancer"),
@@ -256,6 +258,7 @@ def build(
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
         ),
     }
+    agent.jobs |= state_file_jobs(config, tables.db, tables.problems, writer, _log_problem)
     if config.kube_proxy_replacement:
         agent.jobs["host-ports"] = HostPortController(writer, tables.pods, warn=_log_problem).run
     if edge is not None:
