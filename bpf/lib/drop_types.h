@@ -7,3 +7,8 @@
 #define DROP_NO_BACKEND -2
 #define DROP_MAP_FULL -3
 #define DROP_NO_SERVICE -4	/* a service's address, and no port of it */
+#define DROP_NAT_NO_MAPPING -5	/* every port of the node is taken for this destination */
+#define DROP_NO_ROUTE -6	/* blackhole, unreachable or prohibit */
+#define DROP_FRAG_NEEDED -7
+#define DROP_TTL_EXCEEDED -8
+#define DROP_NO_SOURCE -9	/* the device to the backend has no address of the family */

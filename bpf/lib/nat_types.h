@@ -12,7 +12,10 @@
 
 /* nat4_value.flags */
 #define NAT_CLOSING 0x0001	/* FIN or RST was seen in both directions, or RST in one */
-#define NAT_DSR 0x0002		/* NAT_OUT of a reply: address and port are the frontend's */
+#define NAT_DSR 0x0002		/* NAT_OUT of a reply: address and port are the frontend's; it has no NAT_IN */
+#define NAT_SEEN_REPLY 0x0004
+#define NAT_ORIGIN_FIN 0x0008	/* both entries of a flow have the same flags */
+#define NAT_REPLY_FIN 0x0010
 
 /* cilia_snat4, cilia_snat6: LRU. Ports of ICMP echo as in ct4_key. */
 struct nat4_key {
