@@ -5,19 +5,21 @@
  * connect and sendmsg choose a backend; recvmsg and getpeername put the service address back. An
  * IPv6 socket that talks IPv4 (::ffff:a.b.c.d) is translated with the IPv4 maps. What is no
  * frontend passes untouched; a frontend without backends is refused at once instead of timing out.
+ * post_bind keeps ports of the node's frontends from listeners; release forgets a closed socket.
  */
 #include "lib/sock.h"
+#include "lib/sock_bind.h"
 
-/* Return values of cgroup socket-address programs. */
+/* Return values of programs of cgroups. */
 #define ALLOW 1
 #define REJECT 0
 
 static __always_inline int verdict(int forward)
 {
-	if (forward != SOCK_REFUSED)
+	if (forward >= 0)
 		return ALLOW;
 	if (have_set_retval)
-		bpf_set_retval(-CILIA_ECONNREFUSED);
+		bpf_set_retval(forward);
 	return REJECT;
 }
 
@@ -163,6 +165,47 @@ SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
 	return reverse6(ctx);
+}
+
+SEC("cgroup/post_bind4")
+int post_bind4(struct bpf_sock *ctx)
+{
+	__be16 port = bpf_htons((__u16)ctx->src_port);
+	__u8 proto = sock_proto(ctx->protocol);
+
+	if (!proto || !sock_in_host_netns(ctx))
+		return ALLOW;
+	return verdict(sock4_is_taken(proto, ctx->src_ip4, port) ? -CILIA_EADDRINUSE : 0);
+}
+
+SEC("cgroup/post_bind6")
+int post_bind6(struct bpf_sock *ctx)
+{
+	__be32 address[4] = { ctx->src_ip6[0], ctx->src_ip6[1], ctx->src_ip6[2], ctx->src_ip6[3] };
+	__be16 port = bpf_htons((__u16)ctx->src_port);
+	__u8 proto = sock_proto(ctx->protocol);
+
+	if (!proto || !sock_in_host_netns(ctx))
+		return ALLOW;
+	return verdict(sock6_is_taken_in_both(proto, address, port) ? -CILIA_EADDRINUSE : 0);
+}
+
+/* What an unconnected socket sent to stays until user space sees that its owner is gone. */
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *ctx)
+{
+	__be32 address[4] = { ctx->dst_ip6[0], ctx->dst_ip6[1], ctx->dst_ip6[2], ctx->dst_ip6[3] };
+	__be16 port = ctx->dst_port;
+
+	if (!port || !sock_proto(ctx->protocol))
+		return ALLOW;
+	if (ctx->family == CILIA_AF_INET)
+		sock4_forget(bpf_get_socket_cookie(ctx), ctx->dst_ip4, port);
+	else if (ipv6_is_mapped(address))
+		sock4_forget(bpf_get_socket_cookie(ctx), address[3], port);
+	else
+		sock6_forget(bpf_get_socket_cookie(ctx), address, port);
+	return ALLOW;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -18,8 +18,9 @@ size are being introduced, attach only after the new ones are complete.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from bpf import features, pins
 from bpf.descriptors import open_directory
@@ -33,15 +34,36 @@ from bpf.program import Program
 #: the others, and moved to a successor.
 SOCKET_MAPS = frozenset({"cilia_lb4_sk", "cilia_lb6_sk", "cilia_lb4_aff", "cilia_lb6_aff"})
 
+#: Counters of programs, of the size that their source names; a successor starts at zero.
+COUNTERS = frozenset({"cilia_metrics"})
+
+#: What an option takes out of force. All others stay: a socket that was translated once needs the
+#: way back for as long as it lives.
+TRANSLATING = frozenset({"connect4", "connect6", "sendmsg4", "sendmsg6"})
+PROTECTING = frozenset({"post_bind4", "post_bind6"})
+
+#: What a client gets when nobody serves what it dials. A socket cannot be kept waiting here as a
+#: dropped packet would, so the second is an error that says nothing about the port.
+NO_BACKEND_ERRORS: Final = {"reject": errno.ECONNREFUSED, "drop": errno.EHOSTUNREACH}
+
 
 class SockConfig(NamedTuple):
-    """Where and how large."""
+    """Where, how large, and what of it."""
 
     pin_dir: Path
     cgroup: Path
     service_entries: int = SERVICE_ENTRIES
     socket_entries: int = SOCKET_ENTRIES
     cache_dir: Path | None = None
+    #: Sockets are translated; without, packets are.
+    translate: bool = True
+    #: Only those in the network namespace that the programs are loaded from.
+    host_only: bool = False
+    #: Listeners cannot have the address of a node port.
+    protect_ports: bool = True
+    no_backend: Literal["reject", "drop"] = "reject"
+    #: Ports that a service lacks are answered like a service without backends.
+    wildcard_entries: bool = False
 
 
 class SockDatapath:
@@ -100,13 +122,12 @@ class SockDatapath:
 
     def load(self) -> None:
         """Load and verify the programs on the maps, attaching nothing. Raises: LoadError."""
-        retval = features.has_helper(features.PROG_CGROUP_SOCK_ADDR, features.HELPER_SET_RETVAL)
-        self._programs = self._loader.load(
-            {
-                "have_set_retval": bytes([retval]),
-                "host_netns_cookie": features.netns_cookie().to_bytes(8, "little"),
-            }
-        )
+        loaded = self._loader.load(self._constants())
+        unwanted = self._unwanted()
+        for program in loaded:
+            if program.name in unwanted:
+                program.close()
+        self._programs = [program for program in loaded if program.name not in unwanted]
 
     def attach(self) -> None:
         """Put the loaded programs in force, each in one atomic step.
@@ -163,7 +184,29 @@ class SockDatapath:
 
     # -- steps --
 
-    def _entries(self, name: str) -> int:
+    def _constants(self) -> dict[str, bytes]:
+        """What the programs are told; the network namespace is that of this thread."""
+        retval = features.has_helper(features.PROG_CGROUP_SOCK_ADDR, features.HELPER_SET_RETVAL)
+        error = -NO_BACKEND_ERRORS[self.config.no_backend]
+        return {
+            "have_set_retval": bytes([retval]),
+            "host_netns_cookie": features.netns_cookie().to_bytes(8, "little"),
+            "sock_host_only": bytes([self.config.host_only]),
+            "wildcard_entries": bytes([self.config.wildcard_entries]),
+            "no_backend_error": error.to_bytes(4, "little", signed=True),
+        }
+
+    def _unwanted(self) -> frozenset[str]:
+        unwanted: frozenset[str] = frozenset()
+        if not self.config.translate:
+            unwanted |= TRANSLATING
+        if not self.config.protect_ports:
+            unwanted |= PROTECTING
+        return unwanted
+
+    def _entries(self, name: str) -> int | None:
+        if name in COUNTERS:
+            return None
         if name in SOCKET_MAPS:
             return self.config.socket_entries
         return self.config.service_entries

@@ -10,7 +10,10 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* errno.h of the C library does not compile for BPF; these three numbers are the kernel's ABI. */
+/* Headers of the C library do not compile for BPF; these numbers are the kernel's ABI. */
 #define CILIA_ENOENT 2
 #define CILIA_ENOMEM 12
+#define CILIA_EADDRINUSE 98
 #define CILIA_ECONNREFUSED 111
+#define CILIA_AF_INET 2
+#define CILIA_AF_INET6 10

@@ -5,9 +5,11 @@
  * packet exists, and the backend's address becomes the service's again where the application
  * reads it. The functions work on plain addresses; the programs move them from and to their context. */
 #include "common.h"
+#include "drop_types.h"
+#include "event_types.h"
 #include "lb.h"
-
-#define NSEC_PER_SEC 1000000000LL
+#include "metrics.h"
+#include "sock_affinity.h"
 
 LB_LRU(cilia_lb4_sk, struct sock4_key, struct sock4_value);
 LB_LRU(cilia_lb6_sk, struct sock6_key, struct sock6_value);
@@ -15,16 +17,37 @@ LB_LRU(cilia_lb6_sk, struct sock6_key, struct sock6_value);
 /* Set before load; the verifier removes what they switch off. */
 const volatile bool have_set_retval = false;		/* helper bpf_set_retval, Linux 5.18 */
 const volatile __u64 host_netns_cookie = 0;		/* network namespace of the agent */
+const volatile bool sock_host_only = false;		/* pods are left to the programs of packets */
+const volatile bool wildcard_entries = false;		/* ports that a service lacks are refused */
+const volatile __s32 no_backend_error = -CILIA_ECONNREFUSED;
 
-/* Verdicts of the forward direction. */
+/* Verdicts of the forward direction; a negative one is ours, refused with this errno. */
 #define SOCK_PASS 0		/* not ours */
 #define SOCK_TRANSLATED 1
-#define SOCK_REFUSED 2		/* ours, and nobody serves it */
+
+/* What goes to a proxy or to the other address family is translated as a packet. */
+#define LB_SVC_FOR_PACKETS (LB_SVC_L7 | LB_SVC_46X64)
+
+/* Counts like a dropped packet; there is none, so it has no bytes. */
+static __always_inline int sock_refused_at(__u16 line, __s16 reason, int error)
+{
+	struct metrics_key key = {
+		.reason = reason,
+		.line = line,
+		.file = FILE_SOCK_H,
+		.direction = DIRECTION_EGRESS,
+	};
+
+	metrics_count(&key, 0);
+	return error;
+}
+
+#define sock_refused(reason, error) sock_refused_at(__LINE__, reason, error)
 
 /* Protocols with frontends; MPTCP connects through a TCP frontend. 0 = never translated. */
-static __always_inline __u8 sock_proto(const struct bpf_sock_addr *ctx)
+static __always_inline __u8 sock_proto(__u32 protocol)
 {
-	switch (ctx->protocol) {
+	switch (protocol) {
 	case IPPROTO_TCP:
 	case IPPROTO_MPTCP:
 		return IPPROTO_TCP;
@@ -36,7 +59,7 @@ static __always_inline __u8 sock_proto(const struct bpf_sock_addr *ctx)
 }
 
 /* Only a socket of the node itself reaches the node by loopback. */
-static __always_inline bool sock_in_host_netns(struct bpf_sock_addr *ctx)
+static __always_inline bool sock_in_host_netns(void *ctx)
 {
 	return host_netns_cookie && bpf_get_netns_cookie(ctx) == host_netns_cookie;
 }
@@ -56,8 +79,14 @@ static __always_inline bool ipv6_is_any(const __be32 *address)
 	return !(address[0] | address[1] | address[2] | address[3]);
 }
 
+static __always_inline bool ipv6_is_mapped(const __be32 *address)
+{
+	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
+}
+
 /* Surrogates (address 0) stand for every address of the node: they are looked up when the node
- * dials itself by loopback, and never because someone dials the address 0. */
+ * dials itself by loopback, and never because someone dials the address 0. A host port that is for
+ * the node alone is found by loopback alone. */
 static __always_inline struct lb_service *sock4_service(struct bpf_sock_addr *ctx,
 							struct lb4_key *key)
 {
@@ -66,11 +95,12 @@ static __always_inline struct lb_service *sock4_service(struct bpf_sock_addr *ct
 	if (!key->address)
 		return NULL;
 	svc = lb4_service(key);
-	if (!svc && ipv4_is_loopback(key->address) && sock_in_host_netns(ctx)) {
-		key->address = 0;
-		svc = lb4_service(key);
-	}
-	return svc;
+	if (svc && !(svc->flags & LB_SVC_LOOPBACK))
+		return svc;
+	if (!ipv4_is_loopback(key->address) || !sock_in_host_netns(ctx))
+		return NULL;
+	key->address = 0;
+	return lb4_service(key);
 }
 
 static __always_inline struct lb_service *sock6_service(struct bpf_sock_addr *ctx,
@@ -81,83 +111,28 @@ static __always_inline struct lb_service *sock6_service(struct bpf_sock_addr *ct
 	if (ipv6_is_any(key->address))
 		return NULL;
 	svc = lb6_service(key);
-	if (!svc && ipv6_is_loopback(key->address) && sock_in_host_netns(ctx)) {
-		key->address[3] = 0;
-		svc = lb6_service(key);
-	}
-	return svc;
+	if (svc && !(svc->flags & LB_SVC_LOOPBACK))
+		return svc;
+	if (!ipv6_is_loopback(key->address) || !sock_in_host_netns(ctx))
+		return NULL;
+	key->address[3] = 0;
+	return lb6_service(key);
 }
 
-/* The backend that this client has, if its time is not over and it still serves; else a random one,
- * which the client has from now on. */
-static __always_inline struct lb4_backend *sock4_backend(struct bpf_sock_addr *ctx,
-							   struct lb4_key *key,
-							   const struct lb_service *svc)
+/* Whether an address that has no such port belongs to a service all the same. */
+static __always_inline bool sock4_is_vip(__be32 address)
 {
-	struct lb4_affinity_key client = { .rev_nat = svc->rev_nat, .is_netns = 1 };
-	struct lb_affinity_match_key match = { .rev_nat = svc->rev_nat };
-	struct lb_affinity chosen = { .last_used_ns = bpf_ktime_get_ns() };
-	__s64 timeout_ns = svc->affinity_timeout_s * NSEC_PER_SEC;
-	struct lb4_backend *backend;
-	struct lb_affinity *held;
-	__u32 backend_id = 0;
+	struct lb4_key key = { .address = address };
 
-	if (!(svc->flags & LB_SVC_AFFINITY))
-		return lb4_backend_random(key, svc, &backend_id);
-	client.client = bpf_get_netns_cookie(ctx);
-	held = bpf_map_lookup_elem(&cilia_lb4_aff, &client);
-	if (held && (__s64)(chosen.last_used_ns - held->last_used_ns) <= timeout_ns) {
-		match.backend_id = held->backend_id;
-		backend = NULL;
-		if (bpf_map_lookup_elem(&cilia_lb4_affm, &match))
-			backend = bpf_map_lookup_elem(&cilia_lb4_be, &match.backend_id);
-		if (backend) {
-			held->last_used_ns = chosen.last_used_ns;
-			return backend;
-		}
-	}
-	backend = lb4_backend_random(key, svc, &backend_id);
-	if (backend) {
-		chosen.backend_id = backend_id;
-		bpf_map_update_elem(&cilia_lb4_aff, &client, &chosen, BPF_ANY);
-	}
-	return backend;
+	return wildcard_entries && bpf_map_lookup_elem(&cilia_lb4_svc, &key);
 }
 
-/* The backend that this client has, if its time is not over and it still serves; else a random one,
- * which the client has from now on. */
-static __always_inline struct lb6_backend *sock6_backend(struct bpf_sock_addr *ctx,
-							   struct lb6_key *key,
-							   const struct lb_service *svc)
+static __always_inline bool sock6_is_vip(const __be32 *address)
 {
-	struct lb6_affinity_key client = { .rev_nat = svc->rev_nat, .is_netns = 1 };
-	struct lb_affinity_match_key match = { .rev_nat = svc->rev_nat };
-	struct lb_affinity chosen = { .last_used_ns = bpf_ktime_get_ns() };
-	__s64 timeout_ns = svc->affinity_timeout_s * NSEC_PER_SEC;
-	struct lb6_backend *backend;
-	struct lb_affinity *held;
-	__u32 backend_id = 0;
+	struct lb6_key key = {};
 
-	if (!(svc->flags & LB_SVC_AFFINITY))
-		return lb6_backend_random(key, svc, &backend_id);
-	client.client[0] = bpf_get_netns_cookie(ctx);
-	held = bpf_map_lookup_elem(&cilia_lb6_aff, &client);
-	if (held && (__s64)(chosen.last_used_ns - held->last_used_ns) <= timeout_ns) {
-		match.backend_id = held->backend_id;
-		backend = NULL;
-		if (bpf_map_lookup_elem(&cilia_lb6_affm, &match))
-			backend = bpf_map_lookup_elem(&cilia_lb6_be, &match.backend_id);
-		if (backend) {
-			held->last_used_ns = chosen.last_used_ns;
-			return backend;
-		}
-	}
-	backend = lb6_backend_random(key, svc, &backend_id);
-	if (backend) {
-		chosen.backend_id = backend_id;
-		bpf_map_update_elem(&cilia_lb6_aff, &client, &chosen, BPF_ANY);
-	}
-	return backend;
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return wildcard_entries && bpf_map_lookup_elem(&cilia_lb6_svc, &key);
 }
 
 /* An unchanged entry is not written again: a socket that sends many datagrams to one backend
@@ -183,30 +158,33 @@ static __always_inline int sock6_remember(struct sock6_key *key, const struct so
 	return bpf_map_update_elem(&cilia_lb6_sk, key, value, BPF_ANY);
 }
 
-/* Replace *address and *port by a backend's. Without an entry for the way back a UDP client
- * would see replies from a stranger, so then it is refused; TCP only loses getpeername. */
+/* Replace *address and *port by a backend's. What nobody serves is refused here: it would leave the
+ * node as it is, and come back in a loop. Without an entry for the way back a UDP client would see
+ * replies from a stranger, so then it is refused too; TCP only loses getpeername. */
 static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port)
 {
-	struct lb4_key key = { .address = *address, .dport = *port, .proto = sock_proto(ctx) };
+	struct lb4_key key = { .address = *address, .dport = *port, .proto = sock_proto(ctx->protocol) };
 	struct sock4_value back = { .address = *address, .port = *port };
 	struct sock4_key way_back = {};
 	struct lb4_backend *backend;
 	struct lb_service *svc;
 
-	if (!key.proto)
+	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
 		return SOCK_PASS;
 	svc = sock4_service(ctx, &key);
-	if (!svc)
+	if (!svc && sock4_is_vip(*address))
+		return sock_refused(DROP_NO_SERVICE, no_backend_error);
+	if (!svc || (svc->flags & LB_SVC_FOR_PACKETS))
 		return SOCK_PASS;
 	backend = sock4_backend(ctx, &key, svc);
 	if (!backend)
-		return SOCK_REFUSED;
+		return sock_refused(DROP_NO_BACKEND, no_backend_error);
 	back.rev_nat = svc->rev_nat;
 	way_back.cookie = bpf_get_socket_cookie(ctx);
 	way_back.address = backend->address;
 	way_back.port = backend->port;
 	if (sock4_remember(&way_back, &back) && key.proto == IPPROTO_UDP)
-		return SOCK_REFUSED;
+		return sock_refused(DROP_MAP_FULL, -CILIA_ENOMEM);
 	*address = way_back.address;
 	*port = way_back.port;
 	return SOCK_TRANSLATED;
@@ -214,7 +192,7 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 
 static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port)
 {
-	struct lb6_key key = { .dport = *port, .proto = sock_proto(ctx) };
+	struct lb6_key key = { .dport = *port, .proto = sock_proto(ctx->protocol) };
 	struct sock6_value back = { .port = *port };
 	struct sock6_key way_back = {};
 	struct lb6_backend *backend;
@@ -222,20 +200,22 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 
 	__builtin_memcpy(key.address, address, sizeof(key.address));
 	__builtin_memcpy(back.address, address, sizeof(back.address));
-	if (!key.proto)
+	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
 		return SOCK_PASS;
 	svc = sock6_service(ctx, &key);
-	if (!svc)
+	if (!svc && sock6_is_vip(address))
+		return sock_refused(DROP_NO_SERVICE, no_backend_error);
+	if (!svc || (svc->flags & LB_SVC_FOR_PACKETS))
 		return SOCK_PASS;
 	backend = sock6_backend(ctx, &key, svc);
 	if (!backend)
-		return SOCK_REFUSED;
+		return sock_refused(DROP_NO_BACKEND, no_backend_error);
 	back.rev_nat = svc->rev_nat;
 	way_back.cookie = bpf_get_socket_cookie(ctx);
 	__builtin_memcpy(way_back.address, backend->address, sizeof(way_back.address));
 	way_back.port = backend->port;
 	if (sock6_remember(&way_back, &back) && key.proto == IPPROTO_UDP)
-		return SOCK_REFUSED;
+		return sock_refused(DROP_MAP_FULL, -CILIA_ENOMEM);
 	__builtin_memcpy(address, way_back.address, sizeof(way_back.address));
 	*port = way_back.port;
 	return SOCK_TRANSLATED;

@@ -384,19 +384,14 @@ def test_slot_that_vanishes_leads_to_another_look_at_the_master_entry(datapath: 
 
 
 def test_entry_for_the_way_back_names_socket_backend_and_frontend(datapath: Datapath) -> None:
-    def client() -> int:
+    def client() -> tuple[int, list[tuple[bytes, bytes]]]:
         server, port = tcp_server("127.0.0.1")
         datapath.service(SVC_ONE, 80, TCP, [("127.0.0.1", port)], rev_nat=77)
-        with socket.create_connection((SVC_ONE, 80), timeout=3):
-            pass
-        server.close()
-        return port
+        with server, socket.create_connection((SVC_ONE, 80), timeout=3):
+            return port, list(datapath.maps.v4.socket.items())
 
-    port = datapath.world.in_child(client)
-    entries = [
-        (lb.decode_socket_key(key), lb.decode_socket(value))
-        for key, value in datapath.maps.v4.socket.items()
-    ]
+    port, raw = datapath.world.in_child(client)
+    entries = [(lb.decode_socket_key(key), lb.decode_socket(value)) for key, value in raw]
     assert [(key.address, key.port) for key, _ in entries] == [(packed("127.0.0.1"), port)]
     assert entries[0][1] == lb.SocketValue(packed(SVC_ONE), 80, 77)
     assert entries[0][0].cookie > 0
