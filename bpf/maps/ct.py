@@ -69,10 +69,16 @@ class CtKey(msgspec.Struct, frozen=True):
     proto: int
     direction: int
 
+    @property
+    def source_text(self) -> str:
+        return endpoint_text(self.source, self.source_port)
+
+    @property
+    def destination_text(self) -> str:
+        return endpoint_text(self.destination, self.destination_port)
+
     def __str__(self) -> str:
-        source = _endpoint(self.source, self.source_port)
-        destination = _endpoint(self.destination, self.destination_port)
-        return f"{source} -> {destination}"
+        return f"{self.source_text} -> {self.destination_text}"
 
 
 class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +146,7 @@ def connections(raw: RawMap) -> Iterator[tuple[CtKey, CtEntry]]:
         yield decode_key(key), decode_entry(value)
 
 
-def _endpoint(address: bytes, port: int) -> str:
+def endpoint_text(address: bytes, port: int) -> str:
+    """``10.0.0.1:80`` or ``[fd00::1]:80``."""
     ip = ip_address(address)
     return f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import click
 
-BPF_ROOT = click.option(
-    "--bpf-root",
-    type=click.Path(path_type=Path),
-    default=Path("/sys/fs/bpf"),
-    show_default=True,
-    help="As given to the agent.",
-)
+from cilia.cli.bpf_flows import BPF_ROOT, ct, metrics, nat
 
 
 @click.group()
 def bpf() -> None:
     """Read the pinned BPF maps, also while no agent runs."""
+
+
+for group in (ct, nat, metrics):
+    bpf.add_command(group)
 
 
 @bpf.group()
