@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from cilia.agent.budgets import parse_budgets
-from cilia.agent.service_options import ListenAddress, ServiceOptions
+from cilia.agent.service_options import ServiceOptions
+from cilia.program.values import ListenAddress
 
 DEFAULT_INSTANCE = "cilia"
 
@@ -117,12 +118,17 @@ class AgentConfig(ServiceOptions):
             " tables; 0: never.",
         ),
     ] = 300
-    metrics_address: Annotated[
+    prometheus_serve_addr: Annotated[
         ListenAddress, Field(description="Serve /metrics on HOST:PORT (loopback if no host).")
     ] = None
-    health_address: Annotated[
-        ListenAddress, Field(description="Serve /healthz on HOST:PORT (loopback if no host).")
-    ] = None
+    agent_health_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="Serve /healthz, /livez and /readyz on this port of 127.0.0.1; 0: not.",
+        ),
+    ] = 0
     statedb_history: Annotated[
         int,
         Field(ge=0, le=100_000, description="Past states of the tables kept for --at-revision."),

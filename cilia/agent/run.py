@@ -163,11 +163,11 @@ def _start_servers(
         *shell_routes(agent, datapath.maps),
     ]
     serving = [(Starlette(routes=routes), unix_socket(config.socket_path))]
-    if config.metrics_address:
-        listener = tcp_socket("--metrics-address", config.metrics_address)
+    if config.prometheus_serve_addr:
+        listener = tcp_socket("--prometheus-serve-addr", config.prometheus_serve_addr)
         serving.append((server.metrics_app(agent.registry), listener))
-    if config.health_address:
-        listener = tcp_socket("--health-address", config.health_address)
+    if config.agent_health_port:
+        listener = tcp_socket("--agent-health-port", f"127.0.0.1:{config.agent_health_port}")
         serving.append((server.health_app(agent.status), listener))
     for app, listener in serving:
         group.start_soon(serve_http, app, listener)

@@ -30,11 +30,11 @@ from cilia.agent.datapath import MemoryDatapath
 from cilia.agent.script_k8s import k8s_commands
 from cilia.agent.script_lb import lb_commands, lb_test_commands
 from cilia.agent.script_observe import observe_commands
-from cilia.agent.service_options import Duration
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.tracker import Tracker
 from cilia.program.jobs import run_job
 from cilia.program.options import options_of, validated
+from cilia.program.values import Duration
 from cilia.script import CommandLike, Suite
 from cilia.script.documents import DOCUMENT_COMMANDS
 from statedb.commands import db_commands

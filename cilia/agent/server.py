@@ -29,14 +29,27 @@ def metrics_app(registry: CollectorRegistry) -> Starlette:
 
 
 def health_routes(status: StatusView) -> list[BaseRoute]:
-    """`/healthz`: 200 while nothing is degraded, else 503, with the degraded components."""
+    """What probes ask: 200 or 503.
+
+    `/livez`: the agent answers; it is for others to say that it must be started anew. `/readyz`: it
+    has read all of its inputs. `/healthz`: nothing is degraded; names what is.
+    """
 
     def healthz(_: Request) -> Response:
         degraded = status.degraded()
         body = {"status": "degraded" if degraded else "ok", "degraded": degraded}
         return JSONResponse(body, status_code=503 if degraded else 200)
 
-    return [Route("/healthz", healthz)]
+    def readyz(_: Request) -> Response:
+        listed = status.listed()
+        body = {"status": "ok" if listed else "inputs are not read yet"}
+        return JSONResponse(body, status_code=200 if listed else 503)
+
+    return [
+        Route("/healthz", healthz),
+        Route("/livez", lambda _: JSONResponse({"status": "ok"})),
+        Route("/readyz", readyz),
+    ]
 
 
 def status_routes(status: StatusView) -> list[BaseRoute]:

@@ -15,26 +15,11 @@ from pydantic import AfterValidator, Field
 
 from cilia.k8s.manifest_files import READERS
 from cilia.program.options import ProgramConfig
+from cilia.program.values import Duration, ListenAddress
 from cilia.script.environment import parse_duration
 from tables.services import IPNetwork
 
-__all__ = ["Duration", "ListenAddress", "ServiceOptions"]
-
-
-def _duration(text: str) -> str:
-    if parse_duration(text) < 0:
-        raise ValueError(f"{text!r} is negative")
-    return text
-
-
-def _listen_address(text: str | None) -> str | None:
-    """`host:port`, `[v6]:port` or `:port`; without a host it is loopback, never all addresses."""
-    if not text:
-        return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} is no address: expected HOST:PORT or :PORT, e.g. :9962")
-    return f"{host or '127.0.0.1'}:{port}"
+__all__ = ["ServiceOptions"]
 
 
 def _networks(text: str) -> tuple[IPNetwork, ...]:
@@ -49,10 +34,6 @@ def _state_file(path: Path | None) -> Path | None:
     if path is not None and path.suffix not in READERS:
         raise ValueError(f"the name must end in one of {', '.join(READERS)}")
     return path
-
-
-Duration = Annotated[str, AfterValidator(_duration)]
-ListenAddress = Annotated[str | None, AfterValidator(_listen_address)]
 
 
 class ServiceOptions(ProgramConfig):

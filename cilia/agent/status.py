@@ -76,10 +76,14 @@ class StatusView:
             "error": counts["error"],
         }
 
+    def listed(self, txn: ReadTxn | None = None) -> bool:
+        """All inputs were read once."""
+        txn = txn or self.db.read_txn()
+        return all(self.db.table(name).initialized(txn) for name in INPUT_TABLES)
+
     def synchronised(self, txn: ReadTxn, counts: dict[str, int]) -> bool:
         """All inputs were listed, and every frontend was attempted with what they say."""
-        listed = all(self.db.table(name).initialized(txn) for name in INPUT_TABLES)
-        return listed and not counts["pending"]
+        return self.listed(txn) and not counts["pending"]
 
     def degraded(self, txn: ReadTxn | None = None) -> list[dict[str, str]]:
         return [

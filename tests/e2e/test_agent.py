@@ -242,13 +242,14 @@ def test_metrics_and_health_are_served_over_tcp_when_asked_for(w: World) -> None
     w.write("echo.yaml", served("echo", V4, POD_V4[:1]))
     w.write("bad.yaml", served("bad", OTHER_V4, POD_V4[:1]).replace("port: 80,", "port: 0,"))
     metrics, health = free_port(), free_port()
-    w.start_agent(f"--metrics-address=:{metrics}", f"--health-address=:{health}")
+    w.start_agent(f"--prometheus-serve-addr=:{metrics}", f"--agent-health-port={health}")
     w.eventually(w.ready)
     text = http_get(metrics, "/metrics")
     assert 'cilia_frontends{status="done"} 2.0' in text
     assert 'cilia_problems{file="bad.yaml",kind="Service"} 2.0' in text, "both of its ports"
     assert "cilia_reconciler_round_seconds_count" in text
-    assert '"status":"ok"' in http_get(health, "/healthz")
+    for probe in ("/healthz", "/livez", "/readyz"):
+        assert '"status":"ok"' in http_get(health, probe)
     for port, path in ((metrics, "/statedb/dump"), (health, "/metrics"), (metrics, "/healthz")):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             http_get(port, path)

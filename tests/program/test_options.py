@@ -47,7 +47,7 @@ def test_environment_sets_an_option_when_no_flag_does() -> None:
     [
         (["--bpf-lb-map-max=1"], "--bpf-lb-map-max"),
         (["--instance=../etc"], "--instance"),
-        (["--metrics-address=nonsense"], "expected HOST:PORT"),
+        (["--prometheus-serve-addr=nonsense"], "expected HOST:PORT"),
         (["--no-such-option"], "No such option"),
     ],
 )
@@ -57,8 +57,8 @@ def test_a_wrong_option_is_refused_by_name(arguments: list[str], message: str) -
 
 
 def test_addresses_without_a_host_are_loopback() -> None:
-    assert parsed(["--metrics-address=:9962"]).metrics_address == "127.0.0.1:9962"
-    assert parsed(["--metrics-address=0.0.0.0:9962"]).metrics_address == "0.0.0.0:9962"
+    assert parsed(["--prometheus-serve-addr=:9962"]).prometheus_serve_addr == "127.0.0.1:9962"
+    assert parsed(["--prometheus-serve-addr=0.0.0.0:9962"]).prometheus_serve_addr == "0.0.0.0:9962"
 
 
 def directory(tmp_path: Path, **files: str) -> Path:
