@@ -11,7 +11,7 @@ alone imports the compiled ``bpf._libbpf``; importing this package, ``bpf.errors
 ``bpf.maps.fake`` and the codecs does not, so all of these work on a machine without libbpf.
 
 To add a program: ``NAME.bpf.c`` beside the others (``bpf.compile.sources`` finds it, wheels carry
-it), loaded by a ``Loader("NAME", …)``; what a node knows only at start is a ``const volatile``
+it), loaded by a ``Loader(["NAME"], …)``; what a node knows only at start is a ``const volatile``
 variable. Packet rows for it go to ``tests/bpf``; ``make bench`` shows its size beside that of the
 commit before.
 

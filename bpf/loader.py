@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An object on pinned maps: adopt what fits, make what does not, swap without a gap.
+"""Objects on pinned maps: adopt what fits, make what does not, swap without a gap.
 
 ::
 
@@ -20,13 +20,14 @@ programs write.
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bpf import compile as bpf_compile
-from bpf.errors import Exists, NotFound
+from bpf.errors import Exists, Invalid, NotFound
 from bpf.maps.map import Map
 from bpf.maps.raw import NOEXIST
 from bpf.object import MapDefinition, Object
@@ -37,11 +38,14 @@ NEXT = "~next"
 
 
 class Loader:
-    """One object file and the directory of its maps. Used from one thread at a time."""
+    """Object files that share maps by name, and the directory of these maps.
+
+    Used from one thread at a time.
+    """
 
     def __init__(
         self,
-        name: str,
+        names: Sequence[str],
         maps_dir: Path,
         *,
         entries: Callable[[str], int | None] = lambda name: None,
@@ -54,12 +58,12 @@ class Loader:
         programs write, whose entries move to a successor of the same layout; all others are filled
         by the caller.
         """
-        self.name = name
+        self.names = names
         self.maps_dir = maps_dir
         self._entries = entries
         self._carried = carried
         self._cache_dir = cache_dir
-        self._elf = b""
+        self._elves: dict[str, bytes] = {}
         #: The maps of this build, by name.
         self.maps: dict[str, Map] = {}
         #: Maps whose contents are not known to be complete.
@@ -68,25 +72,50 @@ class Loader:
         self.timings: dict[str, float] = {}
 
     def open_maps(self) -> None:
-        """Adopt or make all maps. Raises: RequirementMissing, CompileError, LoadError, NoMemory."""
+        """Adopt or make all maps.
+
+        Raises: RequirementMissing, CompileError, LoadError, NoMemory; Invalid when two objects want
+        one map differently.
+        """
         with self.timed("compile"):
-            self._elf = bpf_compile.load_object(self.name, cache_dir=self._cache_dir)
-        with self.timed("maps"), Object.open(self.name, self._elf) as obj:
-            pinned = [path.name for path in self.maps_dir.iterdir()]
-            settled = not any(name.endswith(NEXT) for name in pinned)
-            definitions = [self._sized(definition) for definition in obj.map_definitions()]
-            missing = [wanted for wanted in definitions if not self._adopt(wanted, settled)]
-            if missing:
-                self._make(obj, missing, first=not pinned)
+            for name in self.names:
+                self._elves[name] = bpf_compile.load_object(name, cache_dir=self._cache_dir)
+        pinned = [path.name for path in self.maps_dir.iterdir()]
+        settled = not any(name.endswith(NEXT) for name in pinned)
+        with self.timed("maps"):
+            for name in self.names:
+                with Object.open(name, self._elves[name]) as obj:
+                    self._open_maps_of(obj, settled, first=not pinned)
+
+    def _open_maps_of(self, obj: Object, settled: bool, *, first: bool) -> None:
+        missing = []
+        for wanted in map(self._sized, obj.map_definitions()):
+            known = self.maps.get(wanted.name)
+            if known is not None:
+                _check_same(obj.name, known, wanted)
+            elif not self._adopt(wanted, settled):
+                missing.append(wanted)
+        if missing:
+            self._make(obj, missing, first=first)
 
     def load(self, constants: Mapping[str, bytes]) -> list[Program]:
-        """Verify the programs on the maps; they are the caller's. Raises: LoadError."""
-        with self.timed("load"), Object.open(self.name, self._elf) as obj:
-            self._reuse(obj)
-            for name, value in constants.items():
-                obj.set_constant(name, value)
-            obj.load()
-            return obj.programs()
+        """Verify the programs on the maps; they are the caller's.
+
+        A constant is given to every object that has it. Raises: LoadError; NotFound for a constant
+        that no object has.
+        """
+        used: set[str] = set()
+        programs = []
+        with self.timed("load"):
+            for name in self.names:
+                with Object.open(name, self._elves[name]) as obj:
+                    self._reuse(obj)
+                    used |= _set_constants(obj, constants)
+                    obj.load()
+                    programs += obj.programs()
+        for constant in constants.keys() - used:
+            raise NotFound(f"constant {constant} of {', '.join(self.names)}", errno.ENOENT)
+        return programs
 
     def carry(self) -> None:
         """Copy entries that programs wrote into predecessors, without touching newer ones."""
@@ -164,9 +193,11 @@ class Loader:
             self.fresh.append(definition.name)
 
     def _reuse(self, obj: Object) -> None:
-        for name, opened in self.maps.items():
-            obj.set_max_entries(name, opened.max_entries)
-            obj.reuse(name, opened)
+        for name in [definition.name for definition in obj.map_definitions()]:
+            opened = self.maps.get(name)
+            if opened is not None:
+                obj.set_max_entries(name, opened.max_entries)
+                obj.reuse(name, opened)
 
     def _is_ours(self, path: Path, name: str) -> bool:
         try:
@@ -175,6 +206,23 @@ class Loader:
             return False
         with pinned:
             return pinned.info.id == self.maps[name].info.id
+
+
+def _set_constants(obj: Object, constants: Mapping[str, bytes]) -> set[str]:
+    """The names of those that the object has."""
+    found = set()
+    for name, value in constants.items():
+        try:
+            obj.set_constant(name, value)
+        except NotFound:
+            continue
+        found.add(name)
+    return found
+
+
+def _check_same(object_name: str, known: Map, wanted: MapDefinition) -> None:
+    if not _fits(known, wanted):
+        raise Invalid(f"{object_name} wants another layout of {wanted.name}", errno.EINVAL)
 
 
 def _open_fitting(path: Path, wanted: MapDefinition) -> Map | None:

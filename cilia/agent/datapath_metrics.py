@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics read from the datapath when scraped: drops, what was forwarded, what sweeps of connections
-found.
-"""
+"""Metrics read from the datapath when scraped: drops, what was forwarded, what sweeps found."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def test_new_program_that_does_not_verify_leaves_the_old_one_in_force(
     before = in_force(config)
     sock = SockDatapath(config)
     maps = sock.open_maps()
-    sock._loader._elf = build(BROKEN)
+    sock._loader._elves = {"sock": build(BROKEN)}
     sock._loader.maps = {}
     with pytest.raises(LoadError, match="invalid mem access"):
         sock.load()
