@@ -74,7 +74,7 @@ class SockDatapath:
         self.maps_dir = config.pin_dir / "maps"
         self.links_dir = config.pin_dir / "links"
         self._loader = Loader(
-            "sock",
+            ["sock"],
             self.maps_dir,
             entries=self._entries,
             carried=SOCKET_MAPS,
