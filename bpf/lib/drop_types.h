@@ -12,3 +12,13 @@
 #define DROP_FRAG_NEEDED -7
 #define DROP_TTL_EXCEEDED -8
 #define DROP_NO_SOURCE -9	/* the device to the backend has no address of the family */
+#define DROP_FRAG_NOT_FOUND -10	/* the first fragment of this datagram was not seen */
+#define DROP_INVALID_EXTHDR -11	/* too many IPv6 extension headers */
+#define DROP_CSUM_L3 -12	/* checksum of the IP header cannot be corrected */
+#define DROP_CSUM_L4 -13	/* checksum of the transport cannot be corrected */
+#define DROP_WRITE_ERROR -14	/* bytes of the packet cannot be changed */
+#define DROP_CT_CREATE_FAILED -15	/* no entry of connection tracking could be made */
+#define DROP_CT_COLLISION -16	/* another frontend has a connection of these addresses and ports */
+#define DROP_NOT_IN_SRC_RANGE -17	/* the source ranges of the service keep this client out */
+#define DROP_IS_CLUSTER_IP -18	/* a service that is served inside the cluster only */
+#define DROP_LOOPBACK_ONLY -19	/* a host port that is served on the loopback address only */

@@ -7,9 +7,8 @@
  * written + lost = reported at any rate. The addition is atomic because a program on the same CPU
  * may interrupt this one.
  */
-#include "common.h"
-#include "drop_types.h"
-#include "event_types.h"
+#include "ctx.h"
+#include "drop.h"
 #include "metrics.h"
 
 struct {
@@ -29,17 +28,6 @@ struct event_record {
 	struct event_header header;
 	__u8 data[EVENT_CAPTURE_BYTES];
 };
-
-/* The number of a source file; compared and folded at compile time, so no string reaches the kernel. */
-#define FILE_IS(name, number) if (!__builtin_strcmp(file, name)) return number
-static __always_inline __u8 file_number(const char *file)
-{
-	FILE_IS("lb.h", FILE_LB_H);
-	FILE_IS("sock.h", FILE_SOCK_H);
-	FILE_IS("sock.bpf.c", FILE_SOCK_BPF_C);
-	FILE_IS("test.bpf.c", FILE_TEST_BPF_C);
-	return FILE_UNKNOWN;
-}
 
 static __always_inline void event_lost(__u32 kind)
 {
@@ -61,13 +49,13 @@ struct event {
 	__u32 rule_cookie;
 };
 
-/* Report about a packet at a tc hook, with its first bytes. */
-static __always_inline void event_packet(struct __sk_buff *skb, const struct event *event)
+/* Report about a packet, with its first bytes. */
+static __always_inline void event_packet(ctx_t *ctx, const struct event *event)
 {
 	struct event_record *record = bpf_ringbuf_reserve(&cilia_events, sizeof(*record), 0);
 	/* Index of the last byte, not the length: verifiers before Linux 6.2 do not learn from a
 	 * comparison with 0 that a length is not 0. The index of an empty packet wraps to a large one. */
-	__u32 last = skb->len - 1;
+	__u32 last = ctx_length(ctx) - 1;
 	__u32 captured;
 
 	if (!record) {
@@ -84,8 +72,8 @@ static __always_inline void event_packet(struct __sk_buff *skb, const struct eve
 	record->header.header_size = sizeof(record->header);
 	record->header.cpu = bpf_get_smp_processor_id();
 	record->header.time_ns = bpf_ktime_get_ns();
-	record->header.socket_cookie = bpf_get_socket_cookie(skb);
-	record->header.ifindex = skb->ifindex;
+	record->header.socket_cookie = ctx_socket_cookie(ctx);
+	record->header.ifindex = ctx_ifindex(ctx);
 	record->header.source_identity = event->source_identity;
 	record->header.destination_identity = event->destination_identity;
 	record->header.rule_cookie = event->rule_cookie;
@@ -94,15 +82,15 @@ static __always_inline void event_packet(struct __sk_buff *skb, const struct eve
 	record->header.file = event->file;
 	record->header.direction = event->direction;
 	record->header.layer = LAYER_ETHERNET;
-	record->header.original_length = skb->len;
-	if (bpf_skb_load_bytes(skb, 0, record->data, captured))
+	record->header.original_length = ctx_length(ctx);
+	if (ctx_load_bytes(ctx, 0, record->data, captured))
 		captured = 0;
 	record->header.captured_length = captured;
 	bpf_ringbuf_submit(record, 0);
 }
 
 /* Report and count a refused packet; the value is what the caller returns. */
-static __always_inline int drop_at(struct __sk_buff *skb, __s16 reason, __u8 direction, __u8 file,
+static __always_inline int drop_at(ctx_t *ctx, __s16 reason, __u8 direction, __u8 file,
 				   __u16 line)
 {
 	struct event event = {
@@ -119,10 +107,17 @@ static __always_inline int drop_at(struct __sk_buff *skb, __s16 reason, __u8 dir
 		.direction = direction,
 	};
 
-	metrics_count(&key, skb->len);
-	event_packet(skb, &event);
+	metrics_count(&key, ctx_length(ctx));
+	event_packet(ctx, &event);
 	return reason;
 }
 
-#define drop(skb, reason, direction) \
-	drop_at(skb, reason, direction, file_number(__FILE_NAME__), __LINE__)
+#define drop(ctx, reason, direction) \
+	drop_at(ctx, reason, direction, file_number(__FILE_NAME__), __LINE__)
+
+/* Report and count what a function refused (drop.h); the verdict is what the program returns. */
+static __always_inline int drop_refused(ctx_t *ctx, __s32 refusal, __u8 direction)
+{
+	drop_at(ctx, refusal_reason(refusal), direction, refusal_file(refusal), refusal_line(refusal));
+	return CTX_DROP;
+}
