@@ -20,14 +20,12 @@ static __always_inline __u8 file_number(const char *file)
 	FILE_IS("rewrite.h", FILE_REWRITE_H);
 	FILE_IS("lb_packet.h", FILE_LB_PACKET_H);
 	FILE_IS("ct.h", FILE_CT_H);
-	FILE_IS("service.h", FILE_SERVICE_H);
 	FILE_IS("lxc.bpf.c", FILE_LXC_BPF_C);
 	FILE_IS("forward.h", FILE_FORWARD_H);
 	FILE_IS("nat.h", FILE_NAT_H);
 	FILE_IS("nat_family.h", FILE_NAT_FAMILY_H);
 	FILE_IS("dsr.h", FILE_DSR_H);
 	FILE_IS("ipip.h", FILE_IPIP_H);
-	FILE_IS("nodeport.h", FILE_NODEPORT_H);
 	FILE_IS("host.bpf.c", FILE_HOST_BPF_C);
 	FILE_IS("xdp.bpf.c", FILE_XDP_BPF_C);
 	FILE_IS("test.bpf.c", FILE_TEST_BPF_C);

@@ -34,16 +34,14 @@
 #define FILE_REWRITE_H 5
 #define FILE_LB_PACKET_H 6
 #define FILE_CT_H 7
-#define FILE_SERVICE_H 8
-#define FILE_LXC_BPF_C 9
-#define FILE_FORWARD_H 10
-#define FILE_NAT_H 11
-#define FILE_NAT_FAMILY_H 12
-#define FILE_DSR_H 13
-#define FILE_IPIP_H 14
-#define FILE_NODEPORT_H 15
-#define FILE_HOST_BPF_C 16
-#define FILE_XDP_BPF_C 17
+#define FILE_LXC_BPF_C 8
+#define FILE_NAT_H 9
+#define FILE_NAT_FAMILY_H 10
+#define FILE_FORWARD_H 11
+#define FILE_DSR_H 12
+#define FILE_IPIP_H 13
+#define FILE_HOST_BPF_C 14
+#define FILE_XDP_BPF_C 15
 #define FILE_TEST_BPF_C 255
 
 /* Capture of packet data in one record, at most; more is cut and shows in the two lengths. */
