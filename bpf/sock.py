@@ -5,6 +5,7 @@
 
     PIN_DIR/maps/cilia_lb4_svc …     the maps, by name; they outlive programs and processes
     PIN_DIR/links/connect4 …         one link a program, attached to the cgroup
+    PIN_DIR/programs/from_netdev …   programs of packets, for whoever attaches them to devices
 
 Every step is idempotent and leaves a state that the next start continues from, so a kill between
 any two loses nothing: maps are pinned before a program uses them; all programs are loaded
@@ -28,6 +29,7 @@ from bpf.errors import Detached, Invalid, NotFound
 from bpf.link import AttachType, Link, LinkType, cgroup_id
 from bpf.loader import Loader
 from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, LBMaps
+from bpf.packet_programs import FLOW_MAPS, PacketConfig, PacketPrograms
 from bpf.program import Program
 
 #: Maps that programs write: the way back, and which backend a client stays with. Sized apart from
@@ -69,15 +71,18 @@ class SockConfig(NamedTuple):
 class SockDatapath:
     """One node's socket translation. Used from one thread at a time."""
 
-    def __init__(self, config: SockConfig) -> None:
+    def __init__(self, config: SockConfig, packets: PacketConfig | None = None) -> None:
+        """``packets``: objects of packet programs that share the maps."""
         self.config = config
+        self._packet_config = packets or PacketConfig((), {}, {})
+        self.packets = PacketPrograms(config.pin_dir)
         self.maps_dir = config.pin_dir / "maps"
         self.links_dir = config.pin_dir / "links"
         self._loader = Loader(
-            ["sock"],
+            ["sock", *self._packet_config.objects],
             self.maps_dir,
             entries=self._entries,
-            carried=SOCKET_MAPS,
+            carried=SOCKET_MAPS | FLOW_MAPS,
             cache_dir=config.cache_dir,
         )
         self._programs: list[Program] = []
@@ -122,12 +127,15 @@ class SockDatapath:
 
     def load(self) -> None:
         """Load and verify the programs on the maps, attaching nothing. Raises: LoadError."""
-        loaded = self._loader.load(self._constants())
+        loaded = self._loader.load({**self._constants(), **self._packet_config.constants})
+        self.packets.take([program for program in loaded if not _is_of_cgroup(program)])
         unwanted = self._unwanted()
         for program in loaded:
             if program.name in unwanted:
                 program.close()
-        self._programs = [program for program in loaded if program.name not in unwanted]
+        self._programs = [
+            program for program in loaded if _is_of_cgroup(program) and program.name not in unwanted
+        ]
 
     def attach(self) -> None:
         """Put the loaded programs in force, each in one atomic step.
@@ -139,6 +147,7 @@ class SockDatapath:
             self._loader.carry()
             for program in self._programs:
                 self._attach(program)
+            self.packets.attach()
             self._loader.carry()
         self._attached = True
 
@@ -147,7 +156,8 @@ class SockDatapath:
 
         A pin that was removed, a link that was detached or re-pointed; ``attach`` repairs them.
         """
-        return [program.name for program in self._programs if not self._is_in_force(program)]
+        sockets = [program.name for program in self._programs if not self._is_in_force(program)]
+        return sockets + self.packets.drift()
 
     def retire(self) -> list[str]:
         """Give successors of maps their names and remove the pins of other builds; returns those.
@@ -172,11 +182,12 @@ class SockDatapath:
         ]
         for path in old:
             pins.unpin(path)
-        return sorted(path.name for path in old)
+        return sorted([*(path.name for path in old), *self.packets.retire()])
 
     def close(self) -> None:
         """Close all descriptors; what is pinned stays in force."""
         self._loader.close()
+        self.packets.close()
         for held in (*self._programs, *self._links.values()):
             held.close()
         self._programs = []
@@ -207,6 +218,8 @@ class SockDatapath:
     def _entries(self, name: str) -> int | None:
         if name in COUNTERS:
             return None
+        if name in FLOW_MAPS:
+            return self._packet_config.entries.get(name)
         if name in SOCKET_MAPS:
             return self.config.socket_entries
         return self.config.service_entries
@@ -253,6 +266,10 @@ class SockDatapath:
         info = link.info()
         pinned = _pinned_id(self.links_dir / program.name)
         return info.program_id == program.info().id and pinned == info.id
+
+
+def _is_of_cgroup(program: Program) -> bool:
+    return program.section.startswith("cgroup/")
 
 
 def _attach_type(program: Program) -> AttachType:
