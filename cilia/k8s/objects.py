@@ -285,10 +285,16 @@ class Namespace(K8sObject):
     NAMESPACED: ClassVar[bool] = False
 
 
+# By version and kind; custom resources add themselves (`register`).
 KINDS: Final[dict[tuple[str, str], type[K8sObject]]] = {
     (model.API_VERSION, model.KIND): model
     for model in (Service, EndpointSlice, Pod, Node, Namespace)
 }
+
+
+def register(model: type[K8sObject]) -> None:
+    """Makes `decode` know a kind that is defined elsewhere."""
+    KINDS[model.API_VERSION, model.KIND] = model
 
 
 class InvalidObject(Exception):
@@ -324,6 +330,18 @@ def decode(form: object) -> K8sObject:
         obj = model.model_validate(form)
     except ValidationError as error:
         raise InvalidObject(model.KIND, namespace, name, _errors(error)) from None
+    return _finished(obj)
+
+
+def decode_json(model: type[K8sObject], key: ObjectKey, data: bytes | memoryview) -> K8sObject:
+    """An object of a known kind from JSON; `key` is what a glance at the bytes told.
+
+    Raises InvalidObject.
+    """
+    try:
+        obj = model.model_validate_json(bytes(data))
+    except ValidationError as error:
+        raise InvalidObject(*key, _errors(error)) from None
     return _finished(obj)
 
 

@@ -14,15 +14,19 @@ from typing import Protocol
 
 import msgspec
 
+from cilia.k8s.change_time import Changed
 from cilia.k8s.objects import K8sObject, ObjectKey
 
 
 class Upsert(msgspec.Struct, frozen=True, gc=False):
     obj: K8sObject
+    # When it was made, if it is a change of what was known, and the source can tell.
+    changed: Changed | None = None
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
     key: ObjectKey
+    changed: Changed | None = None
 
 
 class Listing(msgspec.Struct, frozen=True, gc=False):

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to whichever API server answers: one connection, credentials, failover, a rate limit.
+
+Only reading: lists, watches and small objects, as bytes. One HTTP/2 connection (`http2`) carries
+everything. When it is lost the next request opens another, to the next server if this one failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final
+from urllib.parse import urlencode
+
+import anyio.to_thread
+import msgspec
+
+import cilia
+from cilia.k8s.access import Access
+from cilia.k8s.api_servers import Server, Servers
+from cilia.k8s.errors import ConnectionLost, StatusError, Unauthorized, Unreachable, status_error
+from cilia.k8s.http2 import Connection, Response
+
+JSON: Final = "application/json"
+# Objects without spec and status: what a proof needs.
+METADATA: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+# So many answers of 5xx in a row, and the next server is tried.
+SERVER_ERRORS: Final = 3
+# An answer that is an error is short; of a longer one the beginning is shown.
+ERROR_SHOWN: Final = 300
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Times in seconds; `qps` requests a second in the long run, `burst` at once."""
+
+    connect_timeout_s: float = 5.0
+    # Silence after which the server is asked, and after which the connection is given up.
+    ping_s: float = 1.0
+    heartbeat_timeout_s: float = 4.0
+    # One list page or small object, from the request to its end.
+    request_timeout_s: float = 30.0
+    qps: float = 10.0
+    burst: int = 20
+
+
+class _Bucket:
+    """Tokens that come back at a rate; a request takes one."""
+
+    def __init__(self, rate: float, size: int) -> None:
+        self._rate, self._size = rate, size
+        self._tokens, self._then = float(size), time.monotonic()
+
+    async def take(self) -> None:
+        now = time.monotonic()
+        self._tokens = min(self._size, self._tokens + (now - self._then) * self._rate) - 1
+        self._then = now
+        if self._tokens < 0:
+            await asyncio.sleep(-self._tokens / self._rate)
+
+
+class _Status(msgspec.Struct):
+    """The part of a Kubernetes `Status` that is used."""
+
+    message: str = ""
+
+
+class Traffic(msgspec.Struct):
+    """Bytes on the wire, before TLS, and requests."""
+
+    received: int = 0
+    sent: int = 0
+    requests: int = 0
+
+
+class Client:
+    """See above. `report` is told each change of the server in use."""
+
+    def __init__(
+        self,
+        access: Access,
+        servers: Servers,
+        limits: Limits | None = None,
+        *,
+        report: Callable[[Server], None] = lambda server: None,
+    ) -> None:
+        self.servers = servers
+        self.limits = limits or Limits()
+        self.connects = 0
+        self._access = access
+        self._report = report
+        self._bucket = _Bucket(self.limits.qps, self.limits.burst)
+        self._opening = asyncio.Lock()
+        self._connection: Connection | None = None
+        self._server: Server | None = None
+        self._past = Traffic()
+        self._server_errors = 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """Since the beginning, over all connections."""
+        now = self._connection
+        received, sent = (now.bytes_received, now.bytes_sent) if now else (0, 0)
+        return Traffic(self._past.received + received, self._past.sent + sent, self._past.requests)
+
+    @contextlib.asynccontextmanager
+    async def get(
+        self, path: str, query: Mapping[str, str | int] | None = None, accept: str = JSON
+    ) -> AsyncIterator[Response]:
+        """A successful answer, whose body is read inside the block.
+
+        Raises:
+            Unreachable, ConnectionLost: no answer; the next request tries elsewhere.
+            StatusError: an answer other than 200.
+        """
+        await self._bucket.take()
+        connection = await self._connected()
+        headers = [
+            *await anyio.to_thread.run_sync(self._access.headers),
+            ("accept", accept),
+            ("user-agent", f"cilia/{cilia.__version__}"),
+        ]
+        self._past.requests += 1
+        target = f"{path}?{urlencode(query)}" if query else path
+        try:
+            async with connection.request("GET", target, headers) as response:
+                await self._check(response)
+                yield response
+        except ConnectionLost:
+            if not connection.usable:
+                self._failed(connection)
+            raise
+
+    async def fetch(
+        self, path: str, query: Mapping[str, str | int] | None = None, accept: str = JSON
+    ) -> bytes:
+        """The whole body of an answer that comes within the request's time.
+
+        Raises as `get`.
+        """
+        try:
+            async with (
+                asyncio.timeout(self.limits.request_timeout_s),
+                self.get(path, query, accept) as response,
+            ):
+                return await response.body()
+        except TimeoutError:
+            raise ConnectionLost(
+                f"{path}: no complete answer within {self.limits.request_timeout_s:g} s"
+            ) from None
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _connected(self) -> Connection:
+        async with self._opening:
+            if self._connection is not None and self._connection.usable:
+                return self._connection
+            self._forget()
+            server = self.servers.current
+            tls = await anyio.to_thread.run_sync(self._access.tls) if server.tls else None
+            try:
+                connection = await Connection.open(
+                    server.host,
+                    server.port,
+                    tls,
+                    server_hostname=self._access.server_hostname,
+                    timeout_s=self.limits.connect_timeout_s,
+                    ping_s=self.limits.ping_s,
+                    limit_s=self.limits.heartbeat_timeout_s,
+                )
+            except Unreachable:
+                self.servers.failed(server)
+                raise
+            self.connects += 1
+            self._connection, self._server = connection, server
+            self._report(server)
+            return connection
+
+    def _failed(self, connection: Connection) -> None:
+        """A server that lost its connection is the last to be tried again."""
+        if connection is self._connection and self._server is not None:
+            self.servers.failed(self._server)
+            self._forget()
+
+    def _forget(self) -> None:
+        """A connection that takes no new requests; those under way end by themselves."""
+        if self._connection is not None:
+            self._past.received += self._connection.bytes_received
+            self._past.sent += self._connection.bytes_sent
+            self._connection = None
+
+    async def _check(self, response: Response) -> None:
+        """Raises StatusError for all but success, after reading what it says."""
+        if response.status == 200:
+            self._server_errors = 0
+            return
+        error = await self._refusal(response)
+        if isinstance(error, Unauthorized):
+            await anyio.to_thread.run_sync(self._access.reload)
+        self._server_errors = self._server_errors + 1 if error.code >= 500 else 0
+        if self._server_errors >= SERVER_ERRORS and len(self.servers.known) > 1:
+            self._server_errors = 0
+            if self._connection is not None:
+                self._connection.close()
+                self._failed(self._connection)
+        raise error
+
+    async def _refusal(self, response: Response) -> StatusError:
+        body = b""
+        with contextlib.suppress(TimeoutError):  # the status is known without its explanation
+            async with asyncio.timeout(self.limits.request_timeout_s):
+                body = await response.body()
+        try:
+            message = msgspec.json.decode(body, type=_Status).message
+        except msgspec.DecodeError:
+            message = body[:ERROR_SHOWN].decode("utf-8", "replace")
+        wait_s = retry_after_s(response.headers.get("retry-after", ""), time.time())
+        return status_error(response.status, message, wait_s)
+
+
+def retry_after_s(text: str, now: float) -> float:
+    """Seconds that a Retry-After header asks to wait (a number, or a date); 0 for none.
+
+    >>> retry_after_s("3", 0.0), retry_after_s("", 0.0), retry_after_s("soon", 0.0)
+    (3.0, 0.0, 0.0)
+    """
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, TypeError):
+        return 0.0

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proof that a watch told the truth: the versions of all objects beside what was told.
+
+Versions are read as metadata alone, in pages of one consistent revision. The stream may be ahead of
+that revision, or a moment behind; only what differs still after that moment was missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from cilia.k8s.client import METADATA, Client
+from cilia.k8s.ledger import Differences, Ledger
+from cilia.k8s.objects import ObjectKey
+from cilia.k8s.resource import HEAD_PAGE, Resource, decoded, number
+
+# What a list has and the stream has not sent yet may be on its way for so long.
+GRACE_S: Final = 1.0
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """Every object of a resource with its version, at one revision; and what it cost to know."""
+
+    listed: dict[ObjectKey, int]
+    revision: int
+    bytes: int
+    cpu_s: float
+
+
+class Proof(msgspec.Struct, frozen=True):
+    versions: Versions
+    differences: Differences
+
+
+async def read_versions(client: Client, resource: Resource, page_size: int) -> Versions:
+    """Raises ApiError."""
+    listed: dict[ObjectKey, int] = {}
+    query: dict[str, str | int] = {**resource.query, "limit": page_size}
+    size, cpu_s = 0, 0.0
+    while True:
+        body = await client.fetch(resource.path, query, METADATA)
+        started = time.thread_time()
+        page = decoded(HEAD_PAGE, body)
+        for head in page.items or ():
+            listed[resource.key(head)] = head.version
+        size += len(body)
+        cpu_s += time.thread_time() - started
+        if not page.metadata.next:
+            return Versions(listed, number(page.metadata.resource_version), size, cpu_s)
+        query["continue"] = page.metadata.next
+
+
+async def prove(
+    client: Client,
+    resource: Resource,
+    ledger: Ledger,
+    moved: asyncio.Event,
+    page_size: int,
+    superseded: Callable[[], bool],
+) -> Proof | None:
+    """Compares; `moved` is set when the stream has brought something. None: a list came first, for
+    which there is no need to wait.
+
+    Raises ApiError.
+    """
+    ledger.begin_proof()
+    try:
+        versions = await read_versions(client, resource, page_size)
+        until = time.monotonic() + GRACE_S
+        while not superseded():
+            moved.clear()
+            differences = ledger.differences(versions.listed, versions.revision)
+            left_s = until - time.monotonic()
+            if not differences or left_s <= 0:
+                return Proof(versions, differences)
+            try:
+                async with asyncio.timeout(left_s):
+                    await moved.wait()
+            except TimeoutError:
+                continue
+        return None
+    finally:
+        ledger.end_proof()
