@@ -10,6 +10,7 @@ such as ip, tc or sysctl is called. Start at `netlink.py`; `rtnl.py` is what it 
 from cilia.linux.errors import KernelError, MountError, NetlinkError, NoDevice, NotOurs, Overrun
 from cilia.linux.netlink import Group, Netlink, Request, Subscription
 from cilia.linux.netns import NetNS
+from cilia.linux.sockdiag import SocketDiag
 from cilia.linux.sysctl import Sysctl
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "NotOurs",
     "Overrun",
     "Request",
+    "SocketDiag",
     "Subscription",
     "Sysctl",
 ]

@@ -27,7 +27,7 @@ from cilia.linux import rtnl
 from cilia.linux.errors import NetlinkError, Overrun
 from cilia.linux.netns import NetNS
 
-__all__ = ["Group", "Netlink", "Request", "Subscription"]
+__all__ = ["Group", "Netlink", "NetlinkSocket", "Request", "Subscription", "failure_of"]
 
 SOL_NETLINK: Final = 270
 NETLINK_ADD_MEMBERSHIP: Final = 1
@@ -103,12 +103,12 @@ class Request:
         return data + bytes(-len(data) % 4)
 
 
-class _Socket:
+class NetlinkSocket:
     """A netlink socket inside `netns` (the caller's namespace without one)."""
 
-    def __init__(self, netns: NetNS | None) -> None:
+    def __init__(self, netns: NetNS | None, protocol: int = socket.NETLINK_ROUTE) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-        family, protocol = socket.AF_NETLINK, socket.NETLINK_ROUTE
+        family = socket.AF_NETLINK
         if netns is None:
             self._socket = socket.socket(family, kind, protocol)
         else:
@@ -142,7 +142,7 @@ class _Socket:
         self.close()
 
 
-class Netlink(_Socket):
+class Netlink(NetlinkSocket):
     """Requests and dumps, one at a time, from any thread."""
 
     def __init__(self, netns: NetNS | None = None) -> None:
@@ -191,7 +191,7 @@ class Netlink(_Socket):
                     continue  # a late answer to a request that was given up
                 position = waiting.pop(sequence)
                 # The copy of the request is capped to its header: 16 bytes behind the code.
-                results[first + position] = _error(
+                results[first + position] = failure_of(
                     messages[position].what, data[start:end], flags, details_at=20
                 )
 
@@ -302,14 +302,14 @@ def _answer_part(data: bytes, sequence: int) -> tuple[bool, bool]:
         interrupted |= flags & rtnl.NLM_F_DUMP_INTR != 0
         if kind in (rtnl.NLMSG_DONE, rtnl.NLMSG_ERROR):
             details_at = 20 if kind == rtnl.NLMSG_ERROR else 4
-            failure = _error("read", data[start:end], flags, details_at)
+            failure = failure_of("read", data[start:end], flags, details_at)
             if failure is not None:
                 raise failure
             return True, interrupted
     return False, interrupted
 
 
-def _error(what: str, payload: bytes, flags: int, details_at: int) -> NetlinkError | None:
+def failure_of(what: str, payload: bytes, flags: int, details_at: int) -> NetlinkError | None:
     """The status in an acknowledgement or at a dump's end as an exception; None for success."""
     code = -int.from_bytes(payload[:4], sys.byteorder, signed=True)
     if code == 0:
@@ -321,7 +321,7 @@ def _error(what: str, payload: bytes, flags: int, details_at: int) -> NetlinkErr
     return NetlinkError(code, what, detail)
 
 
-class Subscription(_Socket):
+class Subscription(NetlinkSocket):
     """Events of some multicast groups, in the order in which the kernel sent them."""
 
     def __init__(
