@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packet programs with maps of a test's own: loaded, sized, filled.
+
+All objects of one datapath share their maps by name, as on a node.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from bpf import compile as bpf_compile
+from bpf.errors import NotFound
+from bpf.maps import lb
+from bpf.maps.lb import BackendValue, LBMaps, RevNatValue, ServiceValue
+from bpf.maps.map import Map
+from bpf.maps.percpu import PerCpuMap, sum_counters
+from bpf.object import Object
+from bpf.program import Program
+
+#: Small enough to be made quickly, large enough for every test.
+MAP_ENTRIES = 4096
+
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+def packed_v6_room(address: str | None) -> bytes:
+    """16 bytes, an IPv4 address first: as ``struct tuple`` and the constants have it."""
+    return packed(address).ljust(16, b"\0") if address else bytes(16)
+
+
+class Datapath:
+    """Objects loaded on one set of maps; ``program`` finds a program of any of them."""
+
+    def __init__(self, lb_maps: LBMaps, maps: dict[str, Map], programs: list[Program]) -> None:
+        self.lb = lb_maps
+        self.maps = maps
+        self._programs = {program.name: program for program in programs}
+
+    def program(self, name: str) -> Program:
+        return self._programs[name]
+
+    def clear(self) -> None:
+        """Empty every map that has entries of its own."""
+        for raw in self.lb.all():
+            raw.clear()
+        for name, raw in self.maps.items():
+            if name.startswith(("cilia_ct", "cilia_snat", "cilia_frag")):
+                raw.clear()
+
+    def netdev(self, ifindex: int, address4: str | None, address6: str | None) -> None:
+        """A device of the node that leads to clients and other nodes."""
+        four = packed(address4) if address4 else bytes(4)
+        value = packed_v6_room(address6) + four + bytes(4)
+        self.maps["cilia_netdev"].update(ifindex.to_bytes(4, "little"), value)
+
+    def service(
+        self,
+        address: str,
+        port: int,
+        proto: int,
+        backends: Sequence[tuple[str, int]],
+        *,
+        rev_nat: int,
+        flags: int = 0,
+        scope: int = lb.Scope.EXTERNAL,
+        kind: int = lb.ServiceType.NODE_PORT,
+        timeout_s: int = 0,
+    ) -> None:
+        """Write reverse entry, backends, slots, then the master entry.
+
+        Backend ids are rev_nat * 100 + slot.
+        """
+        key = packed(address)
+        family = self.lb.of(key)
+        family.rev_nat.update(lb.encode_id(rev_nat), lb.encode_rev_nat(RevNatValue(key, port)))
+        for slot, (backend, backend_port) in enumerate(backends, start=1):
+            number = rev_nat * 100 + slot
+            value = BackendValue(packed(backend), backend_port, proto)
+            family.backend.update(lb.encode_id(number), lb.encode_backend(value))
+            family.service.update(
+                lb.encode_service_key(key, port, slot, proto, scope),
+                lb.encode_service(ServiceValue(backend_id=number)),
+            )
+        master = ServiceValue(
+            rev_nat=rev_nat,
+            count=len(backends),
+            flags=flags,
+            type=kind,
+            affinity_timeout_s=timeout_s,
+        )
+        family.service.update(
+            lb.encode_service_key(key, port, 0, proto, scope), lb.encode_service(master)
+        )
+
+
+@contextmanager
+def loaded(
+    names: Iterable[str],
+    constants: Mapping[str, bytes] | None = None,
+    *,
+    entries: Mapping[str, int] | None = None,
+    shared: Datapath | None = None,
+) -> Iterator[Datapath]:
+    """The objects of the project with these names; ``shared``: on the maps of another datapath."""
+    with ExitStack() as stack:
+        lb_maps = shared.lb if shared else LBMaps.create(MAP_ENTRIES, MAP_ENTRIES)
+        if not shared:
+            stack.callback(lb_maps.close)
+        maps: dict[str, Map] = dict(shared.maps) if shared else {}
+        existing = {raw.name: raw for raw in lb_maps.all()} | maps
+        programs: list[Program] = []
+        for name in names:
+            with Object.open(name, bpf_compile.load_object(name)) as obj:
+                for definition in obj.map_definitions():
+                    found = existing.get(definition.name)
+                    if found is not None:
+                        obj.set_max_entries(definition.name, found.max_entries)
+                        obj.reuse(definition.name, found)  # type: ignore[arg-type]
+                    elif definition.max_entries > MAP_ENTRIES:
+                        wanted = (entries or {}).get(definition.name, MAP_ENTRIES)
+                        if definition.name != "cilia_events":
+                            obj.set_max_entries(definition.name, wanted)
+                for constant, value in (constants or {}).items():
+                    _set(obj, constant, value)
+                obj.load()
+                for definition in obj.map_definitions():
+                    if definition.name not in existing:
+                        opened = stack.enter_context(obj.map(definition.name))
+                        maps[definition.name] = existing[definition.name] = opened
+                programs += [stack.enter_context(program) for program in obj.programs()]
+        yield Datapath(lb_maps, maps, programs)
+
+
+def _set(obj: Object, constant: str, value: bytes) -> None:
+    """Give a constant to an object that has it."""
+    try:
+        obj.set_constant(constant, value)
+    except NotFound:
+        return
+
+
+def drops(datapath: Datapath) -> dict[int, int]:
+    """Refused packets by reason."""
+    counts: dict[int, int] = {}
+    with PerCpuMap(os.dup(datapath.maps["cilia_metrics"].number)) as metrics:
+        for key, values in metrics.items_each():
+            reason = int.from_bytes(key[:2], "little", signed=True)
+            if reason < 0:
+                packets, _ = sum_counters(values, metrics.cpu_value_size)
+                counts[reason] = counts.get(reason, 0) + packets
+    return counts
