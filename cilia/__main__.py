@@ -20,6 +20,7 @@ COMMANDS = {
     "completion": ("cilia.cli.completion:completion", "Print the completion script of a shell."),
     "config": ("cilia.agent.config_command:config", "Show every option and where it came from."),
     "db": ("cilia.cli.db:db", "Show the agent's tables."),
+    "operator": ("cilia.operator.command:operator", "Run the cluster-wide program."),
     "quickstart": ("cilia.cli.quickstart:quickstart", "A Service on this machine, in a minute."),
     "script": ("cilia.cli.script:script", "Run golden scripts."),
     "service": ("cilia.cli.service:service", "List Services, their frontends and backends."),

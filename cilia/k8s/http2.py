@@ -59,12 +59,12 @@ class Response:
                 yield data
             if self._ended:
                 return
-            await self._more()
+            await self.moved()
 
     async def body(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
 
-    async def _more(self) -> None:
+    async def moved(self) -> None:
         """Waits for a change; raises what ended the answer, once all that came was read."""
         if self._error is not None:
             raise self._error
@@ -73,7 +73,7 @@ class Response:
 
     async def headers_come(self) -> None:
         while not self.status:
-            await self._more()
+            await self.moved()
 
     @property
     def ended(self) -> bool:
@@ -89,6 +89,9 @@ class Response:
 
     def data(self, data: bytes, credit: int) -> None:
         self._chunks.append((data, credit))
+        self._wake.set()
+
+    def wake(self) -> None:
         self._wake.set()
 
     def end(self, error: ApiError | None = None) -> None:
@@ -172,15 +175,16 @@ class Connection(asyncio.Protocol):
         """
         if self._error is not None:
             raise ConnectionLost(f"{self.authority}: {self._error}")
-        stream_id = self._send_request(method, path, headers, body)
+        stream_id = self._send_head(method, path, headers, bool(body))
         response = self._responses[stream_id] = Response(self, stream_id)
         try:
+            await self._send_body(stream_id, response, body)
             await response.headers_come()
             yield response
         finally:
             self._forget(stream_id, response)
 
-    def _send_request(self, method: str, path: str, headers: Headers, body: bytes) -> int:
+    def _send_head(self, method: str, path: str, headers: Headers, more: bool) -> int:
         try:
             stream_id = self._h2.get_next_available_stream_id()
             head = (
@@ -190,13 +194,26 @@ class Connection(asyncio.Protocol):
                 (":path", path),
                 *headers,
             )
-            self._h2.send_headers(stream_id, head, end_stream=not body)
-            if body:
-                self._h2.send_data(stream_id, body, end_stream=True)
+            self._h2.send_headers(stream_id, head, end_stream=not more)
         except h2.exceptions.H2Error as error:
             raise ConnectionLost(f"{self.authority}: {error}") from None
         self._flush()
         return stream_id
+
+    async def _send_body(self, stream_id: int, response: Response, body: bytes) -> None:
+        """As fast as the server takes it; one that has answered is not sent the rest."""
+        while body and not response.status and not response.ended:
+            try:
+                window = self._h2.local_flow_control_window(stream_id)
+                size = min(window, self._h2.max_outbound_frame_size, len(body))
+                if size > 0:
+                    self._h2.send_data(stream_id, body[:size], end_stream=size == len(body))
+            except h2.exceptions.H2Error as error:
+                raise ConnectionLost(f"{self.authority}: {error}") from None
+            self._flush()
+            body = body[max(size, 0) :]
+            if size <= 0:
+                await response.moved()
 
     def _forget(self, stream_id: int, response: Response) -> None:
         self._responses.pop(stream_id, None)
@@ -265,6 +282,9 @@ class Connection(asyncio.Protocol):
     def _take(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.RemoteSettingsChanged):
             self._ready.set()
+        elif isinstance(event, h2.events.WindowUpdated):
+            for waiting in self._responses.values():
+                waiting.wake()
         elif isinstance(event, h2.events.ConnectionTerminated):
             self._leave(event)
         elif (stream_id := getattr(event, "stream_id", None)) is not None:

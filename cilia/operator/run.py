@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an operator: listeners first, so that a wrong address ends the start; then it takes
+part in the election until it is told to end, and gives the Lease back."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+import anyio
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from cilia.operator.config import OperatorConfig
+from cilia.operator.wiring import Operator, build
+from cilia.program.kubernetes import open_client
+from cilia.program.serving import metrics_routes, serve, tcp_socket
+
+log = structlog.get_logger("operator")
+
+
+async def run(config: OperatorConfig) -> None:
+    """Until cancelled.
+
+    Raises:
+        ProgramError: no API server is named, no credentials, or an address is taken.
+    """
+    client = open_client(config, service_address=True)
+    identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    operator = build(config, client, identity)
+    try:
+        async with anyio.create_task_group() as group:
+            for app, listener in _listeners(operator):
+                group.start_soon(serve, app, listener)
+            log.info("started", identity=identity, namespace=config.k8s_namespace)
+            await operator.election.run(operator.lead)
+    finally:
+        await client.close()
+
+
+def _listeners(operator: Operator) -> list[tuple[Starlette, socket.socket]]:
+    config = operator.config
+    asked = [
+        (
+            "--operator-prometheus-serve-addr",
+            config.operator_prometheus_serve_addr,
+            metrics_routes(operator.registry),
+        ),
+        ("--operator-api-serve-addr", config.operator_api_serve_addr, health_routes(operator)),
+    ]
+    return [
+        (Starlette(routes=routes), tcp_socket(option, address))
+        for option, address, routes in asked
+        if address
+    ]
+
+
+def health_routes(operator: Operator) -> list[BaseRoute]:
+    """What probes ask: 200 or 503.
+
+    `/livez`: the process answers. `/readyz`: it knows who leads, so the API server answered it.
+    `/healthz`: no job fails; names those that do.
+    """
+    election = operator.election
+
+    def healthz(_: Request) -> Response:
+        degraded = operator.degraded()
+        body = {"status": "degraded" if degraded else "ok", "degraded": degraded}
+        return JSONResponse(body, status_code=503 if degraded else 200)
+
+    def readyz(_: Request) -> Response:
+        body = {"leader": election.leader, "leading": election.leading}
+        return JSONResponse(body, status_code=200 if election.leader else 503)
+
+    return [
+        Route("/healthz", healthz),
+        Route("/livez", lambda _: JSONResponse({"status": "ok"})),
+        Route("/readyz", readyz),
+    ]

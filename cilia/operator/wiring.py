@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole operator on one screen: a Lease decides who leads, and the leader runs the jobs.
+
+A coming controller is one more line in `jobs`. Jobs are restarted with backoff when they fail and
+cancelled when the replica does not lead any more; each has a row in the `health` table. What all
+jobs need, the kinds at the API server, is there before the first of them begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+import structlog
+from prometheus_client import CollectorRegistry
+
+from cilia.operator.config import OperatorConfig
+from cilia.operator.crds import register
+from cilia.operator.election import Api, Election
+from cilia.operator.metrics import ElectionMetrics
+from cilia.program.health import HealthReporter
+from cilia.program.jobs import run_job
+from statedb import DB, RWTable
+from statedb.metrics import observe
+from tables.health import Health, Level, new_health_table
+
+__all__ = ["Operator", "build"]
+
+Job = Callable[[], Awaitable[object]]
+log = structlog.get_logger("operator")
+
+REGISTER = "register-crds"
+
+
+@dataclass
+class Operator:
+    """The parts that the program around the wiring uses."""
+
+    config: OperatorConfig
+    db: DB
+    health: RWTable[Health]
+    registry: CollectorRegistry
+    election: Election
+    prepare: Job | None
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    async def lead(self) -> None:
+        """What the leader does, until cancelled."""
+        try:
+            if self.prepare is not None:
+                await run_job(REGISTER, self.prepare, self._reporter(REGISTER))
+            async with anyio.create_task_group() as group:
+                for name, work in self.jobs.items():
+                    group.start_soon(run_job, name, work, self._reporter(name))
+        finally:
+            for name in (REGISTER, *self.jobs):
+                self._reporter(name).stopped("Another replica leads")
+
+    def degraded(self) -> list[dict[str, str]]:
+        return [
+            {"component": row.component, "message": row.message, "error": row.error}
+            for row in self.health.all(self.db.read_txn())
+            if row.level is Level.DEGRADED
+        ]
+
+    def _reporter(self, name: str) -> HealthReporter:
+        return HealthReporter(self.db, self.health, "operator", name)
+
+
+def build(config: OperatorConfig, api: Api, identity: str) -> Operator:
+    """Everything but the edges, which the caller opens: the API server and the listeners."""
+    db = DB("operator")
+    health = new_health_table(db)
+    registry = CollectorRegistry()
+    observe(db, registry, "cilia_statedb")
+    election = Election(
+        api,
+        config.k8s_namespace,
+        config.leader_election_resource_name,
+        identity,
+        config.timing,
+    )
+    registry.register(ElectionMetrics(election))
+    prepare = None if config.skip_crd_creation else partial(register, api)
+    return Operator(config, db, health, registry, election, prepare)
