@@ -24,6 +24,7 @@ from cilia.controllers.loadbalancer.endpoints import (
     service_of,
 )
 from cilia.controllers.loadbalancer.writer import KEEP, Keep, ServiceChange, Writer
+from cilia.k8s.change_time import Changed
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
 from cilia.reflectors.batch import WAIT_S, batches
@@ -49,6 +50,15 @@ class Report(msgspec.Struct, frozen=True):
         return f"{self.upserted} upserted, {self.deleted} deleted, {self.total} total objects"
 
 
+class ObjectChange(msgspec.Struct, frozen=True):
+    """A change of an object whose time the source knows, as it was taken into the tables."""
+
+    key: ObjectKey
+    service: ServiceName
+    changed: Changed
+    deleted: bool = False
+
+
 class _Slice(msgspec.Struct, frozen=True):
     service: ServiceName
     backends: Backends
@@ -68,9 +78,10 @@ class _Batch:
     """What one transaction will say: of services, in the order in which they appear, and problems
     by their origin."""
 
-    __slots__ = ("problems", "touched")
+    __slots__ = ("changes", "problems", "touched")
 
     def __init__(self) -> None:
+        self.changes: list[ObjectChange] = []
         self.touched: dict[ServiceName, _Touched] = {}
         self.problems: dict[str, list[Problem]] = {}
 
@@ -93,9 +104,13 @@ class ServiceReflector:
         wait_s: float = WAIT_S,
         report: Callable[[Report], None] = lambda report: None,
         warn: Callable[[Problem], None] = lambda problem: None,
+        committed: Callable[[Sequence[ObjectChange], int], None] = lambda changes, revision: None,
     ) -> None:
+        """``committed`` is told changes with a time once they are in the tables, and the revision
+        that the frontends had before."""
         self._source = source
         self._writer = writer
+        self._committed = committed
         self._origin = origin
         self._wait_s = wait_s
         self._report = report
@@ -133,8 +148,10 @@ class ServiceReflector:
                 case Upsert():
                     upserted += 1
                     self._upsert(event.obj, batch)
+                    self._note_change(event.obj.key, event.changed, batch)
                 case Delete():
                     deleted += 1
+                    self._note_change(event.key, event.changed, batch, deleted=True)
                     self._delete(event.key, batch)
                 case Listing():
                     self._listing[event.kind] = set()
@@ -153,6 +170,19 @@ class ServiceReflector:
         self._write(batch)
 
     # -- one event
+
+    def _note_change(
+        self, key: ObjectKey, changed: Changed | None, batch: _Batch, *, deleted: bool = False
+    ) -> None:
+        """To be called while the object is known."""
+        if changed is None:
+            return
+        if key[0] == Service.KIND:
+            batch.changes.append(
+                ObjectChange(key, ServiceName(f"{key[1]}/{key[2]}"), changed, deleted)
+            )
+        elif (known := self._slices.get(key)) is not None:
+            batch.changes.append(ObjectChange(key, known.service, changed, deleted))
 
     def _upsert(
         self,
@@ -283,6 +313,7 @@ class ServiceReflector:
         changes = [self._change(name, what) for name, what in batch.touched.items()]
         fresh: list[Problem] = []
         with self._writer.write_txn() as wtxn:
+            before = self._writer.tables.frontends.revision(wtxn)
             for change in changes:
                 self._writer.apply(wtxn, change)
             for origin, rows in batch.problems.items():
@@ -290,6 +321,8 @@ class ServiceReflector:
             if complete:
                 self._complete(wtxn)
         self._completed = self._completed or complete
+        if batch.changes:
+            self._committed(batch.changes, before)
         for problem in fresh:
             self._warn(problem)
 

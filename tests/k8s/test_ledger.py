@@ -101,7 +101,7 @@ def test_stream_that_is_ahead_of_the_list_does_not_differ() -> None:
 def test_ledger_equals_the_server_whatever_is_repeated_held_back_or_lost() -> None:
     """Random faults on a stream: until the first verdict that asks for a list, a ledger that lost
     nothing is right, and one that is wrong is found by the differences."""
-    found = {verdict: 0 for verdict in Verdict}
+    found = dict.fromkeys(Verdict, 0)
     for seed in range(2_000):
         rng = random.Random(seed)
         server: dict[ObjectKey, int] = {}
