@@ -12,6 +12,8 @@ from pydantic import Field
 
 from cilia.program.errors import ProgramError
 from cilia.program.options import ProgramConfig
+from cilia.program.values import PositiveDuration
+from cilia.script.environment import parse_duration
 
 if TYPE_CHECKING:  # the options are read without loading the `kubernetes` package
     from cilia.k8s.api_servers import Server
@@ -24,7 +26,10 @@ class KubernetesOptions(ProgramConfig):
     """Where the API server is, who we are to it, how fast we may ask."""
 
     k8s_api_server: Annotated[
-        str, Field(description="Comma list of URLs of API servers, e.g. https://10.0.0.1:6443.")
+        str, Field(description="URL of the API server, e.g. https://10.0.0.1:6443.")
+    ] = ""
+    k8s_api_server_urls: Annotated[
+        str, Field(description="Comma list of URLs of API servers; the next if one fails.")
     ] = ""
     k8s_kubeconfig_path: Annotated[
         Path | None, Field(description="kubeconfig with address and credentials.")
@@ -35,6 +40,13 @@ class KubernetesOptions(ProgramConfig):
     k8s_client_burst: Annotated[
         int, Field(ge=1, description="Requests to the API server at once.")
     ] = 20
+    k8s_client_connection_timeout: Annotated[
+        PositiveDuration, Field(description="How long a connection to an API server may take.")
+    ] = "5s"
+    k8s_heartbeat_timeout: Annotated[
+        PositiveDuration,
+        Field(description="An API server that is silent for so long, also to pings, is given up."),
+    ] = "4s"
 
 
 def open_client(
@@ -60,15 +72,23 @@ def open_client(
     from cilia.k8s.writing import WritingClient
 
     try:
-        access = Access(options.k8s_kubeconfig_path)
-        urls = [url for url in options.k8s_api_server.split(",") if url.strip()]
+        named = f"{options.k8s_api_server},{options.k8s_api_server_urls}".split(",")
+        urls = [url for url in named if url.strip()]
+        # `kubectl proxy` and the like: nobody to show credentials to.
+        plain = bool(urls) and all(url.strip().startswith("http://") for url in urls)
+        access = Access(options.k8s_kubeconfig_path, anonymous=plain)
         urls += [access.server] if access.server else []
         if service_address and not urls:
             urls += _service_address()
         servers = Servers([parse_server(url) for url in urls], kept)
     except AccessError as error:
         raise ProgramError(str(error)) from None
-    limits = Limits(qps=options.k8s_client_qps, burst=options.k8s_client_burst)
+    limits = Limits(
+        connect_timeout_s=parse_duration(options.k8s_client_connection_timeout),
+        heartbeat_timeout_s=parse_duration(options.k8s_heartbeat_timeout),
+        qps=options.k8s_client_qps,
+        burst=options.k8s_client_burst,
+    )
     return WritingClient(access, servers, limits, report=report)
 
 
