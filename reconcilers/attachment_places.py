@@ -31,10 +31,11 @@ from bpf.link import (
     before,
     read_hook,
 )
+from bpf.link import XdpMode as KernelXdpMode
 from bpf.program import Program
 from cilia.linux.errors import NetlinkError
 from cilia.linux.netlink import Netlink
-from tables.attachments import AttachHook, Attachment, OrderKind
+from tables.attachments import AttachHook, Attachment, OrderKind, XdpMode
 
 __all__ = ["Attached", "FilterPlaces", "LinkPlaces", "NotAttached", "Places", "is_ours", "pin_name"]
 
@@ -50,6 +51,11 @@ ATTACH_TYPES: Final = {
     AttachHook.RECVMSG6: AttachType.CGROUP_UDP6_RECVMSG,
     AttachHook.GETPEERNAME4: AttachType.CGROUP_INET4_GETPEERNAME,
     AttachHook.GETPEERNAME6: AttachType.CGROUP_INET6_GETPEERNAME,
+}
+XDP_FLAGS: Final = {
+    XdpMode.ANY: KernelXdpMode.ANY,
+    XdpMode.NATIVE: KernelXdpMode.NATIVE,
+    XdpMode.GENERIC: KernelXdpMode.GENERIC,
 }
 _LISTS: Final = (AttachHook.INGRESS, AttachHook.EGRESS)
 
@@ -114,7 +120,9 @@ class LinkPlaces:
                     return _attached(link.info())
                 link.detach()  # it is at another device, or on the wrong side of its neighbour
         with self._place(row, target_id) as place:
-            made = Link.create(program, target_fd, ATTACH_TYPES[row.hook], place=place)
+            made = Link.create(
+                program, target_fd, ATTACH_TYPES[row.hook], flags=_flags(row), place=place
+            )
         with made:
             pins.replace(made.number, self._directory / self.name(row))
             return _attached(made.info())
@@ -190,6 +198,10 @@ class LinkPlaces:
         if link is not None:
             link.close()
         raise NotAttached(f"{row.order.owner} is not attached to {row.target} {row.hook}")
+
+
+def _flags(row: Attachment) -> int:
+    return XDP_FLAGS[row.xdp_mode] if row.hook is AttachHook.XDP else 0
 
 
 def _attached(info: LinkInfo) -> Attached:

@@ -19,7 +19,7 @@ import msgspec
 from watchfiles import Change as FileChange
 from watchfiles import awatch
 
-from bpf.errors import NotFound
+from bpf.errors import Invalid, NotFound, Unsupported
 from bpf.program import Program
 from cilia.linux.errors import NoDevice, Overrun
 from cilia.linux.netlink import Group, Subscription
@@ -89,7 +89,12 @@ class AttachmentOperations:
             with self._target(txn, obj) as (number, fd), self._program(obj) as program:
                 return self._places(obj).attach(obj, number, fd, program)
 
-        found = self._inside(attach)
+        try:
+            found = self._inside(attach)
+        except (Invalid, Unsupported):
+            if not obj.optional:
+                raise
+            return msgspec.structs.replace(obj, target_id=0, program_id=0, link_id=0)
         return msgspec.structs.replace(
             obj,
             target_id=found.target_id,
@@ -151,6 +156,8 @@ class AttachmentOperations:
         """What is pinned as the program now counts: a new one under the old name is taken up."""
         program_ids: dict[str, int] = {}
         for obj in objects:
+            if obj.optional and not obj.link_id:
+                continue
             if obj.program not in program_ids:
                 program_ids[obj.program] = self._program_id(obj)
             yield (

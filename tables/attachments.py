@@ -39,6 +39,14 @@ class AttachHook(StrEnum):
         return self in (AttachHook.INGRESS, AttachHook.EGRESS, AttachHook.XDP)
 
 
+class XdpMode(StrEnum):
+    """Where an XDP program runs: in the driver, in the stack, or as the kernel chooses."""
+
+    ANY = "any"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
 class OrderKind(StrEnum):
     FIRST = "first"
     LAST = "last"
@@ -74,6 +82,9 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     owner: str  # one program an owner at a hook
     program: str  # path of the program's pin
     order: AttachOrder = LAST
+    xdp_mode: XdpMode = XdpMode.ANY
+    # A driver that cannot run it is as good as one that does; link_id stays 0 then.
+    optional: bool = False
     # Written by the reconciler, valid while the status is done.
     target_id: int = 0  # index of the device, id of the cgroup
     program_id: int = 0

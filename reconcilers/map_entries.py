@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations over one BPF map of which each row of a table is one entry.
+
+For maps whose entries stand alone; those that refer to each other have operations of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from bpf.errors import NotFound
+from bpf.maps.raw import RawMap
+from statedb import ReadTxn
+
+__all__ = ["MapEntries"]
+
+T = TypeVar("T")
+
+
+class MapEntries(Generic[T]):
+    """Operations with verification; see `reconcilers.operations`."""
+
+    def __init__(
+        self,
+        raw: RawMap,
+        *,
+        key: Callable[[T], bytes],
+        value: Callable[[T], bytes],
+        text: Callable[[bytes], str] = bytes.hex,
+    ) -> None:
+        """`key` and `value` encode a row; `text` shows a key to people."""
+        self._raw = raw
+        self._key = key
+        self._value = value
+        self._text = text
+
+    def update(self, txn: ReadTxn, revision: int, obj: T) -> T | None:
+        self._raw.update(self._key(obj), self._value(obj))
+        return None
+
+    def delete(self, txn: ReadTxn, revision: int, obj: T) -> None:
+        try:
+            self._raw.delete(self._key(obj))
+        except NotFound:
+            return  # which is what was wanted
+
+    def prune(self, txn: ReadTxn, objects: Iterable[T]) -> None:
+        keep = {self._key(obj) for obj in objects}
+        self._raw.delete_batch([key for key, _ in self._raw.items() if key not in keep])
+
+    def actual(self) -> Mapping[bytes, bytes]:
+        return dict(self._raw.items())
+
+    def expected(self, txn: ReadTxn, objects: Iterable[T]) -> Iterable[tuple[bytes, bytes, T]]:
+        for obj in objects:
+            yield self._key(obj), self._value(obj), obj
+
+    def describe(self, key: bytes, value: bytes | None) -> tuple[str, str]:
+        return self._text(key), "" if value is None else value.hex()
