@@ -16,6 +16,10 @@ import click
 COMMANDS = {
     "agent": ("cilia.agent.command:agent", "Run the agent of this node in the foreground."),
     "bpf": ("cilia.cli.bpf:bpf", "Read the pinned BPF maps, also while no agent runs."),
+    "build-config": (
+        "cilia.agent.build_config:build_config",
+        "Write this node's options from the API server.",
+    ),
     "cleanup": ("cilia.agent.cleanup:cleanup", "Remove everything that an instance ever made."),
     "completion": ("cilia.cli.completion:completion", "Print the completion script of a shell."),
     "config": ("cilia.agent.config_command:config", "Show every option and where it came from."),
