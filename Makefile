@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
 .PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-kernels wheel test-wheel \
-        kube-assets test-kube
+        kube-assets test-kube test-node node-up node-down
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
@@ -14,6 +14,8 @@ help:
 	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU"
 	@echo "make kube-assets      the real Kubernetes for the tests, built once into the cache"
 	@echo "make test-kube        the tests against a real API server"
+	@echo "make test-node        as root: the tests on a cluster of two real nodes"
+	@echo "make node-up          as root: such a cluster to try things on; make node-down removes it"
 	@echo "make lint             ruff, mypy --strict, import contracts"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
@@ -73,9 +75,26 @@ test-kernels:
 kube-assets: setup
 	@install/kube-assets.sh
 
-test-kube: setup
+test-kube:
+	@CILIA_EXTRA_COMMANDS="openssl:openssl" install/setup.sh
 	@install/kube-assets.sh kube-apiserver kubectl helm etcd
 	@$(PYTEST) -q --timeout=120 tests/kube $(ARGS)
+
+# What a node's network and its control groups are made with.
+NODE_COMMANDS := ip:iproute2 nsenter:util-linux nft:nftables openssl:openssl
+
+test-node:
+	@CILIA_EXTRA_COMMANDS="$(NODE_COMMANDS)" install/setup.sh
+	@install/kube-assets.sh
+	@$(PYTEST) -q --timeout=300 tests/node $(ARGS)
+
+node-up:
+	@CILIA_EXTRA_COMMANDS="$(NODE_COMMANDS)" install/setup.sh
+	@install/kube-assets.sh
+	@$(PYTHON) -m tests.node up
+
+node-down:
+	@$(PYTHON) -m tests.node down
 
 wheel: setup
 	@$(PYTHON) -m build --wheel --no-isolation

@@ -65,7 +65,7 @@ class ApiServer:
         self.directory.mkdir(parents=True)
         self.certificate = self.directory / "certificates" / "apiserver.crt"
         self.kubeconfig = self.directory / "admin.kubeconfig"
-        self.port = self.settings.port or _free_port()
+        self.port = self.settings.port or free_port()
         self.url = self.settings.reached_at or f"https://{self.settings.bind_address}:{self.port}"
         groups = {ADMIN: ["system:masters"], **self.settings.users}
         self.tokens = {name: secrets.token_hex(16) for name in groups}
@@ -275,7 +275,8 @@ def _memory_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="cilia-etcd-", dir=parent))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of the loopback that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

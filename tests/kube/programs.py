@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -85,6 +86,6 @@ class Program:
         if self.process is None:
             return
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            os.kill(self.pid, number)
         self.process.wait(timeout_s)
         self.process = None

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole cluster: a fabric, a control plane on it, two nodes, a client outside, the images.
+
+    with Cluster("try", directory) as cluster:
+        cluster.api.apply(manifests)
+        cluster.wait_for("pod", "web", "condition=Ready")
+        cluster.nodes["n1"].run(...)        # a program of the node
+        cluster.client(...)                 # one of a machine outside
+
+Order of a start: network, API server, the controllers, then the nodes; a node is given its pod
+ranges by the controllers, after which its bridge plugin is configured and it becomes ready. All is
+told to `leftovers` first, so that it can be removed however this process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from tests.kube.apiserver import ADMIN, ApiServer, Settings, free_port
+from tests.kube.assets import asset
+from tests.kube.programs import Program
+
+from . import images, leftovers
+from .fabric import make_fabric, plug_in, route_pods
+from .machine import REPOSITORY, Machine
+from .plan import API_PORT, BRIDGE_V4, CLIENT, NODES, POD_CIDRS, SERVICE_CIDRS
+
+CONTROLLERS, SCHEDULER = "system:kube-controller-manager", "system:kube-scheduler"
+WAIT_S = 120.0
+T = TypeVar("T")
+
+
+class Cluster:
+    """`name` is unique on this machine; `say` is told what happens, for people who wait."""
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        dual_stack: bool = True,
+        detached: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.name, self.directory, self.detached, self.say = name, directory, detached, say
+        self.families = 2 if dual_stack else 1
+        self.started = time.monotonic()
+        self.fabric = f"{name}-fabric"
+        self._enter_fabric = ["nsenter", f"--net=/run/netns/{self.fabric}"]
+        self.nodes: dict[str, Machine] = {}
+        self.programs: list[Program] = []
+
+    def __enter__(self) -> Cluster:
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            self.start()
+            on_failure.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Returns when both nodes are ready."""
+        members = [*NODES, CLIENT]
+        self.record = leftovers.Record(
+            self.name,
+            namespaces=[self.fabric, *(f"{self.name}-{member.name}" for member in members)],
+            cgroups=[f"{self.name}-{node.name}" for node in NODES],
+            maker=0 if self.detached else None,
+            directories=[str(self.directory)] if self.detached else [],
+        )
+        self.record.save()
+        self._tell("the network")
+        make_fabric(self.fabric)
+        for member in members:
+            plug_in(self.fabric, f"{self.name}-{member.name}", member, forwards=member != CLIENT)
+        self._tell("the control plane")
+        self._start_control_plane()
+        self._tell("the nodes")
+        archives = self._images()
+        self._start_nodes(archives)
+        self._connect_pods()
+        self.api.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={WAIT_S}s")
+        self._tell("ready")
+
+    def close(self) -> None:
+        self.record.remove()
+
+    def _tell(self, what: str) -> None:
+        self.say(f"{time.monotonic() - self.started:5.1f} s  {what}")
+
+    def _start_control_plane(self) -> None:
+        door = free_port()
+        nodes = {f"system:node:{node.name}": ["system:nodes"] for node in NODES}
+        target = f"{BRIDGE_V4}:{API_PORT}"
+        self.relay = Program(
+            "relay",
+            [sys.executable, "-m", "tests.node.relay", str(door), self.fabric, target],
+            self.directory / "relay.log",
+            directory=REPOSITORY,
+            detached=self.detached,
+        )
+        self._start(self.relay)
+        self.api = ApiServer(
+            self.directory,
+            Settings(
+                bind_address="0.0.0.0",
+                advertise_address=BRIDGE_V4,
+                port=API_PORT,
+                service_cidrs=",".join(SERVICE_CIDRS[: self.families]),
+                users={**nodes, CONTROLLERS: [], SCHEDULER: []},
+                flags=["--kubelet-preferred-address-types=InternalIP"],
+                enter=self._enter_fabric,
+                reached_at=f"https://127.0.0.1:{door}",
+                detached=self.detached,
+            ),
+        )
+        self.record.directories.append(str(self.api.memory))
+        self.record.save()
+        self.api.start()
+        self.record.add(self.api.etcd, self.api.server)
+        self._start_controllers()
+
+    def _start_controllers(self) -> None:
+        ranges = [
+            f"--cluster-cidr={','.join(POD_CIDRS[: self.families])}",
+            f"--service-cluster-ip-range={','.join(SERVICE_CIDRS[: self.families])}",
+        ]
+        key = self.api.directory / "service-account.key"
+        accounts = [
+            "--use-service-account-credentials",
+            f"--root-ca-file={self.api.certificate}",
+            f"--service-account-private-key-file={key}",
+        ]
+        self._start_controller(
+            "kube-controller-manager", CONTROLLERS, *ranges, *accounts, "--allocate-node-cidrs"
+        )
+        self._start_controller("kube-scheduler", SCHEDULER)
+
+    def _start_controller(self, name: str, user: str, *flags: str) -> None:
+        common = [f"--kubeconfig={self.kubeconfig_inside(user)}", "--leader-elect=false"]
+        program = Program(
+            name,
+            [*self._enter_fabric, asset(name), *common, "--secure-port=0", *flags],
+            self.directory / f"{name}.log",
+            detached=self.detached,
+        )
+        self._start(program)
+
+    def _start(self, program: Program) -> None:
+        program.start()
+        self.programs.append(program)
+        self.record.add(program)
+
+    def kubeconfig_inside(self, user: str = ADMIN) -> Path:
+        """A kubeconfig for programs on the fabric, as one of the cluster's users."""
+        return self.write_kubeconfig(user.replace(":", "-"), self.api.tokens[user])
+
+    def write_kubeconfig(self, name: str, token: str) -> Path:
+        """A kubeconfig for programs on the fabric, with any token."""
+        path = self.directory / f"{name}.inside.kubeconfig"
+        self.api.write_kubeconfig(path, token, server=f"https://{BRIDGE_V4}:{API_PORT}")
+        return path
+
+    def _images(self) -> list[Path]:
+        workload, coredns = self.directory / "workload.tar", self.directory / "coredns.tar"
+        files = {"workload": asset("workload"), **images.shell_files()}
+        images.write_image(workload, images.WORKLOAD, files, ["/workload"], "pause")
+        images.write_image(coredns, images.COREDNS, {"coredns": asset("coredns")}, ["/coredns"])
+        return [workload, coredns]
+
+    def _start_nodes(self, archives: Sequence[Path]) -> None:
+        """Only commands that end run beside each other: programs end with the thread that starts
+        them (prctl(2), PR_SET_PDEATHSIG)."""
+        for member in NODES:
+            namespace = f"{self.name}-{member.name}"
+            machine = Machine(self.name, self.directory, namespace, member, detached=self.detached)
+            self.nodes[member.name] = machine
+            machine.boot()
+            self.record.add(machine.init)
+            addresses = [member.v4, member.v6][: self.families]
+            machine.start_kubelet(self.kubeconfig_inside(f"system:node:{member.name}"), addresses)
+        with ThreadPoolExecutor() as pool:
+            imports = [
+                pool.submit(node.import_image, archive)
+                for node in self.nodes.values()
+                for archive in archives
+            ]
+            for done in imports:
+                done.result()
+
+    def _connect_pods(self) -> None:
+        """When the controllers have given each node its ranges: routes, and the bridge plugin."""
+        for node in self.nodes.values():
+            cidrs = self.eventually(partial(self._pod_cidrs, node), "pod ranges")
+            for other in (self.fabric, *(n.namespace for n in self.nodes.values() if n != node)):
+                route_pods(other, node.member, cidrs)
+            node.write_cni(cidrs)
+
+    def _pod_cidrs(self, node: Machine) -> list[str]:
+        status, body = self.api.request("GET", f"/api/v1/nodes/{node.name}")
+        found: list[str] = json.loads(body)["spec"].get("podCIDRs", []) if status == 200 else []
+        return found
+
+    def eventually(self, look: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
+        """Look often until there is something to see; what was seen.
+
+        Raises:
+            TimeoutError: nothing within `timeout_s`; says where the logs are.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not (seen := look()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what}: not within {timeout_s} s; logs: {self.directory}")
+            time.sleep(0.05)
+        return seen
+
+    def client(self, *words: str | Path, timeout_s: float = 30.0) -> str:
+        """Run a command on the machine outside the cluster; what it printed.
+
+        Raises:
+            RuntimeError: it failed; with what it said.
+        """
+        enter = ["nsenter", f"--net=/run/netns/{self.name}-{CLIENT.name}", *map(str, words)]
+        done = subprocess.run(enter, capture_output=True, text=True, check=False, timeout=timeout_s)
+        if done.returncode != 0:
+            raise RuntimeError(f"client: {' '.join(map(str, words))}: {done.stderr[-2000:]}")
+        return done.stdout

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node: its namespaces, and the programs that run in it as on a machine of their own.
+
+What a node writes is on a tmpfs of its own mount namespace, at /run, and its processes have their
+own PID namespace: both are gone with its first process. kubelet sets parameters of the kernel,
+which is the whole machine's, unless they are as it wishes: the node sees files that say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cilia.linux.cgroup import find_cgroup2
+from tests.kube.assets import asset
+from tests.kube.programs import Program
+
+from .cgroups import SYSTEM, make_node_group
+from .node_settings import CNI_CONFIGURATION, CONTAINERD, bridge_plugin, containerd, kubelet
+from .plan import Member
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READY_TIMEOUT_S = 60.0
+# Read by kubelet instead of the machine's: what it would otherwise write there.
+KUBELET_WANTS = {
+    "vm/overcommit_memory": 1,
+    "vm/panic_on_oom": 0,
+    "kernel/panic": 10,
+    "kernel/panic_on_oops": 1,
+    "kernel/keys/root_maxkeys": 1000000,
+    "kernel/keys/root_maxbytes": 25000000,
+}
+SETUP = """
+set -e
+hostname "$NODE"
+mount --make-rprivate /
+mount -t proc proc /proc
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t bpf bpf /sys/fs/bpf
+mkdir -p /run/netns /run/lock /run/node/settings /run/node/cni
+echo "nameserver 127.0.0.1" > /run/node/resolv.conf
+for wish in $WISHES; do
+    shown=/run/node/settings/$(echo "${wish%%=*}" | tr / -)
+    echo "${wish##*=}" > "$shown"
+    mount --bind "$shown" "/proc/sys/${wish%%=*}"
+done
+touch "$READY"
+exec "$PAUSE" pause
+"""
+
+
+def only_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+class NodeProgram(Program):
+    """A program inside the node; nsenter, our own child, waits for it and ends as it does."""
+
+    @property
+    def pid(self) -> int:
+        return only_child(super().pid)
+
+
+class Machine:
+    """A node of the cluster. `directory` keeps its logs and configurations, outside the node.
+
+    The network namespace is made by the fabric; `boot` makes the others.
+    """
+
+    def __init__(
+        self, cluster: str, directory: Path, namespace: str, member: Member, *, detached: bool
+    ) -> None:
+        self.member, self.namespace, self.detached = member, namespace, detached
+        self.name = member.name
+        self.directory = directory / member.name
+        self.directory.mkdir()
+        self.cgroup = f"{cluster}-{member.name}"
+        self.init = self._init_program()
+
+    def boot(self) -> None:
+        """Make the namespaces and start containerd."""
+        make_node_group(self.cgroup)
+        self.init.start()
+        self.init.wait_until((self.directory / "ready").exists, READY_TIMEOUT_S)
+        config = self._write("containerd.toml", containerd(asset("runc"), asset("cni")))
+        self.containerd = self.program("containerd", asset("containerd"), "--config", config)
+        self.start_containerd()
+
+    def start_containerd(self) -> None:
+        self.containerd.start()
+        self.containerd.wait_until(self.path(CONTAINERD).is_socket, READY_TIMEOUT_S)
+
+    def start_kubelet(self, kubeconfig: Path, addresses: Sequence[str]) -> None:
+        config = self._write("kubelet.json", json.dumps(kubelet(f"/{self.cgroup}"), indent=2))
+        self.kubelet = self.program(
+            *("kubelet", asset("kubelet"), f"--config={config}", f"--kubeconfig={kubeconfig}"),
+            *("--root-dir=/run/node/kubelet", "--cert-dir=/run/node/pki"),
+            *(f"--hostname-override={self.name}", f"--node-ip={','.join(addresses)}"),
+        )
+        self.kubelet.start()
+
+    def write_cni(self, pod_cidrs: Sequence[str]) -> None:
+        """Configure the bridge plugin, upon which containerd says that the network is ready."""
+        target = self.path(f"{CNI_CONFIGURATION}/10-bridge.conflist")
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text(json.dumps(bridge_plugin(pod_cidrs)))
+        temporary.rename(target)
+
+    def import_image(self, archive: Path) -> None:
+        self.run(asset("ctr"), f"--address={CONTAINERD}", "-n=k8s.io", "images", "import", archive)
+
+    @property
+    def pid(self) -> int:
+        """The node's first process, as the machine below numbers it."""
+        return only_child(self.init.pid)
+
+    def path(self, inside: str) -> Path:
+        """A file of the node, as a path that leads there from outside."""
+        return Path(f"/proc/{self.pid}/root{inside}")
+
+    def command(self, *words: str | Path) -> list[str]:
+        """What runs `words` on the node, in its control group. The process is nsenter's child."""
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--net", "--pid", "--"]
+        group = f"{find_cgroup2()}/{self.cgroup}/{SYSTEM}/cgroup.procs"
+        return [*enter, "sh", "-c", 'echo 0 > "$0" && exec "$@"', group, *map(str, words)]
+
+    def program(
+        self, name: str, *words: str | Path, environment: Mapping[str, str] | None = None
+    ) -> NodeProgram:
+        """A program of the node, not yet started; its log is outside."""
+        named = [f"{key}={value}" for key, value in (environment or {}).items()]
+        search = f"PATH={asset('containerd').parent}:{os.environ['PATH']}"
+        command = self.command("env", search, *named, *words)
+        log = self.directory / f"{name}.log"
+        return NodeProgram(name, command, log, directory=REPOSITORY, detached=self.detached)
+
+    def run(self, *words: str | Path, timeout_s: float = 30.0) -> str:
+        """Run a command on the node; what it printed.
+
+        Raises:
+            RuntimeError: it failed; with what it said.
+        """
+        done = subprocess.run(
+            self.command(*words), capture_output=True, text=True, check=False, timeout=timeout_s
+        )
+        if done.returncode != 0:
+            said = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            raise RuntimeError(f"{self.name}: {' '.join(map(str, words))}: {said}")
+        return done.stdout
+
+    def _write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def _init_program(self) -> Program:
+        wishes = " ".join(f"{path}={value}" for path, value in KUBELET_WANTS.items())
+        return Program(
+            f"{self.name}'s first process",
+            [
+                *("env", f"NODE={self.name}", f"WISHES={wishes}", f"PAUSE={asset('workload')}"),
+                *(f"READY={self.directory / 'ready'}", "nsenter"),
+                *(f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "--uts", "--pid"),
+                *("--fork", "--kill-child", "sh", "-c", SETUP),
+            ],
+            self.directory / "init.log",
+            detached=self.detached,
+        )
