@@ -33,8 +33,9 @@ def network_namespaces(
 ) -> Iterator[NetNS]:
     """The caller's namespace, then the others; each is open until the next one is asked for.
 
-    One that goes while it is being opened was never there. `left_out` gets the paths of those that
-    this process may not open, and of the first one beyond `limit`.
+    One that goes while it is being opened was never there, and one that this process may not look
+    at (proc(5): PTRACE_MODE_READ) is not found. `left_out` gets the path of the first one beyond
+    `limit`.
     """
     missed = [] if left_out is None else left_out
     own = os.stat("/proc/thread-self/ns/net")
@@ -49,10 +50,7 @@ def network_namespaces(
                 return
             seen.add(found.st_ino)
             opened = NetNS.open(path)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        except PermissionError:
-            missed.append(path)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         with opened:
             if fcntl.ioctl(opened.fd, NS_GET_NSTYPE) == CLONE_NEWNET:

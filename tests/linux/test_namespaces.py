@@ -67,14 +67,23 @@ def test_what_lies_beyond_the_limit_is_told(tmp_path: Path) -> None:
         assert left_out == [tmp_path / "b"]
 
 
-def test_what_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> NetNS:
-        raise PermissionError(path)
+def test_what_may_not_be_opened_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NetNS.new() as one, NetNS.new() as two:
+        (tmp_path / "a").symlink_to(one.path)
+        (tmp_path / "b").symlink_to(two.path)
+        opened = NetNS.open
 
-    monkeypatch.setattr(NetNS, "open", refuse)
-    left_out: list[Path] = []
-    assert list(network_namespaces([tmp_path], left_out=left_out)) == []
-    assert left_out[0] == Path("/proc/thread-self/ns/net")
+        def refuse(path: Path) -> NetNS:
+            if path == tmp_path / "a":
+                raise PermissionError(path)
+            return opened(path)
+
+        monkeypatch.setattr(NetNS, "open", refuse)
+        found = inodes(tmp_path)
+        assert two.inode in found
+        assert one.inode not in found
 
 
 def test_nothing_stays_open() -> None:

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets whose peer is a backend that they never dialled: the socket map joined with the kernel's
+own list of sockets.
+
+::
+
+    cilia_lb4_sk, cilia_lb6_sk    (cookie, backend) -> frontend     written when a socket connects
+    sock_diag, each namespace      cookie, peer, protocol            what is open now
+
+An entry alone says little: its socket may be closed, or connected elsewhere by now. A socket alone
+says nothing: it may have dialled the backend itself. Both together are a use of a Service.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bpf.maps.lb import (
+    IPV4,
+    LBMaps,
+    SocketKey,
+    SocketValue,
+    decode_socket,
+    decode_socket_key,
+    encode_socket_key,
+)
+from cilia.linux.errors import NetlinkError
+from cilia.linux.namespaces import network_namespaces
+from cilia.linux.netns import NetNS
+from cilia.linux.sockdiag import ALL_STATES, CONNECTED, Socket, SocketDiag
+
+__all__ = [
+    "Entries",
+    "Translated",
+    "Use",
+    "Way",
+    "count_connections",
+    "dead_keys",
+    "namespaces_of",
+    "read_entries",
+    "translated",
+]
+
+UDP: Final = int(socket.IPPROTO_UDP)
+PROTOCOLS: Final = (int(socket.IPPROTO_TCP), UDP)
+
+
+class Way(NamedTuple):
+    """One entry, decoded: whose, where it leads, and what was dialled."""
+
+    key: SocketKey
+    value: SocketValue
+
+
+class Translated(NamedTuple):
+    """An open socket and its entry."""
+
+    socket: Socket
+    way: Way
+    raw_key: bytes
+
+
+class Entries:
+    """The entries of both families at one moment; `drop` removes what is of no use any more."""
+
+    def __init__(self, maps: LBMaps) -> None:
+        self._maps = maps
+        self._raw: dict[bytes, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def load(self, wanted: Callable[[bytes, bytes], bool] = lambda key, value: True) -> None:
+        """Read the maps; only what `wanted` says of raw key and value is kept."""
+        self._raw = {
+            key: value
+            for family in (self._maps.v4, self._maps.v6)
+            for key, value in family.socket.items()
+            if wanted(key, value)
+        }
+
+    def of(self, found: Socket) -> Translated | None:
+        """The entry of an open socket, by its cookie and its peer."""
+        key = SocketKey(found.cookie, found.plain_peer, found.peer_port)
+        raw = encode_socket_key(key)
+        value = self._raw.get(raw)
+        return None if value is None else Translated(found, Way(key, decode_socket(value)), raw)
+
+    def cookies(self) -> dict[int, list[bytes]]:
+        """The keys of each socket."""
+        found: dict[int, list[bytes]] = {}
+        for key in self._raw:
+            found.setdefault(decode_socket_key(key).cookie, []).append(key)
+        return found
+
+    def drop(self, raw_keys: Iterable[bytes]) -> None:
+        """Delete entries; one that is gone already is no error."""
+        keys = list(raw_keys)
+        v4_bytes = IPV4.socket_key.size
+        self._maps.v4.socket.delete_batch([key for key in keys if len(key) == v4_bytes])
+        self._maps.v6.socket.delete_batch([key for key in keys if len(key) != v4_bytes])
+        for key in keys:
+            self._raw.pop(key, None)
+
+
+def read_entries(maps: LBMaps) -> Entries:
+    """All entries of both maps."""
+    entries = Entries(maps)
+    entries.load()
+    return entries
+
+
+def namespaces_of(
+    directories: Iterable[Path], *, pods: bool = True, left_out: list[Path] | None = None
+) -> Iterator[NetNS]:
+    """The caller's namespace, and with `pods` all others."""
+    for netns in network_namespaces(directories, left_out=left_out):
+        yield netns
+        if not pods:
+            return
+
+
+def translated(
+    entries: Entries, namespaces: Iterable[NetNS], protocols: Iterable[int] = PROTOCOLS
+) -> Iterator[tuple[SocketDiag, Translated]]:
+    """Each connected socket that has an entry, with the means to destroy it.
+
+    Ends early when every entry was met: a cookie is in one namespace only.
+    """
+    left = len(entries)
+    for netns in namespaces:
+        if not left:
+            return
+        with SocketDiag(netns) as diag:
+            for found in _sockets(diag, protocols, CONNECTED):
+                met = entries.of(found)
+                if met is not None:
+                    left -= 1
+                    yield diag, met
+
+
+def dead_keys(entries: Entries, namespaces: Iterable[NetNS]) -> set[bytes]:
+    """Keys of sockets that are in none of the namespaces.
+
+    A socket that is being connected right now may be among them: it has its entry before it is
+    listed. What is dead stays dead, so ask twice.
+    """
+    cookies = entries.cookies()
+    for netns in namespaces:
+        if not cookies:
+            break
+        with SocketDiag(netns) as diag:
+            for found in _sockets(diag, PROTOCOLS, ALL_STATES):
+                cookies.pop(found.cookie, None)
+    return {key for keys in cookies.values() for key in keys}
+
+
+class Use(NamedTuple):
+    """A frontend as it is dialled and one of its backends: (packed address, port) each."""
+
+    protocol: int
+    frontend: tuple[bytes, int]
+    backend: tuple[bytes, int]
+
+
+def count_connections(maps: LBMaps, namespaces: Iterable[NetNS]) -> Counter[Use]:
+    """Open connections through Services, from the sockets of this node alone.
+
+    What comes in by node ports and load balancer addresses is in the conntrack table.
+    """
+    return Counter(
+        Use(
+            met.socket.protocol,
+            (met.way.value.address, met.way.value.port),
+            (met.way.key.address, met.way.key.port),
+        )
+        for _, met in translated(read_entries(maps), namespaces)
+    )
+
+
+def _sockets(diag: SocketDiag, protocols: Iterable[int], states: int) -> Iterator[Socket]:
+    """Listed whole before the caller may ask the same netlink socket for something else."""
+    for protocol in protocols:
+        yield from list(diag.sockets(socket.AF_INET, protocol, states))
+        try:
+            yield from list(diag.sockets(socket.AF_INET6, protocol, states))
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:  # a kernel without IPv6
+                raise
