@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from cilia.agent.budgets import parse_budgets
+from cilia.agent.cluster_options import ClusterOptions
 from cilia.agent.service_options import ServiceOptions
 from cilia.program.values import ListenAddress
 
@@ -32,7 +33,7 @@ def _port_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-class AgentConfig(ServiceOptions):
+class AgentConfig(ClusterOptions, ServiceOptions):
     """Everything that a person may set, with its default; frozen once read."""
 
     instance: Annotated[

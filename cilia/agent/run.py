@@ -23,6 +23,7 @@ from bpf.errors import BPFError
 from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
 from cilia.agent import mounts, server
+from cilia.agent.cluster import Input, open_input
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
 from cilia.agent.datapath_watch import DatapathWatch
@@ -30,7 +31,6 @@ from cilia.agent.errors import AgentError
 from cilia.agent.kernel import KernelOptions
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
-from cilia.k8s.manifests import ManifestSource
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.program.jobs import run_job
 from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
@@ -50,22 +50,22 @@ async def serve(config: AgentConfig) -> None:
     # Tables are many small objects in no cycles: with the default thresholds the collector walks
     # them again and again (p99 of a commit on a million rows: 20 ms; with these: 1 ms).
     gc.set_threshold(50_000, 50, 100)
-    source = _manifest_source(config)
+    objects = open_input(config)
     with _locked(config) as cgroup:
         datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup)
         try:
-            await _run(config, source, datapath)
+            await _run(config, objects, datapath)
         finally:
             datapath.close()
 
 
 async def dry_run(config: AgentConfig) -> int:
     """Reconcile into maps in memory, print what would be programmed; 1 if input was refused."""
-    source = _manifest_source(config)
+    objects = open_input(config)
     datapath = MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max))
-    agent = build(config, source, str(source.directory), datapath)
+    agent = build(config, objects.source, objects.name, datapath)
     async with anyio.create_task_group() as group:
-        _start_jobs(group, agent, source)
+        _start_jobs(group, agent, objects)
         await _synchronised(agent)
         group.cancel_scope.cancel()
     print(dump(datapath.maps), end="")
@@ -73,16 +73,6 @@ async def dry_run(config: AgentConfig) -> int:
     for problem in problems:
         log.error("refused", problem=str(problem))
     return 1 if problems else 0
-
-
-def _manifest_source(config: AgentConfig) -> ManifestSource:
-    if config.k8s_manifests is None:
-        raise AgentError(
-            "no source of Kubernetes objects: name a directory of manifests with --k8s-manifests"
-        )
-    if not config.k8s_manifests.is_dir():
-        raise AgentError(f"--k8s-manifests={config.k8s_manifests} is no directory")
-    return ManifestSource(config.k8s_manifests)
 
 
 @contextmanager
@@ -115,10 +105,11 @@ def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
     return datapath
 
 
-async def _run(config: AgentConfig, source: ManifestSource, datapath: Datapath) -> None:
-    agent = build(config, source, str(source.directory), datapath, _kernel_options(config))
+async def _run(config: AgentConfig, objects: Input, datapath: Datapath) -> None:
+    kernel = _kernel_options(config)
+    agent = build(config, objects.source, objects.name, datapath, kernel)
     try:
-        await _run_agent(config, agent, source, datapath)
+        await _run_agent(config, agent, objects, datapath)
     finally:
         agent.close()
 
@@ -130,12 +121,10 @@ def _kernel_options(config: AgentConfig) -> KernelOptions:
     return KernelOptions(devices=DeviceFilter(patterns), links_dir=links_dir)
 
 
-async def _run_agent(
-    config: AgentConfig, agent: Agent, source: ManifestSource, datapath: Datapath
-) -> None:
+async def _run_agent(config: AgentConfig, agent: Agent, objects: Input, datapath: Datapath) -> None:
     async with anyio.create_task_group() as group:
         _start_servers(group, config, agent, datapath)
-        _start_jobs(group, agent, source)
+        _start_jobs(group, agent, objects)
         log.info("started", instance=config.instance, socket=str(config.socket_path))
         await _synchronised(agent)
         await anyio.to_thread.run_sync(datapath.attach_late)
@@ -144,8 +133,8 @@ async def _run_agent(
         log.info("synchronised", **agent.status.frontend_counts())
 
 
-def _start_jobs(group: anyio.abc.TaskGroup, agent: Agent, source: ManifestSource) -> None:
-    agent.jobs["watch-manifests"] = source.run
+def _start_jobs(group: anyio.abc.TaskGroup, agent: Agent, objects: Input) -> None:
+    agent.jobs[objects.job] = objects.source.run
     for name, work in agent.jobs.items():
         group.start_soon(run_job, name, work, agent.reporter(f"job-{name}"))
 

@@ -13,6 +13,7 @@ import cilia
 from statedb import DB, ReadTxn, Table
 from tables.frontends import Frontend
 from tables.health import Health, Level
+from tables.k8s_watches import K8sWatch
 from tables.problems import Problem
 
 INPUT_TABLES = ("services", "frontends", "backends", "problems")
@@ -36,6 +37,7 @@ class StatusView:
     frontends: Table[Frontend]
     health: Table[Health]
     problems: Table[Problem]
+    watches: Table[K8sWatch]
     datapath: Datapath
     started: float = field(default_factory=time.time)
 
@@ -61,6 +63,7 @@ class StatusView:
                 "links": self.datapath.links(),
                 "maps": self.datapath.map_usage(),
             },
+            "watches": [watch_dict(row) for row in self.watches.all(txn)],
             "tables": [self._table_dict(txn, table) for table in self.db.tables()],
             "degraded": degraded,
             "problems": problems,
@@ -111,4 +114,18 @@ def problem_dict(row: Problem) -> dict[str, Any]:
         "object": row.object,
         "field": row.field,
         "message": row.message,
+    }
+
+
+def watch_dict(row: K8sWatch) -> dict[str, Any]:
+    """`proof_age_s` is None as long as there was no list."""
+    return {
+        "resource": row.resource,
+        "state": row.state,
+        "objects": row.objects,
+        "resource_version": row.revision,
+        "proof_age_s": round(time.time() - row.proven_at, 1) if row.proven_at else None,
+        "repairs": sum(row.repairs.values()),
+        "errors": row.errors,
+        "error": row.error,
     }

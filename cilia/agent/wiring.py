@@ -16,18 +16,21 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from cilia.agent.budgets import give_budgets
+from cilia.agent.cluster_metrics import WatchMetrics, convergence_histogram
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
 from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
 from cilia.agent.service_inputs import state_file_jobs
 from cilia.agent.status import StatusView
+from cilia.controllers.convergence import ConvergenceRecorder
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.controllers.loadbalancer.host_ports import HostPortController
 from cilia.controllers.loadbalancer.local_node import LocalNodeController
 from cilia.controllers.loadbalancer.writer import LoadBalancerTables, Writer
-from cilia.k8s.watch import Source
+from cilia.k8s.watch import FollowedSource, Source
 from cilia.program.health import HealthReporter, ModuleHealth
+from cilia.reflectors.k8s_watches import K8sWatchReflector
 from cilia.reflectors.nodes import namespace_reflector, node_reflector
 from cilia.reflectors.pods import pod_reflector
 from cilia.reflectors.problems import ProblemReflector
@@ -41,8 +44,10 @@ from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift, new_drift_table
 from statedb import DB, RWTable, wait_initialized
 from statedb.metrics import observe
+from tables.convergence import Convergence, new_convergence_table
 from tables.frontends import Frontend, get_status, set_status
 from tables.health import Health, new_health_table
+from tables.k8s_watches import K8sWatch, new_k8s_watches_table
 from tables.namespaces import Namespace, new_namespaces_table
 from tables.node_addresses import NodeAddress, new_node_addresses_table
 from tables.nodes import Node, new_nodes_table
@@ -60,6 +65,8 @@ class Tables:
     db: DB
     health: RWTable[Health]
     problems: RWTable[Problem]
+    k8s_watches: RWTable[K8sWatch]
+    convergence: RWTable[Convergence]
     node_addresses: RWTable[NodeAddress]
     pods: RWTable[Pod]
     nodes: RWTable[Node]
@@ -75,6 +82,8 @@ class Tables:
             db=db,
             health=new_health_table(db),
             problems=problems,
+            k8s_watches=new_k8s_watches_table(db),
+            convergence=new_convergence_table(db),
             node_addresses=new_node_addresses_table(db),
             pods=new_pods_table(db),
             nodes=new_nodes_table(db),
@@ -179,6 +188,8 @@ def build(
         TableMetrics(tables.db, tables.problems, tables.lb.frontends, datapath.timings)
     )
 
+    registry.register(WatchMetrics(tables.db, tables.k8s_watches))
+
     # Control plane: objects -> services, frontends, backends.
     writer = Writer(
         tables.db,
@@ -187,7 +198,14 @@ def build(
         LocalNode(config.node_name),
         warn=_log_problem,
     )
-    services = ServiceReflector(source, writer, warn=_log_problem)
+    convergence = ConvergenceRecorder(
+        tables.db,
+        tables.convergence,
+        tables.lb.frontends,
+        lambda revision: frontends.wait_until_reconciled(revision),
+        convergence_histogram(registry),
+    )
+    services = ServiceReflector(source, writer, warn=_log_problem, committed=convergence.committed)
     problems = ProblemReflector(source, tables.db, tables.problems, warn=_log_problem)
     pods = pod_reflector(source, tables.db, tables.pods, config.node_name)
     nodes = node_reflector(source, tables.db, tables.nodes)
@@ -195,6 +213,11 @@ def build(
     local_node = LocalNodeController(
         writer, tables.nodes, changed=services.reconvert_node_dependent
     )
+
+    if isinstance(source, FollowedSource):
+        source.report = K8sWatchReflector(
+            tables.db, tables.k8s_watches, ModuleHealth(tables.db, tables.health, "k8s")
+        ).report
 
     # Datapath: frontends -> maps.
     operations = FrontendOperations(
@@ -243,6 +266,7 @@ def build(
         tables.lb.frontends,
         tables.health,
         tables.problems,
+        tables.k8s_watches,
         datapath,
     )
     agent = Agent(config, tables, registry, writer, operations, frontends, status)
@@ -253,6 +277,7 @@ def build(
         "reflect-nodes": nodes.run,
         "reflect-namespaces": namespaces.run,
         "local-node": local_node.run,
+        "convergence": convergence.run,
         "reconcile-frontends": agent.reconcile_frontends,
         "follow-node-addresses": partial(
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses

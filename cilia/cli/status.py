@@ -53,6 +53,7 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"Source:      {answer['source']}, {_synchronised(answer)}"
     yield f"Datapath:    {datapath['mode']}, {len(datapath['links'])} programs attached"
     yield f"Frontends:   {_frontends(answer['frontends'])}"
+    yield from _section("Watches", [_watch_line(row) for row in answer["watches"]])
     yield from _section("Maps", [_map_line(row) for row in datapath["maps"]])
     yield from _section("Tables", [_table_line(row) for row in answer["tables"]])
     yield from _section("Degraded", [_health_line(row) for row in answer["degraded"]])
@@ -80,6 +81,16 @@ def _map_line(row: dict[str, Any]) -> str:
     used = row["entries"] / row["max_entries"]
     share = click.style(f"{used:6.1%}", fg=BAD if used >= 0.8 else None)
     return f"{row['name']:<16} {share}  {row['entries']} of {row['max_entries']}"
+
+
+def _watch_line(row: dict[str, Any]) -> str:
+    """How old the last proof is that what was told is what the API server has."""
+    age_s = row["proof_age_s"]
+    proven = "not listed yet" if age_s is None else f"proven {_age(age_s)} ago"
+    state = click.style(row["state"], fg=BAD if row["error"] else None)
+    text = f"{row['resource']:<20} {row['objects']:>8} objects  {state}, {proven}"
+    repairs = f", {row['repairs']} repaired" if row["repairs"] else ""
+    return f"{text}{repairs}{': ' + row['error'] if row['error'] else ''}"
 
 
 def _table_line(row: dict[str, Any]) -> str:

@@ -89,10 +89,10 @@ class ApiSource:
         client: Client,
         resources: Sequence[Resource],
         options: Options | None = None,
-        report: Callable[[WatchState], None] = lambda state: None,
     ) -> None:
         self.client = client
-        self._report = report
+        # Is told each change of a watch's state.
+        self.report: Callable[[WatchState], None] = lambda state: None
         self._audiences = {r.kind.KIND: _Audience(self, r.kind.KIND) for r in resources}
         self.watches = {
             r.kind.KIND: ResourceWatch(
@@ -152,7 +152,7 @@ class ApiSource:
             self._complete = True
             for reader in self._problem_readers:
                 reader.put(PROBLEMS, [Listed(PROBLEMS)])
-        self._report(state)
+        self.report(state)
 
 
 def _learn(servers: Servers, events: list[Event]) -> None:

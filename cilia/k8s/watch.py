@@ -9,13 +9,14 @@ object that is refused is an ``Invalid``; what was in force before stays in forc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from cilia.k8s.change_time import Changed
 from cilia.k8s.objects import K8sObject, ObjectKey
+from cilia.k8s.watch_state import WatchState
 
 
 class Upsert(msgspec.Struct, frozen=True, gc=False):
@@ -75,3 +76,11 @@ class Source(Protocol):
         A batch is everything that came since the last one was taken: whoever is slow gets more.
         """
         ...
+
+
+@runtime_checkable
+class FollowedSource(Protocol):
+    """A source that follows something which can fail, and tells how that goes."""
+
+    # Is told each change; set by whoever wants to know.
+    report: Callable[[WatchState], None]

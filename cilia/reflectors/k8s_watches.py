@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cilia.k8s.watch_state import WatchState
 from statedb import DB, RWTable
 from tables.k8s_watches import K8sWatch
 
 
 class K8sWatchReflector:
-    """Is told the state of a watch each time it changes; writes the row."""
+    """Is told the state of a watch each time it changes; writes the row and tells its health."""
 
-    def __init__(self, db: DB, watches: RWTable[K8sWatch]) -> None:
+    def __init__(
+        self, db: DB, watches: RWTable[K8sWatch], health: Callable[[str, bool, str], None]
+    ) -> None:
         self._db = db
         self._watches = watches
+        self._health = health
 
     def report(self, state: WatchState) -> None:
         row = convert_watch(state)
         if self._watches.get(self._db.read_txn(), row.resource) != row:
             with self._db.write_txn(self._watches) as wtxn:
                 self._watches.insert(wtxn, row)
+            self._health(f"watch-{row.resource}", row.well, row.error or row.state)
 
 
 def convert_watch(state: WatchState) -> K8sWatch:

@@ -21,6 +21,7 @@ ANSWER: dict[str, Any] = {
     "synchronised": True,
     "frontends": {"done": 0, "pending": 0, "error": 0},
     "datapath": {"mode": "memory", "links": [], "maps": []},
+    "watches": [],
     "degraded": [],
     "problems": [],
 }
@@ -61,3 +62,32 @@ def test_a_table_over_its_budget_stands_out() -> None:
 def test_what_a_table_waits_for_comes_last() -> None:
     line = printed(bytes=1, budget_bytes=None, pending=["services"])
     assert click.unstyle(line).endswith("1 B  waits for services")
+
+
+def watch_line(**row: Any) -> str:
+    watch = {
+        "resource": "services",
+        "state": "watching",
+        "objects": 3,
+        "resource_version": 7,
+        "proof_age_s": 12.3,
+        "repairs": 0,
+        "errors": 0,
+        "error": "",
+        **row,
+    }
+    text = list(lines({**ANSWER, "watches": [watch], "tables": []}))
+    assert "Watches:" in text
+    return text[text.index("Watches:") + 1]
+
+
+def test_a_watch_shows_how_old_its_proof_is() -> None:
+    assert watch_line().split() == "services 3 objects watching, proven 12s ago".split()
+    assert "not listed yet" in watch_line(proof_age_s=None)
+    assert watch_line(repairs=2).endswith("proven 12s ago, 2 repaired")
+
+
+def test_a_watch_that_fails_stands_out_with_its_error() -> None:
+    line = watch_line(state="failed", error="503: etcd is away")
+    assert click.style("failed", fg="red") in line
+    assert line.endswith(": 503: etcd is away")
