@@ -195,11 +195,8 @@ static __always_inline int rewrite_plain(ctx_t *ctx, const struct packet *packet
 	return rewrite_port(ctx, packet, side, old_port, port, v6);
 }
 
-/* Give one side of the packet another address and port (network order), in its bytes and in its
- * tuple. A port that the packet does not have changes in the tuple only: later fragments, the side
- * without identifier of an echo. 0 or a refusal. */
-static __always_inline int packet_set(ctx_t *ctx, struct packet *packet, int side,
-				      const __be32 *address, __be16 port, const bool v6)
+static __always_inline int rewrite_side(ctx_t *ctx, struct packet *packet, int side,
+					const __be32 *address, __be16 port, const bool v6)
 {
 	struct tuple *tuple = &packet->tuple;
 	__be32 *old = side == SOURCE ? tuple->saddr : tuple->daddr;
@@ -218,6 +215,40 @@ static __always_inline int packet_set(ctx_t *ctx, struct packet *packet, int sid
 	else
 		tuple->dport = port;
 	return 0;
+}
+
+/* Not static: each is verified once, for any packet, not once a path that leads to it. */
+__noinline int packet_set4(ctx_t *ctx, struct packet *packet, int side, const struct address *address,
+			   __u32 port)
+{
+	if (!packet || !address)
+		return REFUSE(DROP_WRITE_ERROR);
+	if (side == SOURCE)
+		return rewrite_side(ctx, packet, SOURCE, address->word, port, false);
+	return rewrite_side(ctx, packet, DESTINATION, address->word, port, false);
+}
+
+__noinline int packet_set6(ctx_t *ctx, struct packet *packet, int side, const struct address *address,
+			   __u32 port)
+{
+	if (!packet || !address)
+		return REFUSE(DROP_WRITE_ERROR);
+	if (side == SOURCE)
+		return rewrite_side(ctx, packet, SOURCE, address->word, port, true);
+	return rewrite_side(ctx, packet, DESTINATION, address->word, port, true);
+}
+
+/* Give one side of the packet another address and port (network order), in its bytes and in its
+ * tuple. A port that the packet does not have changes in the tuple only: later fragments, the side
+ * without identifier of an echo. 0 or a refusal. */
+static __always_inline int packet_set(ctx_t *ctx, struct packet *packet, int side,
+				      const __be32 *address, __be16 port, const bool v6)
+{
+	struct address to = {};
+
+	address_copy(to.word, address, v6);
+	return v6 ? packet_set6(ctx, packet, side, &to, port) :
+		    packet_set4(ctx, packet, side, &to, port);
 }
 
 #define packet_set_source(ctx, packet, address, port, v6) \

@@ -8,6 +8,10 @@
  */
 #include "common.h"
 
+struct address {
+	__be32 word[4];
+};
+
 struct tuple {
 	__be32 daddr[4];
 	__be32 saddr[4];

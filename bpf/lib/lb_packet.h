@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* A service's packet: find the frontend, find or choose its backend, track both, translate.
+ *
+ *	lb_resolve	decides and tracks, changes no byte
+ *	lb_translate	client -> frontend becomes client -> backend
+ *	lb_reverse	backend -> client becomes frontend -> client
+ *
+ * A connection keeps its backend while that has a row in the backend map. The tuple behind the
+ * translation belongs to one frontend at a time: replies carry nothing else by which to tell whose
+ * they are. Who finds it taken gets another backend, or is refused.
+ */
+#include "ct.h"
+#include "event.h"
+#include "lb_choice.h"
+#include "rewrite.h"
+
+#define LB_PASS 1		/* not ours */
+
+#define LB_CHOICES 4		/* backends tried for a tuple that nobody has */
+
+/* Where a packet of a client comes from. */
+#define LB_INSIDE 0		/* a workload of this node */
+#define LB_OUTSIDE 1		/* a device of the node */
+
+struct lb_decision {
+	struct lb_target target;
+	__u32 rev_nat;
+	__u32 service_flags;	/* LB_SVC_* */
+	bool hairpin;		/* the client is the backend */
+};
+
+static __always_inline struct lb_service *lb_lookup(union lb_key *key, const struct tuple *tuple,
+						    const bool outside, const bool v6)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	if (v6) {
+		address_copy(key->v6.address, tuple->daddr, true);
+		key->v6.dport = tuple->dport;
+		key->v6.proto = tuple->proto;
+		return outside ? bpf_map_lookup_elem(&cilia_lb6_svc, &key->v6) : lb6_service(&key->v6);
+	}
+	key->v4.address = tuple->daddr[0];
+	key->v4.dport = tuple->dport;
+	key->v4.proto = tuple->proto;
+	return outside ? bpf_map_lookup_elem(&cilia_lb4_svc, &key->v4) : lb4_service(&key->v4);
+}
+
+/* What is sent to a service's address where no port serves must not wander between nodes and routers,
+ * and neither must a part of a datagram whose port is unknown. */
+static __always_inline int lb_no_frontend(const struct packet *packet, union lb_key *key,
+					  const bool v6)
+{
+	struct tuple wildcard = {};
+
+	address_copy(wildcard.daddr, packet->tuple.daddr, true);
+	if (!lb_lookup(key, &wildcard, true, v6))
+		return LB_PASS;
+	if (packet->flags & PACKET_NO_PORTS)
+		return REFUSE(DROP_FRAG_NOT_FOUND);
+	return REFUSE(DROP_NO_SERVICE);
+}
+
+/* Whether the service's source ranges let the client in. */
+static __always_inline bool lb_source_allowed(const struct lb_service *svc,
+					      const struct tuple *tuple, const bool v6)
+{
+	bool found, deny = svc->flags & LB_SVC_SOURCE_DENY;
+
+	if (!(svc->flags & LB_SVC_SOURCE_RANGE))
+		return true;
+	if (v6) {
+		struct lb6_source_key key = { .prefix_bits = 32 + 128, .rev_nat = svc->rev_nat };
+
+		address_copy(key.address, tuple->saddr, true);
+		found = bpf_map_lookup_elem(&cilia_lb6_src, &key);
+	} else {
+		struct lb4_source_key key = {
+			.prefix_bits = 32 + 32,
+			.rev_nat = svc->rev_nat,
+			.address = tuple->saddr[0],
+		};
+
+		found = bpf_map_lookup_elem(&cilia_lb4_src, &key);
+	}
+	return found != deny;
+}
+
+/* Whether this client may use this frontend here: 0, LB_PASS or a refusal. */
+static __always_inline int lb_admit(const struct lb_service *svc, const struct tuple *tuple,
+				    const bool outside, const bool v6)
+{
+	if (svc->flags & LB_SVC_LOOPBACK)
+		return REFUSE(DROP_LOOPBACK_ONLY);
+	if (outside && (svc->flags & LB_SVC_NON_ROUTABLE))
+		return REFUSE(DROP_IS_CLUSTER_IP);
+	if (outside && !lb_source_allowed(svc, tuple, v6))
+		return REFUSE(DROP_NOT_IN_SRC_RANGE);
+	/* A proxy on the node, or whoever it is delegated to, takes it from the stack. */
+	if (svc->flags & (LB_SVC_L7 | LB_SVC_DELEGATE))
+		return LB_PASS;
+	return 0;
+}
+
+/* The tuple that a target gives to the client's packet. */
+static __always_inline void lb_translated(struct tuple *to, const struct tuple *from,
+					  const struct lb_target *target, const bool v6)
+{
+	*to = *from;
+	if (address_equal(target->address, from->saddr, v6)) {
+		if (v6) {
+			for (int i = 0; i < 4; i++)
+				to->saddr[i] = loopback6[i];
+		} else {
+			to->saddr[0] = loopback4;
+		}
+	}
+	address_copy(to->daddr, target->address, v6);
+	to->dport = target->port;
+}
+
+/* The backend of the connection that this packet continues; false if it needs a new one. A new
+ * connection on the same ports leaves a backend that is on its way out. */
+static __always_inline bool lb_continue(struct lb_target *target, const struct ct_entry *entry,
+					const struct packet *packet, const struct lb_service *svc,
+					__u32 now_s, const bool v6)
+{
+	if (!entry || entry->rev_nat != svc->rev_nat || !ct_continues(entry, packet, now_s))
+		return false;
+	if (!lb_target(target, entry->backend_id, v6))
+		return false;
+	return target->state == LB_BE_ACTIVE || !packet_opens_tcp(packet) || !svc->count;
+}
+
+/* The entry behind the translation, under which replies are found. */
+static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, struct ct_entry *entry,
+				    const struct tuple *to, struct ct_new *new, const bool v6)
+{
+	new->direction = CT_EGRESS;
+	if (entry && entry->rev_nat == new->rev_nat && ct_continues(entry, packet, new->now_s)) {
+		ct_seen(ctx, entry, packet, false, false, new->now_s);
+		return 0;
+	}
+	/* An ICMP error is no beginning. */
+	return packet->flags & PACKET_ICMP_ERROR ? 0 : ct_create(to, new, v6);
+}
+
+/* Decide for a packet of a client: 0 with the decision, LB_PASS, or a refusal. ct_flags: CT_* of the
+ * entries that are made. */
+static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
+				      struct lb_decision *decision, __u16 ct_flags,
+				      const bool outside, const bool v6)
+{
+	const struct tuple *tuple = &packet->tuple;
+	struct ct_new new = {
+		.ifindex = ctx_ifindex(ctx),
+		.now_s = ct_now_s(),
+		.flags = ct_flags,
+		.tcp_flags = packet->tcp_flags,
+	};
+	struct lb_target *target = &decision->target;
+	struct ct_entry *service, *behind;
+	struct lb_service *svc;
+	union lb_key key;
+	bool continues;
+	struct tuple to;
+	int refused, tries = 0;
+
+	svc = lb_lookup(&key, tuple, outside, v6);
+	if (!svc)
+		return lb_no_frontend(packet, &key, v6);
+	refused = lb_admit(svc, tuple, outside, v6);
+	if (refused)
+		return refused;
+	new.rev_nat = decision->rev_nat = svc->rev_nat;
+	decision->service_flags = svc->flags;
+	service = ct_lookup(tuple, CT_SERVICE, v6);
+	continues = lb_continue(target, service, packet, svc, new.now_s, v6);
+	if (!continues && (packet->flags & PACKET_ICMP_ERROR))
+		return LB_PASS;
+	for (;;) {
+		/* Another try for a tuple that is taken is at random, whatever the algorithm. */
+		if (!continues && !(tries ? lb_random(target, &key, svc, v6) :
+					    lb_choose(target, &key, svc, tuple, v6)))
+			return REFUSE(DROP_NO_BACKEND);
+		lb_translated(&to, tuple, target, v6);
+		behind = ct_lookup(&to, CT_EGRESS, v6);
+		if (!behind || behind->rev_nat == new.rev_nat || ct_over(behind, new.now_s))
+			break;
+		continues = false;
+		if (++tries == LB_CHOICES)
+			return REFUSE(DROP_CT_COLLISION);
+	}
+	decision->hairpin = !address_equal(to.saddr, tuple->saddr, v6);
+	if (decision->hairpin)
+		new.flags |= CT_HAIRPIN;
+	new.backend_id = target->id;
+	refused = lb_track(ctx, packet, behind, &to, &new, v6);
+	if (refused)
+		return refused;
+	if (continues) {
+		ct_seen(ctx, service, packet, false, true, new.now_s);
+		return 0;
+	}
+	new.direction = CT_SERVICE;
+	return ct_create(tuple, &new, v6);
+}
+
+/* Send the packet to the backend that was decided. 0 or a refusal. */
+static __always_inline int lb_translate(ctx_t *ctx, struct packet *packet,
+					const struct lb_decision *decision, const bool v6)
+{
+	__be32 loopback[4];
+	int refused;
+
+	if (decision->hairpin) {
+		for (int i = 0; i < 4; i++)
+			loopback[i] = v6 ? loopback6[i] : loopback4;
+		refused = packet_set_source(ctx, packet, loopback, packet->tuple.sport, v6);
+		if (refused)
+			return refused;
+	}
+	return packet_set_destination(ctx, packet, decision->target.address, decision->target.port,
+				      v6);
+}
+
+/* The address of a frontend; false if it is gone. */
+static __always_inline bool lb_frontend(__u32 rev_nat, __be32 *address, __be16 *port, const bool v6)
+{
+	if (v6) {
+		const struct lb6_rev *rev = bpf_map_lookup_elem(&cilia_lb6_rev, &rev_nat);
+
+		if (!rev)
+			return false;
+		address_copy(address, rev->address, true);
+		*port = rev->port;
+	} else {
+		const struct lb4_rev *rev = bpf_map_lookup_elem(&cilia_lb4_rev, &rev_nat);
+
+		if (!rev)
+			return false;
+		address[0] = rev->address;
+		*port = rev->port;
+	}
+	return true;
+}
+
+/* A connection that ended is over for the frontend's entry too, or a new one on the same ports would
+ * be taken for a part of it. */
+static __always_inline void lb_close(const struct ct_entry *entry, const struct tuple *frontend,
+				     const bool v6)
+{
+	struct ct_entry *service = ct_lookup(frontend, CT_SERVICE, v6);
+
+	if (service && service->rev_nat == entry->rev_nat)
+		service->reply_tcp_flags |= entry->reply_tcp_flags;
+}
+
+/* Give a backend's packet the frontend as its source: entry is that of the connection. 0 or a refusal;
+ * a client must never see the backend's own address. */
+static __always_inline int lb_reverse(ctx_t *ctx, struct packet *packet, struct ct_entry *entry,
+				      const bool v6)
+{
+	struct tuple client = {};
+	__be32 address[4] = {};
+	__be16 port = 0;
+	int refused;
+
+	if (!lb_frontend(entry->rev_nat, address, &port, v6))
+		return REFUSE(DROP_NO_SERVICE);
+	ct_seen(ctx, entry, packet, true, false, ct_now_s());
+	refused = packet_set_source(ctx, packet, address, port, v6);
+	if (!refused && (packet->tcp_flags & (TCP_FIN | TCP_RST))) {
+		tuple_exchange(&client, &packet->tuple);
+		lb_close(entry, &client, v6);
+	}
+	return refused;
+}

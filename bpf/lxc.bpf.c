@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+
+/* The host's end of a workload's veth, also as a port of a bridge.
+ *
+ *	from_pod (ingress): what the workload sends to a service goes to a backend. If that is the
+ *		workload itself, it goes straight back with the loopback address as its source.
+ *	to_pod (egress): what backends answer gets the service's address as its source.
+ *
+ * What belongs to no service passes untouched.
+ */
+#include "lib/icmp.h"
+#include "lib/lb_packet.h"
+
+static __always_inline bool is_loopback(const __be32 *address, const bool v6)
+{
+	if (!v6)
+		return address[0] == loopback4;
+	return address[0] == loopback6[0] && address[1] == loopback6[1] &&
+	       address[2] == loopback6[2] && address[3] == loopback6[3];
+}
+
+/* What becomes of a packet, besides refusals. */
+#define GO_ON 0
+#define TURN_BACK 1		/* into the workload that it came from */
+
+/* The workload answers itself: both addresses become those that it began with. */
+static __always_inline int hairpin_reply(ctx_t *ctx, struct packet *packet, const bool v6)
+{
+	struct ct_entry *entry = ct_lookup_reply(packet, CT_EGRESS, v6);
+	__be32 self[4];
+	int refused;
+
+	if (!entry || !(entry->flags & CT_HAIRPIN))
+		return GO_ON;
+	address_copy(self, packet->tuple.saddr, true);
+	refused = packet_set_destination(ctx, packet, self, packet->tuple.dport, v6);
+	if (!refused)
+		refused = lb_reverse(ctx, packet, entry, v6);
+	return refused ? refused : TURN_BACK;
+}
+
+/* A packet to a backend's own address whose replies would be taken for a service's. */
+static __always_inline int direct(const struct packet *packet, const bool v6)
+{
+	const struct ct_entry *entry = ct_lookup(&packet->tuple, CT_EGRESS, v6);
+	__u32 now_s;
+
+	if (!entry || !entry->rev_nat || (packet->flags & PACKET_ICMP_ERROR))
+		return GO_ON;
+	now_s = ct_now_s();
+	if (!ct_over(entry, now_s) && ct_continues(entry, packet, now_s))
+		return REFUSE(DROP_CT_COLLISION);
+	ct_delete(&packet->tuple, CT_EGRESS, v6);
+	return GO_ON;
+}
+
+static __always_inline int from(ctx_t *ctx, struct packet *packet, const bool v6)
+{
+	struct lb_decision decision = {};
+	int refused;
+
+	if (is_loopback(packet->tuple.daddr, v6))
+		return hairpin_reply(ctx, packet, v6);
+	refused = lb_resolve(ctx, packet, &decision, 0, LB_INSIDE, v6);
+	if (refused == LB_PASS)
+		return direct(packet, v6);
+	if (!refused)
+		refused = lb_translate(ctx, packet, &decision, v6);
+	if (refused)
+		return refused;
+	return decision.hairpin ? TURN_BACK : GO_ON;
+}
+
+static __always_inline int to(ctx_t *ctx, struct packet *packet, const bool v6)
+{
+	struct ct_entry *entry = ct_lookup_reply(packet, CT_EGRESS, v6);
+	struct tuple opener = {};
+
+	/* What entered through a device of the node is translated where it leaves again. */
+	if (!entry || !entry->rev_nat || (entry->flags & CT_NODE_PORT))
+		return GO_ON;
+	/* The backend opens a connection of its own from the port that it serves at. */
+	if (packet_opens_tcp(packet)) {
+		tuple_exchange(&opener, &packet->tuple);
+		if (ct_over(entry, ct_now_s()))
+			ct_delete(&opener, CT_EGRESS, v6);
+		return GO_ON;
+	}
+	return lb_reverse(ctx, packet, entry, v6);
+}
+
+/* One copy a family. Not static: verified once, for any packet, not once a way to parse one. */
+__noinline int from4(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? from(ctx, packet, false) : GO_ON;
+}
+
+__noinline int from6(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? from(ctx, packet, true) : GO_ON;
+}
+
+__noinline int to4(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? to(ctx, packet, false) : GO_ON;
+}
+
+__noinline int to6(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? to(ctx, packet, true) : GO_ON;
+}
+
+static __always_inline int refuse(ctx_t *ctx, const struct packet *packet, int refused)
+{
+	__s16 reason = refusal_reason(refused);
+
+	drop_refused(ctx, refused, DIRECTION_EGRESS);
+	if (reason == DROP_NO_BACKEND || reason == DROP_NO_SERVICE)
+		return icmp_unreachable(ctx, packet);
+	return CTX_DROP;
+}
+
+SEC("tc")
+int from_pod(ctx_t *ctx)
+{
+	struct packet packet;
+	int result = packet_parse(ctx, &packet, ETH_HLEN);
+
+	if (result == PACKET_OTHER)
+		return CTX_OK;
+	if (!result)
+		result = packet.flags & PACKET_V6 ? from6(ctx, &packet) : from4(ctx, &packet);
+	if (result < 0)
+		return refuse(ctx, &packet, result);
+	if (result != TURN_BACK)
+		return CTX_OK;
+	if (ctx_swap_macs(ctx))
+		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_EGRESS);
+	return ctx_redirect(ctx, ctx_ifindex(ctx));
+}
+
+SEC("tc")
+int to_pod(ctx_t *ctx)
+{
+	struct packet packet;
+	int result = packet_parse(ctx, &packet, ETH_HLEN);
+
+	if (result == PACKET_OTHER)
+		return CTX_OK;
+	if (!result)
+		result = packet.flags & PACKET_V6 ? to6(ctx, &packet) : to4(ctx, &packet);
+	return result < 0 ? drop_refused(ctx, result, DIRECTION_INGRESS) : CTX_OK;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
