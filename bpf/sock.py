@@ -29,6 +29,7 @@ from bpf.errors import Detached, Invalid, NotFound
 from bpf.link import AttachType, Link, LinkType, cgroup_id
 from bpf.loader import Loader
 from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, LBMaps
+from bpf.maps.lrp import SkipMaps
 from bpf.packet_programs import FLOW_MAPS, PacketConfig, PacketPrograms
 from bpf.program import Program
 
@@ -124,6 +125,10 @@ class SockDatapath:
             directory.mkdir(parents=True, exist_ok=True)
         self._loader.open_maps()
         return LBMaps.over(self._loader.maps)
+
+    def skip_maps(self) -> SkipMaps:
+        """Whom local redirections spare; to be called after ``open_maps``."""
+        return SkipMaps.over(self._loader.maps)
 
     def load(self) -> None:
         """Load and verify the programs on the maps, attaching nothing. Raises: LoadError."""

@@ -8,6 +8,7 @@
 #include "drop_types.h"
 #include "event_types.h"
 #include "lb.h"
+#include "lrp.h"
 #include "metrics.h"
 #include "sock_affinity.h"
 
@@ -176,6 +177,8 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 		return sock_refused(DROP_NO_SERVICE, no_backend_error);
 	if (!svc || (svc->flags & LB_SVC_FOR_PACKETS))
 		return SOCK_PASS;
+	if (lrp4_skips(svc, bpf_get_netns_cookie(ctx), *address, *port))
+		return SOCK_PASS;
 	backend = sock4_backend(ctx, &key, svc);
 	if (!backend)
 		return sock_refused(DROP_NO_BACKEND, no_backend_error);
@@ -206,6 +209,8 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	if (!svc && sock6_is_vip(address))
 		return sock_refused(DROP_NO_SERVICE, no_backend_error);
 	if (!svc || (svc->flags & LB_SVC_FOR_PACKETS))
+		return SOCK_PASS;
+	if (lrp6_skips(svc, bpf_get_netns_cookie(ctx), address, *port))
 		return SOCK_PASS;
 	backend = sock6_backend(ctx, &key, svc);
 	if (!backend)

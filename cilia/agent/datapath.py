@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bpf.maps.lb import LBMaps
+from bpf.maps.lrp import SkipMaps
 from bpf.maps.raw import RawMap
 
 __all__ = ["Datapath", "KernelDatapath", "MemoryDatapath"]
@@ -21,6 +22,8 @@ class Datapath(Protocol):
     """Open the maps, reconcile into them, attach; a start may be repeated after any failure."""
 
     maps: LBMaps
+    # None: these programs spare nobody a redirection.
+    skip: SkipMaps | None
 
     def attach_early(self) -> None:
         """Put the programs in force now, unless they need maps that must be filled first."""
@@ -60,8 +63,9 @@ def _count(raw: RawMap) -> int:
 class MemoryDatapath:
     """Maps in memory; nothing is attached."""
 
-    def __init__(self, maps: LBMaps) -> None:
+    def __init__(self, maps: LBMaps, skip: SkipMaps | None = None) -> None:
         self.maps = maps
+        self.skip: SkipMaps | None = skip or SkipMaps.fake()
 
     def attach_early(self) -> None:
         """Nothing to attach."""
@@ -107,6 +111,7 @@ class KernelDatapath:
         self._sock = SockDatapath(config)
         self._cgroup = cgroup
         self.maps = self._sock.open_maps()
+        self.skip: SkipMaps | None = self._sock.skip_maps()
         self._sock.load()
         self._attached = False
 
@@ -142,4 +147,6 @@ class KernelDatapath:
     def close(self) -> None:
         """Programs, links and maps stay in force."""
         self.maps.close()
+        if self.skip is not None:
+            self.skip.close()
         self._sock.close()

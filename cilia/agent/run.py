@@ -149,7 +149,7 @@ def _start_servers(
         *server.health_routes(agent.status),
         *metrics_routes(agent.registry),
         *http.routes(agent.tables.db),
-        *shell_routes(agent, datapath.maps),
+        *shell_routes(agent, datapath),
     ]
     serving = [(Starlette(routes=routes), unix_socket(config.socket_path))]
     if config.prometheus_serve_addr:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Annotated, Any, TypeVar
@@ -25,11 +25,14 @@ from pydantic import Field
 from bpf.maps import lb
 from bpf.maps.fake import FaultyMap
 from bpf.maps.lb import LBMaps
+from bpf.maps.lrp import SkipMaps
+from bpf.maps.raw import RawMap
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import MemoryDatapath
 from cilia.agent.script_k8s import k8s_commands
 from cilia.agent.script_lb import lb_commands, lb_test_commands
 from cilia.agent.script_observe import observe_commands
+from cilia.agent.script_redirects import redirect_commands, redirect_test_commands
 from cilia.agent.wiring import Agent, build
 from cilia.k8s.tracker import Tracker
 from cilia.program.jobs import run_job
@@ -53,6 +56,9 @@ class ScriptConfig(AgentConfig):
     lb_retry_backoff_min: Duration = RETRY
     lb_retry_backoff_max: Duration = RETRY
     bpf_lb_maglev_table_size: int = 1021
+    enable_local_redirect_policy: bool = True
+    # Older scripts ask for what is always on.
+    enable_experimental_lb: Annotated[bool, Field(description="Has no effect.")] = True
     lb_test_fault_probability: Annotated[
         float, Field(ge=0, le=1, description="Share of map operations that fail.")
     ] = 0.0
@@ -71,7 +77,16 @@ def parse(flags: Sequence[str]) -> ScriptConfig:
     def command(**given: Any) -> None:
         raise NotImplementedError("parsed, never called")
 
-    return validated(ScriptConfig, command.make_context("script", list(flags)).params)
+    words = [_OLDER_NAMES.get(name, name) + sign + value for name, sign, value in _split(flags)]
+    return validated(ScriptConfig, command.make_context("script", words).params)
+
+
+# Options as scripts of earlier versions call them.
+_OLDER_NAMES = {"--node-port-algorithm": "--bpf-lb-algorithm"}
+
+
+def _split(flags: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    return (flag.partition("=") for flag in flags)
 
 
 class ScriptApplication:
@@ -86,6 +101,7 @@ class ScriptApplication:
             if config.lb_test_real_maps
             else LBMaps.fake(config.bpf_lb_map_max)
         )
+        self.skip = SkipMaps.create() if config.lb_test_real_maps else SkipMaps.fake()
         self._node_labels: dict[str, str] = {}
         self._node_ip = ""
         self._snapshot: list[list[tuple[bytes, bytes]]] = []
@@ -96,8 +112,12 @@ class ScriptApplication:
     def _build(self, config: ScriptConfig) -> None:
         rng = random.Random(f"{config.lb_test_fault_probability}")
         probability = config.lb_test_fault_probability
-        maps = self._world.wrap(lambda raw: FaultyMap(raw, probability, rng))
-        self.agent: Agent = build(config, self.tracker, "tracker", MemoryDatapath(maps))
+
+        def faulty(raw: RawMap) -> RawMap:
+            return FaultyMap(raw, probability, rng)
+
+        datapath = MemoryDatapath(self._world.wrap(faulty), self.skip.wrap(faulty))
+        self.agent: Agent = build(config, self.tracker, "tracker", datapath)
 
     def start(self, limit_s: float) -> None:
         with ExitStack() as stack:
@@ -133,6 +153,8 @@ class ScriptApplication:
             *observe_commands(self),
             *lb_commands(self),
             *lb_test_commands(self),
+            *redirect_commands(self),
+            *redirect_test_commands(self),
         )
 
     # -- what the load-balancer commands need --
@@ -156,6 +178,9 @@ class ScriptApplication:
                 if any_protocol:
                     key, value = lb.with_any_protocol(raw.name, key, value)
                 raw.update(key, value)
+
+    def merge_node_labels(self, labels: Mapping[str, str]) -> None:
+        self.set_node(labels={**self._node_labels, **labels})
 
     def set_node(self, *, labels: Mapping[str, str] | None = None, ip: str | None = None) -> None:
         """The node's object is one of the tracker's, like all others."""

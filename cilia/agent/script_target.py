@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from bpf.maps.lb import LBMaps
+from bpf.maps.lrp import SkipMaps
 from cilia.agent.wiring import Agent
 
 __all__ = ["Flags", "ScriptTarget", "Target"]
@@ -26,6 +27,11 @@ class Target(Protocol):
         """The maps without the faults that tests put before them."""
         ...
 
+    @property
+    def skip(self) -> SkipMaps | None:
+        """The maps that spare pods their redirection, likewise."""
+        ...
+
     def call(self, function: Callable[[], T]) -> T:
         """Run a function in the thread of the agent's event loop."""
         ...
@@ -36,6 +42,10 @@ class ScriptTarget(Target, Protocol):
 
     def snapshot_maps(self) -> None: ...
     def restore_maps(self, *, any_protocol: bool) -> None: ...
+    def merge_node_labels(self, labels: Mapping[str, str]) -> None:
+        """Add labels to the node's object."""
+        ...
+
     def set_node(self, *, labels: Mapping[str, str] | None = None, ip: str | None = None) -> None:
         """Say of the node, through its object, what is not None."""
         ...

@@ -5,26 +5,36 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from bpf.maps.lrp import SkipMaps
 from cilia.agent.service_options import ServiceOptions
+from cilia.controllers.loadbalancer.redirects import RedirectController, RedirectTables
 from cilia.controllers.loadbalancer.writer import Writer
 from cilia.k8s.state_file import state_file_source
+from cilia.k8s.watch import Source as Objects
 from cilia.reflectors.problems import ProblemReflector
+from cilia.reflectors.redirect_policies import redirect_policy_reflector
 from cilia.reflectors.services import ServiceReflector
+from reconcilers.config import Config
+from reconcilers.metrics import Metrics
+from reconcilers.reconciler import Health, Reconciler
+from reconcilers.skip_redirects import SkipRedirectOperations
+from reconcilers.verify import Drift
 from statedb import DB, RWTable
+from tables import skip_redirects
+from tables.local_redirect_policies import new_local_redirect_policies_table
+from tables.pod_namespaces import new_pod_namespaces_table
+from tables.pods import Pod
 from tables.problems import Problem
 from tables.sources import Source
 
-__all__ = ["state_file_jobs"]
+__all__ = ["new_redirect_tables", "redirect_jobs", "state_file_jobs"]
 
 Jobs = dict[str, Callable[[], Awaitable[object]]]
+Warn = Callable[[Problem], None]
 
 
 def state_file_jobs(
-    config: ServiceOptions,
-    db: DB,
-    problems: RWTable[Problem],
-    writer: Writer,
-    warn: Callable[[Problem], None],
+    config: ServiceOptions, db: DB, problems: RWTable[Problem], writer: Writer, warn: Warn
 ) -> Jobs:
     """Services of `--lb-state-file`, less preferred than those of the API server; or nothing."""
     if config.lb_state_file is None:
@@ -37,3 +47,53 @@ def state_file_jobs(
         "reflect-state-file": services.run,
         "reflect-state-file-problems": refused.run,
     }
+
+
+def new_redirect_tables(db: DB, pods: RWTable[Pod]) -> RedirectTables:
+    """The tables are there, and empty, also while `--enable-local-redirect-policy` is off."""
+    return RedirectTables(
+        policies=new_local_redirect_policies_table(db),
+        pods=pods,
+        namespaces=new_pod_namespaces_table(db),
+        skips=skip_redirects.new_skip_redirects_table(db),
+    )
+
+
+def redirect_jobs(
+    config: ServiceOptions,
+    db: DB,
+    tables: RedirectTables,
+    source: Objects,
+    writer: Writer,
+    maps: SkipMaps | None,
+    *,
+    drift: RWTable[Drift],
+    health: Health,
+    metrics: Metrics,
+    warn: Warn,
+) -> Jobs:
+    """Local redirect policies, from objects to maps."""
+    if not config.enable_local_redirect_policy:
+        return {}
+    problems = writer.tables.problems
+    policies = redirect_policy_reflector(
+        source, db, tables.policies, problems, allowed=config.lrp_networks, warn=warn
+    )
+    jobs: Jobs = {
+        "reflect-redirect-policies": policies.run,
+        "redirect-policies": RedirectController(writer, tables, warn=warn).run,
+    }
+    if maps is not None:
+        retry_min_s, retry_max_s = config.lb_retry_backoff_s
+        jobs["reconcile-skip-redirects"] = Reconciler(
+            db,
+            tables.skips,
+            SkipRedirectOperations(maps),
+            get_status=skip_redirects.get_status,
+            set_status=skip_redirects.set_status,
+            config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
+            health=health,
+            metrics=metrics,
+            drift=drift,
+        ).run
+    return jobs

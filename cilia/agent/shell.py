@@ -18,8 +18,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from bpf.maps.lb import LBMaps
+from bpf.maps.lrp import SkipMaps
+from cilia.agent.datapath import Datapath
 from cilia.agent.script_lb import lb_commands
 from cilia.agent.script_observe import observe_commands
+from cilia.agent.script_redirects import redirect_commands
 from cilia.agent.wiring import Agent
 from cilia.script import CommandLike, Sessions
 from cilia.script.documents import DOCUMENT_COMMANDS
@@ -32,9 +35,10 @@ T = TypeVar("T")
 class LiveTarget:
     """See `cilia.agent.script_target.Target`; commands run in anyio's worker threads."""
 
-    def __init__(self, agent: Agent, world: LBMaps) -> None:
+    def __init__(self, agent: Agent, datapath: Datapath) -> None:
         self.agent = agent
-        self.world = world
+        self.world: LBMaps = datapath.maps
+        self.skip: SkipMaps | None = datapath.skip
 
     def call(self, function: Callable[[], T]) -> T:
         return anyio.from_thread.run_sync(function)
@@ -42,12 +46,18 @@ class LiveTarget:
 
 def commands(target: LiveTarget) -> Iterable[CommandLike]:
     tables = db_commands(target.agent.tables.db, read_only=True)
-    return (*DOCUMENT_COMMANDS, *tables, *observe_commands(target), *lb_commands(target))
+    return (
+        *DOCUMENT_COMMANDS,
+        *tables,
+        *observe_commands(target),
+        *lb_commands(target),
+        *redirect_commands(target),
+    )
 
 
-def shell_routes(agent: Agent, world: LBMaps) -> list[BaseRoute]:
+def shell_routes(agent: Agent, datapath: Datapath) -> list[BaseRoute]:
     """`GET /script/commands` and `POST /script/run`."""
-    target = LiveTarget(agent, world)
+    target = LiveTarget(agent, datapath)
     sessions = Sessions(lambda: commands(target))
 
     async def describe(_: Request) -> Response:

@@ -21,12 +21,13 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
 from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
-from cilia.agent.service_inputs import state_file_jobs
+from cilia.agent.service_inputs import new_redirect_tables, redirect_jobs, state_file_jobs
 from cilia.agent.status import StatusView
 from cilia.controllers.convergence import ConvergenceRecorder
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.controllers.loadbalancer.host_ports import HostPortController
 from cilia.controllers.loadbalancer.local_node import LocalNodeController
+from cilia.controllers.loadbalancer.redirects import RedirectTables
 from cilia.controllers.loadbalancer.writer import LoadBalancerTables, Writer
 from cilia.k8s.watch import FollowedSource, Source
 from cilia.program.health import HealthReporter, ModuleHealth
@@ -73,11 +74,13 @@ class Tables:
     namespaces: RWTable[Namespace]
     drift: RWTable[Drift]
     lb: LoadBalancerTables
+    redirects: RedirectTables
 
     @classmethod
     def new(cls, name: str, history: int) -> Tables:
         db = DB(name, history=history)
         problems = new_problems_table(db)
+        pods = new_pods_table(db)
         return cls(
             db=db,
             health=new_health_table(db),
@@ -85,11 +88,12 @@ class Tables:
             k8s_watches=new_k8s_watches_table(db),
             convergence=new_convergence_table(db),
             node_addresses=new_node_addresses_table(db),
-            pods=new_pods_table(db),
+            pods=pods,
             nodes=new_nodes_table(db),
             namespaces=new_namespaces_table(db),
             drift=new_drift_table(db),
             lb=LoadBalancerTables(db, problems),
+            redirects=new_redirect_tables(db, pods),
         )
 
 
@@ -284,6 +288,18 @@ def build(
         ),
     }
     agent.jobs |= state_file_jobs(config, tables.db, tables.problems, writer, _log_problem)
+    agent.jobs |= redirect_jobs(
+        config,
+        tables.db,
+        tables.redirects,
+        source,
+        writer,
+        datapath.skip,
+        drift=tables.drift,
+        health=ModuleHealth(tables.db, tables.health, "redirectpolicy"),
+        metrics=metrics,
+        warn=_log_problem,
+    )
     if config.kube_proxy_replacement:
         agent.jobs["host-ports"] = HostPortController(writer, tables.pods, warn=_log_problem).run
     if edge is not None:

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One kind of object into one table, a row an object, for pods, nodes, namespaces and the like."""
+"""One kind of object into one table, a row an object, for pods, nodes, namespaces and the like.
+
+An object whose row cannot be made is a problem for as long as it is so, and the row that it had
+stays in force.
+"""
 
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from cilia.k8s.objects import K8sObject, ObjectKey
+from cilia.k8s.objects import InvalidObject, K8sObject, ObjectKey
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
 from cilia.reflectors.batch import WAIT_S, batches
 from statedb import DB, RWTable
+from tables.problems import Problem, replace_problems
 
 K = TypeVar("K", bound=K8sObject)
 T = TypeVar("T")
@@ -21,7 +27,8 @@ INITIALIZER = "k8s"
 class ObjectReflector(Generic[K, T]):
     """Follows one kind of a source. ``run`` ends only when it is cancelled.
 
-    ``convert`` gives the row of an object, or None for one that the table does not want.
+    ``convert`` gives the row of an object, or None for one that the table does not want; where it
+    may raise InvalidObject, there is a table of ``problems``, and ``warn`` is told each new one.
     """
 
     def __init__(
@@ -33,8 +40,14 @@ class ObjectReflector(Generic[K, T]):
         convert: Callable[[K], T | None],
         *,
         wait_s: float = WAIT_S,
+        problems: RWTable[Problem] | None = None,
+        warn: Callable[[Problem], None] = lambda problem: None,
     ) -> None:
         self._source = source
+        self._problems = problems
+        self._warn = warn
+        # Objects of which something is wrong, so that all others cost no look-up.
+        self._refused: set[ObjectKey] = set()
         self._kind = kind
         self._db = db
         self._table = table
@@ -54,24 +67,64 @@ class ObjectReflector(Generic[K, T]):
     def apply(self, events: Iterable[Event]) -> None:
         """Writes one batch, in one transaction; of several events for an object, the last."""
         wanted: dict[ObjectKey, T | None] = {}
+        refused: dict[ObjectKey, InvalidObject | None] = {}
         listed = False
         for event in events:
             match event:
                 case Upsert() if isinstance(event.obj, self._kind):
                     key = event.obj.key
-                    wanted[key] = self._convert(event.obj)
+                    self._take(key, event.obj, wanted, refused)
                     if self._sent is not None:
                         self._sent.add(key)
                 case Delete():
                     wanted[event.key] = None
+                    refused[event.key] = None
                 case Listing():
                     self._sent = set()
                 case Listed():
                     sent, self._sent = self._sent or set(), None
-                    held = self._rows.keys() | wanted.keys()
-                    wanted.update(dict.fromkeys(sorted(held - sent)))
+                    gone = sorted((self._rows.keys() | wanted.keys() | self._refused) - sent)
+                    wanted.update(dict.fromkeys(gone))
+                    refused.update(dict.fromkeys(gone))
                     listed = True
+        self._complain(refused)
         self._write(wanted, listed)
+
+    def _take(
+        self,
+        key: ObjectKey,
+        obj: K,
+        wanted: dict[ObjectKey, T | None],
+        refused: dict[ObjectKey, InvalidObject | None],
+    ) -> None:
+        try:
+            wanted[key] = self._convert(obj)
+            refused[key] = None
+        except InvalidObject as error:
+            if self._problems is None:
+                raise
+            refused[key] = error
+
+    def _complain(self, refused: dict[ObjectKey, InvalidObject | None]) -> None:
+        changed = {k: e for k, e in refused.items() if e is not None or k in self._refused}
+        if self._problems is None or not changed:
+            return
+        fresh: list[Problem] = []
+        with self._db.write_txn(self._problems) as wtxn:
+            for key, error in changed.items():
+                origin = f"{key[0]}:{key[1]}/{key[2]}"
+                rows = [
+                    Problem(origin, message, "", 0, *key, field)
+                    for field, message in (error.errors if error is not None else ())
+                ]
+                fresh += replace_problems(self._problems, wtxn, origin, rows, time.time())
+        for key, error in changed.items():
+            if error is None:
+                self._refused.discard(key)
+            else:
+                self._refused.add(key)
+        for problem in fresh:
+            self._warn(problem)
 
     def _write(self, wanted: dict[ObjectKey, T | None], listed: bool) -> None:
         with self._db.write_txn(self._table) as wtxn:

@@ -48,7 +48,7 @@ def select_backends(
     Args:
         candidates: all backends of the service (of the target, if redirected), see ``in_order``.
     """
-    chosen = _matching(address, port_name, candidates)
+    chosen = matching(address, port_name, candidates)
     if not chosen:
         return ()
     distribution = service.traffic_distribution if config.enable_service_topology else ""
@@ -63,7 +63,7 @@ def select_backends(
     return tuple(chosen)
 
 
-def _matching(address: L3n4Addr, port_name: str, candidates: Sequence[Backend]) -> list[Backend]:
+def matching(address: L3n4Addr, port_name: str, candidates: Sequence[Backend]) -> list[Backend]:
     """Candidates of the same protocol, family and port name, one for each address."""
     protocol, is_v4 = address[22], address.startswith(_V4_PREFIX)
     chosen: list[Backend] = []

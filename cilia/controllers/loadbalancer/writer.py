@@ -82,6 +82,9 @@ class LoadBalancerTables:
         self.problems = problems
 
 
+RedirectFor = Callable[[ServiceName, FrontendParams], ServiceName | None]
+
+
 def _never(_: Service) -> bool:
     return False
 
@@ -90,7 +93,7 @@ class Writer:
     """Validated write access to the load-balancing tables.
 
     The node and the predicate for health-checked services may change while running; both are
-    followed by ``refresh_all``.
+    followed by ``refresh_all``. ``redirect_for`` tells where a frontend that is new is redirected.
     """
 
     def __init__(
@@ -108,7 +111,8 @@ class Writer:
         self.config = config
         self.node = node
         self.is_health_checked: Callable[[Service], bool] = _never
-        self._now = now
+        self.redirect_for: RedirectFor | None = None
+        self.now = now
         # Whether a frontend was ever redirected, which saves a look-up for each change until then.
         self._redirects = False
         self._claims = ClaimQueue(tables.frontends, tables.claims, tables.problems, now, warn)
@@ -201,7 +205,7 @@ class Writer:
             if be.address != address or known:
                 continue
             rows[i] = msgspec.structs.replace(
-                be, unhealthy=not healthy, unhealthy_updated_at=self._now()
+                be, unhealthy=not healthy, unhealthy_updated_at=self.now()
             )
             table.insert(wtxn, rows[i])
             changed = True
@@ -254,12 +258,19 @@ class Writer:
             fe = present.pop(params.address, None)
             if fe is None:
                 moved_addresses.append(params.address)
-            redirect = fe.redirect_to if fe is not None else None
+            redirect = fe.redirect_to if fe is not None else self._redirect_of(name, params)
             self._put(wtxn, params, svc, fe, candidates, redirect)
         for fe in present.values():
             t.frontends.delete(wtxn, fe)
             moved_addresses.append(fe.address)
         return moved_addresses
+
+    def _redirect_of(self, name: ServiceName, params: FrontendParams) -> ServiceName | None:
+        if self.redirect_for is None:
+            return None
+        redirect = self.redirect_for(name, params)
+        self._redirects = self._redirects or redirect is not None
+        return redirect
 
     def _put(
         self,

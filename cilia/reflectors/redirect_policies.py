@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CiliumLocalRedirectPolicies into ``localredirectpolicies``; what is refused into ``problems``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cilia.controllers.loadbalancer.redirect_policies import convert_policy
+from cilia.k8s.crds import CiliumLocalRedirectPolicy
+from cilia.k8s.watch import Source
+from cilia.reflectors.batch import WAIT_S
+from cilia.reflectors.objects import ObjectReflector
+from statedb import DB, RWTable
+from tables.local_redirect_policies import LocalRedirectPolicy
+from tables.problems import Problem
+from tables.services import IPNetwork
+
+
+def redirect_policy_reflector(
+    source: Source,
+    db: DB,
+    policies: RWTable[LocalRedirectPolicy],
+    problems: RWTable[Problem],
+    *,
+    allowed: Sequence[IPNetwork] = (),
+    wait_s: float = WAIT_S,
+    warn: Callable[[Problem], None] = lambda problem: None,
+) -> ObjectReflector[CiliumLocalRedirectPolicy, LocalRedirectPolicy]:
+    """``allowed``: see ``convert_policy``."""
+    return ObjectReflector(
+        source,
+        CiliumLocalRedirectPolicy,
+        db,
+        policies,
+        lambda obj: convert_policy(obj, allowed),
+        wait_s=wait_s,
+        problems=problems,
+        warn=warn,
+    )
