@@ -28,8 +28,9 @@ from bpf.descriptors import open_directory
 from bpf.errors import Detached, Invalid, NotFound
 from bpf.link import AttachType, Link, LinkType, cgroup_id
 from bpf.loader import Loader
-from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, LBMaps
-from bpf.maps.lrp import SkipMaps
+from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS, LBMaps
+from bpf.maps.lrp import NAMES, SkipMaps
+from bpf.maps.map import Map
 from bpf.packet_programs import FLOW_MAPS, PacketConfig, PacketPrograms
 from bpf.program import Program
 
@@ -37,8 +38,8 @@ from bpf.program import Program
 #: the others, and moved to a successor.
 SOCKET_MAPS = frozenset({"cilia_lb4_sk", "cilia_lb6_sk", "cilia_lb4_aff", "cilia_lb6_aff"})
 
-#: Counters of programs, of the size that their source names; a successor starts at zero.
-COUNTERS = frozenset({"cilia_metrics"})
+#: Maps that follow the number of services. All others are of the size that their source names.
+SERVICE_MAPS = frozenset(spec.name for spec in SPECS) | set(NAMES)
 
 #: What an option takes out of force. All others stay: a socket that was translated once needs the
 #: way back for as long as it lives.
@@ -129,6 +130,10 @@ class SockDatapath:
     def skip_maps(self) -> SkipMaps:
         """Whom local redirections spare; to be called after ``open_maps``."""
         return SkipMaps.over(self._loader.maps)
+
+    def map(self, name: str) -> Map:
+        """One of the maps, under a descriptor of the caller's. Raises: KeyError."""
+        return self._loader.maps[name].duplicate()
 
     def load(self) -> None:
         """Load and verify the programs on the maps, attaching nothing. Raises: LoadError."""
@@ -221,13 +226,11 @@ class SockDatapath:
         return unwanted
 
     def _entries(self, name: str) -> int | None:
-        if name in COUNTERS:
-            return None
-        if name in FLOW_MAPS:
-            return self._packet_config.entries.get(name)
+        if name in self._packet_config.entries:
+            return self._packet_config.entries[name]
         if name in SOCKET_MAPS:
             return self.config.socket_entries
-        return self.config.service_entries
+        return self.config.service_entries if name in SERVICE_MAPS else None
 
     def _attach(self, program: Program) -> None:
         """Re-point the link that is there, or make one where there is none that works."""

@@ -21,13 +21,12 @@ from bpf import compile as bpf_compile
 from bpf import pins
 from bpf.errors import KernelError, LoadError, RequirementMissing, kernel_error
 from bpf.link import Link, cgroup_id
-from bpf.maps import lb
 from bpf.maps import map as bpf_map
 from bpf.maps.lb import LBMaps
 from bpf.maps.map import Map
 from bpf.object import Object
 from bpf.program import Program
-from bpf.sock import COUNTERS, SockConfig, SockDatapath, cleanup
+from bpf.sock import SERVICE_MAPS, SockConfig, SockDatapath, cleanup
 from tests.bpf.sources import build
 from tests.bpf.test_sock import SVC_ONE, TCP, Datapath, peer_of, tcp_server
 from tests.bpf.world import World, fork_and_run, open_descriptors, wait_until
@@ -88,7 +87,7 @@ def test_start_pins_maps_and_links_and_nothing_else(config: SockConfig) -> None:
     assert sorted(in_force(config)) == PROGRAMS
     assert sorted(path.name for path in config.pin_dir.iterdir()) == ["links", "maps"]
     assert sorted(path.name for path in (config.pin_dir / "maps").iterdir()) == sorted(
-        [*(spec.name for spec in lb.SPECS), *COUNTERS]
+        SERVICE_MAPS | {"cilia_metrics"}
     )
 
 
