@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from bpf.maps import lb
@@ -139,15 +140,23 @@ class Node:
             for be in list(self.backends.all(wtxn)):
                 if be.service_name == name:
                     self.backends.delete(wtxn, be)
-            for fe in list(self.frontends.all(wtxn)):
-                if fe.service_name == name:
-                    self.frontends.delete(wtxn, fe)
-                    key = packed(str(fe.address.ip))
-                    self.datapath.maps.of(key).service.delete(
-                        lb.encode_service_key(
-                            key, fe.address.port, 0, TCP if fe.address.protocol == "TCP" else UDP
-                        )
-                    )
+            gone = [fe.address for fe in self.frontends.all(wtxn) if fe.service_name == name]
+        for address in gone:
+            self.delete_frontend(address)
+
+    def delete_frontend(self, address: L3n4Addr) -> None:
+        with self.db.write_txn(self.frontends) as wtxn:
+            fe = self.frontends.get(wtxn, address)
+            assert fe is not None
+            self.frontends.delete(wtxn, fe)
+        ip, proto = packed(str(address.ip)), TCP if address.protocol == "TCP" else UDP
+        self.datapath.maps.of(ip).service.delete(lb.encode_service_key(ip, address.port, 0, proto))
+
+    def redirect(self, address: L3n4Addr, to: ServiceName) -> None:
+        with self.db.write_txn(self.frontends) as wtxn:
+            fe = self.frontends.get(wtxn, address)
+            assert fe is not None
+            self.frontends.insert(wtxn, msgspec.structs.replace(fe, redirect_to=to))
 
 
 def state(sock: socket.socket) -> str:
@@ -353,6 +362,58 @@ def test_the_job_closes_sockets_when_a_row_goes(world: World, tmp_path: Path) ->
             return anyio.run(follow, n), n.health
 
     assert world.in_child(run) == ([CLOSED, CLOSED, "open", CLOSED], [(True, "Running")])
+
+
+@pytest.mark.parametrize(
+    ("frontend", "dialled"), [(SVC_ONE, SVC_ONE), ("0.0.0.0", "127.0.0.1")], ids=["vip", "node"]
+)
+def test_the_job_closes_sockets_of_a_frontend_that_goes_alone(
+    world: World, tmp_path: Path, frontend: str, dialled: str
+) -> None:
+    """Its Service and their backend live on behind another one."""
+
+    async def follow(n: Node) -> list[str]:
+        backend = ("127.0.0.1", n.server("127.0.0.1", UDP))
+        n.serve("10.96.0.9", UDP, [backend], OTHER, rev_nat=9)
+        early = n.client("10.96.0.9", PORT, UDP)
+        n.delete(OTHER)
+        for number in (1, 2):
+            n.serve(frontend, UDP, [backend], port=30080 + number, rev_nat=number)
+        clients = [n.client(dialled, 30080 + number, UDP) for number in (1, 2)]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(n.termination().run)
+            seen = [await closed_within(early)]  # by the first look, so what follows is news
+            n.delete_frontend(L3n4Addr.of(frontend, 30081, "UDP"))
+            seen += [await closed_within(clients[0]), state(clients[1])]
+            tasks.cancel_scope.cancel()
+        return seen
+
+    def run() -> list[str]:
+        with a_node(world, tmp_path) as n:
+            return anyio.run(follow, n)
+
+    assert world.in_child(run) == [CLOSED, CLOSED, "open"]
+
+
+def test_a_redirected_frontend_keeps_the_sockets_of_both_services(
+    world: World, tmp_path: Path
+) -> None:
+    def run() -> list[str]:
+        with a_node(world, tmp_path) as n:
+            before, after = (("127.0.0.1", n.server("127.0.0.1", UDP)) for _ in range(2))
+            n.serve(SVC_ONE, UDP, [before])
+            clients = [n.client(SVC_ONE, PORT, UDP)]
+            n.serve("10.96.0.2", UDP, [after], OTHER, rev_nat=2)
+            n.redirect(L3n4Addr.of(SVC_ONE, PORT, "UDP"), OTHER)
+            n.datapath.service(SVC_ONE, PORT, UDP, [after])
+            clients.append(n.client(SVC_ONE, PORT, UDP))
+            n.termination().sweep()
+            kept = [state(client) for client in clients]
+            n.delete(OTHER)
+            n.termination().sweep()
+            return kept + [state(client) for client in clients]
+
+    assert world.in_child(run) == ["open", "open", "open", CLOSED]
 
 
 def test_a_start_closes_what_changed_while_nobody_looked(world: World, tmp_path: Path) -> None:
