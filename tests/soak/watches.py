@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random faults between the agent's source and an API server: what they leave, when they show.
+
+    python -m tests.soak.watches --faults 10000
+
+Each world has a server, a proxy and a source of its own, with the agent's default times (proofs
+every 5 s instead of 60). Most of the time is waiting, so that many worlds run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import sys
+import time
+
+import click
+import structlog
+
+from tests.k8s.fault_proxy import Fault
+from tests.k8s.fault_world import FaultWorld, Outcome, Times
+
+SILENT = (Fault.DROP,)
+VISIBLE_S = 5.0
+
+
+async def one_world(seed: int, faults: list[Fault], outcomes: list[Outcome]) -> int:
+    """Injects the faults one after the other; stale rows at the very end, after a proof."""
+    async with FaultWorld(seed, Times()).running() as world:
+        for fault in faults:
+            outcome = await world.inject(fault)
+            outcomes.append(outcome)  # at once: progress is read from it
+        await asyncio.sleep(Times().proof_s + 1.0)
+        return world.stale()
+
+
+async def soak(count: int, worlds: int, seed: int) -> tuple[list[Outcome], int]:
+    rng = random.Random(seed)
+    plan = [rng.choice(list(Fault)) for _ in range(count)]
+    outcomes: list[Outcome] = []
+    shares = [plan[i::worlds] for i in range(worlds)]
+    runs = [
+        asyncio.create_task(one_world(seed + i, share, outcomes)) for i, share in enumerate(shares)
+    ]
+    progress = asyncio.create_task(_progress(outcomes, count))
+    stale = await asyncio.gather(*runs)
+    progress.cancel()
+    return outcomes, sum(stale)
+
+
+async def _progress(outcomes: list[Outcome], count: int) -> None:
+    while True:
+        await asyncio.sleep(30)
+        print(f"{len(outcomes)} of {count}", file=sys.stderr, flush=True)
+
+
+def table(outcomes: list[Outcome]) -> tuple[list[str], bool]:
+    """The fault table, and whether every line is as it should be."""
+    lines = [f"{'fault':<10} {'injected':>8} {'stale rows':>10} {'p50':>9} {'max':>9}  noticed"]
+    well = True
+    for fault in Fault:
+        rows = [outcome for outcome in outcomes if outcome.fault is fault]
+        if not rows:
+            continue
+        times = [outcome.noticed_s for outcome in rows if outcome.noticed_s is not None]
+        stale = sum(outcome.stale for outcome in rows)
+        p50, most = (statistics.median(times), max(times)) if times else (0.0, 0.0)
+        in_time = len(times) == len(rows) and (fault in SILENT or most <= VISIBLE_S)
+        well = well and in_time and not stale
+        lines.append(
+            f"{fault:<10} {len(rows):>8} {stale:>10} {p50:>8.3f}s {most:>8.3f}s  {len(times)}"
+        )
+    return lines, well
+
+
+@click.command()
+@click.option("--faults", default=10_000, show_default=True)
+@click.option("--worlds", default=40, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+def main(faults: int, worlds: int, seed: int) -> None:
+    """Print the fault table; ends with 1 if something was stale or noticed too late."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    started = time.monotonic()
+    outcomes, stale = asyncio.run(soak(faults, worlds, seed))
+    lines, well = table(outcomes)
+    print("\n".join(lines))
+    print(f"{len(outcomes)} faults in {time.monotonic() - started:.0f} s, {stale} stale at the end")
+    sys.exit(0 if well and not stale else 1)
+
+
+if __name__ == "__main__":
+    main()
