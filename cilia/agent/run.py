@@ -29,6 +29,7 @@ from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
 from cilia.agent.datapath_watch import DatapathWatch
 from cilia.agent.errors import AgentError
 from cilia.agent.kernel import KernelOptions
+from cilia.agent.proxy_healthz import proxy_healthz_app
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
 from cilia.linux.lock import AlreadyRunning, InstanceLock
@@ -158,6 +159,10 @@ def _start_servers(
     if config.agent_health_port:
         listener = tcp_socket("--agent-health-port", f"127.0.0.1:{config.agent_health_port}")
         serving.append((server.health_app(agent.status), listener))
+    if address := config.kube_proxy_replacement_healthz_bind_address:
+        listener = tcp_socket("--kube-proxy-replacement-healthz-bind-address", address)
+        app = proxy_healthz_app(agent.tables.db, agent.tables.health)
+        serving.append((app, listener))
     for app, listener in serving:
         group.start_soon(serve_http, app, listener)
 

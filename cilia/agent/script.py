@@ -49,6 +49,15 @@ __all__ = ["SUITE", "ScriptApplication"]
 RETRY = "10ms"
 
 
+def _health_address() -> str:
+    """An address of loopback for each process: scripts ask for fixed ports, and run at once."""
+    pid = os.getpid()
+    return f"127.{1 + (pid >> 16) % 250}.{(pid >> 8) & 255}.{1 + (pid & 255) % 254}"
+
+
+HEALTH_ADDRESS = _health_address()
+
+
 class ScriptConfig(AgentConfig):
     """The agent's options with what scripts expect, and the faults that only they may ask for."""
 
@@ -57,6 +66,9 @@ class ScriptConfig(AgentConfig):
     lb_retry_backoff_max: Duration = RETRY
     bpf_lb_maglev_table_size: int = 1021
     enable_local_redirect_policy: bool = True
+    # Off unless asked for, and then with all that belongs to it.
+    enable_health_check_nodeport: bool = False
+    enable_health_check_loadbalancer_ip: bool = True
     # Older scripts ask for what is always on.
     enable_experimental_lb: Annotated[bool, Field(description="Has no effect.")] = True
     lb_test_fault_probability: Annotated[
@@ -117,7 +129,9 @@ class ScriptApplication:
             return FaultyMap(raw, probability, rng)
 
         datapath = MemoryDatapath(self._world.wrap(faulty), self.skip.wrap(faulty))
-        self.agent: Agent = build(config, self.tracker, "tracker", datapath)
+        self.agent: Agent = build(
+            config, self.tracker, "tracker", datapath, health_check_address=HEALTH_ADDRESS
+        )
 
     def start(self, limit_s: float) -> None:
         with ExitStack() as stack:
@@ -213,4 +227,9 @@ def _variants() -> dict[str, tuple[str, ...]]:
     return variants
 
 
-SUITE = Suite(ScriptApplication, retry_interval_s=0.02, variants=_variants())
+SUITE = Suite(
+    ScriptApplication,
+    environment={"HEALTHADDR": HEALTH_ADDRESS},
+    retry_interval_s=0.02,
+    variants=_variants(),
+)

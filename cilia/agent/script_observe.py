@@ -126,6 +126,7 @@ class _AnyStatus(urllib.request.HTTPErrorProcessor):
 
 def _answer_text(answer: Any) -> str:
     headers = {name.title(): value for name, value in answer.headers.items()}
+    headers.pop("Connection", None)  # of the way, not of the answer
     if "Date" in headers:
         headers["Date"] = "<omitted>"
     lines = [f"{answer.status} {answer.reason}"]

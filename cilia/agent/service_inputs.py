@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from bpf.maps.lrp import SkipMaps
+from cilia.agent.health_ports import HealthPortOperations
 from cilia.agent.service_options import ServiceOptions
+from cilia.controllers.loadbalancer.health_checks import HealthCheckController
 from cilia.controllers.loadbalancer.redirects import RedirectController, RedirectTables
 from cilia.controllers.loadbalancer.writer import Writer
 from cilia.k8s.state_file import state_file_source
@@ -19,15 +21,17 @@ from reconcilers.metrics import Metrics
 from reconcilers.reconciler import Health, Reconciler
 from reconcilers.skip_redirects import SkipRedirectOperations
 from reconcilers.verify import Drift
-from statedb import DB, RWTable
-from tables import skip_redirects
+from statedb import DB, RWTable, Table
+from tables import health_check_ports, skip_redirects
+from tables.health_check_ports import HealthCheckPort
 from tables.local_redirect_policies import new_local_redirect_policies_table
+from tables.nodes import Node
 from tables.pod_namespaces import new_pod_namespaces_table
 from tables.pods import Pod
 from tables.problems import Problem
 from tables.sources import Source
 
-__all__ = ["new_redirect_tables", "redirect_jobs", "state_file_jobs"]
+__all__ = ["health_check_jobs", "new_redirect_tables", "redirect_jobs", "state_file_jobs"]
 
 Jobs = dict[str, Callable[[], Awaitable[object]]]
 Warn = Callable[[Problem], None]
@@ -97,3 +101,33 @@ def redirect_jobs(
             drift=drift,
         ).run
     return jobs
+
+
+def health_check_jobs(
+    config: ServiceOptions,
+    ports: RWTable[HealthCheckPort],
+    nodes: Table[Node],
+    writer: Writer,
+    address: str,
+    *,
+    health: Health,
+    metrics: Metrics,
+) -> Jobs:
+    """Health check node ports, answered at `address`."""
+    if not config.enable_health_check_nodeport:
+        return {}
+    retry_min_s, retry_max_s = config.lb_retry_backoff_s
+    reconciler = Reconciler(
+        writer.db,
+        ports,
+        HealthPortOperations(writer.db, ports, address),
+        get_status=health_check_ports.get_status,
+        set_status=health_check_ports.set_status,
+        config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
+        health=health,
+        metrics=metrics,
+    )
+    return {
+        "health-checks": HealthCheckController(writer, nodes, ports).run,
+        "reconcile-health-check-ports": reconciler.run,
+    }

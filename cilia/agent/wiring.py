@@ -19,9 +19,15 @@ from cilia.agent.budgets import give_budgets
 from cilia.agent.cluster_metrics import WatchMetrics, convergence_histogram
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
+from cilia.agent.health_ports import ANY_ADDRESS
 from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
-from cilia.agent.service_inputs import new_redirect_tables, redirect_jobs, state_file_jobs
+from cilia.agent.service_inputs import (
+    health_check_jobs,
+    new_redirect_tables,
+    redirect_jobs,
+    state_file_jobs,
+)
 from cilia.agent.status import StatusView
 from cilia.controllers.convergence import ConvergenceRecorder
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
@@ -48,6 +54,7 @@ from statedb.metrics import observe
 from tables.convergence import Convergence, new_convergence_table
 from tables.frontends import Frontend, get_status, set_status
 from tables.health import Health, new_health_table
+from tables.health_check_ports import HealthCheckPort, new_health_check_ports_table
 from tables.k8s_watches import K8sWatch, new_k8s_watches_table
 from tables.namespaces import Namespace, new_namespaces_table
 from tables.node_addresses import NodeAddress, new_node_addresses_table
@@ -75,6 +82,7 @@ class Tables:
     drift: RWTable[Drift]
     lb: LoadBalancerTables
     redirects: RedirectTables
+    health_check_ports: RWTable[HealthCheckPort]
 
     @classmethod
     def new(cls, name: str, history: int) -> Tables:
@@ -94,6 +102,7 @@ class Tables:
             drift=new_drift_table(db),
             lb=LoadBalancerTables(db, problems),
             redirects=new_redirect_tables(db, pods),
+            health_check_ports=new_health_check_ports_table(db),
         )
 
 
@@ -149,6 +158,8 @@ def _load_balancer_config(config: AgentConfig) -> LoadBalancerConfig:
         enable_service_topology=config.enable_service_topology,
         bpf_lb_algorithm_annotation=config.bpf_lb_algorithm_annotation,
         bpf_lb_mode_annotation=config.bpf_lb_mode_annotation,
+        health_check_loadbalancer_ip=config.enable_health_check_nodeport
+        and config.enable_health_check_loadbalancer_ip,
         node_port_min=first,
         node_port_max=last,
     )
@@ -177,6 +188,8 @@ def build(
     source_name: str,
     datapath: Datapath,
     kernel: KernelOptions | None = None,
+    *,
+    health_check_address: str = ANY_ADDRESS,
 ) -> Agent:
     """Everything but the edges, which the caller opens: the source of objects and the datapath.
 
@@ -287,6 +300,15 @@ def build(
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
         ),
     }
+    agent.jobs |= health_check_jobs(
+        config,
+        tables.health_check_ports,
+        tables.nodes,
+        writer,
+        health_check_address,
+        health=ModuleHealth(tables.db, tables.health, "healthserver"),
+        metrics=metrics,
+    )
     agent.jobs |= state_file_jobs(config, tables.db, tables.problems, writer, _log_problem)
     agent.jobs |= redirect_jobs(
         config,

@@ -23,6 +23,7 @@ from cilia.controllers.loadbalancer.endpoints import (
     merge_slices,
     service_of,
 )
+from cilia.controllers.loadbalancer.health_checks import health_service
 from cilia.controllers.loadbalancer.writer import KEEP, Keep, ServiceChange, Writer
 from cilia.k8s.change_time import Changed
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
@@ -205,10 +206,15 @@ class ServiceReflector:
     ) -> None:
         name = self._convert(key, obj, batch)
         self._services.add(name)
-        if depends_on_node(obj.metadata.annotations):
+        if depends_on_node(obj.metadata.annotations) or self._has_health_service(obj):
             self._for_some_nodes[name] = obj
         elif self._for_some_nodes:
             self._for_some_nodes.pop(name, None)
+
+    def _has_health_service(self, obj: Service) -> bool:
+        """Its backends are the node's addresses."""
+        wanted = self._writer.config.health_check_loadbalancer_ip
+        return wanted and bool(obj.spec.health_check_node_port)
 
     def _convert(
         self,
@@ -311,6 +317,8 @@ class ServiceReflector:
             for name in names:
                 self._check_orphans(name, batch)
         changes = [self._change(name, what) for name, what in batch.touched.items()]
+        if self._writer.config.health_check_loadbalancer_ip:
+            changes += self._health_changes(batch)
         fresh: list[Problem] = []
         with self._writer.write_txn() as wtxn:
             before = self._writer.tables.frontends.revision(wtxn)
@@ -325,6 +333,12 @@ class ServiceReflector:
             self._committed(batch.changes, before)
         for problem in fresh:
             self._warn(problem)
+
+    def _health_changes(self, batch: _Batch) -> Iterator[ServiceChange]:
+        for name, what in batch.touched.items():
+            if what.service is not KEEP:
+                converted = what.service or ConvertedService(name, None)
+                yield health_service(converted, self._writer.node)
 
     # -- problems
 

@@ -25,6 +25,8 @@ class LoadBalancerConfig(msgspec.Struct, frozen=True):
     # A service may choose its algorithm or forwarding mode by annotation.
     bpf_lb_algorithm_annotation: bool = False
     bpf_lb_mode_annotation: bool = False
+    # Health checks of Local services are answered at load-balancer addresses too.
+    health_check_loadbalancer_ip: bool = False
     # Inclusive; a host port in this range would stand in the way of node ports.
     node_port_min: int = 30000
     node_port_max: int = 32767
