@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from cilia.agent.budgets import parse_budgets
 from cilia.agent.cluster_options import ClusterOptions
 from cilia.agent.service_options import ServiceOptions
+from cilia.agent.socket_options import SocketOptions
 from cilia.program.values import ListenAddress
 
 DEFAULT_INSTANCE = "cilia"
@@ -33,7 +34,7 @@ def _port_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-class AgentConfig(ClusterOptions, ServiceOptions):
+class AgentConfig(ClusterOptions, ServiceOptions, SocketOptions):
     """Everything that a person may set, with its default; frozen once read."""
 
     instance: Annotated[

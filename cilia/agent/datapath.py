@@ -8,12 +8,14 @@ calls `open` and `attach` in a worker thread.
 from __future__ import annotations
 
 from collections.abc import Sized
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bpf.maps.lb import LBMaps
 from bpf.maps.lrp import SkipMaps
 from bpf.maps.raw import RawMap
+
+if TYPE_CHECKING:
+    from bpf.sock import SockConfig
 
 __all__ = ["Datapath", "KernelDatapath", "MemoryDatapath"]
 
@@ -98,18 +100,17 @@ class MemoryDatapath:
 class KernelDatapath:
     """Pinned maps and links of one instance on one cgroup."""
 
-    def __init__(self, pin_dir: Path, cgroup: Path, max_entries: int, cache_dir: Path) -> None:
+    def __init__(self, config: SockConfig) -> None:
         """Opens the pinned maps, makes those that are missing, and verifies the programs.
 
         Raises:
             bpf.errors.BPFError: something is missing or the kernel refuses; nothing was attached.
         """
-        from bpf.sock import SockConfig, SockDatapath
+        from bpf.sock import SockDatapath
 
-        config = SockConfig(pin_dir, cgroup, service_entries=max_entries, cache_dir=cache_dir)
         SockDatapath.check_requirements(config)
         self._sock = SockDatapath(config)
-        self._cgroup = cgroup
+        self._cgroup = config.cgroup
         self.maps = self._sock.open_maps()
         self.skip: SkipMaps | None = self._sock.skip_maps()
         self._sock.load()

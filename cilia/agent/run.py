@@ -12,6 +12,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -38,6 +39,9 @@ from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
 from cilia.program.serving import serve as serve_http
 from cilia.reflectors.device_selection import DeviceFilter
 from statedb import http
+
+if TYPE_CHECKING:
+    from bpf.sock import SockConfig
 
 log = structlog.get_logger("agent")
 
@@ -98,12 +102,27 @@ def _locked(config: AgentConfig) -> Iterator[Path]:
 
 def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
     try:
-        cache_dir = config.run_dir / "objects"
-        datapath = KernelDatapath(config.pin_dir, cgroup, config.bpf_lb_map_max, cache_dir)
+        datapath = KernelDatapath(_sock_config(config, cgroup))
         datapath.attach_early()
     except (BPFError, ImportError) as error:
         raise AgentError(str(error)) from None
     return datapath
+
+
+def _sock_config(config: AgentConfig, cgroup: Path) -> SockConfig:
+    from bpf.sock import SockConfig
+
+    return SockConfig(
+        config.pin_dir,
+        cgroup,
+        service_entries=config.bpf_lb_map_max,
+        cache_dir=config.run_dir / "objects",
+        translate=config.bpf_lb_sock,
+        host_only=config.bpf_lb_sock_hostns_only,
+        protect_ports=config.node_port_bind_protection and config.kube_proxy_replacement,
+        no_backend=config.service_no_backend_response,
+        wildcard_entries=config.bpf_lb_enable_wildcard_entries,
+    )
 
 
 async def _run(config: AgentConfig, objects: Input, datapath: Datapath) -> None:

@@ -42,6 +42,7 @@ from cilia.reflectors.nodes import namespace_reflector, node_reflector
 from cilia.reflectors.pods import pod_reflector
 from cilia.reflectors.problems import ProblemReflector
 from cilia.reflectors.services import ServiceReflector
+from reconcilers import socket_termination as sockets
 from reconcilers.config import Config
 from reconcilers.frontend_entries import FrontendConfig
 from reconcilers.frontends import FrontendOperations, run_frontends
@@ -326,5 +327,14 @@ def build(
         agent.jobs["host-ports"] = HostPortController(writer, tables.pods, warn=_log_problem).run
     if edge is not None:
         agent.jobs |= edge.jobs
+        agent.jobs[sockets.NAME] = sockets.SocketTermination(
+            tables.db,
+            tables.lb.frontends,
+            tables.lb.backends,
+            datapath.maps,
+            frontends.wait_until_reconciled,
+            ModuleHealth(tables.db, tables.health, "loadbalancer"),
+            config.termination,
+        ).run
         agent.closing.append(edge.close)
     return agent
