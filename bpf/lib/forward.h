@@ -25,21 +25,32 @@ struct {
 
 /* Results of route_find; refusals are negative. */
 #define ROUTE_STACK 0	/* to this node, or the stack knows better */
-#define ROUTE_OUT 1	/* out of one of the node's devices to a known neighbour */
+#define ROUTE_OUT 1	/* out of a device to a known neighbour */
 #define ROUTE_NO_NEIGHBOUR 2	/* so, to one whose link address is not known yet */
 
 struct route {
 	struct bpf_fib_lookup fib;
 	__be32 address[4];	/* of the node on the device */
+	bool outside;		/* false: the device leads to workloads of this node */
 };
+
+/* Length of the IP packet for a comparison with an MTU; 0 if it has yet to be cut into segments. */
+static __always_inline __u16 route_length(ctx_t *ctx, const struct packet *packet)
+{
+#ifndef CILIA_XDP
+	if (ctx->gso_size)
+		return 0;
+#endif
+	return ctx_length(ctx) - packet->l3;
+}
 
 static __always_inline const struct netdev *netdev_find(__u32 ifindex)
 {
 	return bpf_map_lookup_elem(&cilia_netdev, &ifindex);
 }
 
-/* Way of a packet from source to destination. length: of the IP packet, compared with the MTU; of
- * what has yet to be cut into segments it is 0. DROP_FRAG_NEEDED leaves the MTU in fib.mtu_result. */
+/* Way of a packet of this length from source to destination. Too long a one is refused, which leaves
+ * the MTU in fib.mtu_result, but for workloads of this node: there the stack cuts it. */
 static __always_inline int route_find(ctx_t *ctx, struct route *route, const __be32 *source,
 				      const __be32 *destination, __u16 length, const bool v6)
 {
@@ -47,7 +58,7 @@ static __always_inline int route_find(ctx_t *ctx, struct route *route, const __b
 	const struct netdev *netdev;
 	long rc;
 
-	__builtin_memset(fib, 0, sizeof(*fib));
+	__builtin_memset(route, 0, sizeof(*route));
 	fib->family = v6 ? CILIA_AF_INET6 : CILIA_AF_INET;
 	fib->ifindex = ctx_ifindex(ctx);
 	fib->tot_len = length;
@@ -72,13 +83,13 @@ static __always_inline int route_find(ctx_t *ctx, struct route *route, const __b
 		return ROUTE_STACK;
 	}
 	netdev = netdev_find(fib->ifindex);
-	if (!netdev)
-		return ROUTE_STACK;
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return REFUSE(DROP_FRAG_NEEDED);
-	route->address[0] = netdev->address4;
-	if (v6)
+	route->outside = netdev;
+	if (netdev && v6)
 		address_copy(route->address, netdev->address6, true);
+	else if (netdev)
+		route->address[0] = netdev->address4;
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return netdev ? REFUSE(DROP_FRAG_NEEDED) : ROUTE_STACK;
 	return rc == BPF_FIB_LKUP_RET_SUCCESS ? ROUTE_OUT : ROUTE_NO_NEIGHBOUR;
 }
 

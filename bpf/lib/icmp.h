@@ -12,6 +12,7 @@
 #include "packet.h"
 
 #define ICMP_PORT_UNREACH 3
+#define ICMP_FRAG_NEEDED 4
 #define ICMPV6_PORT_UNREACH 4
 #define ICMP_QUOTED 128		/* bytes of the refused packet, from its IP header; a multiple of 4 */
 #define ICMP_TTL 64
@@ -62,7 +63,7 @@ static __always_inline bool icmp_answerable(ctx_t *ctx, const struct packet *pac
 	const struct tuple *tuple = &packet->tuple;
 	__u8 mac;
 
-	if (!lb_reject || (packet->flags & (PACKET_ICMP_ERROR | PACKET_LATER)))
+	if (packet->flags & (PACKET_ICMP_ERROR | PACKET_LATER))
 		return false;
 	if (tuple->proto == IPPROTO_TCP && (packet->tcp_flags & TCP_RST))
 		return false;
@@ -109,7 +110,8 @@ static __always_inline int icmp_make_room(ctx_t *ctx, __u32 room, __u32 *quoted)
 	return ctx_swap_macs(ctx);
 }
 
-static __noinline int icmp4_unreachable(ctx_t *ctx, const struct packet *packet)
+/* mtu 0: port unreachable; else too big, as a link has this MTU. */
+static __noinline int icmp4_send(ctx_t *ctx, const struct packet *packet, __u32 mtu)
 {
 	struct icmp4_answer answer = {
 		.ip.version = 4,
@@ -119,7 +121,8 @@ static __noinline int icmp4_unreachable(ctx_t *ctx, const struct packet *packet)
 		.ip.saddr = packet->tuple.daddr[0],
 		.ip.daddr = packet->tuple.saddr[0],
 		.icmp.type = ICMP_DEST_UNREACH,
-		.icmp.code = ICMP_PORT_UNREACH,
+		.icmp.code = mtu ? ICMP_FRAG_NEEDED : ICMP_PORT_UNREACH,
+		.icmp.sequence = bpf_htons(mtu),
 	};
 	__u32 quoted;
 	__u64 sum;
@@ -138,14 +141,15 @@ static __noinline int icmp4_unreachable(ctx_t *ctx, const struct packet *packet)
 	return ctx_store_bytes(ctx, ETH_HLEN, &answer, sizeof(answer)) ? -1 : 0;
 }
 
-static __noinline int icmp6_unreachable(ctx_t *ctx, const struct packet *packet)
+static __noinline int icmp6_send(ctx_t *ctx, const struct packet *packet, __u32 mtu)
 {
 	struct icmp6_answer answer = {
 		.ip.version = 6,
 		.ip.hop_limit = ICMP_TTL,
 		.ip.nexthdr = IPPROTO_ICMPV6,
-		.icmp.type = ICMPV6_DEST_UNREACH,
-		.icmp.code = ICMPV6_PORT_UNREACH,
+		.icmp.type = mtu ? ICMPV6_PKT_TOOBIG : ICMPV6_DEST_UNREACH,
+		.icmp.code = mtu ? 0 : ICMPV6_PORT_UNREACH,
+		.icmp.sequence = bpf_htons(mtu),	/* the lower half of 32 bits */
 	};
 	__be32 pseudo[2];
 	__u32 quoted;
@@ -169,15 +173,26 @@ static __noinline int icmp6_unreachable(ctx_t *ctx, const struct packet *packet)
 	return ctx_store_bytes(ctx, ETH_HLEN, &answer, sizeof(answer)) ? -1 : 0;
 }
 
-/* Make the packet the answer to its sender, from the address that he asked; the caller has counted the
- * drop. The verdict: back out of the device that it came by, or dropped. */
-static __always_inline int icmp_unreachable(ctx_t *ctx, const struct packet *packet)
+static __always_inline int icmp_send(ctx_t *ctx, const struct packet *packet, __u32 mtu)
 {
 	int failed;
 
 	if (!icmp_answerable(ctx, packet) || !icmp_within_budget())
 		return CTX_DROP;
-	failed = packet->flags & PACKET_V6 ? icmp6_unreachable(ctx, packet) :
-					     icmp4_unreachable(ctx, packet);
+	failed = packet->flags & PACKET_V6 ? icmp6_send(ctx, packet, mtu) :
+					     icmp4_send(ctx, packet, mtu);
 	return failed ? CTX_DROP : ctx_redirect(ctx, ctx_ifindex(ctx));
+}
+
+/* Make the packet the answer to its sender, from the address that he asked; the caller has counted the
+ * drop. The verdict: back out of the device that it came by, or dropped. */
+static __always_inline int icmp_unreachable(ctx_t *ctx, const struct packet *packet)
+{
+	return lb_reject ? icmp_send(ctx, packet, 0) : CTX_DROP;
+}
+
+/* Tell the sender the MTU that his packet exceeds (RFC 1191, RFC 8201). */
+static __always_inline int icmp_too_big(ctx_t *ctx, const struct packet *packet, __u32 mtu)
+{
+	return mtu ? icmp_send(ctx, packet, mtu) : CTX_DROP;
 }

@@ -8,42 +8,25 @@
  * The whole range is searched from a random place, so that only a full range refuses. Both entries
  * are made or none; what an LRU map evicts of a pair is made anew while the other half is used. The
  * text of both families is nat_family.h. */
-#include "common.h"
-#include "drop_types.h"
+#include "ct.h"
 #include "nat_types.h"
 
 /* Set before load. Ports that node ports do not use. */
 const volatile __u32 nat_min_port = 32768;
 const volatile __u32 nat_max_port = 65535;
 
-/* Set before load, seconds: a flow that nobody answered, one that is answered, one that is over. */
-const volatile __u32 nat_timeout_syn_s = 60;
-const volatile __u32 nat_timeout_tcp_s = 8000;
-const volatile __u32 nat_timeout_closing_s = 10;
-const volatile __u32 nat_timeout_any_s = 60;
-
-#define NAT_TCP_FIN 0x01
-#define NAT_TCP_SYN 0x02
-#define NAT_TCP_RST 0x04
-#define NAT_TCP_ACK 0x10
-
 #define CILIA_EEXIST 17
 
 /* Another CPU translates the same flow at the same moment. */
 #define NAT_RACED 1
 
-static __always_inline __u32 nat_now_s(void)
-{
-	return bpf_ktime_get_ns() / 1000000000ULL;
-}
-
 static __always_inline __u32 nat_lifetime_s(__u8 proto, __u16 flags)
 {
 	if (proto != IPPROTO_TCP)
-		return nat_timeout_any_s;
+		return ct_timeout_regular_any_s;
 	if (flags & NAT_CLOSING)
-		return nat_timeout_closing_s;
-	return flags & NAT_SEEN_REPLY ? nat_timeout_tcp_s : nat_timeout_syn_s;
+		return ct_timeout_regular_tcp_fin_s;
+	return flags & NAT_SEEN_REPLY ? ct_timeout_regular_tcp_s : ct_timeout_regular_tcp_syn_s;
 }
 
 /* Flags after one more packet, tcp_flags being 0 for other protocols. A new SYN takes a port that
@@ -52,11 +35,11 @@ static __always_inline __u16 nat_flags_after(__u16 flags, __u8 tcp_flags, bool r
 {
 	if (reply)
 		flags |= NAT_SEEN_REPLY;
-	else if ((tcp_flags & (NAT_TCP_SYN | NAT_TCP_ACK)) == NAT_TCP_SYN)
+	else if ((tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		flags &= ~(NAT_CLOSING | NAT_ORIGIN_FIN | NAT_REPLY_FIN | NAT_SEEN_REPLY);
-	if (tcp_flags & NAT_TCP_FIN)
+	if (tcp_flags & TCP_FIN)
 		flags |= reply ? NAT_REPLY_FIN : NAT_ORIGIN_FIN;
-	if ((tcp_flags & NAT_TCP_RST) ||
+	if ((tcp_flags & TCP_RST) ||
 	    (flags & (NAT_ORIGIN_FIN | NAT_REPLY_FIN)) == (NAT_ORIGIN_FIN | NAT_REPLY_FIN))
 		flags |= NAT_CLOSING;
 	return flags;
@@ -93,3 +76,116 @@ static __always_inline bool nat_socket(void *ctx, struct bpf_sock_tuple *tuple, 
 #define NAT_FAMILY 6
 #include "nat_family.h"
 #undef NAT_FAMILY
+
+/* The end that one side of a packet gets. */
+struct nat_end {
+	__be32 address[4];
+	__u32 rev_nat;
+	__be16 port;
+	__u16 flags;		/* NAT_* */
+};
+
+static __always_inline void nat4_end(struct nat_end *end, const struct nat4_value *value)
+{
+	end->address[0] = value->address;
+	end->port = value->port;
+	end->rev_nat = value->rev_nat;
+	end->flags = value->flags;
+}
+
+static __always_inline void nat6_end(struct nat_end *end, const struct nat6_value *value)
+{
+	address_copy(end->address, value->address, true);
+	end->port = value->port;
+	end->rev_nat = value->rev_nat;
+	end->flags = value->flags;
+}
+
+/* The entry of a tuple as it stands; false if there is none. */
+static __always_inline bool nat_find(const struct tuple *tuple, __u8 direction,
+				     struct nat_end *end, const bool v6)
+{
+	const struct nat4_value *value4;
+	const struct nat6_value *value6;
+	union ct_key key;
+
+	ct_key_of(&key, tuple, direction, v6);
+	if (v6) {
+		value6 = bpf_map_lookup_elem(&cilia_snat6, &key);
+		if (value6)
+			nat6_end(end, value6);
+		return value6;
+	}
+	value4 = bpf_map_lookup_elem(&cilia_snat4, &key);
+	if (value4)
+		nat4_end(end, value4);
+	return value4;
+}
+
+static __always_inline int nat4_packet(ctx_t *ctx, const struct packet *packet, struct nat_end *end)
+{
+	struct nat4_search search = { .ctx = ctx };
+	union ct_key key;
+	int reason;
+
+	ct_key_of(&key, &packet->tuple, NAT_OUT, false);
+	search.value.address = end->address[0];
+	search.value.rev_nat = end->rev_nat;
+	search.value.ifindex = ctx_ifindex(ctx);
+	reason = nat4_source(&search, (void *)&key.v4, packet->tcp_flags);
+	nat4_end(end, &search.value);
+	return reason;
+}
+
+static __always_inline int nat6_packet(ctx_t *ctx, const struct packet *packet, struct nat_end *end)
+{
+	struct nat6_search search = { .ctx = ctx };
+	union ct_key key;
+	int reason;
+
+	ct_key_of(&key, &packet->tuple, NAT_OUT, true);
+	address_copy(search.value.address, end->address, true);
+	search.value.rev_nat = end->rev_nat;
+	search.value.ifindex = ctx_ifindex(ctx);
+	reason = nat6_source(&search, (void *)&key.v6, packet->tcp_flags);
+	nat6_end(end, &search.value);
+	return reason;
+}
+
+/* The source for a packet that leaves by a device with the address in end; end->rev_nat is what its
+ * replies come from. An ICMP error finds a flow and makes none. 0 or a refusal. */
+static __always_inline int nat_source(ctx_t *ctx, const struct packet *packet, struct nat_end *end,
+				      const bool v6)
+{
+	int reason;
+
+	if (packet->flags & PACKET_ICMP_ERROR)
+		return nat_find(&packet->tuple, NAT_OUT, end, v6) ? 0 : REFUSE(DROP_NAT_NO_MAPPING);
+	reason = v6 ? nat6_packet(ctx, packet, end) : nat4_packet(ctx, packet, end);
+	if (!reason)
+		return 0;
+	return reason == DROP_MAP_FULL ? REFUSE(DROP_MAP_FULL) : REFUSE(DROP_NAT_NO_MAPPING);
+}
+
+/* The client of a reply; false if the packet answers no translated flow. */
+static __always_inline bool nat_reply(const struct packet *packet, struct nat_end *end,
+				      const bool v6)
+{
+	const struct nat4_value *value4;
+	const struct nat6_value *value6;
+	union ct_key key;
+
+	if (packet->flags & PACKET_ICMP_ERROR)
+		return nat_find(&packet->tuple, NAT_IN, end, v6);
+	ct_key_of(&key, &packet->tuple, NAT_IN, v6);
+	if (v6) {
+		value6 = nat6_reply((void *)&key.v6, packet->tcp_flags);
+		if (value6)
+			nat6_end(end, value6);
+		return value6;
+	}
+	value4 = nat4_reply((void *)&key.v4, packet->tcp_flags);
+	if (value4)
+		nat4_end(end, value4);
+	return value4;
+}

@@ -10,11 +10,11 @@ struct {
 	__uint(max_entries, 524288);
 } NAT_MAP SEC(".maps");
 
-/* One look for a port, handed from turn to turn. */
+/* A translation being looked for or made. */
 struct NAT(_search) {
-	void *ctx;			/* of the program, for socket look-ups */
+	ctx_t *ctx;			/* for socket look-ups */
 	struct NAT(_key) in;		/* the reply's tuple with the port being tried */
-	struct NAT(_value) back;	/* what stands under it */
+	struct NAT(_value) value;	/* while a port is looked for: what stands under it; then NAT_OUT */
 	__u32 first;
 	int result;
 };
@@ -66,28 +66,27 @@ static long NAT(_try)(__u32 turn, struct NAT(_search) *search)
 	search->in.dport = bpf_htons(nat_min_port + (search->first + turn) % count);
 	if (bpf_map_lookup_elem(&NAT_MAP, &search->in) || NAT(_has_socket)(search))
 		return 0;
-	rc = bpf_map_update_elem(&NAT_MAP, &search->in, &search->back, BPF_NOEXIST);
+	rc = bpf_map_update_elem(&NAT_MAP, &search->in, &search->value, BPF_NOEXIST);
 	if (rc == -CILIA_EEXIST)
 		return 0;
 	search->result = rc ? DROP_MAP_FULL : 0;
 	return 1;
 }
 
-/* Make both entries of a flow; out comes with the address it gets and leaves with the port. Returns
- * 0, NAT_RACED or a reason: then neither stands. */
-static __noinline int NAT(_make)(struct NAT(_search) *search, const struct NAT(_key) *flow,
-				 struct NAT(_value) *out)
+/* Make both entries of a flow; search->value comes with the address that it gets and leaves as the
+ * flow's NAT_OUT. Returns 0, NAT_RACED or a reason: then neither stands. */
+static __noinline int NAT(_make)(struct NAT(_search) *search, const struct NAT(_key) *flow)
 {
 	__u32 count = nat_max_port - nat_min_port + 1;
 	__u32 port = bpf_ntohs(flow->sport);
+	struct NAT(_value) *value = &search->value;
 	int rc;
 
-	out->created_s = nat_now_s();
-	out->expires_s = out->created_s + nat_lifetime_s(flow->proto, out->flags);
-	out->port = flow->sport;
-	NAT(_reply_key)(&search->in, flow, out);
-	search->back = *out;
-	nat_copy(search->back.address, flow->saddr);
+	value->created_s = ct_now_s();
+	value->expires_s = value->created_s + nat_lifetime_s(flow->proto, value->flags);
+	NAT(_reply_key)(&search->in, flow, value);
+	nat_copy(value->address, flow->saddr);
+	value->port = flow->sport;
 	search->result = DROP_NAT_NO_MAPPING;
 	/* The client's own port, if it may be had: the flow then looks the same on both sides. */
 	if (port >= nat_min_port && port <= nat_max_port) {
@@ -100,8 +99,9 @@ static __noinline int NAT(_make)(struct NAT(_search) *search, const struct NAT(_
 	}
 	if (search->result)
 		return search->result;
-	out->port = search->in.dport;
-	rc = bpf_map_update_elem(&NAT_MAP, flow, out, BPF_NOEXIST);
+	nat_copy(value->address, search->in.daddr);
+	value->port = search->in.dport;
+	rc = bpf_map_update_elem(&NAT_MAP, flow, value, BPF_NOEXIST);
 	if (rc)
 		bpf_map_delete_elem(&NAT_MAP, &search->in);
 	if (rc == -CILIA_EEXIST)
@@ -117,7 +117,7 @@ static __always_inline bool NAT(_touch)(struct NAT(_value) *mine, const struct N
 					bool reply)
 {
 	__u16 flags = nat_flags_after(mine->flags, tcp_flags, reply);
-	__u32 expires_s = nat_now_s() + nat_lifetime_s(mine_key->proto, flags);
+	__u32 expires_s = ct_now_s() + nat_lifetime_s(mine_key->proto, flags);
 	struct NAT(_value) anew, *other;
 
 	if (mine->expires_s == expires_s && mine->flags == flags)
@@ -141,36 +141,40 @@ static __always_inline bool NAT(_touch)(struct NAT(_value) *mine, const struct N
 		return false;
 	other->expires_s = expires_s;
 	other->flags = flags;
+	other->rev_nat = mine->rev_nat;
 	return true;
 }
 
-/* The source that a packet of a flow gets, left in out; a flow without one gets a port of the
- * address in out, which names rev_nat and ifindex too. flow: the tuple before translation, direction
- * NAT_OUT. Returns 0 or DROP_*. */
-static __always_inline int NAT(_source)(void *ctx, const struct NAT(_key) *flow, __u8 tcp_flags,
-					struct NAT(_value) *out)
+/* The source that a packet of a flow gets, left in search->value as its NAT_OUT; a flow without one
+ * gets a port of the address there, for replies of the frontend rev_nat there. flow: the tuple before
+ * translation, direction NAT_OUT. Returns 0 or DROP_*. */
+static __noinline int NAT(_source)(struct NAT(_search) *search, const struct NAT(_key) *flow,
+				   __u32 tcp_flags)
 {
 	struct NAT(_value) *held = bpf_map_lookup_elem(&NAT_MAP, flow);
-	struct NAT(_search) search;
 	int rc;
 
 	if (held) {
-		NAT(_reply_key)(&search.in, flow, held);
-		if (NAT(_touch)(held, flow, &search.in, tcp_flags, false)) {
-			*out = *held;
+		/* Connection tracking gave the tuple to another frontend: that one before is over. */
+		if (held->rev_nat != search->value.rev_nat) {
+			held->rev_nat = search->value.rev_nat;
+			held->expires_s = 0;
+		}
+		NAT(_reply_key)(&search->in, flow, held);
+		if (NAT(_touch)(held, flow, &search->in, tcp_flags, false)) {
+			search->value = *held;
 			return 0;
 		}
 		bpf_map_delete_elem(&NAT_MAP, flow);
 	}
-	search.ctx = ctx;
-	out->flags = nat_flags_after(0, tcp_flags, false);
-	rc = NAT(_make)(&search, flow, out);
+	search->value.flags = nat_flags_after(0, tcp_flags, false);
+	rc = NAT(_make)(search, flow);
 	if (rc != NAT_RACED)
 		return rc;
 	held = bpf_map_lookup_elem(&NAT_MAP, flow);
 	if (!held)
 		return DROP_MAP_FULL;
-	*out = *held;
+	search->value = *held;
 	return 0;
 }
 

@@ -48,7 +48,10 @@ SEC("tc") int translate##family(struct __sk_buff *skb)                          
             return 254;                                                                 \\
         ask.value = *found;                                                             \\
     } else {                                                                            \\
-        rc = nat##family##_source(skb, &ask.key, ask.tcp_flags, &ask.value);            \\
+        struct nat##family##_search search = { .ctx = skb, .value = ask.value };        \\
+                                                                                        \\
+        rc = nat##family##_source(&search, &ask.key, ask.tcp_flags);                    \\
+        ask.value = search.value;                                                       \\
     }                                                                                   \\
     bpf_skb_store_bytes(skb, OFFSET, &ask, sizeof(ask), 0);                             \\
     return rc < 0 ? -rc : rc;                                                           \\
@@ -119,8 +122,9 @@ class Translation(NamedTuple):
 def translation(request: pytest.FixtureRequest) -> Iterator[Translation]:
     with Object.open("test", build(ASK)) as obj:
         constants = {"nat_min_port": MIN_PORT, "nat_max_port": MAX_PORT}
-        constants |= {"nat_timeout_syn_s": SYN_S, "nat_timeout_tcp_s": TCP_S}
-        constants |= {"nat_timeout_closing_s": CLOSING_S, "nat_timeout_any_s": ANY_S}
+        constants |= {"ct_timeout_regular_tcp_syn_s": SYN_S, "ct_timeout_regular_tcp_s": TCP_S}
+        constants |= {"ct_timeout_regular_tcp_fin_s": CLOSING_S}
+        constants |= {"ct_timeout_regular_any_s": ANY_S}
         for name, value in constants.items():
             obj.set_constant(name, value.to_bytes(4, "little"))
         for definition in obj.map_definitions():
@@ -296,3 +300,14 @@ def test_many_cpus_make_one_pair_of_each_flow(translation: Translation) -> None:
     entries = translation.all()
     assert len(entries) == 2 * len(flows)
     check_pairs(entries)
+
+
+OTHER_FRONTEND = 8
+
+
+def test_flow_answers_for_the_frontend_that_has_it_now(translation: Translation) -> None:
+    flow = translation.flow()
+    out = translation.send(flow)
+    assert translation.ask(flow, translation.wish(OTHER_FRONTEND), SYN, False).port == out.port
+    assert translation.answer(flow, out).rev_nat == OTHER_FRONTEND
+    check_pairs(translation.all())

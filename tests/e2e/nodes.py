@@ -269,6 +269,17 @@ class Server:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
+def exactly(sock: socket.socket, size: int) -> bytes:
+    """This many bytes. Raises: ConnectionError when the stream ends before, TimeoutError."""
+    parts = bytearray()
+    while len(parts) < size:
+        part = sock.recv(size - len(parts))
+        if not part:
+            raise ConnectionError(f"{size - len(parts)} bytes are missing")
+        parts += part
+    return bytes(parts)
+
+
 class Connection:
     """A client's TCP connection or UDP socket; ``ask`` gives what the server answered."""
 
@@ -288,8 +299,8 @@ class Connection:
         """[name of the server, address that it saw, content]."""
         if self.kind == socket.SOCK_STREAM:
             self.sock.sendall(struct.pack("!I", len(content)) + content)
-            (size,) = struct.unpack("!I", self.sock.recv(4, socket.MSG_WAITALL))
-            answer = self.sock.recv(size, socket.MSG_WAITALL)
+            (size,) = struct.unpack("!I", exactly(self.sock, 4))
+            answer = exactly(self.sock, size)
         else:
             self.sock.send(content)
             answer = self.sock.recv(65535)

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+
+/* At the devices of a node that lead to clients and to other nodes: services asked from outside, on
+ * their way in, and the replies of this node's backends on their way out. */
+#include "lib/nodeport.h"
+
+/* Request, reply, or packet that brings its frontend. */
+static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct nodeport_fate *fate,
+				  const bool v6)
+{
+	int done = v6 ? nodeport_request6(ctx, packet, fate) : nodeport_request4(ctx, packet, fate);
+
+	if (done == NODEPORT_PASS)
+		done = v6 ? nodeport_reply6(ctx, packet, fate) : nodeport_reply4(ctx, packet, fate);
+	if (done != NODEPORT_PASS)
+		return done;
+	return v6 ? nodeport_dsr_arrives6(ctx, packet, fate) : nodeport_dsr_arrives4(ctx, packet, fate);
+}
+
+__noinline int unwrap4(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? nodeport_unwrap(ctx, packet, false) : NODEPORT_PASS;
+}
+
+__noinline int unwrap6(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? nodeport_unwrap(ctx, packet, true) : NODEPORT_PASS;
+}
+
+__noinline int leaves4(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? nodeport_leaves(ctx, packet, false) : NODEPORT_PASS;
+}
+
+__noinline int leaves6(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? nodeport_leaves(ctx, packet, true) : NODEPORT_PASS;
+}
+
+SEC("tc")
+int from_netdev(ctx_t *ctx)
+{
+	struct nodeport_fate fate = { .verdict = CTX_OK };
+	struct nodeport_plan *plan = nodeport_plan();
+	struct packet *packet;
+	int result;
+
+	if (!plan)
+		return CTX_OK;
+	packet = &plan->packet;
+	result = packet_parse(ctx, packet, ETH_HLEN);
+	if (result == PACKET_OTHER)
+		result = packet->flags & PACKET_V6 ? unwrap6(ctx, packet) : unwrap4(ctx, packet);
+	else if (!result)
+		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);
+	return result < 0 ? nodeport_refuse(ctx, packet, result, &fate) : fate.verdict;
+}
+
+SEC("tc")
+int to_netdev(ctx_t *ctx)
+{
+	struct nodeport_plan *plan = nodeport_plan();
+	struct packet *packet;
+	int result;
+
+	if (!plan)
+		return CTX_OK;
+	if ((ctx->mark & MARK_MASK) == MARK_TRANSLATED) {
+		ctx->mark &= ~MARK_MASK;
+		return CTX_OK;
+	}
+	packet = &plan->packet;
+	result = packet_parse(ctx, packet, ETH_HLEN);
+	if (result)
+		return CTX_OK;	/* the node's own concern */
+	result = packet->flags & PACKET_V6 ? leaves6(ctx, packet) : leaves4(ctx, packet);
+	return result < 0 ? drop_refused(ctx, result, DIRECTION_EGRESS) : CTX_OK;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

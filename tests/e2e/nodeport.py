@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of a node's devices on the namespaces of ``nodes``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from bpf.link import AttachType, Link, XdpMode
+from bpf.object import Object
+from bpf.program import Program
+from tests.bpf.datapath_world import Datapath, loaded
+from tests.bpf.sources import build
+from tests.e2e.nodes import SECOND_NET, Nodes, node_address
+from tests.kernel import Kernel
+
+#: XDP in the driver of a veth sends only to a peer that has a program, too.
+PASS = """
+SEC("xdp") int pass_all(struct xdp_md *ctx)
+{
+    return XDP_PASS;
+}
+"""
+
+OPT, IPIP = 0, 1
+
+
+def constants(*, dispatch: int = OPT, dsr: bool = False) -> dict[str, bytes]:
+    return {
+        "nodeport_dsr": bytes([dsr]),
+        "nodeport_dispatch": bytes([dispatch]),
+    }
+
+
+def attach(kernel: Kernel, device: str, program: Program, hook: AttachType) -> Link:
+    """Attach in a namespace; TCX hooks and XDP in the driver."""
+
+    def work() -> Link:
+        import socket
+
+        flags = XdpMode.NATIVE if hook == AttachType.XDP else 0
+        return Link.create(program, socket.if_nametoindex(device), hook, flags=flags)
+
+    return kernel.netns.run(work)
+
+
+def hook_device(
+    stack: ExitStack, kernel: Kernel, device: str, datapath: Datapath, *, xdp: bool
+) -> list[Link]:
+    """Both tc programs, and XDP if wanted, on one device."""
+    links = [
+        attach(kernel, device, datapath.program("from_netdev"), AttachType.TCX_INGRESS),
+        attach(kernel, device, datapath.program("to_netdev"), AttachType.TCX_EGRESS),
+    ]
+    if xdp:
+        links.append(attach(kernel, device, datapath.program("from_netdev_xdp"), AttachType.XDP))
+    for link in links:
+        stack.enter_context(link)
+    return links
+
+
+@contextmanager
+def node_datapath(
+    nodes: Nodes,
+    number: int,
+    values: Mapping[str, bytes] | None = None,
+    *,
+    xdp: bool = False,
+    devices: Sequence[str] = ("eth0",),
+    entries: Mapping[str, int] | None = None,
+) -> Iterator[Datapath]:
+    """Load and attach the programs of a node's devices, with maps of its own."""
+    names = ["host", "xdp"] if xdp else ["host"]
+    node = nodes.node[number]
+    with ExitStack() as stack:
+        datapath = stack.enter_context(loaded(names, values or constants(), entries=entries))
+        addresses = {
+            "eth0": (node_address(number, 4), node_address(number, 6)),
+            "eth1": (SECOND_NET[4].format(1), SECOND_NET[6].format(1)),
+        }
+        for device in devices:
+            datapath.netdev(nodes.ifindex(node, device), *addresses[device])
+        for device in devices:
+            hook_device(stack, node, device, datapath, xdp=xdp)
+        yield datapath
+
+
+@contextmanager
+def pass_programs(nodes: Nodes) -> Iterator[None]:
+    """XDP programs that let everything pass, at the peers of the nodes' devices."""
+    with ExitStack() as stack:
+        obj = stack.enter_context(Object.open("pass", build(PASS)))
+        obj.load()
+        program = stack.enter_context(obj.program("pass_all"))
+        ends = [(nodes.switch, f"port{number}") for number in nodes.node]
+        for kernel, device in [*ends, (nodes.second_client, "eth0")]:
+            work = partial(attach, kernel, device, program, AttachType.XDP)
+            stack.enter_context(work())
+        yield
