@@ -3,19 +3,22 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-kernels wheel test-wheel \
-        kube-assets test-kube test-node node-up node-down
+.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-interpreted test-kernels wheel test-wheel \
+        kube-assets test-kube test-node node-up node-down rendered images
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
 	@echo "make run ONESHOT=1    the same, then undo all and exit"
 	@echo "make test             all tests (as root: also those with real BPF programs and packets)"
-	@echo "make test-compiled    the tests again, on statedb compiled by mypyc"
+	@echo "make test-compiled    the tests of what mypyc compiles, on the compiled modules for certain"
+	@echo "make test-interpreted the same on the sources"
 	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU"
 	@echo "make kube-assets      the real Kubernetes for the tests, built once into the cache"
 	@echo "make test-kube        the tests against a real API server"
 	@echo "make test-node        as root: the tests on a cluster of two real nodes"
 	@echo "make node-up          as root: such a cluster to try things on; make node-down removes it"
+	@echo "make images           container images of agent and operator, by podman or buildah; BASE=debian:12"
+	@echo "make rendered         what is made from the chart and the options: manifests, docs/configuration.md"
 	@echo "make lint             ruff, mypy --strict, import contracts"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
@@ -68,6 +71,9 @@ soak-restart: setup
 test-compiled: setup
 	@$(PYTHON) -m tests.build_compiled $(ARGS)
 
+test-interpreted: setup
+	@$(PYTHON) -m tests.build_compiled --interpreted $(ARGS)
+
 test-kernels:
 	@CILIA_EXTRA_COMMANDS="qemu-system-x86_64:qemu-system-x86" install/setup.sh
 	@$(PYTHON) -m tests.kernels
@@ -101,6 +107,13 @@ wheel: setup
 
 test-wheel: setup
 	@$(PYTEST) -q tests/install/wheel.py $(ARGS)
+
+images:
+	@install/containers/build.sh
+
+rendered: setup
+	@install/kube-assets.sh helm
+	@$(PYTHON) -m tests.install.rendered
 
 clean:
 	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache bpf/_libbpf.c bpf/*.so bpf/objects

@@ -7,6 +7,7 @@ directory, then the mounts that the agent had to make. Idempotent; refused while
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from pathlib import Path
@@ -71,6 +72,20 @@ def remove_everything(config: AgentConfig) -> list[str]:
         removed.append(f"programs, maps and links pinned below {config.pin_dir}")
     removed += unmount_ours(config.run_dir)
     if config.run_dir.exists():
-        shutil.rmtree(config.run_dir)
+        _remove_directory(config.run_dir)
         removed.append(str(config.run_dir))
     return removed
+
+
+def _remove_directory(directory: Path) -> None:
+    """With all that is in it; of a mount point, as in a container, only what is in it."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise

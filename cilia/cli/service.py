@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
+from cilia.cli.bpf_flows import BPF_ROOT
 from statedb.columns import layout
 from statedb.errors import StateDBError
 from statedb.remote import RemoteDB
@@ -15,7 +17,7 @@ from statedb.remote import RemoteDB
 
 @click.group()
 def service() -> None:
-    """List Services, their frontends and backends."""
+    """List Services, their frontends and backends, and who talks to them."""
 
 
 @service.command(name="list")
@@ -42,6 +44,35 @@ def list_(ctx: click.Context, output: str, namespace: str | None) -> None:
         click.echo(yaml.safe_dump(rows, sort_keys=False), nl=False)
     else:
         click.echo(layout([_HEADINGS, *(cells for row in rows for cells in _lines(row))]), nl=False)
+
+
+@service.command()
+@BPF_ROOT
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+@click.option("--draining", is_flag=True, help="Only backends that get no new connections.")
+@click.option(
+    "--netns-directory",
+    "netns",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Where namespaces of pods are named; default: /run/netns, and those of processes.",
+)
+@click.pass_context
+def connections(
+    ctx: click.Context, bpf_root: Path, output: str, draining: bool, netns: tuple[Path, ...]
+) -> None:
+    """Open connections of this node and its pods, by frontend and backend.
+
+    A backend that terminates is empty when it is not listed any more.
+
+    \b
+    Examples:
+      cilia service connections
+      cilia service connections --draining -o json
+    """
+    from cilia.cli.service_connections import show  # loads libbpf
+
+    show(bpf_root / ctx.obj["instance"] / "maps", ctx.obj["socket"], netns, draining, output)
 
 
 def _frontends(socket: str, namespace: str | None) -> list[dict[str, Any]]:

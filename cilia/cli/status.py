@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,10 +16,30 @@ from cilia.api.client import ApiError, request
 OK, BAD = "green", "red"
 
 
+LOOK_S = 0.2  # nobody pushes the status
+
+
 @click.command()
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table")
+@click.option("--cluster", is_flag=True, help="The installation on a cluster, not this node.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --cluster; default: $KUBECONFIG or ~/.kube/config.",
+)
+@click.option("-n", "--namespace", default="kube-system", help="With --cluster: where it is.")
+@click.option("--wait", is_flag=True, help="Until all is well.")
+@click.option("--wait-duration", type=int, default=300, show_default=True, metavar="SECONDS")
 @click.pass_context
-def status(ctx: click.Context, output: str) -> None:
+def status(
+    ctx: click.Context,
+    output: str,
+    cluster: bool,
+    kubeconfig: Path | None,
+    namespace: str,
+    wait: bool,
+    wait_duration: int,
+) -> None:
     """Is the agent well, and is everything in force?
 
     Ends with 0 if so, with 1 if something is degraded, refused or not yet synchronised.
@@ -26,11 +48,41 @@ def status(ctx: click.Context, output: str) -> None:
     Examples:
       cilia status
       cilia status -o json | jq .problems
+      cilia status --wait
+      cilia status --cluster --wait
     """
-    try:
-        answer: dict[str, Any] = request(ctx.obj["socket"], "/status")
-    except ApiError as error:
-        raise click.ClickException(str(error)) from None
+    wait_s = wait_duration if wait else 0
+    if cluster or kubeconfig:
+        from cilia.cli.cluster.status import cluster_status  # with all of a client's libraries
+
+        rollout = cluster_status(kubeconfig, namespace, wait_s)
+        _print(output, rollout.as_dict(), rollout.lines())
+        ctx.exit(0 if rollout.complete() else 1)
+    answer = _answer(ctx.obj["socket"], wait_s)
+    _print(output, answer, lines(answer))
+    ctx.exit(0 if answer["healthy"] else 1)
+
+
+def _answer(socket: str, wait_s: float) -> dict[str, Any]:
+    """What the agent says, at the latest after `wait_s`, while it is not well or not there.
+
+    Raises:
+        click.ClickException: there is no agent.
+    """
+    until = time.monotonic() + wait_s
+    while True:
+        late = time.monotonic() >= until
+        try:
+            answer: dict[str, Any] = request(socket, "/status")
+            if answer["healthy"] or late:
+                return answer
+        except ApiError as error:
+            if late:
+                raise click.ClickException(str(error)) from None
+        time.sleep(LOOK_S)
+
+
+def _print(output: str, answer: dict[str, Any], text: Iterable[str]) -> None:
     if output == "json":
         click.echo(json.dumps(answer, indent=2))
     elif output == "yaml":
@@ -38,9 +90,8 @@ def status(ctx: click.Context, output: str) -> None:
 
         click.echo(yaml.safe_dump(answer, sort_keys=False), nl=False)
     else:
-        for line in lines(answer):
+        for line in text:
             click.echo(line)
-    ctx.exit(0 if answer["healthy"] else 1)
 
 
 def lines(answer: dict[str, Any]) -> Iterator[str]:

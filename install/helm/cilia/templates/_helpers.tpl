@@ -1,0 +1,51 @@
+{{/* SPDX-License-Identifier: Apache-2.0 */}}
+
+{{- define "cilia.labels" -}}
+app.kubernetes.io/part-of: cilia
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{- define "cilia.apiServer" -}}
+{{- $host := required "k8sServiceHost: the address of the API server, as nodes reach it without any Service" .Values.k8sServiceHost -}}
+https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{{ .Values.k8sServicePort }}
+{{- end }}
+
+{{- define "cilia.image" -}}
+{{ .image.repository }}:{{ .image.tag | default .appVersion }}
+{{- end }}
+
+{{/* Options of the agent, each a text: what values say, and extraConfig over it. */}}
+{{- define "cilia.options" -}}
+{{- $options := dict
+  "agent-health-port" .Values.healthPort
+  "bpf-lb-algorithm" .Values.loadBalancer.algorithm
+  "bpf-lb-external-clusterip" .Values.bpf.lbExternalClusterIP
+  "bpf-lb-maglev-table-size" .Values.maglev.tableSize
+  "bpf-lb-map-max" .Values.bpf.lbMapMax
+  "bpf-lb-mode" .Values.loadBalancer.mode
+  "bpf-root" .Values.bpf.root
+  "cgroup-root" "/run/cilia-cgroup"
+  "devices" .Values.devices
+  "enable-ipv4" .Values.ipv4.enabled
+  "enable-ipv6" .Values.ipv6.enabled
+  "enable-local-redirect-policy" .Values.localRedirectPolicies.enabled
+  "enable-service-topology" .Values.loadBalancer.serviceTopology
+  "k8s-api-server" (include "cilia.apiServer" .)
+  "k8s-client-burst" .Values.k8sClientRateLimit.burst
+  "k8s-client-qps" .Values.k8sClientRateLimit.qps
+  "kube-proxy-replacement" .Values.kubeProxyReplacement
+  "log-level" .Values.logLevel
+  "lrp-address-matcher-cidrs" (join "," .Values.localRedirectPolicies.addressMatcherCIDRs)
+  "node-port-range" .Values.nodePort.range
+  "state-dir" "/run/cilia"
+-}}
+{{- if .Values.prometheus.enabled }}
+{{- $_ := set $options "prometheus-serve-addr" (printf "[::]:%v" .Values.prometheus.port) }}
+{{- end }}
+{{- range $name, $value := .Values.extraConfig }}
+{{- $_ := set $options $name $value }}
+{{- end }}
+{{- range $name, $value := $options }}
+{{ $name }}: {{ toString $value | quote }}
+{{- end }}
+{{- end }}
