@@ -82,6 +82,12 @@ class Program:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def reap(self, timeout_s: float = 10.0) -> None:
+        """Wait for the end of a program that somebody else ends."""
+        if self.process is not None:
+            self.process.wait(timeout_s)
+            self.process = None
+
     def _end(self, number: int, timeout_s: float | None = None) -> None:
         if self.process is None:
             return

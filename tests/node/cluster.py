@@ -3,9 +3,10 @@
 
     with Cluster("try", directory) as cluster:
         cluster.api.apply(manifests)
-        cluster.wait_for("pod", "web", "condition=Ready")
-        cluster.nodes["n1"].run(...)        # a program of the node
-        cluster.client(...)                 # one of a machine outside
+        cluster.start_agents()
+        cluster.create("default", deployment("web", 2), service("web"))
+        cluster.on_node("n1").ask("http://10.96.0.1/")
+        cluster.nodes["n1"].run(...)        # any program of the node
 
 Order of a start: network, API server, the controllers, then the nodes; a node is given its pod
 ranges by the controllers, after which its bridge plugin is configured and it becomes ready. All is
@@ -15,22 +16,23 @@ told to `leftovers` first, so that it can be removed however this process ends.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.kube.apiserver import ADMIN, ApiServer, Settings, free_port
 from tests.kube.assets import asset
 from tests.kube.programs import Program
 
-from . import images, leftovers
+from . import images, leftovers, workloads
+from .agent import Agent
+from .callers import Caller, in_namespaces, outside
 from .fabric import make_fabric, plug_in, route_pods
 from .machine import REPOSITORY, Machine
 from .plan import API_PORT, BRIDGE_V4, CLIENT, NODES, POD_CIDRS, SERVICE_CIDRS
@@ -58,6 +60,7 @@ class Cluster:
         self.fabric = f"{name}-fabric"
         self._enter_fabric = ["nsenter", f"--net=/run/netns/{self.fabric}"]
         self.nodes: dict[str, Machine] = {}
+        self.agents: dict[str, Agent] = {}
         self.programs: list[Program] = []
 
     def __enter__(self) -> Cluster:
@@ -100,7 +103,12 @@ class Cluster:
         self._tell("ready")
 
     def close(self) -> None:
+        """Remove everything that the record names, and wait for our own children."""
         self.record.remove()
+        for node in self.nodes.values():
+            self.programs += node.programs
+        for program in self.programs:
+            program.reap()
 
     def _tell(self, what: str) -> None:
         self.say(f"{time.monotonic() - self.started:5.1f} s  {what}")
@@ -134,7 +142,8 @@ class Cluster:
         self.record.directories.append(str(self.api.memory))
         self.record.save()
         self.api.start()
-        self.record.add(self.api.etcd, self.api.server)
+        self.programs += [self.api.etcd, self.api.server]
+        self.record.add(*self.programs)
         self._start_controllers()
 
     def _start_controllers(self) -> None:
@@ -231,14 +240,68 @@ class Cluster:
             time.sleep(0.05)
         return seen
 
-    def client(self, *words: str | Path, timeout_s: float = 30.0) -> str:
-        """Run a command on the machine outside the cluster; what it printed.
+    def start_agents(self, *options: str) -> None:
+        """Our agent on both nodes, in place of kube-proxy."""
+        for node in self.nodes.values():
+            self.agents[node.name] = Agent(node, self.kubeconfig_inside(), *options)
+            self.agents[node.name].start()
+        self._tell("the agents")
 
-        Raises:
-            RuntimeError: it failed; with what it said.
-        """
-        enter = ["nsenter", f"--net=/run/netns/{self.name}-{CLIENT.name}", *map(str, words)]
-        done = subprocess.run(enter, capture_output=True, text=True, check=False, timeout=timeout_s)
-        if done.returncode != 0:
-            raise RuntimeError(f"client: {' '.join(map(str, words))}: {done.stderr[-2000:]}")
-        return done.stdout
+    def start_dns(self) -> None:
+        """CoreDNS as a Service, which pods' resolv.conf names."""
+        self.create("kube-system", *workloads.dns())
+        self.kubectl("kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
+        self._tell("the names")
+
+    def create(self, namespace: str, *objects: workloads.Object) -> None:
+        """Write objects into a namespace; they replace what has their names."""
+        items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
+        self.api.kubectl(*apply, f"--namespace={namespace}", text=json.dumps(items))
+
+    def kubectl(self, namespace: str, *arguments: str) -> str:
+        return self.api.kubectl(f"--namespace={namespace}", *arguments)
+
+    def get(self, namespace: str, kind: str, name: str) -> Any:
+        return json.loads(self.kubectl(namespace, "get", kind, name, "-o=json"))
+
+    def in_force(self, namespace: str, name: str, backends: Mapping[str, int]) -> None:
+        """Wait until each node's agent has all frontends of a Service, with so many backends."""
+
+        def written(agent: Agent) -> bool:
+            rows = agent.frontends(namespace, name)
+            wanted = ("done", backends[agent.machine.name])
+            seen = {(row["Status"]["kind"], len(row["Backends"])) for row in rows}
+            return seen == {wanted}
+
+        for agent in self.agents.values():
+            self.eventually(partial(written, agent), f"{namespace}/{name} in force", timeout_s=20)
+
+    def make_namespace(self, name: str) -> None:
+        """A namespace in which pods may be written: with its service account."""
+        self.api.post("/api/v1/namespaces", {"metadata": {"name": name}})
+        path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+        self.eventually(lambda: self.api.request("GET", path)[0] == 200, "the service account")
+
+    def wait_ready(self, namespace: str, *pods: str, timeout_s: int = 60) -> None:
+        named = [f"pod/{name}" for name in pods]
+        self.kubectl(namespace, "wait", "--for=condition=Ready", f"--timeout={timeout_s}s", *named)
+
+    def pod(self, namespace: str, name: str) -> Caller:
+        """A client inside a running pod."""
+        found = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+        (status,) = found["status"]["containerStatuses"]
+        container = status["containerID"].removeprefix("containerd://")
+        node = self.nodes[found["spec"]["nodeName"]]
+        (procs,) = node.group.glob(f"kubepods/**/{container}/cgroup.procs")
+        pid = int(procs.read_text().split()[0])
+        enter = in_namespaces(pid, str(procs), "mount", "net", "uts")
+        return Caller(f"pod {name} on {node.name}", enter, "/workload")
+
+    def on_node(self, name: str) -> Caller:
+        """A client that is a program of the node."""
+        return Caller(f"node {name}", self.nodes[name].command(), str(asset("workload")))
+
+    def outside(self) -> Caller:
+        """A client on a machine that is no part of the cluster."""
+        return outside(f"{self.name}-{CLIENT.name}")

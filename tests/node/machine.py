@@ -79,6 +79,7 @@ class Machine:
         self.directory.mkdir()
         self.cgroup = f"{cluster}-{member.name}"
         self.init = self._init_program()
+        self.programs: list[Program] = [self.init]
 
     def boot(self) -> None:
         """Make the namespaces and start containerd."""
@@ -117,6 +118,13 @@ class Machine:
         """The node's first process, as the machine below numbers it."""
         return only_child(self.init.pid)
 
+    @property
+    def group(self) -> Path:
+        """Its control group in the unified hierarchy."""
+        root = find_cgroup2()
+        assert root is not None, "no cgroup2 hierarchy is mounted"
+        return root / self.cgroup
+
     def path(self, inside: str) -> Path:
         """A file of the node, as a path that leads there from outside."""
         return Path(f"/proc/{self.pid}/root{inside}")
@@ -124,8 +132,8 @@ class Machine:
     def command(self, *words: str | Path) -> list[str]:
         """What runs `words` on the node, in its control group. The process is nsenter's child."""
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--net", "--pid", "--"]
-        group = f"{find_cgroup2()}/{self.cgroup}/{SYSTEM}/cgroup.procs"
-        return [*enter, "sh", "-c", 'echo 0 > "$0" && exec "$@"', group, *map(str, words)]
+        procs = str(self.group / SYSTEM / "cgroup.procs")
+        return [*enter, "sh", "-c", 'echo 0 > "$0" && exec "$@"', procs, *map(str, words)]
 
     def program(
         self, name: str, *words: str | Path, environment: Mapping[str, str] | None = None
@@ -135,7 +143,9 @@ class Machine:
         search = f"PATH={asset('containerd').parent}:{os.environ['PATH']}"
         command = self.command("env", search, *named, *words)
         log = self.directory / f"{name}.log"
-        return NodeProgram(name, command, log, directory=REPOSITORY, detached=self.detached)
+        made = NodeProgram(name, command, log, directory=REPOSITORY, detached=self.detached)
+        self.programs.append(made)
+        return made
 
     def run(self, *words: str | Path, timeout_s: float = 30.0) -> str:
         """Run a command on the node; what it printed.

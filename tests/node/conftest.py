@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: one cluster for all tests, and a namespace of its own for each.
+
+A test leaves the cluster as it found it: two ready nodes, an agent on each, the names answered.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from . import leftovers
+from .cluster import Cluster
+from .shop import Shop
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    for record in leftovers.records():
+        if record.abandoned():
+            record.remove()
+    name = f"cilia-test-{os.getpid()}"
+    with Cluster(name, tmp_path_factory.mktemp("cluster"), say=print) as made:
+        made.start_agents()
+        made.start_dns()
+        yield made
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    name = f"test-{next(_numbers)}"
+    cluster.make_namespace(name)
+    yield name
+    cluster.api.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def shop(cluster: Cluster) -> Iterator[Shop]:
+    """Servers and clients that tests share which only ask."""
+    cluster.make_namespace(Shop.NAMESPACE)
+    yield Shop(cluster)
+    cluster.api.kubectl("delete", "namespace", Shop.NAMESPACE, "--wait=false")
