@@ -35,7 +35,7 @@ class FakeApi:
         self.server = H2Server(self._handle)
         self.revision = 100
         self.oldest = 100
-        # Valid for tokens that are older than this: none.
+        # The only valid one; empty: nobody is asked.
         self.token = ""
         self.requests: list[Request] = []
         self.bookmark_s = 60.0
@@ -97,7 +97,7 @@ class FakeApi:
 
     async def _handle(self, request: Request, reply: Reply) -> None:
         self.requests.append(request)
-        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+        if self.token and _bearer(request) != self.token:
             await self._refuse(reply, 401, "Unauthorized")
         elif request.path not in self._resources:
             await self._refuse(reply, 404, "the server could not find the requested resource")
@@ -159,6 +159,11 @@ class FakeApi:
                 sent = max(sent, self.revision)
                 await reply.send(event("BOOKMARK", {"metadata": {"resourceVersion": str(sent)}}))
         reply.end()
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
 
 
 def event(type_: str, obj: dict[str, Any]) -> bytes:
