@@ -27,6 +27,7 @@ COMMANDS = {
     "install": ("cilia.cli.cluster.install:install", "Install on a Kubernetes cluster."),
     "operator": ("cilia.operator.command:operator", "Run the cluster-wide program."),
     "lrp": ("cilia.cli.lrp:lrp", "List local redirect policies."),
+    "lrp": ("cilia.cli.lrp:lrp", "List local redirect policies."),
     "quickstart": ("cilia.cli.quickstart:quickstart", "A Service on this machine, in a minute."),
     "script": ("cilia.cli.script:script", "Run golden scripts."),
     "service": ("cilia.cli.service:service", "List Services, their frontends and backends."),

@@ -2,8 +2,8 @@
 """The map entries that only some frontends have, all found by the id of the frontend.
 
 Affinity matches name the backends that clients may stay with, source ranges the clients that are
-let in or kept out, a Maglev table the backend for each hash of a connection. Pure functions, as in
-`frontend_entries`.
+let in or kept out, a Maglev table the backend for each hash of a connection; and a mark says that a
+frontend wakes up by traffic. Pure functions, as in `frontend_entries`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,6 +27,7 @@ def has_details(fe: Frontend, config: FrontendConfig) -> bool:
     return bool(
         svc.affinity_timeout_s
         or svc.source_ranges
+        or (svc.scale_to_zero and config.scale_to_zero)
         or config.algorithm == "maglev"
         or (config.algorithm_annotation and svc.algorithm is Algorithm.MAGLEV)
     )
@@ -51,6 +52,8 @@ def details_of(
         if (prefix.version == 6) is addr.is_ipv6:
             source = SourceRange(number, prefix.network_address.packed, prefix.prefixlen)
             yield family.source, encode_source_range(source), PRESENT
+    if fe.service.scale_to_zero and config.scale_to_zero:
+        yield family.scale_to_zero, ID.pack(number), PRESENT
     if active and wants_maglev(fe, addr, config):
         recipe = Recipe.of(
             (Member(turn_name(be), backend_ids[be.address], be.weight) for be in active),

@@ -54,6 +54,8 @@ class FrontendConfig:
     source_range_all_types: bool = False
     # Unknown ports of a known address are answered by the datapath, not routed away.
     wildcard_entries: bool = True
+    # Frontends of services that wake up by traffic are marked.
+    scale_to_zero: bool = False
     node_port_min: int = 30000
     node_port_max: int = 32767
 

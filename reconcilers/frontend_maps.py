@@ -4,11 +4,12 @@
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any
 
-from bpf.maps.lb import LBFamilyMaps, LBMaps, decode_id, encode_id
+from bpf.maps.lb import ID, LBFamilyMaps, LBMaps, decode_id, encode_id
 from bpf.maps.lb_dump import (
     affinity_match_line,
     backend_line,
     rev_nat_line,
+    scale_to_zero_line,
     service_line,
     source_range_line,
 )
@@ -25,7 +26,16 @@ class FamilyMaps:
     has bytes 0-3 and the frontend's id bytes 4-7.
     """
 
-    __slots__ = ("affinity", "backend", "maglev", "rev_nat", "service", "slot_at", "source")
+    __slots__ = (
+        "affinity",
+        "backend",
+        "maglev",
+        "rev_nat",
+        "scale_to_zero",
+        "service",
+        "slot_at",
+        "source",
+    )
 
     def __init__(self, maps: LBFamilyMaps, slot_at: int) -> None:
         self.service = StagedMap(maps.service)
@@ -34,6 +44,7 @@ class FamilyMaps:
         self.affinity = StagedMap(maps.affinity_match)
         self.source = StagedMap(maps.source)
         self.maglev = StagedTables(maps.maglev)
+        self.scale_to_zero = StagedMap(maps.scale_to_zero)
         self.slot_at = slot_at
 
     def all(self) -> tuple[StagedMap, ...]:
@@ -41,11 +52,11 @@ class FamilyMaps:
 
     def details(self) -> tuple[StagedMap, ...]:
         """Those with entries that only some frontends have."""
-        return (self.affinity, self.source, self.maglev)
+        return (self.affinity, self.source, self.maglev, self.scale_to_zero)
 
     def number_in(self, target: StagedMap, key: bytes) -> bytes:
         """The frontend's id in a key of `details` or of the reverse map."""
-        return key if target is self.maglev or target is self.rev_nat else key[4:8]
+        return key if len(key) == ID.size else key[4:8]
 
     def details_by_number(self) -> Iterator[tuple[int, Step]]:
         """All details as they are in the maps, each with the id of its frontend."""
@@ -63,6 +74,8 @@ class FamilyMaps:
             return source_range_line(key)
         if target is self.maglev:
             return f"MAGLEV: ID={decode_id(key)} MARK={value.hex()}"
+        if target is self.scale_to_zero:
+            return scale_to_zero_line(key)
         return backend_line(key, value) if target is self.backend else rev_nat_line(key, value)
 
     def master_of(self, key: bytes) -> bytes:

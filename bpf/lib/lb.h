@@ -30,6 +30,10 @@ LB_HASH(cilia_lb6_rev, struct lb_rev_key, struct lb6_rev);
 LB_HASH(cilia_lb4_affm, struct lb_affinity_match_key, struct lb_present);
 LB_HASH(cilia_lb6_affm, struct lb_affinity_match_key, struct lb_present);
 
+/* Frontends that wait for traffic to have backends made for them. */
+LB_HASH(cilia_lb4_s2z, struct lb_rev_key, struct lb_present);
+LB_HASH(cilia_lb6_s2z, struct lb_rev_key, struct lb_present);
+
 #define LB_LRU(name, key_type, value_type)			\
 	struct {						\
 		__uint(type, BPF_MAP_TYPE_LRU_HASH);		\

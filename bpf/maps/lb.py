@@ -400,6 +400,7 @@ def _family_specs(number: int, family: Family) -> list[Spec]:
         Spec(f"{name}_affm", AFFINITY_MATCH.size, len(PRESENT)),
         Spec(f"{name}_src", family.source_key.size, len(PRESENT), Kind.LPM),
         Spec(f"{name}_mglv", ID.size, 0, Kind.TABLES),
+        Spec(f"{name}_s2z", ID.size, len(PRESENT)),
     ]
 
 
@@ -423,6 +424,8 @@ class LBFamilyMaps(NamedTuple):
     source: RawMap
     # Values are tables, see ``bpf.maps.tables``.
     maglev: RawMap
+    # Frontends that wake up by traffic, by their ids.
+    scale_to_zero: RawMap
 
 
 class LBMaps(NamedTuple):

@@ -127,6 +127,17 @@ def _family_lines(maps: LBFamilyMaps) -> Iterator[str]:
         yield maglev_line(key, table)
 
 
+def dump_scale_to_zero(maps: LBMaps) -> str:
+    """The frontends that wake up by traffic, which are no part of `dump`."""
+    families = (maps.v4, maps.v6)
+    lines = [scale_to_zero_line(key) for f in families for key, _ in f.scale_to_zero.items()]
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def scale_to_zero_line(key: bytes) -> str:
+    return f"SCALETOZERO: ID={decode_id(key)}"
+
+
 def _service_info(key: ServiceKey, value: ServiceValue) -> str:
     if key.slot:
         return f"BEID={value.backend_id}"

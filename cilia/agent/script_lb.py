@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bpf.maps.lb_dump import dump
+from bpf.maps.lb_dump import dump, dump_scale_to_zero
 from cilia.agent.script_target import Flags, ScriptTarget, Target
 from cilia.agent.wiring import Agent
 from cilia.script import Command, CommandFailed, Flag, Output, State
@@ -30,6 +30,13 @@ def lb_commands(app: Target) -> tuple[Command, ...]:
         if text:
             raise CommandFailed(f"the maps are not empty:\n{text}")
 
+    def scale_to_zero(state: State, flags: Flags, args: list[str]) -> Output | None:
+        text = dump_scale_to_zero(app.world)
+        if not args:
+            return Output(text)
+        state.write_text(args[0], text)
+        return None
+
     def prune(state: State, flags: Flags, args: list[str]) -> None:
         app.agent.frontend_reconciler.prune_now()
 
@@ -39,6 +46,7 @@ def lb_commands(app: Target) -> tuple[Command, ...]:
     return (
         Command("lb/maps-dump", "print every map entry, sorted", maps_dump, "[FILE]"),
         Command("lb/maps-empty", "fail unless every map is empty", maps_empty),
+        Command("lb/scale-to-zero-dump", "print which wake up by traffic", scale_to_zero, "[FILE]"),
         Command("lb/prune", "ask the reconciler to prune", prune),
         Command("test/bpfops-summary", "print the size of the reconciler's memory", summary),
     )

@@ -178,6 +178,7 @@ def _frontend_config(config: AgentConfig) -> FrontendConfig:
         external_clusterip=config.bpf_lb_external_clusterip,
         source_range_all_types=config.bpf_lb_source_range_all_types,
         wildcard_entries=config.bpf_lb_enable_wildcard_entries,
+        scale_to_zero=config.enable_scale_to_zero,
         node_port_min=first,
         node_port_max=last,
     )

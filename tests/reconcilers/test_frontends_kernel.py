@@ -115,5 +115,6 @@ def _raw(maps: LBMaps) -> list[RawMap]:
             family.affinity_match,
             family.source,
             family.maglev,
+            family.scale_to_zero,
         )
     ]
