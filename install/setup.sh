@@ -86,3 +86,7 @@ if [ ! -e ".venv/stamps/objects-$sources" ]; then
     .venv/bin/python -c 'from bpf.compile import build_prebuilt; build_prebuilt()'
     marker objects "$sources"
 fi
+# Compiled Python modules are used while they fit their sources, so that without them nothing fails.
+if [ "${CILIA_BUILD_COMPILED:-1}" != 0 ]; then
+    .venv/bin/python cffi_build.py native || echo "setup: what could not be compiled runs interpreted" >&2
+fi

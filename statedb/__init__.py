@@ -8,6 +8,11 @@ package imports nothing of `cilia`, `tables`, `bpf` or `reconcilers`. Start with
 `table.py` (what users call) and `_store.py` (how it works).
 """
 
+from statedb.compiled import STATEDB, prefer
+
+prefer(STATEDB, __name__, __path__)
+
+# ruff: noqa: E402  what is imported from here on may be compiled
 from statedb._change import Change
 from statedb.changes import ChangeIterator
 from statedb.db import DB, Metrics

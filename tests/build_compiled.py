@@ -1,72 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the test suite on the compiled build: `python -m tests.build_compiled [pytest arguments]`.
+"""Runs tests on one build for certain: `python -m tests.build_compiled [--interpreted] [pytest
+arguments]`, by default those of what is compiled (`DEFAULT`).
 
-Copies what git knows to build/compiled, compiles statedb there in place, and runs pytest there, by
-default on what uses statedb most (`DEFAULT`). The checkout itself stays uncompiled.
+Without `--interpreted` the compiled modules are made first, if the ones that are there do not fit
+their sources, and a process that would run a source instead ends with an error.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "build" / "compiled"
-DEFAULT = ["tests/statedb", "tests/reconcilers", "tests/test_scripts.py"]
-COMPILE = """
-from setuptools import Distribution
-from statedb.compiled import ext_modules
-setup = Distribution({"name": "compiled", "ext_modules": ext_modules()})
-build = setup.get_command_obj("build_ext")
-build.inplace = 1
-build.ensure_finalized()
-build.run()
-"""
+DEFAULT = [
+    "tests/statedb",
+    "tests/reconcilers",
+    "tests/controllers",
+    "tests/reflectors",
+    "tests/test_scripts.py",
+]
+INTERPRETED = {"CILIA_COMPILED": "0"}
+COMPILED = {"CILIA_COMPILED": "1"}
 
 
 def main(arguments: list[str]) -> int:
-    """Build, then test; return pytest's exit code."""
-    environment = build()
-    tests = arguments or DEFAULT
+    """Build if need be, then test; return pytest's exit code."""
+    interpreted = arguments[:1] == ["--interpreted"]
+    tests = arguments[interpreted:] or DEFAULT
+    if not interpreted:
+        build()
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *tests], cwd=TARGET, env=environment, check=False
+        [sys.executable, "-m", "pytest", *tests],
+        cwd=ROOT,
+        env=os.environ | (INTERPRETED if interpreted else COMPILED),
+        check=False,
     ).returncode
 
 
-def build() -> dict[str, str]:
-    """Copy and compile; return the environment in which the copy is what is imported."""
-    copy_tree()
-    environment = os.environ | {"PYTHONPATH": str(TARGET)}
-    subprocess.run([sys.executable, "-c", COMPILE], cwd=TARGET, env=environment, check=True)
-    check = (
-        f"import statedb._row as r; assert r.COMPILED and r.__file__.startswith({str(TARGET)!r})"
-    )
-    subprocess.run([sys.executable, "-c", check], cwd=TARGET, env=environment, check=True)
-    return environment
-
-
-def copy_tree() -> None:
-    """Make build/compiled a copy of tracked and new files, keeping what an earlier build left."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    TARGET.mkdir(parents=True, exist_ok=True)
-    for stale in TARGET.glob("*"):
-        if stale.name != "build":
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-    built = [str(path.relative_to(ROOT)) for path in ROOT.glob("bpf/*.so")]
-    for name in [*filter(None, listed.split("\0")), *built]:
-        source = ROOT / name
-        if source.is_file():
-            (TARGET / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, TARGET / name)
+def build() -> None:
+    """Compile what is stale. Raises: CalledProcessError if it cannot be compiled."""
+    subprocess.run([sys.executable, "cffi_build.py", "native"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

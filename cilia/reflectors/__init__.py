@@ -10,4 +10,9 @@ like ``nodes.node_reflector``; it registers the table's initializer and ends it 
 listed everything. ``cilia/agent/wiring.py`` runs it as a job.
 """
 
+from cilia.controllers.loadbalancer.compiled import LOADBALANCER
+from statedb.compiled import prefer
+
+prefer(LOADBALANCER, __name__, __path__)
+
 __all__: list[str] = []

@@ -8,28 +8,33 @@ Every figure is of a process of its own, so that none inherits a heap; the sides
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 from tests.benchmarks.report import Report
-from tests.build_compiled import ROOT, TARGET, build
+from tests.build_compiled import COMPILED, INTERPRETED, ROOT, build
 
 PEER_SOURCE = ROOT / "tests/benchmarks/peers/reconciler"
 PEER = ROOT / "build/peers/reconciler"
 SHORT, FULL = 100_000, 1_000_000
 ROUNDS = 5
 
-Command = tuple[list[str], Path]
+Command = tuple[list[str], dict[str, str]]
 
 
 def once(command: Command, objects: int) -> tuple[float, float]:
     """Objects per second and bytes for each object."""
-    line, directory = command
+    line, environment = command
     sizes = [f"--objects={objects}", "--batch=1000"]
     answer = subprocess.run(
-        [*line, *sizes], cwd=directory, check=True, capture_output=True, text=True
+        [*line, *sizes],
+        cwd=ROOT,
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split()
     return float(answer[0]), float(answer[1]) / objects
 
@@ -53,14 +58,14 @@ def run(*, peers: bool, full: bool = False) -> None:
     build()
     side = [sys.executable, "-m", "tests.benchmarks.reconciler_side"]
     sides: dict[str, Command] = {
-        "": (side, TARGET),
-        ".batches": ([*side, "--in-batches"], TARGET),
-        ".pure": (side, ROOT),
+        "": (side, COMPILED),
+        ".batches": ([*side, "--in-batches"], COMPILED),
+        ".pure": (side, INTERPRETED),
     }
     if peers:
         PEER.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["go", "build", "-o", str(PEER), "."], cwd=PEER_SOURCE, check=True)
-        sides["peer"] = ([str(PEER)], ROOT)
+        sides["peer"] = ([str(PEER)], {})
     objects = FULL if full else SHORT
     report = Report(
         f"reconciler, {objects} objects, batch of 1000: statedb compiled, with batch operations, "

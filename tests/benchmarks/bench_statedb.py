@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from tests.benchmarks.report import Report, alternated
 from tests.benchmarks.statedb_rows import ROWS
-from tests.build_compiled import ROOT, TARGET, build
+from tests.build_compiled import COMPILED, INTERPRETED, ROOT, build
 
 PEER_SOURCE = ROOT / "tests/benchmarks/peers/statedb"
 PEER = ROOT / "build/peers/statedb"
@@ -24,9 +23,14 @@ NO_PEER = {"lpm_insert_100", "lpm_get"}
 class Side:
     """One process that answers rows; started anew for each row, so that none inherits a heap."""
 
-    def __init__(self, command: list[str], directory: Path) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            command, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def __call__(self, row: str) -> float:
@@ -45,9 +49,9 @@ class Side:
 def measured(row: str, *, peers: bool) -> list[float]:
     """The medians of compiled, pure and (if asked) the peer."""
     ours = [sys.executable, "-m", "tests.benchmarks.statedb_rows"]
-    commands = [(ours, TARGET), (ours, ROOT)]
+    commands = [(ours, COMPILED), (ours, INTERPRETED)]
     if peers:
-        commands.append(([str(PEER)], ROOT))
+        commands.append(([str(PEER)], {}))
     if row == "bytes_per_object":
         return alternated([lambda c=c: once(row, *c) for c in commands])  # type: ignore[misc]
     sides = [Side(*command) for command in commands]
@@ -58,8 +62,8 @@ def measured(row: str, *, peers: bool) -> list[float]:
             side.close()
 
 
-def once(row: str, command: list[str], directory: Path) -> float:
-    side = Side(command, directory)
+def once(row: str, command: list[str], environment: dict[str, str]) -> float:
+    side = Side(command, environment)
     try:
         return side(row)
     finally:

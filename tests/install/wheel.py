@@ -18,8 +18,11 @@ from typing import NamedTuple
 
 import pytest
 
-from statedb.compiled import MODULES
+from cilia.controllers.loadbalancer.compiled import LOADBALANCER
+from reconcilers.compiled import RECONCILERS
+from statedb.compiled import STATEDB
 
+GROUPS = (STATEDB, RECONCILERS, LOADBALANCER)
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"statedb", "reconcilers", "tables", "bpf", "cilia"}
 
@@ -102,7 +105,7 @@ def test_the_wheel_has_what_it_is_made_of_and_no_more(installed: Installed) -> N
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names}
     shared = {top for top in tops if "__mypyc" in top}
-    assert len(shared) == 1, "the compiled modules share one library"
+    assert len(shared) == len(GROUPS), "a group of compiled modules shares one library"
     assert {top for top in tops if ".dist-info" not in top} == PACKAGES | shared
     sources = sorted(path.name.removesuffix(".bpf.c") for path in (ROOT / "bpf").glob("*.bpf.c"))
     assert sources
@@ -115,20 +118,14 @@ def test_what_runs_is_what_was_installed(installed: Installed) -> None:
         assert Path(line).is_relative_to(installed.bin.parent), line
 
 
-def test_statedb_is_compiled(installed: Installed) -> None:
-    names = [module.removesuffix(".py").replace("/", ".") for module in MODULES]
+def test_what_shall_be_compiled_is(installed: Installed) -> None:
+    names = [
+        module.removesuffix(".py").replace("/", ".") for group in GROUPS for module in group.modules
+    ]
     code = f"import importlib\nfor n in {names}: print(importlib.import_module(n).__file__)"
     files = installed.python(code).splitlines()
-    assert len(files) == len(MODULES)
+    assert len(files) == len(names)
     assert [file for file in files if not file.endswith(".so")] == []
-
-
-def test_the_checkout_stays_interpreted(tmp_path: Path) -> None:
-    code = "import statedb._row as row; print(row.COMPILED, row.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"False {ROOT / 'statedb' / '_row.py'}\n"
 
 
 def test_a_dry_run_shows_what_would_be_programmed(installed: Installed) -> None:

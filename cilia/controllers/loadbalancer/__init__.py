@@ -6,4 +6,9 @@ backends of a frontend; these are pure. ``writer`` alone writes the tables. Does
 reading objects (``cilia.reflectors``) and BPF maps (``reconcilers``). Start with ``writer``.
 """
 
+from cilia.controllers.loadbalancer.compiled import LOADBALANCER
+from statedb.compiled import prefer
+
+prefer(LOADBALANCER, __name__, __path__)
+
 __all__: list[str] = []
