@@ -7,12 +7,12 @@ structs of `bpf.maps.lb` are used directly where a field for each of a million e
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from struct import Struct
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from bpf.maps.lb import (
     IPV4,
-    IPV6,
     SERVICE_VALUE,
     Algorithm,
     ServiceFlag,
@@ -60,18 +60,40 @@ class FrontendConfig:
     node_port_max: int = 32767
 
 
-class Choice(NamedTuple):
+class Choice:
     """The backends of a frontend in the order of their ids, and those that get slots.
 
     Of `shown`, the first `healthy` are healthy and the first `used` are used; the others keep
     the connections that they have.
     """
 
-    backends: Sequence[Backend]
-    shown: Sequence[Backend]
-    used: int
-    healthy: int
+    __slots__ = ("backends", "healthy", "shown", "used")
 
+    def __init__(
+        self, backends: Sequence[Backend], shown: Sequence[Backend], used: int, healthy: int
+    ) -> None:
+        self.backends = backends
+        self.shown = shown
+        self.used = used
+        self.healthy = healthy
+
+
+# Members of enumerations by name: looking one up, or hashing one, costs as much as a map entry.
+_CLUSTER_IP = FrontendType.CLUSTER_IP
+_LOAD_BALANCER = FrontendType.LOAD_BALANCER
+_EXTERNAL_IPS = FrontendType.EXTERNAL_IPS
+_HOST_PORT = FrontendType.HOST_PORT
+_LOCAL_REDIRECT = FrontendType.LOCAL_REDIRECT
+_EXTERNAL_TYPES = (FrontendType.NODE_PORT, _LOAD_BALANCER, _EXTERNAL_IPS)
+_LOCAL = TrafficPolicy.LOCAL
+_ACTIVE = BackendState.ACTIVE
+_MAINTENANCE = BackendState.MAINTENANCE
+_LOCAL_REDIRECT_ENTRY = ServiceType.LOCAL_REDIRECT
+_CLUSTER_IP_ENTRY = ServiceType.CLUSTER_IP
+_UNDEF_ALGORITHM = Algorithm.UNDEF
+_UNDEF_MODE = ForwardingMode.UNDEF
+_DELEGATE_IF_LOCAL = ProxyDelegation.DELEGATE_IF_LOCAL
+_DENY = SourceRangesPolicy.DENY
 
 _TYPES = {
     FrontendType.CLUSTER_IP: ServiceType.CLUSTER_IP,
@@ -81,24 +103,20 @@ _TYPES = {
     FrontendType.HOST_PORT: ServiceType.HOST_PORT,
     FrontendType.LOCAL_REDIRECT: ServiceType.LOCAL_REDIRECT,
 }
-_EXTERNAL_TYPES = {
-    FrontendType.NODE_PORT,
-    FrontendType.LOAD_BALANCER,
-    FrontendType.EXTERNAL_IPS,
-}
 _ALGORITHMS = {
     "": Algorithm.UNDEF,
     "random": Algorithm.RANDOM,
     "maglev": Algorithm.MAGLEV,
 }
-_STATES = {
-    BackendState.ACTIVE: int(EntryState.ACTIVE),
-    BackendState.TERMINATING: int(EntryState.TERMINATING),
-    BackendState.TERMINATING_NOT_SERVING: int(EntryState.TERMINATING),
-    BackendState.QUARANTINED: int(EntryState.QUARANTINED),
-    BackendState.MAINTENANCE: int(EntryState.MAINTENANCE),
-    BackendState.INVALID: int(EntryState.MAINTENANCE),
+_STATE_OF = {
+    BackendState.ACTIVE: EntryState.ACTIVE,
+    BackendState.TERMINATING: EntryState.TERMINATING,
+    BackendState.TERMINATING_NOT_SERVING: EntryState.TERMINATING,
+    BackendState.QUARANTINED: EntryState.QUARANTINED,
+    BackendState.MAINTENANCE: EntryState.MAINTENANCE,
+    BackendState.INVALID: EntryState.MAINTENANCE,
 }
+_STATES = tuple(int(_STATE_OF[state]) for state in BackendState)
 _PROTOCOLS = {ord("T"): 6, ord("U"): 17, ord("S"): 132, ord("?"): 0}
 _TAILS = {
     bytes((letter, scope)): bytes((number, scope, 0, 0))
@@ -106,11 +124,12 @@ _TAILS = {
     for scope in (SCOPE_EXTERNAL, SCOPE_INTERNAL)
 }
 _ANY_TAIL = bytes(4)
-_V4_PREFIX = b"\0" * 10 + b"\xff\xff"
+V4_PREFIX = b"\0" * 10 + b"\xff\xff"
+_ADDRESS_AND_PORT = bytes(6)  # of IPv4, in front of what both families share
+_REV_NAT_TAIL = IPV4.rev_nat_value.pack(b"", b"")[len(_ADDRESS_AND_PORT) :]
 _LETTERS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _WILDCARD_CLASSES = (None, "io.cilium/bgp-control-plane", "io.cilium/l2-announcer")
 NONE_QUARANTINED: frozenset[L3n4Addr] = frozenset()
-_ACTIVE = BackendState.ACTIVE
 _U16 = Struct("=H").pack
 _NO_PORT = b"\0\0"
 
@@ -131,7 +150,7 @@ _DSR = int(ServiceFlag.DSR)
 
 def packed_ip(addr: bytes) -> bytes:
     """The 4 or 16 bytes of the address in `addr`, which may be an IP or an L3n4Addr."""
-    return addr[12:16] if addr[:12] == _V4_PREFIX else addr[:16]
+    return addr[12:16] if addr.startswith(V4_PREFIX) else addr[:16]
 
 
 # -- ordering and counting of backends --
@@ -149,7 +168,7 @@ def choose(fe: Frontend, quarantined: frozenset[L3n4Addr] = NONE_QUARANTINED) ->
     # Sorting is stable: the order of addresses stays within equals.
     ranked = sorted((is_unhealthy(be, quarantined), be.state, i) for i, be in enumerate(backends))
     arranged = [backends[i] for _, _, i in ranked]
-    shown = [be for be in arranged if be.state < BackendState.MAINTENANCE]
+    shown = [be for be in arranged if be.state < _MAINTENANCE]
     states = [be.state for be in shown if not is_unhealthy(be, quarantined)]
     count = states.count(_ACTIVE) or states.count(BackendState.TERMINATING)
     return Choice(arranged, shown, count, len(states))
@@ -163,12 +182,12 @@ def is_unhealthy(be: Backend, quarantined: frozenset[L3n4Addr]) -> bool:
 
 
 def entry_type(fe: Frontend) -> ServiceType:
-    return ServiceType.LOCAL_REDIRECT if fe.redirect_to is not None else _TYPES[fe.type]
+    return _LOCAL_REDIRECT_ENTRY if fe.redirect_to is not None else plain_type(fe)
 
 
 def plain_type(fe: Frontend) -> ServiceType:
     """The type of the frontend itself, redirected or not."""
-    return _TYPES[fe.type]
+    return _CLUSTER_IP_ENTRY if fe.type is _CLUSTER_IP else _TYPES[fe.type]
 
 
 def is_programmed(fe: Frontend, config: FrontendConfig) -> bool:
@@ -188,24 +207,23 @@ def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
     """`LB_SVC_*` of slot 0 of `addr`, the frontend's own address or one it is expanded to."""
     svc, kind = fe.service, fe.type
     if fe.redirect_to is not None:
-        kind = FrontendType.LOCAL_REDIRECT
+        kind = _LOCAL_REDIRECT
     flags = _policy_flags(svc, kind)
     if svc.affinity_timeout_s:
         flags |= _AFFINITY
-    if addr.is_surrogate or (kind is FrontendType.CLUSTER_IP and not config.external_clusterip):
+    if (kind is _CLUSTER_IP and not config.external_clusterip) or addr.is_surrogate:
         flags |= _NON_ROUTABLE
     if svc.source_ranges and (
-        config.source_range_all_types
-        or kind in (FrontendType.LOAD_BALANCER, FrontendType.EXTERNAL_IPS)
+        config.source_range_all_types or kind in (_LOAD_BALANCER, _EXTERNAL_IPS)
     ):
         flags |= _SOURCE_RANGE
-        if svc.source_ranges_policy is SourceRangesPolicy.DENY:
+        if svc.source_ranges_policy is _DENY:
             flags |= _SOURCE_DENY
     if l7_port(fe):
         flags |= _L7
-    if kind is FrontendType.HOST_PORT and svc.loopback_host_port:
+    if kind is _HOST_PORT and svc.loopback_host_port:
         flags |= _LOOPBACK
-    if svc.proxy_delegation is ProxyDelegation.DELEGATE_IF_LOCAL:
+    if svc.proxy_delegation is _DELEGATE_IF_LOCAL:
         flags |= _DELEGATE
     if _is_dsr(svc, addr, config):
         flags |= _DSR
@@ -214,22 +232,20 @@ def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
 
 def _policy_flags(svc: Service, kind: FrontendType) -> int:
     external = kind in _EXTERNAL_TYPES
-    ext_local = external and svc.ext_traffic_policy is TrafficPolicy.LOCAL
-    int_local = (
-        external or kind is FrontendType.CLUSTER_IP
-    ) and svc.int_traffic_policy is TrafficPolicy.LOCAL
+    ext_local = external and svc.ext_traffic_policy is _LOCAL
+    int_local = (external or kind is _CLUSTER_IP) and svc.int_traffic_policy is _LOCAL
     flags = 0
     if ext_local:
         flags |= _EXT_LOCAL
     if int_local:
         flags |= _INT_LOCAL
-    if ext_local is not int_local and kind is not FrontendType.CLUSTER_IP:
+    if ext_local is not int_local and kind is not _CLUSTER_IP:
         flags |= _TWO_SCOPES
     return flags
 
 
 def _is_dsr(svc: Service, addr: L3n4Addr, config: FrontendConfig) -> bool:
-    if config.mode_annotation and svc.forwarding_mode is not ForwardingMode.UNDEF:
+    if config.mode_annotation and svc.forwarding_mode is not _UNDEF_MODE:
         return svc.forwarding_mode is ForwardingMode.DSR
     return config.mode == "dsr" or (config.mode == "hybrid" and addr.protocol == "TCP")
 
@@ -237,7 +253,7 @@ def _is_dsr(svc: Service, addr: L3n4Addr, config: FrontendConfig) -> bool:
 def algorithm(fe: Frontend, config: FrontendConfig) -> Algorithm:
     """The algorithm as written to the map: undef unless services may choose."""
     if not config.algorithm_annotation:
-        return Algorithm.UNDEF
+        return _UNDEF_ALGORITHM
     chosen = fe.service.algorithm
     return _ALGORITHMS[config.algorithm if chosen is ServiceAlgorithm.UNDEF else chosen.value]
 
@@ -279,25 +295,29 @@ def wildcard_key(ip: bytes) -> bytes:
 def service_address(raw_key: bytes) -> L3n4Addr:
     """The address in a key of a service map. Raises: ValueError for an unknown scope."""
     key = decode_service_key(raw_key)
-    ip = key.address if len(key.address) == 16 else _V4_PREFIX + key.address
+    ip = key.address if len(key.address) == 16 else V4_PREFIX + key.address
     return L3n4Addr.of(ip, key.port, _LETTERS.get(key.proto, "ANY"), key.scope)
 
 
 def backend_address(raw_value: bytes) -> L3n4Addr:
     """The address in a value of a backend map."""
     be = decode_backend(raw_value)
-    ip = be.address if len(be.address) == 16 else _V4_PREFIX + be.address
+    ip = be.address if len(be.address) == 16 else V4_PREFIX + be.address
     protocol = _LETTERS.get(be.proto, "ANY")
     return L3n4Addr.of(ip, be.port, protocol, cluster_id=be.cluster_id)
 
 
 def backend_value(addr: L3n4Addr, state: int) -> bytes:
     """Value of a backend map; `state` is that of `entry_state`."""
-    ip = packed_ip(addr)
-    family = IPV4 if len(ip) == 4 else IPV6
-    return family.backend_value.pack(
-        ip, addr[20:22], _PROTOCOLS[addr[22]], state, addr.cluster_id, 0, 0
-    )
+    return packed_ip(addr) + addr[20:22] + _backend_tail(addr[16:20], addr[22], state)
+
+
+@cache
+def _backend_tail(cluster: bytes, letter: int, state: int) -> bytes:
+    """What follows address and port, the same in both families; one for thousands of backends."""
+    cluster_id = int.from_bytes(cluster, "big")
+    value = IPV4.backend_value.pack(b"", b"", _PROTOCOLS[letter], state, cluster_id, 0, 0)
+    return value[len(_ADDRESS_AND_PORT) :]
 
 
 def entry_state(state: BackendState) -> int:
@@ -306,9 +326,7 @@ def entry_state(state: BackendState) -> int:
 
 
 def rev_nat_value(addr: L3n4Addr) -> bytes:
-    ip = packed_ip(addr)
-    family = IPV4 if len(ip) == 4 else IPV6
-    return family.rev_nat_value.pack(ip, addr[20:22])
+    return packed_ip(addr) + addr[20:22] + _REV_NAT_TAIL
 
 
 def master_value(
@@ -345,6 +363,7 @@ def slot_values(
     return values
 
 
+@cache
 def wildcard_value(kind: int) -> bytes:
     """Slot 0 without id and backends: traffic to unknown ports ends here."""
     return SERVICE_VALUE.pack(0, 0, 0, _NON_ROUTABLE, 0, 0, _NO_PORT, 0, kind, 0)
@@ -353,7 +372,7 @@ def wildcard_value(kind: int) -> bytes:
 def wants_wildcard(fe: Frontend, config: FrontendConfig) -> bool:
     return (
         config.wildcard_entries
-        and fe.type in (FrontendType.CLUSTER_IP, FrontendType.LOAD_BALANCER)
-        and fe.address.scope == SCOPE_EXTERNAL
+        and fe.type in (_CLUSTER_IP, _LOAD_BALANCER)
+        and fe.address[23] == SCOPE_EXTERNAL
         and fe.service.load_balancer_class in _WILDCARD_CLASSES
     )

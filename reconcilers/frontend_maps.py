@@ -169,7 +169,7 @@ class FrontendMaps:
         self.families = (self.v4, self.v6)
 
     def of(self, addr: L3n4Addr | IP) -> FamilyMaps:
-        return self.v6 if addr.is_ipv6 else self.v4
+        return self.v4 if addr.startswith(layout.V4_PREFIX) else self.v6
 
     def family_of(self, target: StagedMap) -> FamilyMaps:
         return self.v4 if target in self.v4.all() else self.v6
@@ -202,7 +202,7 @@ class FrontendMaps:
         line = "" if value is None else self.family_of(target).line(target, raw_key, value)
         return f"{target.raw.name} {raw_key.hex()}", line
 
-    def masters(self, addresses: Collection[L3n4Addr], wildcards: Collection[IP]) -> set[bytes]:
+    def masters(self, addresses: Collection[L3n4Addr], wildcards: Collection[bytes]) -> set[bytes]:
         """Keys of the master and wildcard entries; the families' keys differ in length."""
         masters = {layout.service_keys(addr).slot(0) for addr in addresses}
         masters.update(layout.wildcard_key(ip) for ip in wildcards)

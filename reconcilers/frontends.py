@@ -31,13 +31,15 @@ from reconcilers.staged_maps import (
     write,
 )
 from statedb import ReadTxn, Table, wait_initialized
-from tables.addressing import IP, L3n4Addr
+from tables.addressing import L3n4Addr
 from tables.frontends import Frontend, with_outcome
 from tables.node_addresses import NodeAddress
 
 encode_id = ID.pack
 # Looking up a member of an enumeration costs as much as the rest of a step.
 _BACKEND, _DETAIL, _SLOT, _MASTER = Phase.BACKEND, Phase.DETAIL, Phase.SLOT, Phase.MASTER
+_MASTER_GONE, _SLOT_GONE = Phase.MASTER_GONE, Phase.SLOT_GONE
+_DETAIL_GONE, _BACKEND_GONE = Phase.DETAIL_GONE, Phase.BACKEND_GONE
 
 
 class StillReferencedError(Exception):
@@ -93,7 +95,7 @@ class FrontendOperations:
         self._references = BackendReferences()
         self._programmed: dict[L3n4Addr, _Programmed] = {}
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
-        self._wildcards: dict[IP, dict[L3n4Addr, int]] = {}
+        self._wildcards: dict[bytes, dict[L3n4Addr, int]] = {}  # by address
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
         self._restored = Restored()
@@ -247,20 +249,18 @@ class FrontendOperations:
         self._reference(plan, choice, programmed)
         self._reference_wildcard(plan, fe, addr, programmed)
         details = self._details(fe, addr, programmed, choice)
-        steps = plan.steps
         for phase, target, key, value in self._wanted(fe, addr, programmed, choice, details):
-            target.put(key, value)
-            steps[phase].append((target, key))
+            plan.put(phase, target, key, value)
         if details or programmed.details:
             kept = frozenset((target, key) for target, key, _ in details)
             for target, key in programmed.details - kept:
-                plan.remove(Phase.DETAIL_GONE, target, key)
+                plan.remove(_DETAIL_GONE, target, key)
             programmed.details = kept
         shown = len(choice.shown)
         if programmed.slots > shown:
             keys, service = layout.service_keys(addr), self._maps.of(addr).service
             for slot in range(shown + 1, programmed.slots + 1):
-                plan.remove(Phase.SLOT_GONE, service, keys.slot(slot))
+                plan.remove(_SLOT_GONE, service, keys.slot(slot))
         programmed.slots = shown
 
     def _wanted(
@@ -282,14 +282,16 @@ class FrontendOperations:
             value = layout.backend_value(backend, state(backend))
             found.append((_BACKEND, target, encode_id(ids[backend]), value))
         found.append((_DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)))
-        found += [(_DETAIL, *detail) for detail in details]
+        for holder, key, value in details:
+            found.append((_DETAIL, holder, key, value))
         keys = layout.service_keys(addr)
         for slot, value in enumerate(layout.slot_values(fe, number, flags, choice, ids), 1):
             found.append((_SLOT, service, keys.slot(slot), value))
         master = layout.master_value(fe, number, flags, choice, self._config)
         found.append((_MASTER, service, keys.slot(0), master))
         if programmed.wildcard:
-            found.append((_MASTER, service, *self._wildcard(addr)))
+            key, value = self._wildcard(addr)
+            found.append((_MASTER, service, key, value))
         return found
 
     def _details(
@@ -326,17 +328,17 @@ class FrontendOperations:
         wildcard = (
             layout.wants_wildcard(fe, self._config)
             and addr == fe.address
-            and addr.ip not in self._node_ports.all_addresses
+            and addr[:16] not in self._node_ports.all_addresses
         )
         if wildcard:
-            self._wildcards.setdefault(addr.ip, {})[addr] = layout.plain_type(fe)
+            self._wildcards.setdefault(addr[:16], {})[addr] = layout.plain_type(fe)
         elif programmed.wildcard:
             self._release_wildcard(plan, addr)
         programmed.wildcard = wildcard
 
     def _wildcard(self, addr: L3n4Addr) -> tuple[bytes, bytes]:
         """Key and value for the address as a whole; frontends of two types agree on the first."""
-        owners = self._wildcards[addr.ip]
+        owners = self._wildcards[addr[:16]]
         return layout.wildcard_key(addr), layout.wildcard_value(owners[min(owners)])
 
     # -- planning a removal --
@@ -374,12 +376,12 @@ class FrontendOperations:
             return
         del self._programmed[addr]
         family, keys = self._maps.of(addr), layout.service_keys(addr)
-        plan.remove(Phase.MASTER_GONE, family.service, keys.slot(0))
+        plan.remove(_MASTER_GONE, family.service, keys.slot(0))
         for slot in range(1, programmed.slots + 1):
-            plan.remove(Phase.SLOT_GONE, family.service, keys.slot(slot))
-        plan.remove(Phase.DETAIL_GONE, family.rev_nat, encode_id(programmed.id))
+            plan.remove(_SLOT_GONE, family.service, keys.slot(slot))
+        plan.remove(_DETAIL_GONE, family.rev_nat, encode_id(programmed.id))
         for target, key in programmed.details:
-            plan.remove(Phase.DETAIL_GONE, target, key)
+            plan.remove(_DETAIL_GONE, target, key)
         if programmed.wildcard:
             self._release_wildcard(plan, addr)
         for be, state in programmed.backends.items():
@@ -391,31 +393,31 @@ class FrontendOperations:
         target = self._maps.of(addr).backend
         if self._references.remove(addr, state):
             value = layout.backend_value(addr, self._references.state(addr))
-            plan.put(Phase.BACKEND, target, encode_id(self._backends.ids[addr]), value)
+            plan.put(_BACKEND, target, encode_id(self._backends.ids[addr]), value)
             return
         number = self._backends.release(addr)
         if number is not None:
-            plan.remove(Phase.BACKEND_GONE, target, encode_id(number))
+            plan.remove(_BACKEND_GONE, target, encode_id(number))
 
     def _release_wildcard(self, plan: Plan, addr: L3n4Addr) -> None:
-        owners, service = self._wildcards[addr.ip], self._maps.of(addr).service
+        owners, service = self._wildcards[addr[:16]], self._maps.of(addr).service
         del owners[addr]
         if owners:
-            plan.put(Phase.MASTER, service, *self._wildcard(addr))
+            plan.put(_MASTER, service, *self._wildcard(addr))
         else:
-            del self._wildcards[addr.ip]
-            plan.remove(Phase.MASTER_GONE, service, layout.wildcard_key(addr))
+            del self._wildcards[addr[:16]]
+            plan.remove(_MASTER_GONE, service, layout.wildcard_key(addr))
 
     # -- writing --
 
     def _carry_out(self, entries: Sequence[Entry[Frontend]], plans: Sequence[Plan]) -> None:
-        admit(plans)
+        admit(plans, self._maps.all())
         write(plans, BEFORE_BACKENDS_GO)
         for entry, plan in zip(entries, plans, strict=True):
-            if plan.error is None:
-                self._unfinished.pop(entry.obj.address, None)
-            else:
+            if plan.error is not None:
                 self._unfinished[entry.obj.address] = plan.outstanding()
+            elif self._unfinished:
+                self._unfinished.pop(entry.obj.address, None)
         if self._unfinished:
             self._hold_backends(plans)
         write(plans, (Phase.BACKEND_GONE,))
@@ -429,7 +431,7 @@ class FrontendOperations:
         in_use = self._in_use()
         for plan in plans:
             if plan.error is None:
-                for step in plan.steps[Phase.BACKEND_GONE]:
+                for step in plan.steps(_BACKEND_GONE):
                     if step in in_use:
                         plan.error = StillReferencedError(
                             f"backend {decode_id(step[1])} is in use by a frontend that failed"

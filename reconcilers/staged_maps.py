@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes of a whole round to several BPF maps: only differences, in phases, in batches.
 
-    plan (one a table row): phase -> [(map, key), ...]
+    plan (one a table row): [(phase, map, key), ...]
     StagedMap: content = what the map holds, wanted = what it shall hold where that differs
 
 `write` goes through the phases in order and through all plans in each, so a round of a thousand
@@ -76,9 +76,13 @@ class StagedMap:
         changed = {key: value for key in keys if (value := wanted.get(key)) is not None}
         failed: dict[bytes, KernelError] = {}
         self._write(list(changed), list(changed.values()), failed)
-        for key, value in changed.items():
-            if key not in failed:
-                self.content[key] = value
+        for key in failed:
+            del changed[key]
+        self.content.update(changed)
+        if len(changed) == len(wanted):
+            wanted.clear()
+        else:
+            for key in changed:
                 del wanted[key]
         return failed
 
@@ -148,6 +152,7 @@ class StagedTables(StagedMap):
 
 
 Step = tuple[StagedMap, bytes]
+Touch = tuple[Phase, StagedMap, bytes]
 
 
 class NoRoomError(Exception):
@@ -158,44 +163,47 @@ class NoRoomError(Exception):
 
 
 class Plan:
-    """The keys that one row touches or relies on, by phase, and the error that stopped it."""
+    """What one row touches or relies on, and the error that stopped it."""
 
-    __slots__ = ("error", "steps")
+    __slots__ = ("error", "touched")
 
     def __init__(self) -> None:
-        self.steps: tuple[list[Step], ...] = ([], [], [], [], [], [], [], [])
+        self.touched: list[Touch] = []
         self.error: Exception | None = None
 
     def put(self, phase: Phase, target: StagedMap, key: bytes, value: bytes) -> None:
         target.put(key, value)
-        self.steps[phase].append((target, key))
+        self.touched.append((phase, target, key))
 
     def remove(self, phase: Phase, target: StagedMap, key: bytes) -> None:
         target.remove(key)
-        self.steps[phase].append((target, key))
+        self.touched.append((phase, target, key))
+
+    def steps(self, phase: Phase) -> list[Step]:
+        return [(target, key) for when, target, key in self.touched if when is phase]
 
     def outstanding(self) -> list[tuple[Phase, Step]]:
         """The steps that are not done: for the next attempt, if this one failed."""
         return [
             (phase, (target, key))
-            for phase in Phase
-            for target, key in dict.fromkeys(self.steps[phase])
+            for phase, target, key in dict.fromkeys(self.touched)
             if key in target.wanted
         ]
 
     def resume(self, steps: Iterable[tuple[Phase, Step]]) -> None:
         """Take over what an earlier plan of the row left; what is wanted by now is what counts."""
-        for phase, step in steps:
-            self.steps[phase].append(step)
+        for phase, (target, key) in steps:
+            self.touched.append((phase, target, key))
 
 
-def admit(plans: Iterable[Plan]) -> None:
+def admit(plans: Iterable[Plan], targets: Iterable[StagedMap]) -> None:
     """Refuse the plans whose new entries do not fit, before anything of them is written.
 
     First come, first served: a row that does not fit keeps what it has in force and leaves the room
-    to those that do. Room that the same round will free does not count yet.
+    to those that do. Room that the same round will free does not count yet. `targets`: all maps
+    that the plans may touch.
     """
-    if all(len(m.content) + len(m.wanted) <= m.raw.max_entries for m in _written(plans)):
+    if all(len(m.content) + len(m.wanted) <= m.raw.max_entries for m in targets):
         return
     reserved: dict[StagedMap, set[bytes]] = {}
     for plan in plans:
@@ -215,41 +223,43 @@ def admit(plans: Iterable[Plan]) -> None:
             reserved.setdefault(target, set()).update(keys)
 
 
-def _written(plans: Iterable[Plan]) -> set[StagedMap]:
-    return {target for plan in plans for steps in plan.steps for target, _ in steps}
-
-
 def _new_entries(plan: Plan) -> dict[StagedMap, set[bytes]]:
     new: dict[StagedMap, set[bytes]] = {}
-    for phase in range(_FIRST_REMOVAL):
-        for target, key in plan.steps[phase]:
-            if key not in target.content and target.wanted.get(key) is not None:
-                new.setdefault(target, set()).add(key)
+    for phase, target, key in plan.touched:
+        if (
+            phase < _FIRST_REMOVAL
+            and key not in target.content
+            and target.wanted.get(key) is not None
+        ):
+            new.setdefault(target, set()).add(key)
     return new
 
 
 def write(plans: Sequence[Plan], phases: Iterable[Phase]) -> None:
     """Carry out all plans, phase by phase; sets the error of those that failed."""
+    steps = _by_phase(plans)
     for phase in phases:
-        steps = _by_map(plans, phase)
         failed = {
             target: errors
-            for target, keys in steps.items()
+            for target, keys in steps[phase].items()
             if (errors := target.write(keys) if phase < _FIRST_REMOVAL else target.erase(keys))
         }
         if failed:
             _blame(plans, phase, failed)
+            steps = _by_phase(plans)
 
 
-def _by_map(plans: Iterable[Plan], phase: Phase) -> dict[StagedMap, list[bytes]]:
-    steps: dict[StagedMap, list[bytes]] = {}
+def _by_phase(plans: Iterable[Plan]) -> list[dict[StagedMap, list[bytes]]]:
+    """The keys of each map in each phase, of the plans that have not failed."""
+    steps: list[dict[StagedMap, list[bytes]]] = [{} for _ in Phase]
     for plan in plans:
         if plan.error is None:
-            for target, key in plan.steps[phase]:
-                if target in steps:
-                    steps[target].append(key)
+            for phase, target, key in plan.touched:
+                keys = steps[phase].get(target)
+                if keys is None:
+                    steps[phase][target] = [key]
                 else:
-                    steps[target] = [key]
+                    keys.append(key)
     return steps
 
 
@@ -259,7 +269,7 @@ def _blame(
     """Every plan that relies on a key that could not be written fails with it."""
     for plan in plans:
         if plan.error is None:
-            for target, key in plan.steps[phase]:
+            for target, key in plan.steps(phase):
                 error = failed.get(target, {}).get(key)
                 if error is not None:
                     plan.error = error

@@ -54,7 +54,7 @@ class IP(bytes):
 
     @property
     def is_ipv6(self) -> bool:
-        return self[:12] != _V4_PREFIX
+        return not self.startswith(_V4_PREFIX)
 
     @property
     def is_unspecified(self) -> bool:
@@ -67,7 +67,7 @@ class IP(bytes):
     @property
     def packed(self) -> bytes:
         """4 or 16 bytes in network order."""
-        return self[12:] if self[:12] == _V4_PREFIX else bytes(self)
+        return self[12:] if self.startswith(_V4_PREFIX) else bytes(self)
 
     def __str__(self) -> str:
         return unpack_ip(self)
@@ -115,7 +115,7 @@ class Prefix(bytes):
 
     @property
     def is_ipv6(self) -> bool:
-        return self[:12] != _V4_PREFIX
+        return not self.startswith(_V4_PREFIX)
 
     @property
     def is_host(self) -> bool:
@@ -161,6 +161,7 @@ def unpack_ip(packed: bytes) -> str:
 _UNSPECIFIED_V4: Final = pack_ip("0.0.0.0")
 _UNSPECIFIED_V6: Final = pack_ip("::")
 _LOOPBACK_V6: Final = pack_ip("::1")
+_SURROGATES: Final = (_UNSPECIFIED_V4, _UNSPECIFIED_V6)
 
 
 class L3n4Addr(bytes):
@@ -234,12 +235,12 @@ class L3n4Addr(bytes):
 
     @property
     def is_ipv6(self) -> bool:
-        return self[:12] != _V4_PREFIX
+        return not self.startswith(_V4_PREFIX)
 
     @property
     def is_surrogate(self) -> bool:
         """True for ``0.0.0.0`` and ``::``, which stand for every node address."""
-        return self[:16] in (_UNSPECIFIED_V4, _UNSPECIFIED_V6)
+        return self.startswith(_SURROGATES)
 
     def with_ip(self, ip: IP) -> L3n4Addr:
         """The same port, protocol and scope on another address."""

@@ -24,7 +24,7 @@ def plan(target: StagedMap, slots: str, master: str) -> Plan:
 def test_the_first_that_fit_are_written_and_the_others_write_nothing() -> None:
     target = staged(5)
     plans = [plan(target, "ab", "A"), plan(target, "cd", "C"), plan(target, "e", "E")]
-    admit(plans)
+    admit(plans, [target])
     write(plans, PHASES)
     assert [type(p.error) for p in plans] == [type(None), NoRoomError, type(None)]
     assert sorted(dict(target.raw.items())) == [b"A", b"E", b"a", b"b", b"e"]
@@ -34,7 +34,7 @@ def test_the_first_that_fit_are_written_and_the_others_write_nothing() -> None:
 def test_an_entry_that_two_rows_share_counts_once() -> None:
     target = staged(3)
     plans = [plan(target, "s", "A"), plan(target, "s", "B")]
-    admit(plans)
+    admit(plans, [target])
     assert [p.error for p in plans] == [None, None]
 
 
@@ -45,6 +45,6 @@ def test_what_replaces_an_entry_needs_no_room() -> None:
     again = Plan()
     again.put(Phase.MASTER, target, b"A", b"x")
     refused = plan(target, "t", "B")
-    admit([refused, again])
+    admit([refused, again], [target])
     assert isinstance(refused.error, NoRoomError)
     assert again.error is None
