@@ -8,6 +8,7 @@ Reads one JSON call a line (`{"call": "tcp", "args": [...]}`) and answers one JS
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import socket
@@ -231,6 +232,40 @@ class Streams:
         return {"answered": self.answered, "failures": self.failures}
 
 
+HELD: list[socket.socket] = []
+
+
+def hold(ip: str, port: int, udp: bool) -> int:
+    """A socket that stays connected."""
+    kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+    client = socket.socket(family(ip), kind)
+    client.connect((ip, port))
+    client.setblocking(False)
+    HELD.append(client)
+    return len(HELD) - 1
+
+
+def held(number: int) -> str:
+    """What the owner finds: open, end, or the name of the error, which is told once."""
+    try:
+        found = HELD[number].recv(1)
+    except BlockingIOError:
+        return "open"
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "data" if found else "end"
+
+
+def bind(ip: str, port: int) -> str:
+    """ok, or the name of the error that a listener gets."""
+    with socket.socket(family(ip), socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind((ip, port))
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+    return "ok"
+
+
 LOOPS: list[Loop] = []
 DATAGRAMS: list[Datagrams] = []
 STREAMS: list[Stream] = []
@@ -299,6 +334,9 @@ CALLS = {
         datagrams_sent,
         streams_open,
         streams_stop,
+        hold,
+        held,
+        bind,
     )
 }
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cilia service connections`: who still talks to which backend, which is what a drain waits for.
+
+Read from the kernel, so it works while no agent runs; names of Services come from the agent's
+tables where it answers. Counted are the sockets of this node and of its pods that were translated
+when they connected; connections that come in from outside are in the conntrack table.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from bpf.errors import BPFError, NotFound
+from bpf.maps.lb import BackendState, LBMaps, decode_backend
+from cilia.linux.errors import NetlinkError
+from cilia.linux.namespaces import DIRECTORIES, network_namespaces
+from reconcilers.translated_sockets import Use, count_connections
+from statedb.columns import layout
+from statedb.errors import StateDBError
+from statedb.remote import RemoteDB
+from tables.addressing import L3n4Addr
+
+_PROTOCOLS = {6: "TCP", 17: "UDP"}
+_HEADINGS = ["Frontend", "Service", "Backend", "State", "Connections"]
+REMOVED = "removed"
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What is printed."""
+
+    frontend: str
+    service: str
+    backend: str
+    state: str
+    connections: int
+
+
+def show(
+    directory: Path, socket: str, netns: tuple[Path, ...], draining: bool, output: str
+) -> None:
+    """Raises: ClickException."""
+    lines = _sorted(directory, socket, netns)
+    if draining:
+        lines = [line for line in lines if line.state not in ("active", "quarantined")]
+    if output == "json":
+        click.echo(json.dumps([msgspec.to_builtins(line) for line in lines], indent=2))
+        return
+    cells = ([str(value) for value in msgspec.structs.astuple(line)] for line in lines)
+    click.echo(layout([_HEADINGS, *cells]), nl=False)
+
+
+def _sorted(directory: Path, socket: str, netns: tuple[Path, ...]) -> list[Line]:
+    try:
+        maps = LBMaps.open_pinned(directory)
+    except NotFound:
+        raise click.ClickException(
+            f"no maps are pinned below {directory}: no agent of this instance has run"
+        ) from None
+    except BPFError as error:
+        raise click.ClickException(f"{error}: run this as root") from None
+    try:
+        counted = count_connections(maps, network_namespaces(netns or DIRECTORIES))
+        states = dict(_states(maps))
+    except (NetlinkError, PermissionError) as error:
+        raise click.ClickException(f"{error}: run this as root") from None
+    finally:
+        maps.close()
+    names = _names(socket)
+    lines = [_line(use, number, states, names) for use, number in counted.items()]
+    return sorted(lines, key=lambda line: (line.frontend, line.backend))
+
+
+def _line(use: Use, number: int, states: dict[str, str], names: dict[str, str]) -> Line:
+    frontend, backend = _text(use.frontend, use.protocol), _text(use.backend, use.protocol)
+    zero = (bytes(len(use.frontend[0])), use.frontend[1])
+    service = names.get(frontend) or names.get(_text(zero, use.protocol), "")
+    return Line(frontend, service, backend, states.get(backend, REMOVED), number)
+
+
+def _states(maps: LBMaps) -> Iterator[tuple[str, str]]:
+    """Backend -> its state in the datapath."""
+    for family in (maps.v4, maps.v6):
+        for _, raw in family.backend.items():  # noqa: PERF102  a raw map is no dict
+            be = decode_backend(raw)
+            if be.proto in _PROTOCOLS:
+                state = BackendState(be.state).name.lower()
+                yield _text((be.address, be.port), be.proto), state
+
+
+def _names(socket: str) -> dict[str, str]:
+    """Frontend -> Service; empty while no agent answers."""
+    db = RemoteDB(socket)
+    try:
+        rows: list[dict[str, Any]] = list(db.table("frontends").all(db.read_txn()))
+    except StateDBError:
+        return {}
+    return {row["Address"].removesuffix("/i"): row["ServiceName"] for row in rows}
+
+
+def _text(place: tuple[bytes, int], protocol: int) -> str:
+    ip = str(ipaddress.ip_address(place[0]))
+    return str(L3n4Addr.of(ip, place[1], _PROTOCOLS[protocol]))
