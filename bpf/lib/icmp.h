@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 #pragma once
 
-/* The answer to a packet that nobody serves: ICMP «port unreachable», which a TCP client takes for
- * «connection refused».
+/* The answer to a packet that nobody serves: ICMP «port unreachable», and a reset for what would open a
+ * TCP connection.
  *
  * No error is answered, no later fragment and nothing that was sent to or by many (RFC 1122, 3.2.2),
  * so two nodes cannot answer each other; and a CPU sends a limited number a second.
@@ -10,6 +10,7 @@
 #include "csum.h"
 #include "node_config.h"
 #include "packet.h"
+#include "reset.h"
 
 #define ICMP_PORT_UNREACH 3
 #define ICMP_FRAG_NEEDED 4
@@ -185,10 +186,22 @@ static __always_inline int icmp_send(ctx_t *ctx, const struct packet *packet, __
 }
 
 /* Make the packet the answer to its sender, from the address that he asked; the caller has counted the
- * drop. The verdict: back out of the device that it came by, or dropped. */
+ * drop. The verdict: back out of the device that it came by, or dropped.
+ *
+ * A client of TCP would take ICMP for a refusal too, but over IPv6 Linux puts aside the error that
+ * arrives during connect(), and fails only by the one about the next SYN, a second later. */
 static __always_inline int icmp_unreachable(ctx_t *ctx, const struct packet *packet)
 {
-	return lb_reject ? icmp_send(ctx, packet, 0) : CTX_DROP;
+	int failed;
+
+	if (!lb_reject)
+		return CTX_DROP;
+	if (!packet_opens_tcp(packet))
+		return icmp_send(ctx, packet, 0);
+	if (!icmp_answerable(ctx, packet) || !icmp_within_budget())
+		return CTX_DROP;
+	failed = packet->flags & PACKET_V6 ? tcp6_reset(ctx, packet) : tcp4_reset(ctx, packet);
+	return failed ? CTX_DROP : ctx_redirect(ctx, ctx_ifindex(ctx));
 }
 
 /* Tell the sender the MTU that his packet exceeds (RFC 1191, RFC 8201). */

@@ -314,14 +314,32 @@ def wildcard(datapath: Datapath, family: Family) -> None:
 
 
 def answered(sent: Packet) -> Packet:
-    """Port unreachable, from the address that was asked."""
+    """Port unreachable or a reset, from the address that was asked."""
     network = sent[1]
     ether = Ether(src=sent.dst, dst=sent.src)
+    if TCP in sent and sent[TCP].flags == "S":
+        return ether / reset(network)
     if isinstance(network, IPv6):
         error = IPv6(src=network.dst, dst=network.src, hlim=64) / ICMPv6DestUnreach(code=4)
     else:
         error = IP(src=network.dst, dst=network.src, id=0) / ICMP(type=3, code=3)
     return ether / error / Raw(bytes(network)[:128])
+
+
+def reset(network: Packet) -> Packet:
+    """The answer of RFC 9293 to a SYN that carries something."""
+    syn = network[TCP]
+    tcp = TCP(
+        sport=syn.dport,
+        dport=syn.sport,
+        seq=0,
+        ack=syn.seq + 1 + len(syn.payload),
+        flags="RA",
+        window=0,
+    )
+    if isinstance(network, IPv6):
+        return IPv6(src=network.dst, dst=network.src, hlim=64) / tcp
+    return IP(src=network.dst, dst=network.src, id=0) / tcp
 
 
 @FAMILIES
@@ -333,6 +351,15 @@ def test_no_backend_is_answered_and_counted(pod: Datapath, family: Family, proto
     expect(pod, "from_pod", sent, REDIRECT, answered(sent))
     assert only_drop(pod, before) == lib.DROP_NO_BACKEND
     assert connections(pod, family, proto) == {}
+
+
+@FAMILIES
+def test_segment_of_a_connection_without_backend_is_answered_by_icmp(
+    pod: Datapath, family: Family
+) -> None:
+    pod.service(family.service, 80, socket.IPPROTO_TCP, [], rev_nat=1)
+    sent = packet("tcp", family.pod, CLIENT_PORT, family.service, 80, flags="A")
+    expect(pod, "from_pod", sent, REDIRECT, answered(sent))
 
 
 @FAMILIES
