@@ -90,10 +90,11 @@ def _lines(row: dict[str, Any]) -> list[list[str]]:
     """One line a backend; what the frontend has to say stands in the first."""
     first = [str(row["ID"]), row["Address"], row["Type"], row["ServiceName"]]
     backends = [
-        f"{number} => {be['Address']} ({_STATES[be['State']]})"
+        f"{number} => {be['Address']} ({STATES[be['State']]})"
         for number, be in enumerate(row["Backends"], 1)
     ] or ["no backends"]
     return [[*(first if not i else [""] * 4), text] for i, text in enumerate(backends)]
 
 
-_STATES = ["active", "terminating", "terminating", "quarantined", "maintenance", "invalid"]
+#: By the number that tables give to a state of a backend.
+STATES = ["active", "terminating", "terminating", "quarantined", "maintenance", "invalid"]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`cilia service connections`: who still talks to which backend, which is what a drain waits for.
 
-Read from the kernel, so it works while no agent runs; names of Services come from the agent's
-tables where it answers. Counted are the sockets of this node and of its pods that were translated
-when they connected; connections that come in from outside are in the conntrack table.
+Read from the kernel, so it works while no agent runs; names of Services, and what a backend is to
+each of them, come from the agent's tables where it answers. Counted are the sockets of this node
+and of its pods that were translated when they connected; connections that come in from outside are
+in the conntrack table.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import ipaddress
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 
 from bpf.errors import BPFError, NotFound
 from bpf.maps.lb import BackendState, LBMaps, decode_backend
+from cilia.cli.service import STATES
 from cilia.linux.errors import NetlinkError
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from reconcilers.translated_sockets import Use, count_connections
@@ -30,6 +32,15 @@ from tables.addressing import L3n4Addr
 _PROTOCOLS = {6: "TCP", 17: "UDP"}
 _HEADINGS = ["Frontend", "Service", "Backend", "State", "Connections"]
 REMOVED = "removed"
+
+
+class Services(NamedTuple):
+    """What the agent knows."""
+
+    #: Frontend -> Service.
+    names: dict[str, str]
+    #: (Service, backend) -> state; an address may be draining in one Service alone.
+    states: dict[tuple[str, str], str]
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -72,16 +83,18 @@ def _sorted(directory: Path, socket: str, netns: tuple[Path, ...]) -> list[Line]
         raise click.ClickException(f"{error}: run this as root") from None
     finally:
         maps.close()
-    names = _names(socket)
-    lines = [_line(use, number, states, names) for use, number in counted.items()]
+    services = _services(socket)
+    lines = [_line(use, number, states, services) for use, number in counted.items()]
     return sorted(lines, key=lambda line: (line.frontend, line.backend))
 
 
-def _line(use: Use, number: int, states: dict[str, str], names: dict[str, str]) -> Line:
+def _line(use: Use, number: int, states: dict[str, str], services: Services | None) -> Line:
     frontend, backend = _text(use.frontend, use.protocol), _text(use.backend, use.protocol)
-    zero = (bytes(len(use.frontend[0])), use.frontend[1])
-    service = names.get(frontend) or names.get(_text(zero, use.protocol), "")
-    return Line(frontend, service, backend, states.get(backend, REMOVED), number)
+    if services is None:
+        return Line(frontend, "", backend, states.get(backend, REMOVED), number)
+    zero = _text((bytes(len(use.frontend[0])), use.frontend[1]), use.protocol)
+    name = services.names.get(frontend) or services.names.get(zero, "")
+    return Line(frontend, name, backend, services.states.get((name, backend), REMOVED), number)
 
 
 def _states(maps: LBMaps) -> Iterator[tuple[str, str]]:
@@ -94,14 +107,19 @@ def _states(maps: LBMaps) -> Iterator[tuple[str, str]]:
                 yield _text((be.address, be.port), be.proto), state
 
 
-def _names(socket: str) -> dict[str, str]:
-    """Frontend -> Service; empty while no agent answers."""
+def _services(socket: str) -> Services | None:
+    """None while no agent answers."""
     db = RemoteDB(socket)
     try:
-        rows: list[dict[str, Any]] = list(db.table("frontends").all(db.read_txn()))
+        txn = db.read_txn()
+        frontends: list[dict[str, Any]] = list(db.table("frontends").all(txn))
+        backends: list[dict[str, Any]] = list(db.table("backends").all(txn))
     except StateDBError:
-        return {}
-    return {row["Address"].removesuffix("/i"): row["ServiceName"] for row in rows}
+        return None
+    return Services(
+        {row["Address"].removesuffix("/i"): row["ServiceName"] for row in frontends},
+        {(row["ServiceName"], row["Address"]): STATES[row["State"]] for row in backends},
+    )
 
 
 def _text(place: tuple[bytes, int], protocol: int) -> str:
