@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
-from prometheus_client.metrics_core import Metric
+import yaml
 
+from cilia.agent.metrics_samples import AGES, MetricsSampler, series_of
 from cilia.agent.script_target import Flags, Target
 from cilia.script import Command, CommandFailed, Flag, Output, State
 from cilia.script.goregexp import Regexp, compile_re2
@@ -22,6 +25,13 @@ __all__ = ["observe_commands"]
 _OUT = Flag("out", "o", "str", "", "write to this file")
 _HTTP = ("http://", "https://")
 _HEALTH_COLUMNS = ("Module", "Component", "Level", "Message", "Error")
+_HISTORY_COLUMNS = ("UpdatedAt", *_HEALTH_COLUMNS)
+_HEALTH_FLAGS = (
+    Flag("levels", "s", "strings", (), "only these levels: ok, degraded, stopped"),
+    Flag("match", "m", "str", "", "only rows in which this text stands"),
+)
+_SAMPLED = Flag("sampled", "s", help="how they were in the last two hours")
+_FORMAT = Flag("format", "f", "str", "table", "table, json or yaml")
 
 
 def observe_commands(app: Target) -> tuple[Command, ...]:
@@ -40,32 +50,45 @@ def observe_commands(app: Target) -> tuple[Command, ...]:
         text = table_text(app.agent.tables.health.columns, bad, _HEALTH_COLUMNS)
         return Output(error=CommandFailed(f"degraded:\n{text}")) if bad else Output()
 
-    def metrics(state: State, flags: Flags, args: list[str]) -> Output:
+    def history(state: State, flags: Flags, args: list[str]) -> Output:
         if len(args) > 1:
-            raise CommandFailed("expected at most one REGEXP")
-        wanted = compile_re2("".join(args))
-        rows = sorted(_samples(app.agent.registry.collect(), wanted))
-        text = table_text(_METRIC_COLUMNS, rows)
+            raise CommandFailed("expected at most one MODULE")
+        rows = _select(app.agent.health_history.reports(), flags, "".join(args))
+        return Output(table_text(app.agent.tables.health.columns, rows, _HISTORY_COLUMNS))
+
+    def metrics(state: State, flags: Flags, args: list[str]) -> Output:
+        wanted = _pattern(args)
+        sampled = flags["sampled"]
+        rows = _sampled(app.agent.sampler, wanted) if sampled else _current(app, wanted)
+        columns = _SAMPLED_COLUMNS if sampled else _METRIC_COLUMNS
+        if flags["format"] not in _FORMATS:
+            raise CommandFailed(f"no such format: {flags['format']}")
+        text = _FORMATS[flags["format"]](columns, rows)
         if not flags["out"]:
             return Output(text)
         state.write_text(flags["out"], text)
         return Output()
 
+    def plot(state: State, flags: Flags, args: list[str]) -> Output:
+        wanted = _pattern(args)
+        found = app.agent.sampler.history().items()
+        return Output("".join(_curve(*one) for one in found if _matches(wanted, one[0])))
+
     return (
+        Command("health", "print the health of the parts", health, "[MODULE]", flags=_HEALTH_FLAGS),
         Command(
-            "health",
-            "print the health of the parts",
-            health,
-            "[MODULE]",
-            flags=(
-                Flag("levels", "s", "strings", (), "only these levels: ok, degraded, stopped"),
-                Flag("match", "m", "str", "", "only rows in which this text stands"),
-            ),
+            "health/history", "print what they reported", history, "[MODULE]", flags=_HEALTH_FLAGS
         ),
         Command("health/ok", "fail if a part is degraded", health_ok),
         Command(
-            "metrics", "print the metrics", metrics, "[REGEXP]", flags=(_OUT,), regexp_args=True
+            "metrics",
+            "print the metrics",
+            metrics,
+            "[REGEXP]",
+            flags=(_OUT, _SAMPLED, _FORMAT),
+            regexp_args=True,
         ),
+        Command("metrics/plot", "print their curves", plot, "[REGEXP]", regexp_args=True),
         Command("http/get", "write status, headers and body to a file", _http_get, "URL FILE"),
     )
 
@@ -85,21 +108,67 @@ def _select(rows: Iterable[Health], flags: Flags, module: str) -> Iterator[Healt
             yield row
 
 
-Sample = tuple[str, str, str]
-
-_METRIC_COLUMNS = (
-    Column("Metric", lambda sample: sample[0]),
-    Column("Labels", lambda sample: sample[1]),
-    Column("Value", lambda sample: sample[2]),
-)
+Row = tuple[str, ...]
 
 
-def _samples(families: Iterable[Metric], wanted: Regexp) -> Iterator[Sample]:
-    for family in families:
-        for sample in family.samples:
-            labels = " ".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-            if wanted.matches(sample.name) or wanted.matches(labels):
-                yield sample.name, labels, f"{sample.value:f}"
+def _columns(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, itemgetter(i)) for i, name in enumerate(names))
+
+
+_METRIC_COLUMNS = _columns("Metric", "Labels", "Value")
+_SAMPLED_COLUMNS = _columns("Metric", "Labels", *AGES)
+
+
+def _pattern(args: list[str]) -> Regexp:
+    if len(args) > 1:
+        raise CommandFailed("expected at most one REGEXP")
+    return compile_re2("".join(args))
+
+
+def _matches(wanted: Regexp, series: tuple[str, str]) -> bool:
+    return any(map(wanted.matches, series))
+
+
+def _current(app: Target, wanted: Regexp) -> list[Row]:
+    found = series_of(app.agent.registry.collect())
+    return sorted((*series, f"{value:f}") for series, value in found if _matches(wanted, series))
+
+
+def _sampled(sampler: MetricsSampler, wanted: Regexp) -> list[Row]:
+    """Each series as it was, `-` where there is no sample of that age."""
+    return [
+        (*series, *(_value(values, position) for position in AGES.values()))
+        for series, values in sampler.history().items()
+        if _matches(wanted, series)
+    ]
+
+
+def _value(values: list[float | None], position: int) -> str:
+    value = values[position] if position < len(values) else None
+    return "-" if value is None else f"{value:f}"
+
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def _curve(series: tuple[str, str], newest_first: list[float | None]) -> str:
+    """One line: least and greatest value, and the course between them, the oldest first."""
+    values = [value for value in reversed(newest_first) if value is not None]
+    low, high = min(values), max(values)
+    step = (high - low) / (len(_BARS) - 1) or 1.0
+    bars = "".join(_BARS[round((value - low) / step)] for value in values)
+    return f"{' '.join(filter(None, series))} [{low:g}, {high:g}] {bars}\n"
+
+
+def _as_dicts(columns: Sequence[Column], rows: Iterable[Row]) -> list[dict[str, str]]:
+    return [{column.name: column.cell(row) for column in columns} for row in rows]
+
+
+_FORMATS: dict[str, Callable[[Sequence[Column], Iterable[Row]], str]] = {
+    "table": table_text,
+    "json": lambda columns, rows: json.dumps(_as_dicts(columns, rows), indent=2) + "\n",
+    "yaml": lambda columns, rows: yaml.safe_dump(_as_dicts(columns, rows), sort_keys=False),
+}
 
 
 def _http_get(state: State, flags: Flags, args: list[str]) -> None:

@@ -19,9 +19,11 @@ from cilia.agent.budgets import give_budgets
 from cilia.agent.cluster_metrics import WatchMetrics, convergence_histogram
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
+from cilia.agent.health_history import HealthHistory
 from cilia.agent.health_ports import ANY_ADDRESS
 from cilia.agent.kernel import KernelOptions, build_kernel
 from cilia.agent.metrics import TableMetrics
+from cilia.agent.metrics_samples import MetricsSampler, SelectiveRegistry
 from cilia.agent.service_inputs import (
     health_check_jobs,
     new_redirect_tables,
@@ -118,6 +120,8 @@ class Agent:
     frontend_operations: FrontendOperations
     frontend_reconciler: Reconciler[Frontend]
     status: StatusView
+    sampler: MetricsSampler
+    health_history: HealthHistory
     jobs: dict[str, Job] = field(default_factory=dict)
     closing: list[Callable[[], None]] = field(default_factory=list)
 
@@ -200,7 +204,7 @@ def build(
     """
     # Infrastructure.
     tables = Tables.new(config.instance, config.statedb_history)
-    registry = CollectorRegistry()
+    registry = SelectiveRegistry(config.metrics)
     observe(tables.db, registry, "cilia_statedb")
     metrics = PrometheusMetrics(registry)
     registry.register(
@@ -288,7 +292,17 @@ def build(
         tables.k8s_watches,
         datapath,
     )
-    agent = Agent(config, tables, registry, writer, operations, frontends, status)
+    agent = Agent(
+        config,
+        tables,
+        registry,
+        writer,
+        operations,
+        frontends,
+        status,
+        MetricsSampler(registry, config.metrics_sampling_interval_s),
+        HealthHistory(tables.db, tables.health),
+    )
     agent.jobs = {
         "reflect-services": services.run,
         "reflect-problems": problems.run,
@@ -298,6 +312,8 @@ def build(
         "local-node": local_node.run,
         "convergence": convergence.run,
         "reconcile-frontends": agent.reconcile_frontends,
+        "sample-metrics": agent.sampler.run,
+        "health-history": agent.health_history.run,
         "follow-node-addresses": partial(
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
         ),
