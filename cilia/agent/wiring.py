@@ -33,6 +33,7 @@ from cilia.agent.service_inputs import (
 from cilia.agent.status import StatusView
 from cilia.controllers.convergence import ConvergenceRecorder
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.controllers.loadbalancer.draining import ConnectionCounter, DrainController
 from cilia.controllers.loadbalancer.host_ports import HostPortController
 from cilia.controllers.loadbalancer.local_node import LocalNodeController
 from cilia.controllers.loadbalancer.redirects import RedirectTables
@@ -55,6 +56,7 @@ from reconcilers.verify import Drift, new_drift_table
 from statedb import DB, RWTable, wait_initialized
 from statedb.metrics import observe
 from tables.convergence import Convergence, new_convergence_table
+from tables.draining_backends import DrainingBackend, new_draining_backends_table
 from tables.frontends import Frontend, get_status, set_status
 from tables.health import Health, new_health_table
 from tables.health_check_ports import HealthCheckPort, new_health_check_ports_table
@@ -86,6 +88,7 @@ class Tables:
     lb: LoadBalancerTables
     redirects: RedirectTables
     health_check_ports: RWTable[HealthCheckPort]
+    draining: RWTable[DrainingBackend]
 
     @classmethod
     def new(cls, name: str, history: int) -> Tables:
@@ -106,6 +109,7 @@ class Tables:
             lb=LoadBalancerTables(db, problems),
             redirects=new_redirect_tables(db, pods),
             health_check_ports=new_health_check_ports_table(db),
+            draining=new_draining_backends_table(db),
         )
 
 
@@ -196,6 +200,7 @@ def build(
     kernel: KernelOptions | None = None,
     *,
     health_check_address: str = ANY_ADDRESS,
+    count_connections: ConnectionCounter | None = None,
 ) -> Agent:
     """Everything but the edges, which the caller opens: the source of objects and the datapath.
 
@@ -312,6 +317,9 @@ def build(
         "local-node": local_node.run,
         "convergence": convergence.run,
         "reconcile-frontends": agent.reconcile_frontends,
+        "draining": DrainController(
+            tables.db, tables.lb.backends, tables.draining, count_connections
+        ).run,
         "sample-metrics": agent.sampler.run,
         "health-history": agent.health_history.run,
         "follow-node-addresses": partial(
