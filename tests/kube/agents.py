@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent in this process, with the maps in memory, on any source of objects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from bpf.maps.lb import LBMaps
+from cilia.agent.cluster import cluster_resources
+from cilia.agent.config import AgentConfig
+from cilia.agent.datapath import MemoryDatapath
+from cilia.agent.wiring import Agent, build
+from cilia.k8s.api_source import ApiSource
+from cilia.k8s.resource_watch import Options
+from cilia.k8s.watch import Source
+from cilia.program.jobs import run_job
+from cilia.program.kubernetes import open_client
+
+# What is the same object, seen at another moment.
+VOLATILE = ("Since", "Age")
+
+
+def api_source(config: AgentConfig) -> ApiSource:
+    """As the agent has it."""
+    options = Options(config.k8s_watch_list_page_size, config.proof_interval_s)
+    return ApiSource(open_client(config), list(cluster_resources(config)), options)
+
+
+@contextlib.asynccontextmanager
+async def running_agent(
+    config: AgentConfig, source: Source, run_source: Callable[[], Awaitable[object]] | None = None
+) -> AsyncIterator[Agent]:
+    """Until all inputs are listed and all frontends were attempted; then as long as the block."""
+    agent = build(config, source, "test", MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max)))
+    jobs = dict(agent.jobs)
+    if run_source is not None:
+        jobs["source"] = run_source
+    tasks = [
+        asyncio.create_task(run_job(name, work, agent.reporter(f"job-{name}")))
+        for name, work in jobs.items()
+    ]
+    try:
+        async with asyncio.timeout(30):
+            await agent.listed()
+            frontends = agent.tables.lb.frontends
+            revision = frontends.revision(agent.tables.db.read_txn())
+            await agent.frontend_reconciler.wait_until_reconciled(revision)
+        yield agent
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        agent.close()
+
+
+def rows(agent: Agent, table: str) -> list[dict[str, str]]:
+    """A table as it is printed, without what changes with the clock."""
+    db = agent.tables.db
+    columns: Any = [c for c in db.table(table).columns if c.name not in VOLATILE]
+    return [
+        {column.name: column.cell(row) for column in columns}
+        for row in db.table(table).all(db.read_txn())
+    ]
+
+
+def config_for(kubeconfig: Path | None, **options: Any) -> AgentConfig:
+    return AgentConfig(k8s_kubeconfig_path=kubeconfig, node_name="testnode", **options)
