@@ -87,9 +87,23 @@ static __always_inline bool lb_source_allowed(const struct lb_service *svc,
 	return found != deny;
 }
 
+/* Count a packet to a service that someone else translates: a proxy on the node, or whoever the
+ * service is delegated to, takes it from the stack. */
+static __always_inline int lb_delegated(ctx_t *ctx, const bool outside)
+{
+	struct metrics_key key = {
+		.line = __LINE__,
+		.file = file_number(__FILE_NAME__),
+		.direction = outside ? DIRECTION_INGRESS : DIRECTION_EGRESS,
+	};
+
+	metrics_count(&key, ctx_length(ctx));
+	return LB_PASS;
+}
+
 /* Whether this client may use this frontend here: 0, LB_PASS or a refusal. */
-static __always_inline int lb_admit(const struct lb_service *svc, const struct tuple *tuple,
-				    const bool outside, const bool v6)
+static __always_inline int lb_admit(ctx_t *ctx, const struct lb_service *svc,
+				    const struct tuple *tuple, const bool outside, const bool v6)
 {
 	if (svc->flags & LB_SVC_LOOPBACK)
 		return REFUSE(DROP_LOOPBACK_ONLY);
@@ -97,18 +111,20 @@ static __always_inline int lb_admit(const struct lb_service *svc, const struct t
 		return REFUSE(DROP_IS_CLUSTER_IP);
 	if (outside && !lb_source_allowed(svc, tuple, v6))
 		return REFUSE(DROP_NOT_IN_SRC_RANGE);
-	/* A proxy on the node, or whoever it is delegated to, takes it from the stack. */
 	if (svc->flags & (LB_SVC_L7 | LB_SVC_DELEGATE))
-		return LB_PASS;
+		return lb_delegated(ctx, outside);
 	return 0;
 }
 
-/* The tuple that a target gives to the client's packet. */
+/* The tuple that a target gives to the client's packet. A workload that is its own backend would
+ * answer itself without us, so it gets a client with another address; the way from outside leads out
+ * of the node again. */
 static __always_inline void lb_translated(struct tuple *to, const struct tuple *from,
-					  const struct lb_target *target, const bool v6)
+					  const struct lb_target *target, const bool outside,
+					  const bool v6)
 {
 	*to = *from;
-	if (address_equal(target->address, from->saddr, v6)) {
+	if (!outside && address_equal(target->address, from->saddr, v6)) {
 		if (v6) {
 			for (int i = 0; i < 4; i++)
 				to->saddr[i] = loopback6[i];
@@ -170,7 +186,7 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 	svc = lb_lookup(&key, tuple, outside, v6);
 	if (!svc)
 		return lb_no_frontend(packet, &key, v6);
-	refused = lb_admit(svc, tuple, outside, v6);
+	refused = lb_admit(ctx, svc, tuple, outside, v6);
 	if (refused)
 		return refused;
 	new.rev_nat = decision->rev_nat = svc->rev_nat;
@@ -184,7 +200,7 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 		if (!continues && !(tries ? lb_random(target, &key, svc, v6) :
 					    lb_choose(target, &key, svc, tuple, v6)))
 			return REFUSE(DROP_NO_BACKEND);
-		lb_translated(&to, tuple, target, v6);
+		lb_translated(&to, tuple, target, outside, v6);
 		behind = ct_lookup(&to, CT_EGRESS, v6);
 		if (!behind || behind->rev_nat == new.rev_nat || ct_over(behind, new.now_s))
 			break;

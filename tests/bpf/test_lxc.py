@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.packet import Packet, Raw
 
+from bpf.events import read_metrics
 from bpf.libbpf import ffi, lib
 from bpf.maps import ct, lb
 from bpf.maps.ct import CtEntry, CtFlag, CtKey, Direction
 from bpf.maps.lb import BackendState, BackendValue, LBMaps, ServiceFlag, ServiceValue
 from bpf.maps.map import Map
+from bpf.maps.percpu import PerCpuMap
 from bpf.maps.types import MapType
 from tests.bpf.datapath_world import Datapath, drops, loaded, packed
 from tests.bpf.packets import MAC_NODE_ONE, MAC_POD_ONE, packet_diff
@@ -437,12 +440,20 @@ def test_loopback_host_port_is_refused(pod: Datapath, family: Family) -> None:
     assert refused(pod, "from_pod", sent) == lib.DROP_LOOPBACK_ONLY
 
 
+def passed_on(datapath: Datapath) -> int:
+    """Packets that were counted and not refused."""
+    with PerCpuMap(os.dup(datapath.maps["cilia_metrics"].number)) as metrics:
+        return sum(metric.packets for metric in read_metrics(metrics) if metric.reason == 0)
+
+
 @FAMILIES
 @pytest.mark.parametrize("flag", [ServiceFlag.L7, ServiceFlag.DELEGATE])
 def test_what_someone_else_serves_goes_on(pod: Datapath, family: Family, flag: ServiceFlag) -> None:
     web(pod, family, flags=flag)
     sent = packet("tcp", family.pod, CLIENT_PORT, family.service, 80)
+    before = passed_on(pod)
     expect(pod, "from_pod", sent, GO_ON, None)
+    assert passed_on(pod) == before + 1
 
 
 @FAMILIES
