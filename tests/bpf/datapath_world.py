@@ -39,10 +39,11 @@ class Datapath:
     def __init__(self, lb_maps: LBMaps, maps: dict[str, Map], programs: list[Program]) -> None:
         self.lb = lb_maps
         self.maps = maps
-        self._programs = {program.name: program for program in programs}
+        self.programs = programs
 
     def program(self, name: str) -> Program:
-        return self._programs[name]
+        (found,) = [program for program in self.programs if program.name == name]
+        return found
 
     def clear(self) -> None:
         """Empty every map that has entries of its own."""
@@ -70,16 +71,17 @@ class Datapath:
         scope: int = lb.Scope.EXTERNAL,
         kind: int = lb.ServiceType.NODE_PORT,
         timeout_s: int = 0,
+        first_id: int = 0,
     ) -> None:
         """Write reverse entry, backends, slots, then the master entry.
 
-        Backend ids are rev_nat * 100 + slot.
+        Backend ids count from ``first_id``, or are rev_nat * 100 + slot.
         """
         key = packed(address)
         family = self.lb.of(key)
         family.rev_nat.update(lb.encode_id(rev_nat), lb.encode_rev_nat(RevNatValue(key, port)))
         for slot, (backend, backend_port) in enumerate(backends, start=1):
-            number = rev_nat * 100 + slot
+            number = (first_id or rev_nat * 100 + 1) + slot - 1
             value = BackendValue(packed(backend), backend_port, proto)
             family.backend.update(lb.encode_id(number), lb.encode_backend(value))
             family.service.update(

@@ -60,6 +60,14 @@ def hook_device(
     return links
 
 
+class AttachedDatapath(Datapath):
+    """A datapath on devices."""
+
+    def __init__(self, loaded_on: Datapath, links: list[Link]) -> None:
+        super().__init__(loaded_on.lb, loaded_on.maps, loaded_on.programs)
+        self.links = links
+
+
 @contextmanager
 def node_datapath(
     nodes: Nodes,
@@ -69,7 +77,7 @@ def node_datapath(
     xdp: bool = False,
     devices: Sequence[str] = ("eth0",),
     entries: Mapping[str, int] | None = None,
-) -> Iterator[Datapath]:
+) -> Iterator[AttachedDatapath]:
     """Load and attach the programs of a node's devices, with maps of its own."""
     names = ["host", "xdp"] if xdp else ["host"]
     node = nodes.node[number]
@@ -81,9 +89,12 @@ def node_datapath(
         }
         for device in devices:
             datapath.netdev(nodes.ifindex(node, device), *addresses[device])
-        for device in devices:
-            hook_device(stack, node, device, datapath, xdp=xdp)
-        yield datapath
+        links = [
+            link
+            for device in devices
+            for link in hook_device(stack, node, device, datapath, xdp=xdp)
+        ]
+        yield AttachedDatapath(datapath, links)
 
 
 @contextmanager
