@@ -7,7 +7,7 @@ the object is then used as if the annotation were not there, and its owner is to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
 from cilia.controllers.loadbalancer.config import LocalNode
@@ -29,6 +29,9 @@ SOURCE_RANGES_POLICY: Final = PREFIX + "src-ranges-policy"
 PROXY_DELEGATION: Final = PREFIX + "proxy-delegation"
 SCALE_TO_ZERO: Final = PREFIX + "scale-to-zero"
 WEIGHT: Final = PREFIX + "weight"
+GLOBAL: Final = PREFIX + "global"
+SHARED: Final = PREFIX + "shared"
+AFFINITY: Final = PREFIX + "affinity"
 TOPOLOGY_MODE: Final = "service.kubernetes.io/topology-mode"
 # The older name, which wins where both stand.
 TOPOLOGY_HINTS: Final = "service.kubernetes.io/topology-aware-hints"
@@ -98,6 +101,19 @@ def scale_to_zero(annotations: Annotations) -> bool:
     return _choice(annotations, SCALE_TO_ZERO, {"true": True, "false": False}, False)
 
 
+def of_clusters(annotations: Annotations) -> Iterator[IgnoredAnnotation]:
+    """What is wrong with the annotations on a service in several clusters.
+
+    The rows of the own cluster's service are the same whatever they say.
+    """
+    truth, preferred = ("true", "false"), ("none", "local", "remote")
+    for name, values in ((GLOBAL, truth), (SHARED, truth), (AFFINITY, preferred)):
+        try:
+            _choice(annotations, name, dict.fromkeys(values), None)
+        except IgnoredAnnotation as error:
+            yield error
+
+
 def wants_topology(annotations: Annotations) -> bool:
     value = annotations.get(TOPOLOGY_HINTS, annotations.get(TOPOLOGY_MODE, ""))
     return value not in ("", "disabled", "Disabled")
@@ -117,7 +133,6 @@ def _choice(annotations: Annotations, name: str, values: Mapping[str, T], defaul
     text = annotations.get(name)
     if text is None:
         return default
-    value = values.get(text.lower())
-    if value is None:
+    if text.lower() not in values:
         raise IgnoredAnnotation(name, f"{text!r} is not one of {', '.join(values)}")
-    return value
+    return values[text.lower()]

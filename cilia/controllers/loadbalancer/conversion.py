@@ -100,6 +100,7 @@ _NOTHING_ASKED: Final = _Asked()
 
 def _annotated(notes: Mapping[str, str], config: LoadBalancerConfig, warnings: Warnings) -> _Asked:
     """The algorithm is kept, and shown, whether or not the node lets a service choose."""
+    warnings.extend(_ignored(error) for error in ann.of_clusters(notes))
     return _Asked(
         _read(lambda: ann.exposed_types(notes), None, warnings),
         _read(lambda: ann.algorithm(notes), Algorithm.UNDEF, warnings),
@@ -116,8 +117,12 @@ def _read(reader: Callable[[], T], default: T, warnings: Warnings) -> T:
     try:
         return reader()
     except ann.IgnoredAnnotation as error:
-        warnings.append((f"metadata.annotations[{error.name}]", f"is ignored: {error.message}"))
+        warnings.append(_ignored(error))
         return default
+
+
+def _ignored(error: ann.IgnoredAnnotation) -> tuple[str, str]:
+    return f"metadata.annotations[{error.name}]", f"is ignored: {error.message}"
 
 
 def _policies(spec: k8s.ServiceSpec) -> tuple[TrafficPolicy, TrafficPolicy]:

@@ -18,7 +18,7 @@ import msgspec
 from cilia.controllers.loadbalancer.config import LoadBalancerConfig
 from cilia.controllers.loadbalancer.selection import in_order, matching
 from cilia.controllers.loadbalancer.writer import ServiceChange, Writer
-from statedb import ReadTxn, RWTable, Table, WatchSet, WriteTxn
+from statedb import ReadTxn, RWTable, WatchSet, WriteTxn
 from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, ServiceName
 from tables.backends import Backend
 from tables.frontends import REDIRECT, SERVICE, FrontendParams, FrontendType, params_of
