@@ -13,6 +13,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -59,6 +60,8 @@ SYSTEM_HEADERS = (
     "/usr/include/bpf/bpf_helper_defs.h",
     "/usr/include/bpf/bpf_endian.h",
 )
+
+_INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 NO_CLANG = (
     "no clang was found and no prebuilt object matches the sources: "
@@ -156,9 +159,24 @@ def _prebuilt(name: str, source_dir: Path) -> bytes | None:
 
 
 def _inputs(name: str, source_dir: Path) -> bytes:
-    """Name and content of the source and of every header of ours."""
-    files = [source_dir / f"{name}.bpf.c", *sorted((source_dir / "lib").glob("*.h"))]
-    return b"".join(b"%s\0%s\0" % (path.name.encode(), path.read_bytes()) for path in files)
+    """Name and content of the source and of every header of ours that it includes."""
+    return with_includes(source_dir / f"{name}.bpf.c")
+
+
+def with_includes(source: Path) -> bytes:
+    """All that is ours of what a source is compiled from, for a hash."""
+    found: dict[Path, bytes] = {}
+    _add_with_includes(source, found)
+    return b"".join(b"%s\0%s\0" % (path.name.encode(), found[path]) for path in sorted(found))
+
+
+def _add_with_includes(path: Path, found: dict[Path, bytes]) -> None:
+    """Whatever stands in quotes after an include is ours, switched off by a macro or not."""
+    found[path] = path.read_bytes()
+    for name in _INCLUDE.findall(found[path]):
+        header = (path.parent / name.decode()).resolve()
+        if header not in found:
+            _add_with_includes(header, found)
 
 
 def _system_headers() -> bytes:

@@ -20,7 +20,9 @@ size are being introduced, attach only after the new ones are complete.
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from bpf import features, pins
@@ -58,6 +60,8 @@ class SockConfig(NamedTuple):
     cgroup: Path
     service_entries: int = SERVICE_ENTRIES
     socket_entries: int = SOCKET_ENTRIES
+    #: By the name of the map, where one differs from these two.
+    own_entries: Mapping[str, int] = MappingProxyType({})
     cache_dir: Path | None = None
     #: Sockets are translated; without, packets are.
     translate: bool = True
@@ -226,6 +230,8 @@ class SockDatapath:
         return unwanted
 
     def _entries(self, name: str) -> int | None:
+        if name in self.config.own_entries:
+            return self.config.own_entries[name]
         if name in self._packet_config.entries:
             return self._packet_config.entries[name]
         if name in SOCKET_MAPS:

@@ -134,6 +134,10 @@ class FrontendOperations:
             "wildcardReferences": len(self._wildcards),
         }
 
+    def map_entries(self) -> dict[str, int]:
+        """Entries of each map by its name, without reading any."""
+        return {target.raw.name: len(target.content) for target in self._maps.all()}
+
     # -- operations --
 
     def update(self, txn: ReadTxn, revision: int, obj: Frontend) -> Frontend | None:

@@ -42,7 +42,8 @@ _ERRORS_SHOWN = 3
 
 
 class _Cycle(NamedTuple):
-    more: bool  # changes are left: go on at once
+    more: bool  # something is left: go on at once
+    verify: ReadTxn | None = None  # read the target back first, in a worker thread
     watches: tuple[Channel, ...] = ()  # closed when there may be something to do
     due: float = math.inf  # when there is something to do without that
 
@@ -179,6 +180,8 @@ class Reconciler(Generic[T]):
                 cycle = await anyio.to_thread.run_sync(self._cycle)
             else:
                 cycle = self._cycle()
+            if cycle.verify is not None:
+                await anyio.to_thread.run_sync(self._run_verify, cycle.verify)
             if cycle.more:
                 await anyio.lowlevel.checkpoint()
             else:
@@ -207,7 +210,9 @@ class Reconciler(Generic[T]):
         now = self._clock()
         if initialized and self._prune.ready(now):
             self._run_prune(txn)
-        if initialized and self._verify.ready(now):
+        if initialized and self._verifier is not None and self._verify.ready(now):
+            if self.config.verify_in_thread:
+                return _Cycle(True, txn)
             self._run_verify(txn)
         self._report(txn)
         watches = [asked]
@@ -215,7 +220,7 @@ class Reconciler(Generic[T]):
             watches.append(self._watch)
         if not initialized:
             watches.append(init_watch)
-        return _Cycle(False, tuple(watches), self._next_due(initialized))
+        return _Cycle(False, None, tuple(watches), self._next_due(initialized))
 
     def _next_due(self, initialized: bool) -> float:
         retry = self._retries.next_due()
@@ -253,8 +258,8 @@ class Reconciler(Generic[T]):
         self._metrics.prune_done(self.name, elapsed_s, "prune" not in self._failures)
 
     def _run_verify(self, txn: ReadTxn) -> None:
-        if self._verifier is None:
-            return
+        """Read the target back; no round runs meanwhile, in whatever thread this is."""
+        assert self._verifier is not None
         started = time.perf_counter()
         try:
             differences, foreign = self._verifier.run(txn)

@@ -35,8 +35,12 @@ from reconcilers.translated_sockets import (
     UDP,
     Entries,
     Way,
+    address_of,
+    backend_of,
     dead_keys,
+    frontend_of,
     namespaces_of,
+    place_of,
     read_entries,
     translated,
 )
@@ -52,12 +56,6 @@ log = structlog.get_logger("sockets")
 
 NAME: Final = "socket-termination"
 UNABLE: Final = "this kernel closes no sockets of removed backends: CONFIG_INET_DIAG_DESTROY is off"
-
-_MAPPED: Final = bytes(10) + b"\xff\xff"
-_NAMES: Final = {6: "TCP", 17: "UDP"}
-# Address and port, as the keys of the socket maps have them behind the cookie.
-_COOKIE_BYTES: Final = 8
-_PORT_BYTES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ class Served:
         """By Service, not by what its frontend chose last: a backend that traffic policy or
         topology prefers no more keeps its connections."""
         names = self._services_of(way, protocol)
-        address = _address(way.key.address, way.key.port, protocol)
+        address = address_of(way.key.address, way.key.port, protocol)
         rows = self._backends.list(self._txn, address, backend_rows.ADDRESS)
         return any(row.service_name in names for row in rows)
 
@@ -103,7 +101,7 @@ class Served:
         names: set[str] = set()
         for dialled in (ip, bytes(len(ip))):
             for scope in (SCOPE_EXTERNAL, SCOPE_INTERNAL):
-                fe = self._frontends.get(self._txn, _address(dialled, port, protocol, scope))
+                fe = self._frontends.get(self._txn, address_of(dialled, port, protocol, scope))
                 if fe is not None:
                     names.add(fe.service_name)
                     if fe.redirect_to is not None:
@@ -238,21 +236,11 @@ def _everything(key: bytes, value: bytes) -> bool:
 def _naming(lost: Iterable[L3n4Addr]) -> Callable[[bytes, bytes], bool]:
     """Entries with one of these addresses and ports in key or value, or with such a port in the
     value where the address is that of every node address."""
-    places = {_packed(addr) + addr[20:22] for addr in lost}
+    places = {place_of(addr) for addr in lost}
     ports = {addr[20:22] for addr in lost if addr.is_surrogate}
 
     def names_one(key: bytes, value: bytes) -> bool:
-        end = len(value) - 8  # behind the address: port, two bytes of padding, id of the frontend
-        port = value[end : end + _PORT_BYTES]
-        backend = key[_COOKIE_BYTES : _COOKIE_BYTES + end + _PORT_BYTES]
-        return backend in places or value[: end + _PORT_BYTES] in places or port in ports
+        dialled = frontend_of(value)
+        return backend_of(key) in places or dialled in places or dialled[-2:] in ports
 
     return names_one
-
-
-def _packed(addr: bytes) -> bytes:
-    return addr[12:16] if addr[:12] == _MAPPED else addr[:16]
-
-
-def _address(ip: bytes, port: int, protocol: int, scope: int = SCOPE_EXTERNAL) -> L3n4Addr:
-    return L3n4Addr.of(ip if len(ip) == 16 else _MAPPED + ip, port, _NAMES[protocol], scope)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -30,9 +30,10 @@ from bpf.maps.lb import (
     encode_socket_key,
 )
 from cilia.linux.errors import NetlinkError
-from cilia.linux.namespaces import network_namespaces
+from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netns import NetNS
 from cilia.linux.sockdiag import ALL_STATES, CONNECTED, Socket, SocketDiag
+from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, Protocol
 
 __all__ = [
     "Entries",
@@ -48,6 +49,8 @@ __all__ = [
 
 UDP: Final = int(socket.IPPROTO_UDP)
 PROTOCOLS: Final = (int(socket.IPPROTO_TCP), UDP)
+_NAMES: Final[dict[int, Protocol]] = {6: "TCP", 17: "UDP"}
+_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 class Way(NamedTuple):
@@ -181,6 +184,48 @@ def count_connections(maps: LBMaps, namespaces: Iterable[NetNS]) -> Counter[Use]
         )
         for _, met in translated(read_entries(maps), namespaces)
     )
+
+
+class BackendConnections:
+    """How many open sockets of this node use a backend through a Service; to be called in a thread.
+
+    As `draining-backends` wants it; what comes in from outside is to be added from conntrack.
+    """
+
+    def __init__(self, maps: LBMaps, directories: tuple[Path, ...] = DIRECTORIES) -> None:
+        self._maps, self._directories = maps, directories
+
+    def __call__(self, backends: Collection[L3n4Addr]) -> dict[L3n4Addr, int]:
+        """One number for each that was asked for, in one look at the sockets for all."""
+        counts = dict.fromkeys(backends, 0)
+        places = {place_of(addr) for addr in backends}
+        entries = Entries(self._maps)
+        entries.load(lambda key, _: backend_of(key) in places)
+        for _, met in translated(entries, network_namespaces(self._directories)):
+            address = address_of(met.way.key.address, met.way.key.port, met.socket.protocol)
+            if address in counts:
+                counts[address] += 1
+        return counts
+
+
+def place_of(addr: L3n4Addr) -> bytes:
+    """Packed address and port, both in network order, as the maps have them."""
+    return (addr[12:16] if addr[:12] == _MAPPED else addr[:16]) + addr[20:22]
+
+
+def backend_of(raw_key: bytes) -> bytes:
+    """The place in a key of a socket map: behind the cookie, without what fills it up."""
+    return raw_key[8:14] if len(raw_key) == IPV4.socket_key.size else raw_key[8:26]
+
+
+def frontend_of(raw_value: bytes) -> bytes:
+    """The place in a value of a socket map."""
+    return raw_value[:6] if len(raw_value) == IPV4.socket_value.size else raw_value[:18]
+
+
+def address_of(ip: bytes, port: int, protocol: int, scope: int = SCOPE_EXTERNAL) -> L3n4Addr:
+    """The address that tables have for a packed one; `protocol` is that of IP, TCP or UDP."""
+    return L3n4Addr.of(ip if len(ip) == 16 else _MAPPED + ip, port, _NAMES[protocol], scope)
 
 
 def _sockets(diag: SocketDiag, protocols: Iterable[int], states: int) -> Iterator[Socket]:

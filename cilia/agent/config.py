@@ -15,6 +15,8 @@ from pydantic import Field, field_validator
 
 from cilia.agent.budgets import parse_budgets
 from cilia.agent.cluster_options import ClusterOptions
+from cilia.agent.map_options import MapOptions
+from cilia.agent.packet_options import PacketOptions
 from cilia.agent.service_options import ServiceOptions
 from cilia.agent.socket_options import SocketOptions
 from cilia.program.values import ListenAddress
@@ -34,7 +36,7 @@ def _port_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-class AgentConfig(ClusterOptions, ServiceOptions, SocketOptions):
+class AgentConfig(ClusterOptions, ServiceOptions, SocketOptions, PacketOptions, MapOptions):
     """Everything that a person may set, with its default; frozen once read."""
 
     instance: Annotated[
@@ -108,10 +110,6 @@ class AgentConfig(ClusterOptions, ServiceOptions, SocketOptions):
         Path | None,
         Field(description="cgroup v2 directory whose processes are served; default: its root."),
     ] = None
-    bpf_lb_map_max: Annotated[
-        int,
-        Field(ge=16, le=16_777_216, description="Size of the service, backend and rev_nat maps."),
-    ] = 65_536
     lb_verify_interval_s: Annotated[
         int,
         Field(

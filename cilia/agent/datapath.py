@@ -7,14 +7,16 @@ calls `open` and `attach` in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpf.maps.lb import LBMaps
 from bpf.maps.lrp import SkipMaps
 from bpf.maps.raw import RawMap
+from cilia.agent.packets import FlowMaps
 
 if TYPE_CHECKING:
+    from bpf.packet_programs import PacketConfig
     from bpf.sock import SockConfig
 
 __all__ = ["Datapath", "KernelDatapath", "MemoryDatapath"]
@@ -26,6 +28,8 @@ class Datapath(Protocol):
     maps: LBMaps
     # None: these programs spare nobody a redirection.
     skip: SkipMaps | None
+    # None: no programs of packets.
+    flows: FlowMaps | None
 
     def attach_early(self) -> None:
         """Put the programs in force now, unless they need maps that must be filled first."""
@@ -47,6 +51,11 @@ class Datapath(Protocol):
     def mode(self) -> str: ...
     def links(self) -> list[dict[str, Any]]: ...
     def map_usage(self) -> list[dict[str, Any]]: ...
+
+    def all_maps(self) -> Iterator[RawMap]:
+        """All maps that are open, those of packet programs too."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -68,6 +77,7 @@ class MemoryDatapath:
     def __init__(self, maps: LBMaps, skip: SkipMaps | None = None) -> None:
         self.maps = maps
         self.skip: SkipMaps | None = skip or SkipMaps.fake()
+        self.flows: FlowMaps | None = None
 
     def attach_early(self) -> None:
         """Nothing to attach."""
@@ -93,6 +103,9 @@ class MemoryDatapath:
     def map_usage(self) -> list[dict[str, Any]]:
         return _usage(self.maps)
 
+    def all_maps(self) -> Iterator[RawMap]:
+        return self.maps.all()
+
     def close(self) -> None:
         self.maps.close()
 
@@ -100,7 +113,7 @@ class MemoryDatapath:
 class KernelDatapath:
     """Pinned maps and links of one instance on one cgroup."""
 
-    def __init__(self, config: SockConfig) -> None:
+    def __init__(self, config: SockConfig, packets: PacketConfig | None = None) -> None:
         """Opens the pinned maps, makes those that are missing, and verifies the programs.
 
         Raises:
@@ -109,10 +122,11 @@ class KernelDatapath:
         from bpf.sock import SockDatapath
 
         SockDatapath.check_requirements(config)
-        self._sock = SockDatapath(config)
+        self._sock = SockDatapath(config, packets)
         self._cgroup = config.cgroup
         self.maps = self._sock.open_maps()
         self.skip: SkipMaps | None = self._sock.skip_maps()
+        self.flows = FlowMaps.of(self._sock) if packets is not None else None
         self._sock.load()
         self._attached = False
 
@@ -145,9 +159,16 @@ class KernelDatapath:
     def map_usage(self) -> list[dict[str, Any]]:
         return _usage(self.maps)
 
+    def all_maps(self) -> Iterator[RawMap]:
+        yield from self.maps.all()
+        if self.flows is not None:
+            yield from self.flows.sized()
+
     def close(self) -> None:
         """Programs, links and maps stay in force."""
         self.maps.close()
         if self.skip is not None:
             self.skip.close()
+        if self.flows is not None:
+            self.flows.close()
         self._sock.close()

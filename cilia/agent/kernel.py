@@ -44,6 +44,7 @@ from tables import (
     desired_rules,
     devices,
     neighbors,
+    netdevs,
     routes,
     rules,
     sysctl,
@@ -84,6 +85,7 @@ class KernelEdge:
     desired_rules: RWTable[desired_rules.DesiredRule]
     sysctl: RWTable[sysctl.SysctlSetting]
     attachments: RWTable[attachments.Attachment]
+    netdevs: RWTable[netdevs.Netdev]
     routes_writer: DesiredRoutes
     netlink: Netlink
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -163,6 +165,7 @@ def _new_edge(db: DB, netns: NetNS | None) -> KernelEdge:
         desired_rules=desired_rules.new_desired_rules_table(db),
         sysctl=sysctl.new_sysctl_table(db),
         attachments=attachments.new_attachments_table(db),
+        netdevs=netdevs.new_netdevs_table(db),
         routes_writer=DesiredRoutes(wanted_routes),
         netlink=Netlink(netns),
     )

@@ -30,6 +30,7 @@ from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
 from cilia.agent.datapath_watch import DatapathWatch
 from cilia.agent.errors import AgentError
 from cilia.agent.kernel import KernelOptions
+from cilia.agent.packets import packet_config
 from cilia.agent.proxy_healthz import proxy_healthz_app
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
@@ -102,7 +103,7 @@ def _locked(config: AgentConfig) -> Iterator[Path]:
 
 def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
     try:
-        datapath = KernelDatapath(_sock_config(config, cgroup))
+        datapath = KernelDatapath(_sock_config(config, cgroup), packet_config(config))
         datapath.attach_early()
     except (BPFError, ImportError) as error:
         raise AgentError(str(error)) from None
@@ -116,7 +117,7 @@ def _sock_config(config: AgentConfig, cgroup: Path) -> SockConfig:
         config.pin_dir,
         cgroup,
         service_entries=config.bpf_lb_map_max,
-        cache_dir=config.run_dir / "objects",
+        own_entries=config.own_map_sizes,
         translate=config.bpf_lb_sock,
         host_only=config.bpf_lb_sock_hostns_only,
         protect_ports=config.node_port_bind_protection and config.kube_proxy_replacement,
@@ -166,6 +167,7 @@ def _start_servers(
     routes = [
         *server.status_routes(agent.status),
         *server.config_routes(config),
+        *server.log_routes(),
         *server.health_routes(agent.status),
         *metrics_routes(agent.registry),
         *http.routes(agent.tables.db),

@@ -10,14 +10,22 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from cilia.agent.config import AgentConfig
 from cilia.agent.status import StatusView
+from cilia.program.logging import RECENT
 from cilia.program.serving import metrics_routes
 
-__all__ = ["config_routes", "health_app", "health_routes", "metrics_app", "status_routes"]
+__all__ = [
+    "config_routes",
+    "health_app",
+    "health_routes",
+    "log_routes",
+    "metrics_app",
+    "status_routes",
+]
 
 
 def health_app(status: StatusView) -> Starlette:
@@ -54,6 +62,11 @@ def health_routes(status: StatusView) -> list[BaseRoute]:
 
 def status_routes(status: StatusView) -> list[BaseRoute]:
     return [Route("/status", lambda _: JSONResponse(status.as_dict()))]
+
+
+def log_routes() -> list[BaseRoute]:
+    """`/logs`: the end of what the agent logged."""
+    return [Route("/logs", lambda _: PlainTextResponse(RECENT.text()))]
 
 
 def config_routes(config: AgentConfig) -> list[BaseRoute]:

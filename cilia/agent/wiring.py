@@ -8,7 +8,7 @@ that it may read, and the one kind of thing that it may write. What runs is a li
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,11 +19,14 @@ from cilia.agent.budgets import give_budgets
 from cilia.agent.cluster_metrics import WatchMetrics, convergence_histogram
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
+from cilia.agent.datapath_metrics import DatapathMetrics
 from cilia.agent.health_history import HealthHistory
 from cilia.agent.health_ports import ANY_ADDRESS
-from cilia.agent.kernel import KernelOptions, build_kernel
+from cilia.agent.kernel import KernelEdge, KernelOptions, build_kernel
+from cilia.agent.map_pressure import MapPressure
 from cilia.agent.metrics import TableMetrics
 from cilia.agent.metrics_samples import MetricsSampler, SelectiveRegistry
+from cilia.agent.packets import PacketTables, packet_jobs
 from cilia.agent.service_inputs import (
     health_check_jobs,
     new_redirect_tables,
@@ -192,6 +195,39 @@ def _frontend_config(config: AgentConfig) -> FrontendConfig:
     )
 
 
+def _packet_jobs(
+    config: AgentConfig,
+    tables: Tables,
+    edge: KernelEdge,
+    datapath: Datapath,
+    frontends: Reconciler[Frontend],
+    metrics: PrometheusMetrics,
+    registry: CollectorRegistry,
+) -> Mapping[str, Job]:
+    """What runs around programs of packets; nothing where there are none."""
+    if datapath.flows is None:
+        return {}
+    counters = DatapathMetrics(datapath.flows.read_metrics)
+    registry.register(counters)
+    return packet_jobs(
+        config,
+        tables.db,
+        PacketTables(
+            edge.observed.devices,
+            edge.netdevs,
+            edge.attachments,
+            tables.lb.frontends,
+            tables.drift,
+        ),
+        datapath.maps,
+        datapath.flows,
+        frontends,
+        health=partial(ModuleHealth, tables.db, tables.health),
+        metrics=metrics,
+        datapath_metrics=counters,
+    )
+
+
 def build(
     config: AgentConfig,
     source: Source,
@@ -254,6 +290,8 @@ def build(
         tables.node_addresses,
         _frontend_config(config),
     )
+    pressure = MapPressure(datapath.all_maps(), operations.map_entries)
+    registry.register(pressure)
     retry_min_s, retry_max_s = config.lb_retry_backoff_s
     frontends = Reconciler(
         tables.db,
@@ -265,6 +303,7 @@ def build(
             retry_backoff_min_s=retry_min_s,
             retry_backoff_max_s=retry_max_s,
             verify_interval_s=config.lb_verify_interval_s,
+            verify_in_thread=True,
         ),
         health=ModuleHealth(tables.db, tables.health, "loadbalancer"),
         metrics=metrics,
@@ -282,7 +321,9 @@ def build(
             health=partial(ModuleHealth, tables.db, tables.health),
             metrics=metrics,
         )
-        edge.owners_known()  # no controller wants routes or devices yet
+        packets = _packet_jobs(config, tables, edge, datapath, frontends, metrics, registry)
+        edge.jobs |= packets
+        edge.owners_known()  # whoever wants more has an initializer of its own
 
     for unknown in give_budgets(tables.db, config.table_budgets):
         log.warning("budget of a table that is not there", table=unknown)
@@ -321,6 +362,7 @@ def build(
             tables.db, tables.lb.backends, tables.draining, count_connections
         ).run,
         "sample-metrics": agent.sampler.run,
+        "map-pressure": pressure.run,
         "health-history": agent.health_history.run,
         "follow-node-addresses": partial(
             follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses

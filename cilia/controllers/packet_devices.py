@@ -29,7 +29,7 @@ OWNER: Final = "cilia"
 #: Program of each hook, by the kind of device.
 NODE_PROGRAMS: Final = {AttachHook.INGRESS: "from_netdev", AttachHook.EGRESS: "to_netdev"}
 POD_PROGRAMS: Final = {AttachHook.INGRESS: "from_pod", AttachHook.EGRESS: "to_pod"}
-XDP_PROGRAM: Final = "xdp_netdev"
+XDP_PROGRAM: Final = "from_netdev_xdp"
 
 
 class PacketDeviceConfig(msgspec.Struct, frozen=True):

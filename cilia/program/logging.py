@@ -1,16 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured logs on standard error: an event and its fields, as JSON lines or for a terminal."""
+"""Structured logs on standard error: an event and its fields, as JSON lines or for a terminal.
+
+The last of what was logged is kept in memory as well, for whoever asks a running program.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
+from typing import Any, Final, TextIO
 
 import structlog
+
+__all__ = ["RECENT", "configure"]
+
+RECENT_SIZE: Final = 1 << 20
+
+
+class Recent:
+    """A stream that passes on what is written and keeps the end of it. Thread-safe as a deque is:
+    what is written in one call stays together."""
+
+    def __init__(self, size: int = RECENT_SIZE) -> None:
+        self._size = size
+        self._kept: deque[str] = deque()
+        self._length = 0
+        self._stream: TextIO | None = None
+
+    def to(self, stream: TextIO) -> Recent:
+        self._stream = stream
+        return self
+
+    def write(self, text: str) -> int:
+        self._kept.append(text)
+        self._length += len(text)
+        while self._length > self._size and self._kept:
+            self._length -= len(self._kept.popleft())
+        return self._stream.write(text) if self._stream is not None else len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            self._stream.flush()
+
+    def text(self) -> str:
+        return "".join(list(self._kept))
+
+
+RECENT: Final = Recent()
 
 
 def configure(level: str, form: str) -> None:
     """Set up structlog once for the process; the standard library's loggers join at warning."""
+    stream: Any = RECENT.to(sys.stderr)
     as_console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -26,7 +68,7 @@ def configure(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(stream=stream, level=logging.WARNING, format="%(name)s: %(message)s")

@@ -6,11 +6,18 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from bpf.compile import SOURCE_DIR, compile_source, default_cache_dir, find_clang
+from bpf.compile import (
+    SOURCE_DIR,
+    compile_source,
+    default_cache_dir,
+    find_clang,
+    with_includes,
+)
 
 HEAD = """
 #include <linux/bpf.h>
@@ -25,8 +32,8 @@ CACHE_DIR = default_cache_dir() / "tests"
 @cache
 def build(source: str) -> bytes:
     """The ELF of a program text; the usual includes and the licence are given."""
-    headers = [path.read_text() for path in sorted((SOURCE_DIR / "lib").glob("*.h"))]
-    return _kept([HEAD, source, *headers], lambda: _compile(source))
+    with _written(source) as path:
+        return _kept([with_includes(path).decode()], lambda: compile_source(path, find_clang()))
 
 
 @cache
@@ -46,12 +53,14 @@ def _kept(parts: list[str], make: Callable[[], bytes]) -> bytes:
     return path.read_bytes()
 
 
-def _compile(source: str) -> bytes:
+@contextmanager
+def _written(source: str) -> Iterator[Path]:
+    """The text as a file beside the project's headers."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "lib").symlink_to(SOURCE_DIR / "lib")
         path = Path(directory) / "test.bpf.c"
         path.write_text(HEAD + source)
-        return compile_source(path, find_clang())
+        yield path
 
 
 def _compile_changed(name: str, header: str, old: str, new: str) -> bytes:

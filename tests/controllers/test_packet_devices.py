@@ -115,7 +115,7 @@ def test_xdp_is_asked_for_on_devices_of_the_node_alone() -> None:
     ]
     assert (row.target, row.program, row.xdp_mode, row.optional) == (
         "eth0",
-        "/pins/xdp_netdev",
+        "/pins/from_netdev_xdp",
         XdpMode.NATIVE,
         True,
     )

@@ -28,6 +28,13 @@ from cilia.linux.netns import NetNS
 POD_V4 = [f"10.204.0.{n}" for n in range(1, 5)]
 POD_V6 = [f"fd00:204::{n}" for n in range(1, 5)]
 GUARDED = ["10.203.0.0/16", "fd00:203::/64"]
+# Preallocated maps: those of a node's size take half a gigabyte.
+SMALL_MAPS = [
+    "--bpf-ct-global-tcp-max=4096",
+    "--bpf-ct-global-any-max=4096",
+    "--bpf-nat-global-max=4096",
+    "--bpf-fragments-map-max=256",
+]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -83,13 +90,16 @@ class World:
         temporary.rename(self.manifests / name)
 
     def command(self, *extra: str) -> list[str]:
+        """The agent inside the namespace: it attaches to no device of the machine."""
         return [
+            *("nsenter", f"--net=/run/netns/{self.namespace}"),
             *(sys.executable, "-m", "cilia", "agent", "--log-format=json"),
             f"--instance={self.namespace}",
             f"--k8s-manifests={self.manifests}",
             f"--state-dir={self.state_dir}",
             f"--bpf-root={self.bpf_root}",
             f"--cgroup-root={self.cgroup}",
+            *SMALL_MAPS,
             *extra,
         ]
 

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How full the BPF maps are: a gauge a map, and a word in the log when one is nearly full.
+
+The maps that a reconciler writes are known from its own state. The others, which programs write,
+are counted at a low rate and in a worker thread, because the kernel tells no number of entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import structlog
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bpf.maps.raw import RawMap
+
+log = structlog.get_logger("map-pressure")
+
+# Reading 500,000 connections takes a quarter of a second of one core.
+COUNT_INTERVAL_S: Final = 300.0
+# From here on an operator has to act: what does not fit is refused.
+NEARLY_FULL: Final = 0.8
+
+
+class MapPressure(Collector):
+    """`cilia_bpf_map_pressure`, the used part of each map."""
+
+    def __init__(
+        self,
+        maps: Iterable[RawMap],
+        known: Callable[[], Mapping[str, int]],
+        interval_s: float = COUNT_INTERVAL_S,
+    ) -> None:
+        """`known`: entries by the name of the map, of those that need not be counted."""
+        self._maps = {raw.name: raw for raw in maps}
+        self._known = known
+        self._interval_s = interval_s
+        self._counted: dict[str, int] = {}
+        self._full: set[str] = set()
+
+    def pressures(self) -> dict[str, float]:
+        """The used part by the name of the map, of those whose entries are known."""
+        entries = {**self._counted, **self._known()}
+        return {
+            name: entries[name] / raw.max_entries
+            for name, raw in self._maps.items()
+            if name in entries
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        gauge = GaugeMetricFamily(
+            "cilia_bpf_map_pressure", "Used part of a BPF map.", labels=["map_name"]
+        )
+        for name, used in self.pressures().items():
+            gauge.add_metric([name], used)
+        yield gauge
+
+    async def run(self) -> None:
+        """Count what nobody knows, and say what is nearly full; runs forever."""
+        while True:
+            self._counted = await anyio.to_thread.run_sync(self._count)
+            self._warn()
+            await anyio.sleep(self._interval_s)
+
+    def _count(self) -> dict[str, int]:
+        known = self._known()
+        return {
+            name: sum(1 for _ in raw.items())
+            for name, raw in self._maps.items()
+            if name not in known
+        }
+
+    def _warn(self) -> None:
+        """Each map once, until it has room again."""
+        full = {name: used for name, used in self.pressures().items() if used >= NEARLY_FULL}
+        for name in full.keys() - self._full:
+            log.warning("map is nearly full", map=name, used=f"{full[name]:.0%}")
+        self._full = set(full)
