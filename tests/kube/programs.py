@@ -12,7 +12,11 @@ from pathlib import Path
 
 
 class ProgramFailed(Exception):
-    """A program ended, or did not become ready in time; has the end of its log."""
+    """A program did not do what was asked of it; has the end of its log."""
+
+
+class ProgramEnded(ProgramFailed):
+    """It ended before it was ready."""
 
 
 class Program:
@@ -55,16 +59,17 @@ class Program:
         """Probe until the program is ready.
 
         Raises:
-            ProgramFailed: it ended first, or is not ready in time.
+            ProgramEnded: it ended first.
+            ProgramFailed: it is not ready in time.
         """
         assert self.process is not None, f"{self.name} was not started"
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self.process.poll() is not None:
-                raise ProgramFailed(f"{self.name} ended: {self.process.returncode}\n{self.tail()}")
+                raise ProgramEnded(f"{self.name} ended: {self.process.returncode}\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise ProgramFailed(f"{self.name}: not ready in {timeout_s:.0f} s\n{self.tail()}")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def tail(self, size_bytes: int = 3000) -> str:
         """The end of what it wrote."""

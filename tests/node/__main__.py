@@ -47,6 +47,8 @@ def up() -> None:
     cluster = Cluster(NAME, DIRECTORY, detached=True, say=lambda text: print(text, flush=True))
     try:
         cluster.start()
+        cluster.start_agents()
+        cluster.start_dns()
     except BaseException:
         kept = DIRECTORY.with_name(f"{DIRECTORY.name}-failed")
         shutil.rmtree(kept, ignore_errors=True)

@@ -12,7 +12,7 @@ from cilia.api.client import AgentUnreachable, request
 from .machine import Machine, NodeProgram
 
 SOCKET = "/run/cilia/cilia.sock"
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 240.0
 
 
 class Agent:

@@ -33,12 +33,13 @@ from tests.kube.programs import Program
 from . import images, leftovers, workloads
 from .agent import Agent
 from .callers import Caller, in_namespaces, outside
-from .fabric import make_fabric, plug_in, route_pods
+from .fabric import make_fabric, plug_in, route
 from .machine import REPOSITORY, Machine
-from .plan import API_PORT, BRIDGE_V4, CLIENT, NODES, POD_CIDRS, SERVICE_CIDRS
+from .plan import API_PORT, BRIDGE_V4, CLIENT, EXTERNAL_CIDRS, NODES, POD_CIDRS, SERVICE_CIDRS
 
 CONTROLLERS, SCHEDULER = "system:kube-controller-manager", "system:kube-scheduler"
-WAIT_S = 120.0
+KUBE_PROXY = "system:kube-proxy"
+WAIT_S = 240.0
 T = TypeVar("T")
 
 
@@ -93,14 +94,21 @@ class Cluster:
         make_fabric(self.fabric)
         for member in members:
             plug_in(self.fabric, f"{self.name}-{member.name}", member, forwards=member != CLIENT)
+        # As a router of the cluster's owner would: all addresses of Services lead to one node.
+        first, *_ = NODES
+        route(f"{self.name}-{CLIENT.name}", first, [*EXTERNAL_CIDRS, *SERVICE_CIDRS])
         self._tell("the control plane")
         self._start_control_plane()
         self._tell("the nodes")
         archives = self._images()
         self._start_nodes(archives)
         self._connect_pods()
-        self.api.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={WAIT_S}s")
+        self.wait_nodes()
         self._tell("ready")
+
+    def wait_nodes(self) -> None:
+        """Wait until every node says that it is ready."""
+        self.api.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={WAIT_S}s")
 
     def close(self) -> None:
         """Remove everything that the record names, and wait for our own children."""
@@ -132,7 +140,7 @@ class Cluster:
                 advertise_address=BRIDGE_V4,
                 port=API_PORT,
                 service_cidrs=",".join(SERVICE_CIDRS[: self.families]),
-                users={**nodes, CONTROLLERS: [], SCHEDULER: []},
+                users={**nodes, CONTROLLERS: [], SCHEDULER: [], KUBE_PROXY: []},
                 flags=["--kubelet-preferred-address-types=InternalIP"],
                 enter=self._enter_fabric,
                 reached_at=f"https://127.0.0.1:{door}",
@@ -141,7 +149,10 @@ class Cluster:
         )
         self.record.directories.append(str(self.api.memory))
         self.record.save()
-        self.api.start()
+        with ExitStack() as on_failure:
+            on_failure.callback(self.api.stop)
+            self.api.start()
+            on_failure.pop_all()
         self.programs += [self.api.etcd, self.api.server]
         self.record.add(*self.programs)
         self._start_controllers()
@@ -219,7 +230,7 @@ class Cluster:
         for node in self.nodes.values():
             cidrs = self.eventually(partial(self._pod_cidrs, node), "pod ranges")
             for other in (self.fabric, *(n.namespace for n in self.nodes.values() if n != node)):
-                route_pods(other, node.member, cidrs)
+                route(other, node.member, cidrs)
             node.write_cni(cidrs)
 
     def _pod_cidrs(self, node: Machine) -> list[str]:
@@ -275,7 +286,7 @@ class Cluster:
             return seen == {wanted}
 
         for agent in self.agents.values():
-            self.eventually(partial(written, agent), f"{namespace}/{name} in force", timeout_s=20)
+            self.eventually(partial(written, agent), f"{namespace}/{name} in force")
 
     def make_namespace(self, name: str) -> None:
         """A namespace in which pods may be written: with its service account."""

@@ -15,6 +15,7 @@ import pytest
 from . import leftovers
 from .cluster import Cluster
 from .shop import Shop
+from .traffic import Traffic
 
 _numbers = itertools.count(1)
 
@@ -45,3 +46,12 @@ def shop(cluster: Cluster) -> Iterator[Shop]:
     cluster.make_namespace(Shop.NAMESPACE)
     yield Shop(cluster)
     cluster.api.kubectl("delete", "namespace", Shop.NAMESPACE, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def traffic(cluster: Cluster) -> Iterator[Traffic]:
+    """Ten servers and two clients; a test leaves ten servers."""
+    namespace = "traffic"
+    cluster.make_namespace(namespace)
+    yield Traffic(cluster, namespace)
+    cluster.api.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -71,13 +71,14 @@ def plug_in(fabric: str, namespace: str, member: Member, *, forwards: bool) -> N
 
 
 def _forward() -> None:
-    for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "bridge/bridge-nf-call-iptables"):
+    bridged = [f"bridge/bridge-nf-call-{tables}" for tables in ("iptables", "ip6tables")]
+    for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding", *bridged):  # kube-proxy's need
         with open(f"/proc/sys/net/{path}", "w") as setting:
             setting.write("1")
 
 
-def route_pods(namespace: str, member: Member, cidrs: Sequence[str]) -> None:
-    """The way from `namespace` to the pods of the node `member`."""
+def route(namespace: str, member: Member, cidrs: Sequence[str]) -> None:
+    """The way from `namespace` to these addresses leads over the node `member`."""
     configure(
         namespace,
         *(f"route replace {cidr} via {member.v6 if ':' in cidr else member.v4}" for cidr in cidrs),

@@ -35,6 +35,11 @@ def _start_time(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
+def alive(pid: int, started: str) -> bool:
+    """That process, and no other which has its number now."""
+    return _start_time(pid) == started
+
+
 class Record:
     """One cluster's record; `maker` is the process that watches over it, 0: it is left running."""
 
@@ -89,11 +94,11 @@ class Record:
             TimeoutError: a process does not end.
         """
         for pid, started in self.processes.items():
-            if _start_time(pid) == started:
+            if alive(pid, started):
                 os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + END_TIMEOUT_S
         for pid, started in self.processes.items():
-            while _start_time(pid) == started:
+            while alive(pid, started):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{self.name}: process {pid} does not end")
                 time.sleep(0.02)

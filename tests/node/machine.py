@@ -23,7 +23,7 @@ from .node_settings import CNI_CONFIGURATION, CONTAINERD, bridge_plugin, contain
 from .plan import Member
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 240.0
 # Read by kubelet instead of the machine's: what it would otherwise write there.
 KUBELET_WANTS = {
     "vm/overcommit_memory": 1,

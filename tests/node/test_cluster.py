@@ -56,7 +56,7 @@ def test_a_port_is_forwarded_to_a_pod(shop: Shop, tmp_path: Path) -> None:
     )
     forward.start()
     try:
-        forward.wait_until(lambda: "Forwarding" in forward.tail(), 20)
+        forward.wait_until(lambda: "Forwarding" in forward.tail(), 60)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
             assert json.load(answer)["pod"] == name
     finally:
@@ -79,7 +79,7 @@ def test_a_pod_that_is_not_ready_gets_no_requests_until_it_is(
     inside.switch("readyz/fail")
     cluster.kubectl(namespace, "wait", "pod/one", "--for=condition=Ready=False", "--timeout=20s")
     only = {"two"}
-    cluster.eventually(lambda: caller.pods(f"http://{address}/", times=20) == only, "one's end", 10)
+    cluster.eventually(lambda: caller.pods(f"http://{address}/", times=20) == only, "one's end")
     inside.switch("readyz/recover")
     cluster.wait_ready(namespace, "one")
     cluster.eventually(
@@ -96,4 +96,4 @@ def test_a_pod_that_is_not_alive_is_started_again(cluster: Cluster, namespace: s
         (container,) = cluster.get(namespace, "pod", "ill")["status"]["containerStatuses"]
         return bool(container["restartCount"] == 1 and container["ready"])
 
-    cluster.eventually(started_again, "its new start", 30)
+    cluster.eventually(started_again, "its new start")

@@ -11,7 +11,7 @@ from .workloads import service
 def known_to_every_server_of_names(shop: Shop, url: str) -> None:
     """Each of the two learns a name by itself, and keeps for seconds that it is not known."""
     caller = shop.clients["n1"]
-    shop.cluster.eventually(lambda: caller.answers(url, times=20), url, 30)
+    shop.cluster.eventually(lambda: caller.answers(url, times=20), url)
 
 
 def test_a_pod_finds_a_service_by_its_name(shop: Shop) -> None:

@@ -70,7 +70,7 @@ def test_a_load_balancers_address_answers_once_it_is_in_the_status(shop: Shop) -
     for caller in shop.callers():
         for entry in ingress:
             (url, _) = urls(entry["ip"])
-            shop.cluster.eventually(partial(caller.answers, url), url, 10)
+            shop.cluster.eventually(partial(caller.answers, url), url)
             assert all_answer(caller, urls(entry["ip"])) == set(shop.servers), caller.name
 
 
@@ -93,11 +93,11 @@ def test_a_host_port_answers_on_its_node(shop: Shop) -> None:
     for caller in (shop.clients["n1"], shop.cluster.on_node("n1")):
         for address in (node.v4, node.v6):
             for url in urls(address, 8088):
-                shop.cluster.eventually(partial(caller.answers, url), url, 10)
+                shop.cluster.eventually(partial(caller.answers, url), url)
                 assert caller.pods(url) == {"hosted"}
     shop.cluster.kubectl(shop.NAMESPACE, "delete", "pod", "hosted", "--now")
     local = f"http://{node.v4}:8088/"
-    shop.cluster.eventually(lambda: not shop.clients["n1"].answers(local), "its end", 10)
+    shop.cluster.eventually(lambda: not shop.clients["n1"].answers(local), "its end")
 
 
 def test_affinity_sends_a_client_to_one_server(shop: Shop) -> None:
@@ -144,5 +144,5 @@ def test_nodes_say_to_a_load_balancer_whether_they_have_a_server(shop: Shop) -> 
         return cluster.outside().run("curl", *asked)
 
     one, two = NODES
-    cluster.eventually(lambda: said(two) == "200", "the node with the server", 20)
+    cluster.eventually(lambda: said(two) == "200", "the node with the server")
     assert said(one) == "503"

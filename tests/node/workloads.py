@@ -13,12 +13,12 @@ Object = dict[str, Any]
 
 
 def server(**container: Any) -> Object:
-    """The container of a server: not ready at once after SIGTERM, but serving three seconds more,
+    """The container of a server: not ready at once after SIGTERM, but serving five seconds more,
     until no client is sent to it any longer."""
     return {
         "name": "server",
         "image": WORKLOAD,
-        "args": ["serve", "--drain=3s"],
+        "args": ["serve", "--drain=5s"],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 1},
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": PORT},
