@@ -27,6 +27,7 @@ from kubernetes.config.incluster_config import (
 
 from cilia.k8s.errors import AccessError
 
+SERVICE_NAME: Final = "kubernetes.default.svc"
 _NO_ADDRESS: Final[Mapping[str, str]] = {
     "KUBERNETES_SERVICE_HOST": "address.invalid",
     "KUBERNETES_SERVICE_PORT": "443",
@@ -62,7 +63,12 @@ class Access:
 
     @property
     def server_hostname(self) -> str | None:
-        """The name that the server's certificate is checked against, if it is not the address."""
+        """The name that the server's certificate is checked against, if it is not the address.
+
+        With a service account it is one that every API server has, at whatever address.
+        """
+        if self._kubeconfig is None and not self._anonymous:
+            return SERVICE_NAME
         return self._configuration.tls_server_name or None
 
     def reload(self) -> None:

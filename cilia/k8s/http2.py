@@ -139,7 +139,8 @@ class Connection(asyncio.Protocol):
 
         Raises Unreachable.
         """
-        connection = cls(f"{host}:{port}", ping_s, limit_s)
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        connection = cls(authority, ping_s, limit_s)
         try:
             async with asyncio.timeout(timeout_s):
                 loop = asyncio.get_running_loop()

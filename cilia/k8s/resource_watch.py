@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
@@ -25,6 +26,7 @@ import structlog
 from cilia.k8s.client import Client
 from cilia.k8s.errors import ApiError, Garbage, Gone, StatusError, status_error
 from cilia.k8s.ledger import Ledger, Verdict
+from cilia.k8s.listing import pages
 from cilia.k8s.object_events import ObjectEvents
 from cilia.k8s.objects import ObjectKey
 from cilia.k8s.proof import prove
@@ -32,7 +34,6 @@ from cilia.k8s.resource import (
     BOOKMARK,
     FAILURE,
     HEAD,
-    PAGE,
     WATCH_EVENT,
     Page,
     Resource,
@@ -50,8 +51,6 @@ LONGEST_WAIT_S: Final = 10.0
 WATCH_S: Final = (300, 600)
 # A resource that the server does not have (its definition is not there yet) is asked for again.
 ABSENT_S: Final = 10.0
-# A list whose pages expire is begun again so often, then read in one piece.
-PAGED_TRIES: Final = 3
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -186,7 +185,9 @@ class ResourceWatch:
             self._audience.tell([Listing(kind)])
         listed: dict[ObjectKey, int] = {}
         revision = 0
-        async for page in self._pages():
+        expired = partial(self._anomaly, Anomaly.GONE)
+        size = self._options.page_size
+        async for page in pages(self._client, self.resource, size, expired):
             if page is None:
                 listed.clear()
                 continue
@@ -237,29 +238,6 @@ class ResourceWatch:
                 self.state.repairs[cause, "deleted"] += 1
             events += self._events.of_deletion(key, now)
         return events
-
-    async def _pages(self) -> AsyncIterator[Page | None]:
-        """All pages of one list; None where it begins anew because its pages expired."""
-        token, tries, limit = "", 0, self._options.page_size
-        while True:
-            paging: dict[str, str | int] = {"limit": limit} if limit else {}
-            if token:
-                paging["continue"] = token
-            query = {**self.resource.query, **paging}
-            try:
-                page = decoded(PAGE, await self._client.fetch(self.resource.path, query))
-            except Gone:
-                if not token:
-                    raise
-                self._anomaly(Anomaly.GONE)
-                tries += 1
-                token, limit = "", limit if tries < PAGED_TRIES else 0
-                yield None
-                continue
-            yield page
-            token = page.metadata.next
-            if not token:
-                return
 
     def _list_again(self, cause: str) -> None:
         self._list_cause = cause

@@ -35,10 +35,10 @@ async def one_world(seed: int, faults: list[Fault], outcomes: list[Outcome]) -> 
         return world.stale()
 
 
-async def soak(count: int, worlds: int, seed: int) -> tuple[list[Outcome], int]:
+async def soak(count: int, worlds: int, seed: int, outcomes: list[Outcome]) -> int:
+    """Stale rows at the end; `outcomes` grows meanwhile."""
     rng = random.Random(seed)
     plan = [rng.choice(list(Fault)) for _ in range(count)]
-    outcomes: list[Outcome] = []
     shares = [plan[i::worlds] for i in range(worlds)]
     runs = [
         asyncio.create_task(one_world(seed + i, share, outcomes)) for i, share in enumerate(shares)
@@ -46,7 +46,7 @@ async def soak(count: int, worlds: int, seed: int) -> tuple[list[Outcome], int]:
     progress = asyncio.create_task(_progress(outcomes, count))
     stale = await asyncio.gather(*runs)
     progress.cancel()
-    return outcomes, sum(stale)
+    return sum(stale)
 
 
 async def _progress(outcomes: list[Outcome], count: int) -> None:
@@ -82,7 +82,12 @@ def main(faults: int, worlds: int, seed: int) -> None:
     """Print the fault table; ends with 1 if something was stale or noticed too late."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     started = time.monotonic()
-    outcomes, stale = asyncio.run(soak(faults, worlds, seed))
+    outcomes: list[Outcome] = []
+    stale = 0
+    try:
+        stale = asyncio.run(soak(faults, worlds, seed, outcomes))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
     lines, well = table(outcomes)
     print("\n".join(lines))
     print(f"{len(outcomes)} faults in {time.monotonic() - started:.0f} s, {stale} stale at the end")
