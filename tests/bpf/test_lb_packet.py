@@ -35,8 +35,8 @@ from bpf.maps.lb import (
 from bpf.maps.tables import padded
 from bpf.object import Object
 from tests.bpf.datapath_world import Datapath, packed
+from tests.bpf.lxc_world import FAMILIES, V6, Family, packet
 from tests.bpf.sources import build
-from tests.bpf.test_lxc import FAMILIES, V6, Family, packet
 
 pytestmark = pytest.mark.root
 
