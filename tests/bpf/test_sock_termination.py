@@ -19,7 +19,7 @@ from bpf.maps import lb
 from cilia.linux.netns import NetNS
 from reconcilers import socket_termination
 from reconcilers.socket_termination import SocketTermination, TerminationConfig
-from reconcilers.translated_sockets import count_connections
+from reconcilers.translated_sockets import BackendConnections, count_connections
 from statedb import DB
 from statedb.status import done
 from tables.addressing import L3n4Addr, ServiceName
@@ -517,6 +517,31 @@ def test_open_connections_are_counted_by_frontend_and_backend(
         (TCP, frontend, packed(backend), 1),
         (UDP, frontend, packed(backend), 2),
     ]
+
+
+def test_connections_are_counted_for_the_backends_asked_for(world: World, tmp_path: Path) -> None:
+    def run() -> list[int]:
+        with a_node(world, tmp_path) as n:
+            ports = [n.server("127.0.0.1", UDP) for _ in range(2)]
+            v6 = n.server("::1", TCP)
+            n.serve(SVC_ONE, UDP, [("127.0.0.1", ports[0])])
+            n.serve("10.96.0.2", UDP, [("127.0.0.1", ports[1])], OTHER, rev_nat=2)
+            n.serve(SVC_ONE_V6, TCP, [("::1", v6)], ServiceName("test/v6"), rev_nat=3)
+            for dialled, proto, times in ((SVC_ONE, UDP, 2), ("10.96.0.2", UDP, 1)):
+                for _ in range(times):
+                    n.client(dialled, PORT, proto)
+            n.client(SVC_ONE_V6, PORT, TCP)
+            n.client("127.0.0.1", ports[0], UDP)
+            asked = [
+                L3n4Addr.of("127.0.0.1", ports[0], "UDP"),
+                L3n4Addr.of("127.0.0.1", ports[0], "TCP"),
+                L3n4Addr.of("::1", v6, "TCP"),
+            ]
+            counted = BackendConnections(n.datapath.maps, (tmp_path,))(asked)
+            assert counted.keys() == set(asked)
+            return [counted[address] for address in asked]
+
+    assert world.in_child(run) == [2, 0, 1]
 
 
 def direct(dialled: str, backend: str) -> str:
