@@ -14,6 +14,7 @@ import click
 from cilia.api.client import ApiError, request
 
 OK, BAD = "green", "red"
+NEARLY_FULL = 0.8  # part of a map from which on an operator has to act
 
 
 LOOK_S = 0.2  # nobody pushes the status
@@ -130,8 +131,10 @@ def _frontends(counts: dict[str, int]) -> str:
 
 def _map_line(row: dict[str, Any]) -> str:
     used = row["entries"] / row["max_entries"]
-    share = click.style(f"{used:6.1%}", fg=BAD if used >= 0.8 else None)
-    return f"{row['name']:<16} {share}  {row['entries']} of {row['max_entries']}"
+    full = used >= NEARLY_FULL
+    share = click.style(f"{used:6.1%}", fg=BAD if full else None)
+    line = f"{row['name']:<16} {share}  {row['entries']} of {row['max_entries']}"
+    return line + click.style("  nearly full", fg=BAD) if full else line
 
 
 def _watch_line(row: dict[str, Any]) -> str:
