@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,6 +108,44 @@ async def test_objects_that_failed_are_no_drift() -> None:
         world.reconciler.verify_now()
         await world.until_drift(1)
     assert [row.key for row in world.rows()] == ["row 1"]
+
+
+async def test_a_read_back_in_a_thread_holds_up_rounds_and_nothing_else() -> None:
+    world = World()
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(VerifiableTarget):
+        def actual(self) -> Mapping[Any, Any]:
+            found = super().actual()
+            reading.set()
+            assert go_on.wait(10)
+            return found
+
+    target = Slow()
+    reconciler = Reconciler(
+        world.db,
+        world.table,
+        target,
+        get_status=get_status,
+        set_status=set_status,
+        config=dataclasses.replace(FAST, verify_in_thread=True),
+        drift=world.drift,
+    )
+    async with running(reconciler):
+        await reconciler.wait_until_reconciled(world.table.revision(world.db.read_txn()))
+        del target.held[1]
+        reconciler.verify_now()
+        while not reading.is_set():
+            await anyio.sleep(0.001)  # which this loop can only do if it is free
+        put(world.db, world.table, (4, "d"))
+        await anyio.sleep(0.02)
+        assert 4 not in target.held
+        go_on.set()
+        await reconciler.wait_until_reconciled(world.table.revision(world.db.read_txn()))
+        await world.until_drift(1)
+        while target.held.get(1) != "a":
+            await anyio.sleep(0.001)
+    assert target.held[4] == "d"
 
 
 async def test_verification_comes_periodically() -> None:
