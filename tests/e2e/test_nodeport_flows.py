@@ -30,7 +30,8 @@ from tests.e2e.nodes import (
     two_nodes,
 )
 
-pytestmark = pytest.mark.root
+#: Worlds of several namespaces and freshly verified programs take their time on a busy machine.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
