@@ -39,6 +39,7 @@ from cilia.program.jobs import run_job
 from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
 from cilia.program.serving import serve as serve_http
 from cilia.reflectors.device_selection import DeviceFilter
+from reconcilers.translated_sockets import BackendConnections
 from statedb import http
 
 if TYPE_CHECKING:
@@ -128,7 +129,14 @@ def _sock_config(config: AgentConfig, cgroup: Path) -> SockConfig:
 
 async def _run(config: AgentConfig, objects: Input, datapath: Datapath) -> None:
     kernel = _kernel_options(config)
-    agent = build(config, objects.source, objects.name, datapath, kernel)
+    agent = build(
+        config,
+        objects.source,
+        objects.name,
+        datapath,
+        kernel,
+        count_connections=BackendConnections(datapath.maps),
+    )
     try:
         await _run_agent(config, agent, objects, datapath)
     finally:

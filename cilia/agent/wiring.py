@@ -45,6 +45,7 @@ from cilia.k8s.watch import FollowedSource, Source
 from cilia.program.health import HealthReporter, ModuleHealth
 from cilia.reflectors.k8s_watches import K8sWatchReflector
 from cilia.reflectors.nodes import namespace_reflector, node_reflector
+from cilia.reflectors.pod_namespaces import PodNamespaceReflector
 from cilia.reflectors.pods import pod_reflector
 from cilia.reflectors.problems import ProblemReflector
 from cilia.reflectors.services import ServiceReflector
@@ -378,6 +379,10 @@ def build(
         metrics=metrics,
     )
     agent.jobs |= state_file_jobs(config, tables.db, tables.problems, writer, _log_problem)
+    if kernel is not None and config.enable_local_redirect_policy:
+        agent.jobs["reflect-pod-namespaces"] = PodNamespaceReflector(
+            tables.db, tables.pods, tables.redirects.namespaces
+        ).run
     agent.jobs |= redirect_jobs(
         config,
         tables.db,
