@@ -1,16 +1,264 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets from outside through the programs of a node's devices, by tc and by XDP."""
+"""Packets from outside through the programs of a node's devices, by tc and by XDP.
+
+One run each, in a namespace with a device, a route and a neighbour. Every checksum of what comes
+out is computed anew.
+"""
 
 from __future__ import annotations
 
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrDestOpt
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
 
-from tests.bpf.datapath_world import loaded
+from bpf.link import AttachType, Link, XdpMode
+from bpf.maps.lb import ServiceFlag
+from tests.bpf.datapath_world import Datapath, drops, loaded
+from tests.bpf.world import NetworkNamespace
 
-pytestmark = pytest.mark.root
+#: The first test of a world waits for its programs to be verified.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+CLIENT = {4: "192.0.2.9", 6: "fd00:2::9"}
+NODE = {4: "192.0.2.1", 6: "fd00:2::1"}
+OTHER_NODE = {4: "192.0.2.2", 6: "fd00:2::2"}
+BACKEND = {4: "10.244.2.10", 6: "fd00:244:2::10"}
+POD = {4: "10.244.1.10", 6: "fd00:244:1::10"}
+MAC_NODE, MAC_CLIENT, MAC_OTHER = "02:00:00:00:00:01", "02:00:00:00:00:09", "02:00:00:00:00:02"
+PORT, REV_NAT = 30080, 7
+
+PASS = {"tc": 0xFFFFFFFF, "xdp": 2}
+SENT = {"tc": 7, "xdp": 3}
+DROPPED = {"tc": 2, "xdp": 1}
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
+PROTOCOLS = pytest.mark.parametrize("transport", [TCP, UDP], ids=["tcp", "udp"])
 
 
-@pytest.mark.parametrize("name", ["host", "xdp"])
-def test_programs_are_verified(name: str) -> None:
-    with loaded([name]) as datapath:
-        assert datapath
+class Node(NamedTuple):
+    """A node's programs by one hook."""
+
+    hook: str
+    namespace: NetworkNamespace
+    datapath: Datapath
+    ifindex: int
+
+    def run(self, packet: Packet, program: str = "from_netdev") -> tuple[int, Packet]:
+        """Verdict and packet; the packet's checksums are right."""
+        raw = bytes(packet)
+        if self.hook == "xdp":
+            program = "from_netdev_xdp"
+            context = struct.pack("6I", 0, len(raw), 0, self.ifindex, 0, 0)
+        else:
+            skb = bytearray(192)
+            struct.pack_into("I", skb, 40, self.ifindex)
+            context = bytes(skb)
+        with self.namespace.enter():
+            result = self.datapath.program(program).run(raw, context)
+        out = Ether(result.data)
+        assert bytes(out) == bytes(recomputed(out)), "a checksum or length is wrong"
+        return result.retval, out
+
+    def serve(self, family: int, proto: int, backend: str = "", flags: int = 0) -> None:
+        self.datapath.clear()
+        backends = [(backend or BACKEND[family], 8080)]
+        self.datapath.service(NODE[family], PORT, proto, backends, rev_nat=REV_NAT, flags=flags)
+
+
+def recomputed(packet: Packet) -> Packet:
+    """The packet with the checksums that scapy computes, but for those that ICMP quotes."""
+    copy = packet.copy()
+    layer = copy
+    while layer and not isinstance(layer, Raw):
+        if type(layer).__name__ in ("IPerror", "IPerror6"):
+            break
+        for field in ("chksum", "cksum"):
+            if field in layer.fields:
+                delattr(layer, field)
+        layer = layer.payload
+    return Ether(bytes(copy))
+
+
+def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
+    namespace = NetworkNamespace(f"cilia-host-{hook}-{dispatch}")
+    stack.callback(namespace.close)
+    namespace.veth("eth0", "wire")
+    for family in (4, 6):
+        nodad = ["nodad"] if family == 6 else []
+        bits = 24 if family == 4 else 64
+        namespace.run("addr", "add", f"{NODE[family]}/{bits}", "dev", "eth0", *nodad)
+        for address, mac in ((OTHER_NODE, MAC_OTHER), (CLIENT, MAC_CLIENT)):
+            place = ["lladdr", mac, "dev", "eth0", "nud", "permanent"]
+            namespace.run("neigh", "add", address[family], *place)
+        far = "10.244.2.0/24" if family == 4 else "fd00:244:2::/64"
+        namespace.run(f"-{family}", "route", "add", far, "via", OTHER_NODE[family])
+    with namespace.enter():
+        for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            with open(f"/proc/sys/net/{name}", "w") as file:
+                file.write("1")
+    values = {"nodeport_dsr": b"\1", "nodeport_dispatch": bytes([dispatch])}
+    datapath = stack.enter_context(loaded(["host", "xdp"], values))
+    index = namespace.ifindex("eth0")
+    datapath.netdev(index, NODE[4], NODE[6])
+    if hook == "xdp":  # a device without a program has no queue that a run may name
+        with namespace.enter():
+            program = datapath.program("from_netdev_xdp")
+            stack.enter_context(Link.create(program, index, AttachType.XDP, flags=XdpMode.NATIVE))
+    return Node(hook, namespace, datapath, index)
+
+
+@pytest.fixture(scope="module", params=["tc", "xdp"])
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    with ExitStack() as stack:
+        yield made(request.param, 0, stack)
+
+
+@pytest.fixture(scope="module", params=["tc", "xdp"])
+def ipip_node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    with ExitStack() as stack:
+        yield made(request.param, 1, stack)
+
+
+def frame(src: str, dst: str, transport: Packet, payload: bytes = b"hello") -> Packet:
+    network = IPv6(src=src, dst=dst, hlim=64) if ":" in src else IP(src=src, dst=dst, ttl=64)
+    return Ether(src=MAC_CLIENT, dst=MAC_NODE) / network / transport / Raw(payload)
+
+
+def request(family: int, transport: type[Packet], **fields: object) -> Packet:
+    head = transport(sport=40000, dport=PORT, **fields)
+    return frame(CLIENT[family], NODE[family], head)
+
+
+def proto_of(transport: type[Packet]) -> int:
+    return socket.IPPROTO_TCP if transport is TCP else socket.IPPROTO_UDP
+
+
+def hops(packet: Packet) -> int:
+    return int(packet[1].hlim if packet[1].name == "IPv6" else packet[1].ttl)
+
+
+@PROTOCOLS
+@FAMILIES
+def test_request_and_reply_are_translated(node: Node, family: int, transport: type[Packet]) -> None:
+    node.serve(family, proto_of(transport))
+    verdict, out = node.run(request(family, transport))
+    assert verdict == SENT[node.hook]
+    assert (out[1].src, out[1].dst) == (NODE[family], BACKEND[family])
+    assert (out[transport].sport, out[transport].dport) == (40000, 8080)
+    assert (out.dst, hops(out), bytes(out[Raw])) == (MAC_OTHER, 63, b"hello")
+
+    reply = frame(BACKEND[family], NODE[family], transport(sport=8080, dport=40000), b"answer")
+    verdict, out = node.run(reply)
+    assert verdict == SENT[node.hook]
+    assert (out[1].src, out[1].dst) == (NODE[family], CLIENT[family])
+    assert (out[transport].sport, out[transport].dport) == (PORT, 40000)
+    assert (out.dst, hops(out), bytes(out[Raw])) == (MAC_CLIENT, 63, b"answer")
+
+
+@FAMILIES
+def test_stranger_passes_untouched(node: Node, family: int) -> None:
+    node.serve(family, socket.IPPROTO_TCP)
+    packet = frame(CLIENT[family], NODE[family], TCP(sport=40000, dport=22))
+    verdict, out = node.run(packet)
+    assert verdict == PASS[node.hook]
+    assert bytes(out) == bytes(packet)
+
+
+@FAMILIES
+def test_packet_at_its_last_hop_is_dropped(node: Node, family: int) -> None:
+    node.serve(family, socket.IPPROTO_TCP)
+    packet = request(family, TCP)
+    if family == 4:
+        packet[IP].ttl = 1
+    else:
+        packet[IPv6].hlim = 1
+    before = drops(node.datapath).get(-8, 0)
+    verdict, _ = node.run(packet)
+    assert verdict == DROPPED[node.hook]
+    assert drops(node.datapath)[-8] == before + 1
+
+
+def test_option_carries_the_frontend_on_a_syn(node: Node) -> None:
+    node.serve(4, socket.IPPROTO_TCP, flags=ServiceFlag.DSR)
+    verdict, out = node.run(request(4, TCP))
+    assert verdict == SENT[node.hook]
+    assert (out[IP].src, out[IP].dst, out[TCP].dport) == (CLIENT[4], BACKEND[4], 8080)
+    # Type, length, port and address in the reversed order that the field has.
+    address, port = socket.inet_aton(NODE[4])[::-1], PORT.to_bytes(2, "little")
+    assert bytes(out)[34:42] == bytes([0x9A, 8]) + port + address
+    _, later = node.run(request(4, TCP, flags="A"))
+    assert (later[IP].ihl, later[IP].dst) == (5, BACKEND[4])
+
+
+def test_extension_header_carries_the_frontend_on_datagrams(node: Node) -> None:
+    node.serve(6, socket.IPPROTO_UDP, flags=ServiceFlag.DSR)
+    for _ in range(2):
+        verdict, out = node.run(request(6, UDP))
+        assert verdict == SENT[node.hook]
+        assert (out[IPv6].src, out[IPv6].dst) == (CLIENT[6], BACKEND[6])
+        address = socket.inet_pton(socket.AF_INET6, NODE[6])
+        expected = bytes([17, 2, 0x1B, 20]) + address + PORT.to_bytes(2, "big") + bytes(2)
+        assert bytes(out[IPv6ExtHdrDestOpt])[:24] == expected
+
+
+@FAMILIES
+def test_client_packet_travels_whole_inside_another(ipip_node: Node, family: int) -> None:
+    ipip_node.serve(family, socket.IPPROTO_UDP, flags=ServiceFlag.DSR)
+    sent = request(family, UDP)
+    verdict, out = ipip_node.run(sent)
+    assert verdict == SENT[ipip_node.hook]
+    assert (out[1].src, out[1].dst) == (NODE[family], BACKEND[family])
+    inner = out[2]
+    assert (inner.src, inner.dst, inner[UDP].dport) == (CLIENT[family], NODE[family], PORT)
+    assert len(out) == len(sent) + (20 if family == 4 else 40)
+
+
+@FAMILIES
+def test_error_of_a_router_reaches_the_client(node: Node, family: int) -> None:
+    """What the client gets quotes its own packet, from its own port to the frontend."""
+    node.serve(family, socket.IPPROTO_UDP)
+    _, forwarded = node.run(request(family, UDP))
+    error = ICMP(type=3, code=1) if family == 4 else ICMPv6DestUnreach(code=0)
+    network = (IPv6 if family == 6 else IP)(src=OTHER_NODE[family], dst=NODE[family])
+    packet = Ether(src=MAC_OTHER, dst=MAC_NODE) / network / error / bytes(forwarded[1])
+    verdict, out = node.run(packet)
+    assert verdict == SENT[node.hook]
+    assert (out[1].src, out[1].dst) == (OTHER_NODE[family], CLIENT[family])
+    quoted = (IPv6 if family == 6 else IP)(bytes(out[2])[8:])
+    assert (quoted.src, quoted.dst) == (CLIENT[family], NODE[family])
+    assert (quoted[UDP].sport, quoted[UDP].dport) == (40000, PORT)
+
+
+@FAMILIES
+def test_local_backend_is_left_to_tc_by_xdp(node: Node, family: int) -> None:
+    """A backend without a route out of a device of the node is on this node."""
+    node.serve(family, socket.IPPROTO_TCP, backend=NODE[family])
+    packet = request(family, TCP)
+    verdict, out = node.run(packet)
+    assert verdict == PASS[node.hook]
+    if node.hook == "xdp":
+        assert bytes(out) == bytes(packet)
+    else:
+        assert (out[1].src, out[TCP].dport) == (CLIENT[family], 8080)
+
+
+@FAMILIES
+def test_range_without_a_free_port_is_a_counted_drop(node: Node, family: int) -> None:
+    values = {"nat_min_port": 50000, "nat_max_port": 50000}
+    constants = {name: value.to_bytes(4, "little") for name, value in values.items()}
+    with loaded(["host", "xdp"], constants, shared=node.datapath) as narrow:
+        one_port = node._replace(datapath=narrow)
+        one_port.serve(family, socket.IPPROTO_TCP)
+        assert one_port.run(request(family, TCP))[0] == SENT[node.hook]
+        packet = frame(CLIENT[family], NODE[family], TCP(sport=40001, dport=PORT))
+        before = drops(narrow).get(-5, 0)
+        assert one_port.run(packet)[0] == DROPPED[node.hook]
+        assert drops(narrow)[-5] == before + 1
