@@ -174,7 +174,7 @@ def checksum(raw: bytes) -> int:
     total = sum(struct.unpack(f"!{len(raw) // 2}H", raw))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
 
 
 def macs(made: Line) -> bytes:
