@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-interpreted test-kernels wheel test-wheel \
+.PHONY: help setup native run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-interpreted test-kernels wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make images           container images of agent and operator, by podman or buildah; BASE=debian:12"
 	@echo "make rendered         what is made from the chart and the options: manifests, docs/configuration.md"
 	@echo "make lint             ruff, mypy --strict, import contracts"
+	@echo "make native           compile the hot Python modules in place (minutes); they are used while they fit"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
 	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
@@ -52,6 +53,9 @@ lint: setup
 format: setup
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
+
+native:
+	@CILIA_BUILD_COMPILED=1 install/setup.sh
 
 bench: setup
 	@$(PYTHON) -m tests.benchmarks

@@ -97,6 +97,11 @@ class Chooser:
         """What the programs would do with a packet that opens this flow."""
         return _Walk(self._maps.of(flow.address), self._settings, self._connections, flow).walk()
 
+    def backend_text(self, address: bytes, number: int) -> str:
+        """A backend of the family of an address, for people."""
+        raw = self._maps.of(address).backend.lookup(lb.encode_id(number))
+        return f"backend {number} (gone)" if raw is None else _backend_text(raw)
+
 
 class _Walk:
     """One answer in the making."""

@@ -26,13 +26,14 @@ COMMANDS = {
     "db": ("cilia.cli.db:db", "Show the agent's tables."),
     "install": ("cilia.cli.cluster.install:install", "Install on a Kubernetes cluster."),
     "operator": ("cilia.operator.command:operator", "Run the cluster-wide program."),
-    "lrp": ("cilia.cli.lrp:lrp", "List local redirect policies."),
+    "lb": ("cilia.cli.lb:lb", "Ask which backend a client gets, and why."),
     "lrp": ("cilia.cli.lrp:lrp", "List local redirect policies."),
     "quickstart": ("cilia.cli.quickstart:quickstart", "A Service on this machine, in a minute."),
     "script": ("cilia.cli.script:script", "Run golden scripts."),
     "service": ("cilia.cli.service:service", "List Services, their frontends and backends."),
     "shell": ("cilia.cli.shell:shell", "Type script commands at a running agent."),
     "status": ("cilia.cli.status:status", "Is the agent well, and is everything in force?"),
+    "sysdump": ("cilia.cli.sysdump.command:sysdump", "Gather what this node knows in an archive."),
     "uninstall": ("cilia.cli.cluster.uninstall:uninstall", "Clean all nodes of a cluster."),
 }
 

@@ -86,7 +86,8 @@ if [ ! -e ".venv/stamps/objects-$sources" ]; then
     .venv/bin/python -c 'from bpf.compile import build_prebuilt; build_prebuilt()'
     marker objects "$sources"
 fi
-# Compiled Python modules are used while they fit their sources, so that without them nothing fails.
-if [ "${CILIA_BUILD_COMPILED:-1}" != 0 ]; then
+# Compiled Python modules are used while they fit their sources; without them nothing fails. They take
+# minutes to compile, so only who asks for speed (make native) waits for them.
+if [ "${CILIA_BUILD_COMPILED:-0}" = 1 ]; then
     .venv/bin/python cffi_build.py native || echo "setup: what could not be compiled runs interpreted" >&2
 fi

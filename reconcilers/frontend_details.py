@@ -58,6 +58,7 @@ def details_of(
         recipe = Recipe.of(
             (Member(turn_name(be), backend_ids[be.address], be.weight) for be in active),
             config.maglev_table_size,
+            config.maglev_seed,
         )
         yield family.maglev, ID.pack(number), recipe
 

@@ -46,6 +46,8 @@ class FrontendConfig:
     algorithm_annotation: bool = False
     # A prime above the number of backends of any service.
     maglev_table_size: int = 16381
+    # The same on all nodes, so that a client keeps its backend whichever node it comes by.
+    maglev_seed: bytes = b""
     # How a node port's traffic is forwarded to another node; likewise.
     mode: Literal["snat", "dsr", "hybrid"] = "snat"
     mode_annotation: bool = False

@@ -36,11 +36,13 @@ class Recipe(bytes):
 
     members: tuple[Member, ...]
     size: int
+    seed: bytes
 
     @classmethod
-    def of(cls, members: Iterable[Member], size: int) -> "Recipe":
-        """`size`: a prime, at least the number of members. Raises: ValueError without members,
-        with more than positions, or for a weight below 1."""
+    def of(cls, members: Iterable[Member], size: int, seed: bytes = b"") -> "Recipe":
+        """`size`: a prime, at least the number of members. Nodes with the same `seed` (up to 64
+        bytes) have the same tables. Raises: ValueError without members, with more than positions,
+        or for a weight below 1."""
         ordered = tuple(sorted(members))
         if not 0 < len(ordered) <= size or any(member.weight < 1 for member in ordered):
             raise ValueError(
@@ -48,23 +50,23 @@ class Recipe(bytes):
                 f"not {len(ordered)}"
             )
         text = f"{_EDITION} {size} {[tuple(member) for member in ordered]}"
-        recipe = cls(blake2b(text.encode(), digest_size=MARK_BYTES).digest())
-        recipe.members, recipe.size = ordered, size
+        recipe = cls(blake2b(text.encode(), digest_size=MARK_BYTES, key=seed).digest())
+        recipe.members, recipe.size, recipe.seed = ordered, size, seed
         return recipe
 
     def table(self) -> bytes:
         """The numbers by position, 32 bits each in host order; zeros; the mark."""
         turns = [
-            Turn(*_order(member.name, self.size), member.weight, member.number)
+            Turn(*_order(member.name, self.size, self.seed), member.weight, member.number)
             for member in self.members
         ]
         return padded(fill(turns, self.size), self)
 
 
 @lru_cache(maxsize=1 << 16)
-def _order(name: str, size: int) -> tuple[int, int]:
+def _order(name: str, size: int, seed: bytes) -> tuple[int, int]:
     """Offset and skip: all positions, once each, in the order of this name."""
-    digest = blake2b(name.encode(), digest_size=16).digest()
+    digest = blake2b(name.encode(), digest_size=16, key=seed).digest()
     offset = int.from_bytes(digest[:8], "big") % size
     return offset, int.from_bytes(digest[8:], "big") % (size - 1) + 1
 

@@ -8,9 +8,10 @@ knows. Durations are written as Go does (`10s`, `2h13m20s`).
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cilia.program.options import ProgramConfig
 from cilia.program.values import Duration, PositiveDuration
@@ -20,8 +21,23 @@ __all__ = ["PacketOptions"]
 
 Entries = Annotated[int, Field(ge=1024, le=1 << 24)]
 
+#: Of the Maglev seed: four for the tables, four for the hash of IPv4, four for that of IPv6.
+SEED_BYTES = 12
+
 #: Host ends of pods' devices by the names that common CNI plugins give them.
 POD_DEVICES = "veth+,lxc+,cali+,eni+,azv+,gke+"
+
+
+def _seed(text: str) -> str:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError(f"{text!r} is not base64") from None
+    if len(raw) != SEED_BYTES:
+        raise ValueError(
+            f"has {len(raw)} bytes, not {SEED_BYTES}: make one with head -c12 /dev/urandom | base64"
+        )
+    return text
 
 
 class PacketOptions(ProgramConfig):
@@ -45,6 +61,14 @@ class PacketOptions(ProgramConfig):
             " uses those that can, testing-only runs it in the stack."
         ),
     ] = "disabled"
+    bpf_lb_maglev_hash_seed: Annotated[
+        str,
+        Field(
+            description="Seed of the Maglev tables and of the hash of flows, 12 bytes in base64;"
+            " the same on all nodes of a cluster."
+        ),
+        AfterValidator(_seed),
+    ] = "JLfvgnHc2kaSUFaI"
     bpf_ct_global_tcp_max: Annotated[
         Entries, Field(description="TCP connections remembered, a family.")
     ] = 524_288
@@ -87,6 +111,17 @@ class PacketOptions(ProgramConfig):
     conntrack_gc_max_interval: Annotated[
         Duration, Field(description="Longest adaptive wait between two collections; 0: 12h.")
     ] = "0s"
+
+    @property
+    def maglev_seed(self) -> bytes:
+        """The whole seed, from which the tables follow."""
+        return base64.b64decode(self.bpf_lb_maglev_hash_seed)
+
+    @property
+    def flow_hash_seeds(self) -> tuple[int, int]:
+        """Of IPv4 and of IPv6."""
+        raw = self.maglev_seed
+        return int.from_bytes(raw[4:8], "big"), int.from_bytes(raw[8:], "big")
 
     @property
     def pod_device_patterns(self) -> tuple[str, ...]:

@@ -185,6 +185,7 @@ def _frontend_config(config: AgentConfig) -> FrontendConfig:
         algorithm=config.bpf_lb_algorithm,
         algorithm_annotation=config.bpf_lb_algorithm_annotation,
         maglev_table_size=config.bpf_lb_maglev_table_size,
+        maglev_seed=config.maglev_seed,
         mode=config.bpf_lb_mode,
         mode_annotation=config.bpf_lb_mode_annotation,
         external_clusterip=config.bpf_lb_external_clusterip,

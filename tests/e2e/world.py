@@ -28,6 +28,8 @@ from cilia.linux.netns import NetNS
 POD_V4 = [f"10.204.0.{n}" for n in range(1, 5)]
 POD_V6 = [f"fd00:204::{n}" for n in range(1, 5)]
 GUARDED = ["10.203.0.0/16", "fd00:203::/64"]
+# On a machine that is busy otherwise all waits may take this many times as long.
+PATIENCE = float(os.environ.get("CILIA_TEST_PATIENCE", "1"))
 # Preallocated maps: those of a node's size take half a gigabyte.
 SMALL_MAPS = [
     "--bpf-ct-global-tcp-max=4096",
@@ -131,7 +133,7 @@ class World:
 
     def eventually(self, what: Callable[[], bool], timeout_s: float = 10.0) -> None:
         """Wait until `what()` is true, looking often; fails with the logs of the agents."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while not what():
             if time.monotonic() > deadline:
                 logs = [path.read_text()[-4000:] for path in sorted(self.directory.glob("*.log"))]
@@ -149,7 +151,7 @@ class World:
         for process in self.agents:
             if process.poll() is None:
                 process.terminate()
-                process.wait(10)
+                process.wait(10 * PATIENCE)
         done = self.cilia("cleanup", f"--state-dir={self.state_dir}", f"--bpf-root={self.bpf_root}")
         assert done.returncode == 0, done.stderr
 

@@ -91,3 +91,11 @@ def test_table_without_anything_to_choose_is_refused(members: list[Member]) -> N
 def test_filling_without_turns_is_refused() -> None:
     with pytest.raises(Invalid):
         fill([], 13)
+
+
+def test_a_seed_gives_other_positions_and_another_mark() -> None:
+    members = members_of([100, 100, 100])
+    one, other = (Recipe.of(members, 251, seed) for seed in (b"one", b"other"))
+    assert one != other
+    assert one.table() != other.table()
+    assert one.table() == Recipe.of(members, 251, b"one").table()
