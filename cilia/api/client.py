@@ -8,7 +8,7 @@ import json
 import socket
 from typing import Any
 
-__all__ = ["AgentUnreachable", "ApiError", "request"]
+__all__ = ["AgentUnreachable", "ApiError", "request", "request_text"]
 
 
 class ApiError(Exception):
@@ -33,7 +33,14 @@ class _UnixConnection(http.client.HTTPConnection):
 def request(
     path: str, url: str, *, method: str = "GET", body: Any = None, timeout_s: float = 10.0
 ) -> Any:
-    """The decoded JSON answer of the agent whose socket is `path`.
+    """The decoded JSON answer of the agent whose socket is `path`; raises as `request_text`."""
+    return json.loads(request_text(path, url, method=method, body=body, timeout_s=timeout_s))
+
+
+def request_text(
+    path: str, url: str, *, method: str = "GET", body: Any = None, timeout_s: float = 10.0
+) -> str:
+    """The answer of the agent whose socket is `path`, as it is.
 
     Raises:
         AgentUnreachable: no agent there, or no permission; one sentence with what to do.
@@ -58,4 +65,4 @@ def request(
         connection.close()
     if response.status >= 400:
         raise ApiError(f"{url}: {response.status} {text.strip()}")
-    return json.loads(text)
+    return text

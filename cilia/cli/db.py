@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from cilia.cli.sysdump.tables import show_archived
 from statedb.columns import layout, positions
 from statedb.errors import RemoteError, StateDBError, Unreachable
 from statedb.queries import At
@@ -110,9 +112,21 @@ def db(ctx: click.Context) -> None:
 @_shown
 @_at_revision
 @click.option("-w", "--watch", is_flag=True, help="Go on with each change as it happens.")
+@click.option(
+    "--from",
+    "archive",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The table as an archive of `cilia sysdump` has it.",
+)
 @click.pass_context
 def show(
-    ctx: click.Context, table: str, output: str, columns: str, at_revision: str, watch: bool
+    ctx: click.Context,
+    table: str,
+    output: str,
+    columns: str,
+    at_revision: str,
+    watch: bool,
+    archive: Path | None,
 ) -> None:
     """Print a table, in the order of its primary key.
 
@@ -124,7 +138,15 @@ def show(
       cilia db show frontends -o json | jq -c .
       cilia db show frontends --watch --columns Address,Status
       cilia db show frontends --at-revision 1200
+      cilia db show frontends --from cilia-sysdump-node-1.tar.gz
     """
+    if archive and (watch or at_revision):
+        raise click.UsageError(
+            "--from is one state: it goes with neither --watch nor --at-revision"
+        )
+    if archive:
+        show_archived(archive, table, output, _names(columns))
+        return
     if watch and at_revision:
         raise click.UsageError("--watch begins now: it does not go with --at-revision")
     if watch:
