@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cilia.api.client import AgentUnreachable, request
+from cilia.api.client import ApiError, request
 
 from .machine import Machine, NodeProgram
 
@@ -44,7 +44,7 @@ class Agent:
     def synchronised(self) -> bool:
         try:
             return bool(self.get("/status")["synchronised"])
-        except AgentUnreachable:
+        except ApiError:  # nobody listens yet, or it is too busy to answer
             return False
 
     def frontends(self, namespace: str, name: str) -> list[Any]:

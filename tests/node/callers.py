@@ -97,7 +97,7 @@ class Load:
 
     def stop(self) -> Any:
         """What became of the requests: `sent`, `failed`, `errors`, `pods`, `slowest_ms`."""
-        said, errors = self._process.communicate("", timeout=30)
+        said, errors = self._process.communicate("", timeout=120)
         assert self._process.returncode == 0, errors
         return json.loads(said)
 

@@ -234,7 +234,10 @@ class Cluster:
             node.write_cni(cidrs)
 
     def _pod_cidrs(self, node: Machine) -> list[str]:
-        status, body = self.api.request("GET", f"/api/v1/nodes/{node.name}")
+        try:
+            status, body = self.api.request("GET", f"/api/v1/nodes/{node.name}")
+        except TimeoutError:  # the busiest moment of a start: the caller asks again
+            return []
         found: list[str] = json.loads(body)["spec"].get("podCIDRs", []) if status == 200 else []
         return found
 

@@ -133,7 +133,8 @@ class Machine:
         """What runs `words` on the node, in its control group. The process is nsenter's child."""
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--net", "--pid", "--"]
         procs = str(self.group / SYSTEM / "cgroup.procs")
-        return [*enter, "sh", "-c", 'echo 0 > "$0" && exec "$@"', procs, *map(str, words)]
+        here = [procs, str(REPOSITORY), *map(str, words)]
+        return [*enter, "sh", "-c", 'echo 0 > "$0" && cd "$1" && shift && exec "$@"', *here]
 
     def program(
         self, name: str, *words: str | Path, environment: Mapping[str, str] | None = None
@@ -147,7 +148,7 @@ class Machine:
         self.programs.append(made)
         return made
 
-    def run(self, *words: str | Path, timeout_s: float = 30.0) -> str:
+    def run(self, *words: str | Path, timeout_s: float = 120.0) -> str:
         """Run a command on the node; what it printed.
 
         Raises:
