@@ -70,6 +70,21 @@ def tcp(ip: str, port: int) -> dict[str, Any]:
         return {"answer": answer, "peer": list(client.getpeername()[:2])}
 
 
+def framed(ip: str, port: int, kind: int, timeout_s: float) -> list[str]:
+    """One question to a `nodes.Server`: its name, the client that it saw, what it was asked."""
+    with socket.socket(family(ip), kind) as client:
+        client.settimeout(timeout_s)
+        client.connect((ip, port))
+        if kind == socket.SOCK_STREAM:
+            client.sendall(b"\0\0\0\5hello")
+            with client.makefile("rb") as answers:
+                answer = answers.read(int.from_bytes(answers.read(4)))
+        else:
+            client.send(b"hello")
+            answer = client.recv(2048)
+    return answer.decode().split("|", 2)
+
+
 def mapped(ip: str, port: int) -> dict[str, Any]:
     """TCP to an IPv4 address from an IPv6 socket."""
     with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as client:
@@ -294,6 +309,11 @@ def stream_ask(number: int) -> str:
     return STREAMS[number].ask()
 
 
+def stream_close(number: int) -> bool:
+    STREAMS[number].client.close()
+    return True
+
+
 def datagrams_start(ip: str, port: int, rate: float) -> int:
     DATAGRAMS.append(Datagrams(ip, port, rate))
     return len(DATAGRAMS) - 1
@@ -321,6 +341,7 @@ CALLS = {
     for f in (
         serve,
         tcp,
+        framed,
         mapped,
         udp_connected,
         udp_unconnected,
@@ -329,6 +350,7 @@ CALLS = {
         loop_count,
         stream_open,
         stream_ask,
+        stream_close,
         datagrams_start,
         datagrams_stop,
         datagrams_sent,
