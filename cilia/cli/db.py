@@ -11,7 +11,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from cilia.cli.sysdump.tables import show_archived
 from statedb.columns import layout, positions
 from statedb.errors import RemoteError, StateDBError, Unreachable
 from statedb.queries import At
@@ -145,6 +144,8 @@ def show(
             "--from is one state: it goes with neither --watch nor --at-revision"
         )
     if archive:
+        from cilia.cli.sysdump.tables import show_archived  # with all that makes archives
+
         show_archived(archive, table, output, _names(columns))
         return
     if watch and at_revision:

@@ -7,6 +7,7 @@ out is computed anew.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ def recomputed(packet: Packet) -> Packet:
 
 
 def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
-    namespace = NetworkNamespace(f"cilia-host-{hook}-{dispatch}")
+    namespace = NetworkNamespace(f"cilia-host-{hook}-{dispatch}-{os.getpid()}")
     stack.callback(namespace.close)
     namespace.veth("eth0", "wire")
     for family in (4, 6):

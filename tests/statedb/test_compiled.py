@@ -22,7 +22,7 @@ SHOW = "import statedb._row as row; print(row.COMPILED, row.__file__)"
 def checkout(tmp_path: Path) -> Path:
     """A copy of statedb with its compiled modules, as of now."""
     if not compiled.is_current(STATEDB):
-        pytest.skip("no compiled statedb of the sources as they are: make setup makes it")
+        pytest.skip("no compiled statedb of the sources as they are: make native makes it")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "statedb", tmp_path / "statedb", ignore=ignored)
     shutil.copytree(STATEDB.home, tmp_path / "build" / "native" / "statedb")
