@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random Services, step by step: tables, maps and real connections agree with a naive model."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from bpf.errors import BPFError
+from bpf.maps.lb import LBMaps
+from statedb.remote import RemoteDB
+from tests.e2e.random_services import (
+    ADDRESS,
+    HERE,
+    PORTS,
+    TARGET_PORT,
+    Endpoint,
+    Service,
+    Slice,
+    Step,
+    golden_script,
+    random_step,
+    served,
+    shrink,
+)
+from tests.e2e.world import PATIENCE, POD_V4, World, world
+from tests.reconcilers.lb_view import seen
+
+STEPS = 40
+#: For a step to be in force, and for all replays of a failure.
+STEP_S, SHRINK_S = 2.0, 20.0
+#: Connections to each frontend in each state.
+ASKED = 3
+
+Served = dict[str, frozenset[str]]
+
+
+class Driver:
+    """Does the steps in a world, and looks what came of it."""
+
+    def __init__(self, w: World) -> None:
+        self.w = w
+        self._db = RemoteDB(str(w.state_dir / "cilia.sock"))
+
+    def do(self, step: Step) -> None:
+        text = step.manifest()
+        if text is None:
+            (self.w.manifests / step.file).unlink(missing_ok=True)
+        else:
+            self.w.write(step.file, text)
+
+    def wrong(self, expected: Served) -> str:
+        """What is not as the model says; nothing if all is, within `STEP_S`."""
+        try:
+            self.w.eventually(lambda: self._in_table() == self._in_maps() == expected, STEP_S)
+        except AssertionError:
+            return f"table {self._in_table()}, maps {self._in_maps()}, model {expected}"
+        return self._asked_wrongly(expected)
+
+    def fails(self, steps: Sequence[Step]) -> bool:
+        """Whether the last state of steps is wrong, on an empty cluster; and empties it again."""
+        for step in steps:
+            self.do(step)
+        wrong = self.wrong(served(steps))
+        for step in steps:
+            self.do(Step(step.file, None))
+        self.w.eventually(lambda: self._in_table() == {}, STEP_S)
+        return bool(wrong)
+
+    def _in_table(self) -> Served:
+        """Of rows that are in force: of the backends, the best that there are."""
+        found = {}
+        for row in self._db.table("frontends").all(self._db.read_txn()):
+            if row["Status"]["kind"].lower() != "done":
+                return {"not yet": frozenset()}
+            states: dict[int, set[str]] = {}
+            for backend in row["Backends"]:
+                states.setdefault(backend["State"], set()).add(backend["Address"].split(":")[0])
+            best = states.get(0) or states.get(1) or set()
+            found[row["Address"]] = frozenset(best)
+        return found
+
+    def _in_maps(self) -> Served:
+        try:
+            maps = LBMaps.open_pinned(self.w.bpf_root / self.w.namespace / "maps")
+        except BPFError:
+            return {}
+        try:
+            frontends, _ = seen(maps)
+        except (AssertionError, KeyError):  # read in the middle of a change
+            return {"in between": frozenset()}
+        finally:
+            maps.close()
+        return {
+            address: frozenset(backend.split(":")[0] for backend in slots.backends[: slots.used])
+            for address, slots in frontends.items()
+        }
+
+    def _asked_wrongly(self, expected: Served) -> str:
+        for address in ADDRESS.values():
+            for port in PORTS:
+                chosen = expected.get(f"{address}:{port}/TCP")
+                for _ in range(ASKED if chosen else 1):
+                    result = self.w.inside.tcp(address, port)
+                    right = result.get("answer") in chosen if chosen else _refused(result, chosen)
+                    if not right:
+                        return f"{address}:{port}: {result}, not of {chosen}"
+        return ""
+
+
+def _refused(result: dict[str, object], chosen: frozenset[str] | None) -> bool:
+    """Refused without backends; nothing leads to what is no frontend."""
+    if chosen is not None:
+        return result.get("errno") == errno.ECONNREFUSED
+    return "errno" in result
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Driver]:
+    with world(tmp_path, "random") as w:
+        for address in POD_V4:
+            w.inside.serve(address, address, TARGET_PORT)
+        w.start_agent(f"--node-name={HERE}", "--bpf-lb-enable-wildcard-entries=false")
+        w.eventually(w.ready)
+        yield Driver(w)
+
+
+@pytest.mark.root
+@pytest.mark.timeout(60 * PATIENCE)
+def test_random_services_are_served_as_the_model_says(driver: Driver) -> None:
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    steps: list[Step] = []
+    for _ in range(STEPS):
+        steps.append(random_step(rng))
+        driver.do(steps[-1])
+        wrong = driver.wrong(served(steps))
+        if wrong:
+            for file in {step.file for step in steps}:
+                driver.do(Step(file, None))
+            again = driver.fails(steps)
+            least = shrink(steps, driver.fails, SHRINK_S * PATIENCE) if again else steps
+            pytest.fail(f"seed {seed}: {wrong}\nagain: {again}\n{golden_script(least)}")
+
+
+def test_shrinking_leaves_the_steps_that_matter() -> None:
+    rng = random.Random(1)
+    steps = [random_step(rng) for _ in range(50)]
+    needed = [
+        Step("ant.yaml", Service("ant", 80, local=False)),
+        Step("ant-1.yaml", Slice("ant", 1, (Endpoint(POD_V4[0], HERE, "ready"),))),
+    ]
+    steps[10:10], steps[40:40] = needed[:1], needed[1:]
+    assert shrink(steps, lambda some: all(step in some for step in needed), 10) == needed
+    assert shrink(steps, lambda some: len(some) > 30, 0) == steps
+    script = golden_script(needed)
+    assert "k8s/add 0-ant.yaml" in script and f"served by {POD_V4[0]}" in script
+
+
+def test_model_prefers_ready_backends_and_minds_the_policy() -> None:
+    def chosen(*endpoints: tuple[str, str], local: bool = False) -> set[str]:
+        pods = tuple(Endpoint(POD_V4[i], node, c) for i, (node, c) in enumerate(endpoints))
+        steps = [
+            Step("ant.yaml", Service("ant", 80, local)),
+            Step("ant-1.yaml", Slice("ant", 1, pods)),
+        ]
+        return {str(POD_V4.index(address)) for address in served(steps)["10.203.0.10:80/TCP"]}
+
+    assert chosen(("here", "ready"), ("there", "ready")) == {"0", "1"}
+    assert chosen(("here", "ready"), ("there", "ready"), local=True) == {"0"}
+    assert chosen(("here", "draining"), ("there", "ready")) == {"1"}
+    assert chosen(("here", "draining"), ("there", "ready"), local=True) == {"0"}
+    assert chosen(("here", "dying"), ("here", "unready")) == set()
