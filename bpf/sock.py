@@ -33,6 +33,8 @@ from bpf.loader import Loader
 from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS, LBMaps
 from bpf.maps.lrp import NAMES, SkipMaps
 from bpf.maps.map import Map
+from bpf.maps.switch import NAME as SWITCH
+from bpf.maps.switch import Switch
 from bpf.packet_programs import FLOW_MAPS, PacketConfig, PacketPrograms
 from bpf.program import Program
 
@@ -119,7 +121,12 @@ class SockDatapath:
     @property
     def migrating(self) -> bool:
         """Whether programs in force use other maps than those of this build."""
-        return bool(self.fresh) and any(self.links_dir.iterdir())
+        return bool(self.fresh) and self.in_force
+
+    @property
+    def in_force(self) -> bool:
+        """Whether programs are attached, of this start or an earlier one."""
+        return any(self.links_dir.iterdir())
 
     def open_maps(self) -> LBMaps:
         """Adopt the pinned maps that fit this build and its sizes, make and pin the others.
@@ -134,6 +141,10 @@ class SockDatapath:
     def skip_maps(self) -> SkipMaps:
         """Whom local redirections spare; to be called after ``open_maps``."""
         return SkipMaps.over(self._loader.maps)
+
+    def switch(self) -> Switch:
+        """Who has new connections; to be called after ``open_maps``."""
+        return Switch(self.map(SWITCH))
 
     def map(self, name: str) -> Map:
         """One of the maps, under a descriptor of the caller's. Raises: KeyError."""

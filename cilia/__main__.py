@@ -29,6 +29,10 @@ COMMANDS = {
     "lb": ("cilia.cli.lb:lb", "Ask which backend a client gets, and why."),
     "lrp": ("cilia.cli.lrp:lrp", "List local redirect policies."),
     "quickstart": ("cilia.cli.quickstart:quickstart", "A Service on this machine, in a minute."),
+    "replacement": (
+        "cilia.cli.replacement:replacement",
+        "Hand Services back to kube-proxy, or take them over.",
+    ),
     "script": ("cilia.cli.script:script", "Run golden scripts."),
     "service": ("cilia.cli.service:service", "List Services, their frontends and backends."),
     "shell": ("cilia.cli.shell:shell", "Type script commands at a running agent."),

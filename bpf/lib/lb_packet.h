@@ -15,6 +15,7 @@
 #include "event.h"
 #include "lb_choice.h"
 #include "rewrite.h"
+#include "switch.h"
 
 #define LB_PASS 1		/* not ours */
 
@@ -162,6 +163,22 @@ static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, str
 	return packet->flags & PACKET_ICMP_ERROR ? 0 : ct_create(to, new, v6);
 }
 
+/* Whether another proxy has the connection that this packet begins, or has begun without us. What an
+ * earlier connection on the same ports left goes, or the rest of the other's would be taken for it. */
+static __always_inline bool lb_left_to_others(const struct packet *packet,
+					      const struct ct_entry *service, const bool v6)
+{
+	__u32 state = switch_state();
+
+	if (state == SWITCH_TAKE_OVER)
+		return packet->tuple.proto == IPPROTO_TCP && !packet_opens_tcp(packet);
+	if (state != SWITCH_HAND_BACK)
+		return false;
+	if (service)
+		ct_delete(&packet->tuple, CT_SERVICE, v6);
+	return true;
+}
+
 /* Decide for a packet of a client: 0 with the decision, LB_PASS, or a refusal. ct_flags: CT_* of the
  * entries that are made. */
 static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
@@ -185,16 +202,17 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 
 	svc = lb_lookup(&key, tuple, outside, v6);
 	if (!svc)
-		return lb_no_frontend(packet, &key, v6);
+		return switch_hands_back() ? LB_PASS : lb_no_frontend(packet, &key, v6);
+	service = ct_lookup(tuple, CT_SERVICE, v6);
+	continues = lb_continue(target, service, packet, svc, new.now_s, v6);
+	if (!continues &&
+	    ((packet->flags & PACKET_ICMP_ERROR) || lb_left_to_others(packet, service, v6)))
+		return LB_PASS;
 	refused = lb_admit(ctx, svc, tuple, outside, v6);
 	if (refused)
 		return refused;
 	new.rev_nat = decision->rev_nat = svc->rev_nat;
 	decision->service_flags = svc->flags;
-	service = ct_lookup(tuple, CT_SERVICE, v6);
-	continues = lb_continue(target, service, packet, svc, new.now_s, v6);
-	if (!continues && (packet->flags & PACKET_ICMP_ERROR))
-		return LB_PASS;
 	for (;;) {
 		/* Another try for a tuple that is taken is at random, whatever the algorithm. */
 		if (!continues && !(tries ? lb_random(target, &key, svc, v6) :

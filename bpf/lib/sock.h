@@ -11,6 +11,7 @@
 #include "lrp.h"
 #include "metrics.h"
 #include "sock_affinity.h"
+#include "switch.h"
 
 LB_LRU(cilia_lb4_sk, struct sock4_key, struct sock4_value);
 LB_LRU(cilia_lb6_sk, struct sock6_key, struct sock6_value);
@@ -173,9 +174,11 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
 		return SOCK_PASS;
 	svc = sock4_service(ctx, &key);
-	if (!svc && sock4_is_vip(*address))
+	if ((!svc && !sock4_is_vip(*address)) || switch_hands_back())
+		return SOCK_PASS;
+	if (!svc)
 		return sock_refused(DROP_NO_SERVICE, no_backend_error);
-	if (!svc || (svc->flags & LB_SVC_FOR_PACKETS))
+	if (svc->flags & LB_SVC_FOR_PACKETS)
 		return SOCK_PASS;
 	if (lrp4_skips(svc, bpf_get_netns_cookie(ctx), *address, *port))
 		return SOCK_PASS;
@@ -206,9 +209,11 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
 		return SOCK_PASS;
 	svc = sock6_service(ctx, &key);
-	if (!svc && sock6_is_vip(address))
+	if ((!svc && !sock6_is_vip(address)) || switch_hands_back())
+		return SOCK_PASS;
+	if (!svc)
 		return sock_refused(DROP_NO_SERVICE, no_backend_error);
-	if (!svc || (svc->flags & LB_SVC_FOR_PACKETS))
+	if (svc->flags & LB_SVC_FOR_PACKETS)
 		return SOCK_PASS;
 	if (lrp6_skips(svc, bpf_get_netns_cookie(ctx), address, *port))
 		return SOCK_PASS;

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bpf.maps.lb import LBMaps
 from bpf.maps.lrp import SkipMaps
 from bpf.maps.raw import RawMap
+from bpf.maps.switch import Switch, SwitchState
 from cilia.agent.packets import FlowMaps
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Datapath(Protocol):
     skip: SkipMaps | None
     # None: no programs of packets.
     flows: FlowMaps | None
+    switch: Switch
 
     def attach_early(self) -> None:
         """Put the programs in force now, unless they need maps that must be filled first."""
@@ -78,6 +80,7 @@ class MemoryDatapath:
         self.maps = maps
         self.skip: SkipMaps | None = skip or SkipMaps.fake()
         self.flows: FlowMaps | None = None
+        self.switch = Switch.fake()
 
     def attach_early(self) -> None:
         """Nothing to attach."""
@@ -127,6 +130,10 @@ class KernelDatapath:
         self.maps = self._sock.open_maps()
         self.skip: SkipMaps | None = self._sock.skip_maps()
         self.flows = FlowMaps.of(self._sock) if packets is not None else None
+        self.switch = self._sock.switch()
+        # Until now someone else may have had the Services' connections.
+        if not self._sock.in_force and self.switch.state is SwitchState.SERVE:
+            self.switch.state = SwitchState.TAKE_OVER
         self._sock.load()
         self._attached = False
 
@@ -171,4 +178,5 @@ class KernelDatapath:
             self.skip.close()
         if self.flows is not None:
             self.flows.close()
+        self.switch.close()
         self._sock.close()

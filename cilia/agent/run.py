@@ -32,6 +32,7 @@ from cilia.agent.errors import AgentError
 from cilia.agent.kernel import KernelOptions
 from cilia.agent.packets import packet_config
 from cilia.agent.proxy_healthz import proxy_healthz_app
+from cilia.agent.replacement import Replacement, replacement_routes
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
 from cilia.linux.lock import AlreadyRunning, InstanceLock
@@ -152,13 +153,15 @@ def _kernel_options(config: AgentConfig) -> KernelOptions:
 
 async def _run_agent(config: AgentConfig, agent: Agent, objects: Input, datapath: Datapath) -> None:
     async with anyio.create_task_group() as group:
-        _start_servers(group, config, agent, datapath)
+        replacement = Replacement(datapath, agent.tables.lb.frontends, agent.tables.db)
+        _start_servers(group, config, agent, datapath, replacement)
         _start_jobs(group, agent, objects)
         log.info("started", instance=config.instance, socket=str(config.socket_path))
         await _synchronised(agent)
         await anyio.to_thread.run_sync(datapath.attach_late)
         watch = DatapathWatch(agent.tables.db, agent.tables.drift, datapath)
-        group.start_soon(run_job, "watch-datapath", watch.run, agent.reporter("job-watch-datapath"))
+        for name, work in (("watch-datapath", watch.run), ("take-over", replacement.run)):
+            group.start_soon(run_job, name, work, agent.reporter(f"job-{name}"))
         log.info("synchronised", **agent.status.frontend_counts())
 
 
@@ -169,7 +172,11 @@ def _start_jobs(group: anyio.abc.TaskGroup, agent: Agent, objects: Input) -> Non
 
 
 def _start_servers(
-    group: anyio.abc.TaskGroup, config: AgentConfig, agent: Agent, datapath: Datapath
+    group: anyio.abc.TaskGroup,
+    config: AgentConfig,
+    agent: Agent,
+    datapath: Datapath,
+    replacement: Replacement,
 ) -> None:
     """Bind all sockets first, so that a wrong address ends the start; then serve."""
     routes = [
@@ -180,6 +187,7 @@ def _start_servers(
         *metrics_routes(agent.registry),
         *http.routes(agent.tables.db),
         *shell_routes(agent, datapath),
+        *replacement_routes(replacement),
     ]
     serving = [(Starlette(routes=routes), unix_socket(config.socket_path))]
     if config.prometheus_serve_addr:

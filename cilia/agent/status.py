@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cilia
+from bpf.maps.switch import Switch
 from statedb import DB, ReadTxn, Table
 from tables.frontends import Frontend
 from tables.health import Health, Level
@@ -21,6 +22,8 @@ INPUT_TABLES = ("services", "frontends", "backends", "problems")
 
 class Datapath(Protocol):
     """What the status needs of the datapath, real or in memory."""
+
+    switch: Switch
 
     def mode(self) -> str: ...
     def links(self) -> list[dict[str, Any]]: ...
@@ -58,6 +61,7 @@ class StatusView:
             "source": self.source,
             "synchronised": synchronised,
             "frontends": counts,
+            "replacement": self.datapath.switch.state.name.lower(),
             "datapath": {
                 "mode": self.datapath.mode(),
                 "links": self.datapath.links(),

@@ -14,6 +14,12 @@ import click
 from cilia.api.client import ApiError, request
 
 OK, BAD = "green", "red"
+#: By the state of the switch: who has connections that begin now.
+REPLACEMENT = {
+    "serve": "served here",
+    "hand_back": "handed back, those that are known go on: see cilia replacement",
+    "take_over": "served here; TCP connections that another proxy has are left to it",
+}
 NEARLY_FULL = 0.8  # part of a map from which on an operator has to act
 
 
@@ -104,6 +110,7 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"Instance:    {answer['instance']} ({answer['instance_id']})"
     yield f"Source:      {answer['source']}, {_synchronised(answer)}"
     yield f"Datapath:    {datapath['mode']}, {len(datapath['links'])} programs attached"
+    yield f"New flows:   {REPLACEMENT[answer['replacement']]}"
     yield f"Frontends:   {_frontends(answer['frontends'])}"
     yield from _section("Watches", [_watch_line(row) for row in answer["watches"]])
     yield from _section("Maps", [_map_line(row) for row in datapath["maps"]])

@@ -20,6 +20,7 @@ ANSWER: dict[str, Any] = {
     "source": "directory",
     "synchronised": True,
     "frontends": {"done": 0, "pending": 0, "error": 0},
+    "replacement": "serve",
     "datapath": {"mode": "memory", "links": [], "maps": []},
     "watches": [],
     "degraded": [],
