@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from tests.e2e.nodeport import pass_programs
 from tests.e2e.nodes import Connection
 from tests.e2e.passes import (
     DROPPED,
@@ -114,3 +115,16 @@ def test_cluster_ips_serve_outside_when_told_and_pods_do_without_their_sockets(w
     w.running("--bpf-lb-external-clusterip", "--bpf-lb-sock-hostns-only")
     expected = expectations(external_cluster_ip=True)
     assert passes(w, expected) == expected
+
+
+@pytest.mark.parametrize("how", ["testing-only", "best-effort"])
+def test_everybody_is_served_with_xdp(w: Asked, how: str) -> None:
+    """In the stack, and in the driver of a veth, until an agent is told to do without."""
+    w.running(f"--bpf-lb-acceleration={how}")
+    kind = {"testing-only": "xdpgeneric", "best-effort": "xdp"}[how]
+    assert f" {kind} " in w.nodes.node[1].ip("link show eth0")
+    expected = expectations()
+    with pass_programs(w.nodes):
+        assert passes(w, expected) == expected
+    w.running()
+    w.eventually(lambda: "prog/xdp" not in w.nodes.node[1].ip("link show eth0"))
