@@ -188,11 +188,6 @@ static __always_inline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *r
 
 	if (!in)
 		return NULL;
-	/* Our flow is over and did not begin again: netfilter gave its port to one of its own. */
-	if ((in->flags & NAT_CLOSING) && (tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
-		bpf_map_delete_elem(&NAT_MAP, reply);
-		return NULL;
-	}
 	NAT(_flow_key)(&flow, reply, in);
 	/* A reply goes where its own entry says, whoever has the other half. */
 	NAT(_touch)(in, reply, &flow, tcp_flags, true);

@@ -23,6 +23,7 @@ from tests.e2e.nodes import (
     pod_address,
     two_nodes,
 )
+from tests.kernel import Kernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -52,9 +53,9 @@ def other_proxy(nodes: Nodes, family: int, pod: str) -> None:
     )
 
 
-def talk(nodes: Nodes, family: int) -> list[str]:
-    """Server and whom it saw, of each of some messages on one connection from the client's port."""
-    client = nodes.client.netns.socket(
+def talk(kernel: Kernel, family: int) -> list[str]:
+    """Server and whom it saw, of each of some messages on one connection from a client's port."""
+    client = kernel.netns.socket(
         socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_STREAM
     )
     with client:
@@ -72,14 +73,15 @@ def ask(client: socket.socket) -> str:
     return exactly(client, size).decode().rpartition("|")[0]
 
 
-@pytest.mark.parametrize("backend", [1, 2], ids=["another-backend", "same-backend"])
+@pytest.mark.parametrize("backend", [1, 2], ids=["of-the-client", "of-the-node"])
 @FAMILIES
 def test_ports_of_an_ended_connection_are_the_other_proxys(
     nodes: Nodes, family: int, backend: int
 ) -> None:
-    """With another backend the client's ports come again, with the same one the node's, too."""
+    """The client's port at the Service comes again; the node's at a backend, for another client."""
     ours, theirs = pod_address(2, family), pod_address(backend, family)
     node = node_address(1, family)
+    client = nodes.second_client if backend == 2 else nodes.client
     seen = node if backend == 2 else POD_GATEWAY[family].format(1)
     with node_datapath(nodes, 1) as datapath, ExitStack() as stack:
         datapath.service(node, PORT, socket.IPPROTO_TCP, [(ours, 8080)], rev_nat=7)
@@ -87,8 +89,8 @@ def test_ports_of_an_ended_connection_are_the_other_proxys(
             address = pod_address(number, family)
             server = Server(nodes.pod[number], f"pod{number}", address, 8080, socket.SOCK_STREAM)
             stack.callback(server.close)
-        assert talk(nodes, family) == [f"pod2|{node}"] * 3
+        assert talk(nodes.client, family) == [f"pod2|{node}"] * 3
         Switch(datapath.maps[NAME]).state = SwitchState.HAND_BACK
         other_proxy(nodes, family, theirs)
-        assert talk(nodes, family) == [f"pod{backend}|{seen}"] * 3
+        assert talk(client, family) == [f"pod{backend}|{seen}"] * 3
         assert not drops(datapath)
