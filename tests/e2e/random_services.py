@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from tests.e2e.world import POD_V4
+from tests.e2e.world import POD_V4, POD_V6
 
 NAMES = ("ant", "bee", "cow")
-ADDRESS = {name: f"10.203.0.{number}" for number, name in enumerate(NAMES, 10)}
+#: The last is of the other family.
+ADDRESS = {"ant": "10.203.0.10", "bee": "10.203.0.11", "cow": "fd00:203::12"}
 PORTS = (80, 81)
 TARGET_PORT = 8080
 HERE, THERE = "here", "there"
@@ -26,7 +27,7 @@ CONDITIONS = {
     "dying": "{ready: false, serving: false, terminating: true}",
 }
 #: Slices of one Service have addresses of their own, so that no two say different things of one.
-SLICE_PODS = {1: POD_V4[:2], 2: POD_V4[2:]}
+SLICE_PODS = {1: slice(0, 2), 2: slice(2, 4)}
 
 SERVICE = """\
 apiVersion: v1
@@ -36,6 +37,7 @@ spec:
   clusterIP: "{address}"
   clusterIPs: ["{address}"]
   internalTrafficPolicy: {policy}
+  sessionAffinity: {affinity}
   ports:
     - {{name: tcp, protocol: TCP, port: {port}, targetPort: 8080}}
     - {{name: udp, protocol: UDP, port: {port}, targetPort: 8080}}
@@ -47,7 +49,7 @@ metadata:
   name: {name}-{number}
   namespace: test
   labels: {{kubernetes.io/service-name: {name}}}
-addressType: IPv4
+addressType: {family}
 ports:
   - {{name: tcp, protocol: TCP, port: 8080}}
   - {{name: udp, protocol: UDP, port: 8080}}
@@ -61,12 +63,16 @@ class Service(NamedTuple):
 
     name: str
     port: int
-    local: bool
+    local: bool = False
+    affinity: bool = False
 
     def manifest(self) -> str:
-        policy = "Local" if self.local else "Cluster"
         return SERVICE.format(
-            name=self.name, address=ADDRESS[self.name], port=self.port, policy=policy
+            name=self.name,
+            address=ADDRESS[self.name],
+            port=self.port,
+            policy="Local" if self.local else "Cluster",
+            affinity="ClientIP" if self.affinity else "None",
         )
 
 
@@ -95,7 +101,8 @@ class Slice(NamedTuple):
             for endpoint in self.endpoints
         )
         endpoints = "".join(lines) or " []"
-        return SLICE.format(name=self.name, number=self.number, endpoints=endpoints)
+        family = "IPv6" if ":" in ADDRESS[self.name] else "IPv4"
+        return SLICE.format(name=self.name, number=self.number, family=family, endpoints=endpoints)
 
 
 class Step(NamedTuple):
@@ -108,23 +115,43 @@ class Step(NamedTuple):
         return None if self.wrote is None else self.wrote.manifest()
 
 
+def pods(name: str) -> list[str]:
+    """Those that may serve a Service."""
+    return POD_V6 if ":" in ADDRESS[name] else POD_V4
+
+
+def address_text(name: str, port: int, protocol: str) -> str:
+    """A frontend as tables show it."""
+    address = ADDRESS[name]
+    host = f"[{address}]" if ":" in address else address
+    return f"{host}:{port}/{protocol}"
+
+
 def random_step(rng: random.Random) -> Step:
     """Of four steps three write, and mostly slices: there is more in them."""
     name, removes = rng.choice(NAMES), rng.random() < 0.25
     if rng.random() < 0.4:
-        service = Service(name, rng.choice(PORTS), rng.random() < 0.3)
+        service = Service(name, rng.choice(PORTS), rng.random() < 0.3, rng.random() < 0.3)
         return Step(f"{name}.yaml", None if removes else service)
     number = rng.choice(tuple(SLICE_PODS))
     endpoints = tuple(
         Endpoint(address, rng.choice((HERE, HERE, THERE)), rng.choice(tuple(CONDITIONS)))
-        for address in SLICE_PODS[number]
+        for address in pods(name)[SLICE_PODS[number]]
         if rng.random() < 0.8
     )
     return Step(f"{name}-{number}.yaml", None if removes else Slice(name, number, endpoints))
 
 
-def served(steps: Iterable[Step]) -> dict[str, frozenset[str]]:
-    """Addresses of the backends that new connections may get, by the frontend's address."""
+class Chosen(NamedTuple):
+    """What new connections to a frontend get."""
+
+    backends: frozenset[str]
+    #: A client stays with one of them.
+    sticky: bool = False
+
+
+def served(steps: Iterable[Step]) -> dict[str, Chosen]:
+    """By the frontend's address."""
     files = {step.file: step.wrote for step in steps}
     slices = [wrote for wrote in files.values() if isinstance(wrote, Slice)]
     found = {}
@@ -132,12 +159,14 @@ def served(steps: Iterable[Step]) -> dict[str, frozenset[str]]:
         if isinstance(service, Service):
             chosen = _chosen(service, slices)
             for protocol in ("TCP", "UDP"):
-                found[f"{ADDRESS[service.name]}:{service.port}/{protocol}"] = chosen
+                found[address_text(service.name, service.port, protocol)] = chosen
     return found
 
 
-def _chosen(service: Service, slices: Iterable[Slice]) -> frozenset[str]:
-    """Those that are ready, or else those that are on their way out and still serve."""
+def _chosen(service: Service, slices: Iterable[Slice]) -> Chosen:
+    """Those that are ready, or else those that are on their way out and still serve; the latter
+    keep no clients.
+    """
     endpoints = [
         endpoint
         for of in slices
@@ -148,8 +177,8 @@ def _chosen(service: Service, slices: Iterable[Slice]) -> frozenset[str]:
     for condition in ("ready", "draining"):
         chosen = frozenset(e.address for e in endpoints if e.condition == condition)
         if chosen:
-            return chosen
-    return frozenset()
+            return Chosen(chosen, service.affinity and condition == "ready")
+    return Chosen(frozenset())
 
 
 def shrink(
@@ -188,7 +217,7 @@ def golden_script(steps: Sequence[Step]) -> str:
         elif step.file in current:
             commands.append(f"k8s/delete {current.pop(step.file)}")
     expected = [
-        f"# {address} is served by {', '.join(sorted(backends)) or 'nobody'}"
-        for address, backends in sorted(served(steps).items())
+        f"# {address} is served by {', '.join(sorted(chosen.backends)) or 'nobody'}"
+        for address, chosen in sorted(served(steps).items())
     ]
-    return "\n".join([*commands, *expected, "db/show frontends", "lb/maps-dump", "", *files])
+    return "\n".join([*commands, "db/show frontends", "lb/maps-dump", *expected, "", *files])
