@@ -56,10 +56,13 @@ endpoints: [{{addresses: ["{SERVER}"]}}, {{addresses: ["{REMOTE}"]}}]
 
 OTHER_PROXY = f"""
 table ip other-proxy {{
-  chain endpoint-1 {{ counter meta l4proto tcp dnat to {SERVER}:{TARGET_PORT} ; }}
-  chain endpoint-2 {{ counter meta l4proto tcp dnat to {REMOTE}:{TARGET_PORT} ; }}
+  chain endpoint-1 {{ meta l4proto tcp dnat to {SERVER}:{TARGET_PORT} ; }}
+  chain endpoint-2 {{ meta l4proto tcp dnat to {REMOTE}:{TARGET_PORT} ; }}
   chain service {{ numgen random mod 2 vmap {{ 0 : goto endpoint-1, 1 : goto endpoint-2 }} ; }}
-  chain external {{ meta mark set meta mark or 0x4000 ; goto service ; }}
+  chain external {{
+    meta mark set meta mark or 0x4000 counter comment "outside"
+    goto service
+  }}
   map service-ips {{
     type ipv4_addr . inet_proto . inet_service : verdict
     elements = {{ {CLUSTER_IP} . tcp . {CLUSTER_PORT} : goto service }}
@@ -72,8 +75,16 @@ table ip other-proxy {{
     ip daddr . meta l4proto . th dport vmap @service-ips
     fib daddr type local meta l4proto . th dport vmap @service-nodeports
   }}
-  chain prerouting {{ type nat hook prerouting priority -100 ; jump services ; }}
-  chain output {{ type nat hook output priority -100 ; jump services ; }}
+  chain prerouting {{
+    type nat hook prerouting priority -100 ;
+    ip daddr {CLUSTER_IP} counter comment "pod"
+    jump services
+  }}
+  chain output {{
+    type nat hook output priority -100 ;
+    ip daddr {CLUSTER_IP} counter comment "host"
+    jump services
+  }}
   chain postrouting {{
     type nat hook postrouting priority 100 ;
     meta mark & 0x4000 != 0 masquerade fully-random
@@ -102,10 +113,11 @@ class Handover:
     def remove_rules(self) -> None:
         nft(self.node, "delete table ip other-proxy")
 
-    def connections_of_rules(self) -> int:
-        """How many connections the rules sent to an endpoint since they were made."""
+    def connections_of_rules(self) -> dict[str, int]:
+        """How many the rules translated since they were made, by who asked."""
         listed = self.node._run("nft", "list", "table", "ip", "other-proxy")
-        return sum(int(count) for count in re.findall(r"counter packets (\d+)", listed))
+        found = re.findall(r'counter packets (\d+) bytes \d+ comment "(\w+)"', listed)
+        return {asker: int(count) for count, asker in found}
 
     def status(self) -> dict[str, Any]:
         done = self.world.cilia("replacement", "status", "-o", "json")
