@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ from tests.e2e.random_services import (
     shrink,
 )
 from tests.e2e.world import PATIENCE, POD_V4, POD_V6, World, world
-from tests.reconcilers.lb_view import seen
+from tests.reconcilers.lb_view import seen, seen_details
 from tests.test_scripts import suite_of
 
 STEPS = 120
@@ -41,7 +41,8 @@ STEP_S, SHRINK_S = 3.0, 20.0
 #: Connections to each frontend in each state.
 ASKED = 3
 
-Served = dict[str, frozenset[str]]
+Served = dict[str, Chosen]
+NOT_YET: Served = {"not yet": Chosen(frozenset())}
 
 
 class Driver:
@@ -61,11 +62,13 @@ class Driver:
     def wrong(self, steps: Sequence[Step]) -> str:
         """What is not as the model says; nothing if all is, within `STEP_S`."""
         wanted = served(steps)
-        backends = {address: chosen.backends for address, chosen in wanted.items()}
+        plain = {address: Chosen(chosen.backends) for address, chosen in wanted.items()}
         try:
-            self.w.eventually(lambda: self._in_table() == self._in_maps() == backends, STEP_S)
+            self.w.eventually(
+                lambda: self._in_maps() == wanted and self._in_table() == plain, STEP_S
+            )
         except AssertionError:
-            return f"table {self._in_table()}, maps {self._in_maps()}, model {backends}"
+            return f"table {self._in_table()}, maps {self._in_maps()}, model {wanted}"
         return self._asked_wrongly(wanted)
 
     def fails(self, steps: Sequence[Step]) -> bool:
@@ -79,16 +82,16 @@ class Driver:
         return bool(wrong)
 
     def _in_table(self) -> Served:
-        """Of rows that are in force: of the backends, the best that there are."""
+        """Of rows that are in force: of the backends, the best that there are; not who stays."""
         found = {}
         for row in self._db.table("frontends").all(self._db.read_txn()):
             if row["Status"]["kind"].lower() != "done":
-                return {"not yet": frozenset()}
+                return NOT_YET
             states: dict[int, set[str]] = {}
             for backend in row["Backends"]:
                 states.setdefault(backend["State"], set()).add(_host(backend["Address"]))
             best = states.get(0) or states.get(1) or set()
-            found[row["Address"]] = frozenset(best)
+            found[row["Address"]] = Chosen(frozenset(best))
         return found
 
     def _in_maps(self) -> Served:
@@ -97,17 +100,20 @@ class Driver:
         except BPFError:
             return {}
         try:
-            frontends, _ = seen(maps)
+            frontends, details = seen(maps)[0], seen_details(maps)
         except (AssertionError, KeyError):  # read in the middle of a change
-            return {"in between": frozenset()}
+            return NOT_YET
         finally:
             maps.close()
         return {
-            address: frozenset(_host(backend) for backend in slots.backends[: slots.used])
+            address: Chosen(
+                frozenset(_host(backend) for backend in slots.backends[: slots.used]),
+                address in details and bool(details[address].affinity),
+            )
             for address, slots in frontends.items()
         }
 
-    def _asked_wrongly(self, wanted: Mapping[str, Chosen]) -> str:
+    def _asked_wrongly(self, wanted: Served) -> str:
         """By TCP and UDP, also where no Service is."""
         asked = {"TCP": self.w.inside.tcp, "UDP": self.w.inside.udp_connected}
         for name, port, protocol in itertools.product(ADDRESS, PORTS, asked):
