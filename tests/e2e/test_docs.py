@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.manifests import served
 from tests.e2e.world import REPOSITORY, World, world
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
@@ -18,6 +19,8 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^\$ (?:sudo )?cilia (.*?)(?:\s+#.*)?$", re.MULTILINE)
 # They run for ever or remove what the others need; the other tests of this folder run them.
 ELSEWHERE = ("agent", "cleanup", "shell", "quickstart")
+# Like `bpf`, these read the kernel's maps.
+READ_MAPS = (["lb", "explain"], ["service", "connections"])
 
 
 def commands() -> list[str]:
@@ -30,6 +33,8 @@ def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("docs"), "docs") as made:
         source = REPOSITORY / "examples/quickstart/echo.yaml"
         made.write("echo.yaml", source.read_text())
+        web = served("web", "10.203.0.80", ["10.204.0.1"])
+        made.write("web.yaml", web.replace("namespace: test", "namespace: default"))
         made.start_agent()
         made.eventually(made.ready)
         yield made
@@ -45,7 +50,7 @@ def test_a_documented_command_works(w: World, command: str) -> None:
     if words[0] in ELSEWHERE:
         assert w.cilia(words[0], "--help").returncode == 0
         return
-    if words[0] == "bpf":
+    if words[0] == "bpf" or words[:2] in READ_MAPS:
         words.append(f"--bpf-root={w.bpf_root}")
     done = w.cilia(*words)
     assert done.returncode == 0, done.stdout + done.stderr
