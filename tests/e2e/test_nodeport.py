@@ -6,7 +6,7 @@ on the node that was asked and on another, in each forwarding mode, by tc and by
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -72,7 +72,7 @@ class World(NamedTuple):
     """Two nodes with their programs in one mode."""
 
     nodes: Nodes
-    datapath: dict[int, Datapath]
+    datapath: Mapping[int, Datapath]
     mode: Mode
 
     def serve(self, frontend: Frontend, family: int, proto: int, backend: tuple[str, int]) -> None:
