@@ -8,7 +8,7 @@ real addresses, so each address of this node that answers for node ports gets an
 from collections.abc import Callable
 
 from reconcilers.frontend_entries import FrontendConfig
-from statedb import DB, ReadTxn, RWTable, StatusKind, Table
+from statedb import DB, Channel, ReadTxn, RWTable, StatusKind, Table
 from statedb.status import refreshing
 from tables.addressing import IP, L3n4Addr
 from tables.frontends import Frontend, FrontendType, set_status
@@ -62,23 +62,35 @@ def surrogate_of(addr: L3n4Addr) -> L3n4Addr:
     return addr.with_ip(_ANY_V6 if addr.is_ipv6 else _ANY_V4)
 
 
-async def follow_node_addresses(
-    db: DB, frontends: RWTable[Frontend], node_addresses: Table[NodeAddress]
-) -> None:
-    """Have frontends applied again when node addresses change that matter to them; runs forever.
+class NodeAddressFollower:
+    """Has frontends applied again when node addresses change that matter to them.
 
     These are all node and host ports, and frontends on an address that came or went (a node
-    address has no wildcard entry).
+    address has no wildcard entry). What changes after the making of this object is followed, also
+    what changes before `run` is first called: a round of the reconciler may come in between.
     """
-    rows, changed = node_addresses.all_watch(db.read_txn())
-    known = {(row.address, row.node_port) for row in rows}
-    while True:
-        await changed.wait()
-        rows, changed = node_addresses.all_watch(db.read_txn())
-        now = {(row.address, row.node_port) for row in rows}
-        if now != known:
-            refresh_frontends(db, frontends, {address for address, _ in now ^ known})
-            known = now
+
+    def __init__(
+        self, db: DB, frontends: RWTable[Frontend], node_addresses: Table[NodeAddress]
+    ) -> None:
+        self._db = db
+        self._frontends = frontends
+        self._node_addresses = node_addresses
+        self._known, self._changed = self._look()
+
+    def _look(self) -> tuple[set[tuple[IP, bool]], Channel]:
+        rows, changed = self._node_addresses.all_watch(self._db.read_txn())
+        return {(row.address, row.node_port) for row in rows}, changed
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        while True:
+            await self._changed.wait()
+            now, self._changed = self._look()
+            if now != self._known:
+                changed = {address for address, _ in now ^ self._known}
+                refresh_frontends(self._db, self._frontends, changed)
+                self._known = now
 
 
 def refresh_frontends(db: DB, frontends: RWTable[Frontend], addresses: set[IP]) -> None:

@@ -54,7 +54,7 @@ from reconcilers.config import Config
 from reconcilers.frontend_entries import FrontendConfig
 from reconcilers.frontends import FrontendOperations, run_frontends
 from reconcilers.metrics import PrometheusMetrics
-from reconcilers.node_ports import follow_node_addresses
+from reconcilers.node_ports import NodeAddressFollower
 from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift, new_drift_table
 from statedb import DB, RWTable, wait_initialized
@@ -366,9 +366,9 @@ def build(
         "sample-metrics": agent.sampler.run,
         "map-pressure": pressure.run,
         "health-history": agent.health_history.run,
-        "follow-node-addresses": partial(
-            follow_node_addresses, tables.db, tables.lb.frontends, tables.node_addresses
-        ),
+        "follow-node-addresses": NodeAddressFollower(
+            tables.db, tables.lb.frontends, tables.node_addresses
+        ).run,
     }
     agent.jobs |= health_check_jobs(
         config,

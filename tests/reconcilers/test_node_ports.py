@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 
 from reconcilers.frontends import FrontendConfig
-from reconcilers.node_ports import follow_node_addresses, refresh_frontends
+from reconcilers.node_ports import NodeAddressFollower, refresh_frontends
 from tables.addressing import IP
 from tables.frontends import FrontendType
 from tables.node_addresses import NodeAddress
@@ -29,6 +29,10 @@ def addresses(world: LBWorld) -> list[str]:
             _, number, address, *_ = line.split()
             found.append((int(number[3:]), address[5:]))
     return [f"{number} {address}" for number, address in sorted(found)]
+
+
+def follower(world: LBWorld) -> NodeAddressFollower:
+    return NodeAddressFollower(world.db, world.frontends, world.node_addresses)
 
 
 async def test_surrogate_takes_its_id_first_then_addresses_in_order() -> None:
@@ -91,7 +95,7 @@ async def test_entries_follow_the_node_addresses() -> None:
     world.set_nodes("192.0.2.1")
     world.put(frontend(SURROGATE, BACKENDS, NODE_PORT), frontend("192.0.2.3:80/TCP", BACKENDS))
     async with running(world.reconciler), anyio.create_task_group() as tasks:
-        tasks.start_soon(follow_node_addresses, world.db, world.frontends, world.node_addresses)
+        tasks.start_soon(follower(world).run)
         await world.settled()
         assert "192.0.2.3:0/ANY" in world.dump()
         world.set_nodes("192.0.2.1", "192.0.2.3")
@@ -112,7 +116,7 @@ async def test_node_addresses_wake_nothing_when_only_other_columns_changed() -> 
     world.set_nodes("192.0.2.1")
     world.put(frontend(SURROGATE, BACKENDS, NODE_PORT))
     async with running(world.reconciler), anyio.create_task_group() as tasks:
-        tasks.start_soon(follow_node_addresses, world.db, world.frontends, world.node_addresses)
+        tasks.start_soon(follower(world).run)
         await world.settled()
         row = world.frontend(SURROGATE)
         world.set_nodes("192.0.2.1")
@@ -169,3 +173,16 @@ def test_row_that_is_pending_anyway_stays_pending_when_addresses_change() -> Non
     before = world.frontend(SURROGATE)
     refresh_frontends(world.db, world.frontends, {IP.parse("192.0.2.1")})
     assert world.frontend(SURROGATE) is before
+
+
+async def test_what_changes_before_it_runs_is_followed_too() -> None:
+    world = LBWorld()
+    world.set_nodes("192.0.2.1")
+    follows = follower(world)
+    world.put(frontend(SURROGATE, BACKENDS, NODE_PORT))
+    async with running(world.reconciler), anyio.create_task_group() as tasks:
+        await world.settled()
+        world.set_nodes("192.0.2.3")
+        tasks.start_soon(follows.run)
+        await until(lambda: "192.0.2.3:30080/TCP" in world.dump())
+        tasks.cancel_scope.cancel()
