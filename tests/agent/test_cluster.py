@@ -110,7 +110,9 @@ async def test_row_goes_with_its_object(api: FakeApi) -> None:
             while table.get(db.read_txn(), "Service/test/echo") is not None:
                 _, changed = table.get_watch(db.read_txn(), "Service/test/echo")
                 await changed.wait()
-        assert b'stage="total",time_source="arrival"} 1.0' in generate_latest(agent.registry)
+        labels = {"kind": "Service", "stage": "total", "time_source": "arrival"}
+        count = agent.registry.get_sample_value("cilia_convergence_seconds_count", labels)
+        assert count == 2, "the change and the deletion"
 
 
 async def test_watches_stand_in_table_status_and_metrics(api: FakeApi) -> None:
