@@ -13,6 +13,7 @@ from typing import Literal
 
 from bpf.maps.lb import (
     IPV4,
+    IPV6,
     SERVICE_VALUE,
     Algorithm,
     ServiceFlag,
@@ -127,8 +128,6 @@ _TAILS = {
 }
 _ANY_TAIL = bytes(4)
 V4_PREFIX = b"\0" * 10 + b"\xff\xff"
-_ADDRESS_AND_PORT = bytes(6)  # of IPv4, in front of what both families share
-_REV_NAT_TAIL = IPV4.rev_nat_value.pack(b"", b"")[len(_ADDRESS_AND_PORT) :]
 _LETTERS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _WILDCARD_CLASSES = (None, "io.cilium/bgp-control-plane", "io.cilium/l2-announcer")
 NONE_QUARANTINED: frozenset[L3n4Addr] = frozenset()
@@ -311,15 +310,12 @@ def backend_address(raw_value: bytes) -> L3n4Addr:
 
 def backend_value(addr: L3n4Addr, state: int) -> bytes:
     """Value of a backend map; `state` is that of `entry_state`."""
-    return packed_ip(addr) + addr[20:22] + _backend_tail(addr[16:20], addr[22], state)
-
-
-@cache
-def _backend_tail(cluster: bytes, letter: int, state: int) -> bytes:
-    """What follows address and port, the same in both families; one for thousands of backends."""
-    cluster_id = int.from_bytes(cluster, "big")
-    value = IPV4.backend_value.pack(b"", b"", _PROTOCOLS[letter], state, cluster_id, 0, 0)
-    return value[len(_ADDRESS_AND_PORT) :]
+    packed = packed_ip(addr)
+    layout = IPV4 if len(packed) == 4 else IPV6
+    cluster_id = int.from_bytes(addr[16:20], "big")
+    return layout.backend_value.pack(
+        packed, addr[20:22], _PROTOCOLS[addr[22]], state, cluster_id, 0, 0
+    )
 
 
 def entry_state(state: BackendState) -> int:
@@ -328,7 +324,9 @@ def entry_state(state: BackendState) -> int:
 
 
 def rev_nat_value(addr: L3n4Addr) -> bytes:
-    return packed_ip(addr) + addr[20:22] + _REV_NAT_TAIL
+    packed = packed_ip(addr)
+    layout = IPV4 if len(packed) == 4 else IPV6
+    return layout.rev_nat_value.pack(packed, addr[20:22])
 
 
 def master_value(

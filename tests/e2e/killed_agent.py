@@ -143,10 +143,10 @@ def _run_and_exit(order: Order) -> NoReturn:
 class Nursery:
     """The process above, as tests use it."""
 
-    def __init__(self, root: Path = REPOSITORY) -> None:
-        """`root`: the checkout whose agent it is."""
+    def __init__(self, root: Path = REPOSITORY, *, entering: Sequence[str] = ()) -> None:
+        """`root`: the checkout whose agent it is; `entering`: the command that it is run by."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.killed_agent"],
+            [*entering, sys.executable, "-m", "tests.e2e.killed_agent"],
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root)},
             stdin=subprocess.PIPE,

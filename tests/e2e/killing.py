@@ -34,13 +34,15 @@ class Start(Enum):
 KINDS = (
     (r"(pin|unlink|rename|replace) .*/maps/", "pin or rename a map"),
     (r"(pin|unlink|rename|replace) .*/links/", "pin or rename a link"),
+    (r"(pin|unlink|rename|replace) .*/programs/", "pin or rename a program"),
     (r"(mkdir|mount|unlink|rename|replace|create map cilia_probe)", "directories, mount, socket"),
     (r"update link", "replace a program in its link"),
     (r"attach to", "attach a program"),
     (r"(open pin .*/maps/|info of map|(size|reuse|descriptor of) map|select)", "open maps"),
+    (r"count possible CPUs", "open maps"),
     (r"(set constant|descriptor of program)", "load programs"),
-    (r"(open pin .*/links/|info of (link|program))", "look at links"),
-    (r"read ", "read maps"),
+    (r"(open pin .*/(links|programs)/|info of (link|program))", "look at links"),
+    (r"(read|look up in) ", "read maps"),
     (r"update ", "write entries"),
     (r"delete ", "delete entries (prune)"),
 )
@@ -50,6 +52,7 @@ CHANGING = frozenset(
     {
         "pin or rename a map",
         "pin or rename a link",
+        "pin or rename a program",
         "replace a program in its link",
         "attach a program",
         "write entries",

@@ -35,6 +35,10 @@ OTHER_LAYOUT: tuple[Change, ...] = (
         ("bpf/lib/lb.h", f"LB_HASH(cilia_lb{version}_rev,", f"LB_HASH(cilia_lb{version}_back,")
         for version in (4, 6)
     ),
+    *(
+        ("bpf/lib/lb_packet.h", f"&cilia_lb{version}_rev", f"&cilia_lb{version}_back")
+        for version in (4, 6)
+    ),
     ("bpf/maps/lb.py", 'f"{name}_rev"', 'f"{name}_back"'),
 )
 
@@ -42,7 +46,7 @@ OTHER_LAYOUT: tuple[Change, ...] = (
 OTHER_NAMES: tuple[Change, ...] = (
     *(
         (f"bpf/lib/{header}", f"cilia_lb{version}_be", f"cilia_lb{version}_to")
-        for header in ("lb.h", "sock.h")
+        for header in ("lb.h", "lb_choice.h", "sock_affinity.h")
         for version in (4, 6)
     ),
     ("bpf/maps/lb.py", '_be"', '_to"'),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from cilia.linux.netns import NetNS
 from tests.e2e.manifests import endpoint_slice, served, service
 from tests.e2e.world import POD_V4, POD_V6, World, world
 
@@ -244,15 +245,15 @@ def test_metrics_and_health_are_served_over_tcp_when_asked_for(w: World) -> None
     metrics, health = free_port(), free_port()
     w.start_agent(f"--prometheus-serve-addr=:{metrics}", f"--agent-health-port={health}")
     w.eventually(w.ready)
-    text = http_get(metrics, "/metrics")
+    text = http_get(w, metrics, "/metrics")
     assert 'cilia_frontends{status="done"} 2.0' in text
     assert 'cilia_problems{file="bad.yaml",kind="Service"} 2.0' in text, "both of its ports"
     assert "cilia_reconciler_round_seconds_count" in text
     for probe in ("/healthz", "/livez", "/readyz"):
-        assert '"status":"ok"' in http_get(health, probe)
+        assert '"status":"ok"' in http_get(w, health, probe)
     for port, path in ((metrics, "/statedb/dump"), (health, "/metrics"), (metrics, "/healthz")):
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            http_get(port, path)
+            http_get(w, port, path)
 
 
 def free_port() -> int:
@@ -260,9 +261,15 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def http_get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-        return str(answer.read().decode())
+def http_get(w: World, port: int, path: str) -> str:
+    """Asked inside the namespace, where the agent listens."""
+
+    def ask() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    with NetNS.named(w.namespace) as namespace:
+        return namespace.run(ask)
 
 
 def test_a_mistake_is_named_and_nothing_else_is_touched(echo: World) -> None:

@@ -123,6 +123,7 @@ def test_socket_of_the_node_keeps_its_port(nodes: Nodes, family: int) -> None:
         own = nodes.node[1].netns.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, STREAM)
         stack.callback(own.close)
         own.settimeout(3)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         own.bind((node_address(1, family), 50000))
         own.connect((pod_address(2, family), 8080))
         answer = ask(nodes.client, node_address(1, family), PORT, STREAM)

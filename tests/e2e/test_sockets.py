@@ -103,22 +103,22 @@ def test_connections_are_listed_until_their_backend_is_empty(w: World) -> None:
 
 
 def test_a_listener_of_the_node_cannot_have_a_node_port(w: World) -> None:
-    """The node is the namespace that the agent runs in: what is inside is a pod to it."""
+    """The node is the namespace that the agent runs in: any other is a pod to it."""
 
     def bind_in_cgroup(address: str, port: int) -> str:
         (w.cgroup / "cgroup.procs").write_text(str(os.getpid()))
         return bind(address, port)
 
-    def on_node(address: str, port: int) -> str:
+    def in_pod(address: str, port: int) -> str:
         return fork_and_run(lambda: bind_in_cgroup(address, port))
 
-    assert on_node("0.0.0.0", 30080) == "EADDRINUSE"
-    assert on_node("::", 30080) == "EADDRINUSE"
-    assert on_node("127.0.0.1", 30081) == "ok"
-    assert w.inside.bind("0.0.0.0", 30080) == "ok"
+    assert w.inside.bind("0.0.0.0", 30080) == "EADDRINUSE"
+    assert w.inside.bind("::", 30080) == "EADDRINUSE"
+    assert w.inside.bind("127.0.0.1", 30081) == "ok"
+    assert in_pod("0.0.0.0", 30080) == "ok"
     w.kill_agent()
     w.start_agent("--node-port-bind-protection=false")
-    w.eventually(lambda: on_node("127.0.0.1", 30080) == "ok")
+    w.eventually(lambda: bool(w.inside.bind("127.0.0.1", 30080) == "ok"))
 
 
 def test_the_answer_without_backends_is_chosen(w: World) -> None:

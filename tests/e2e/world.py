@@ -92,9 +92,7 @@ class World:
         temporary.rename(self.manifests / name)
 
     def command(self, *extra: str) -> list[str]:
-        """The agent inside the namespace: it attaches to no device of the machine."""
         return [
-            *("nsenter", f"--net=/run/netns/{self.namespace}"),
             *(sys.executable, "-m", "cilia", "agent", "--log-format=json"),
             f"--instance={self.namespace}",
             f"--k8s-manifests={self.manifests}",
@@ -105,10 +103,18 @@ class World:
             *extra,
         ]
 
+    def entering(self) -> list[str]:
+        """In front of the command: in here an agent attaches to no device of the machine."""
+        return ["nsenter", f"--net=/run/netns/{self.namespace}"]
+
     def start_agent(self, *extra: str) -> subprocess.Popen[bytes]:
         with open(self.directory / "agent.log", "ab") as log:
             process = subprocess.Popen(
-                self.command(*extra), cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
+                [*self.entering(), *self.command(*extra)],
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.agents.append(process)
         return process

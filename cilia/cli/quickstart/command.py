@@ -150,6 +150,8 @@ def _agent(manifests: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The agent as a process of its own; its log is a file, shown when it fails."""
     command = [sys.executable, "-m", "cilia", "agent"]
     command += [f"--instance={stage.INSTANCE}", f"--k8s-manifests={manifests}"]
+    # Nothing is attached to the machine's own devices.
+    command += ["--devices=!+", "--pod-devices=cqs+"]
     with open(STAGE_DIR / "agent.log", "wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stderr=log, stdout=log, start_new_session=True
