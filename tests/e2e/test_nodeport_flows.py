@@ -117,14 +117,14 @@ def test_own_connection_from_a_taken_port_works(nodes: Nodes, family: int, kind:
 @FAMILIES
 def test_socket_of_the_node_keeps_its_port(nodes: Nodes, family: int) -> None:
     """The node has a connection to the backend from one of two ports: clients get the other."""
-    with node_datapath(nodes, 1, narrow(50000, 2)) as datapath, ExitStack() as stack:
+    with node_datapath(nodes, 1, narrow(51000, 2)) as datapath, ExitStack() as stack:
         server = remote(nodes, datapath, family, STREAM)
         stack.callback(server.close)
         own = nodes.node[1].netns.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, STREAM)
         stack.callback(own.close)
         own.settimeout(3)
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        own.bind((node_address(1, family), 50000))
+        own.bind((node_address(1, family), 51000))
         own.connect((pod_address(2, family), 8080))
         answer = ask(nodes.client, node_address(1, family), PORT, STREAM)
         assert answer[:2] == ["pod2", node_address(1, family)]
@@ -135,7 +135,7 @@ def test_socket_of_the_node_keeps_its_port(nodes: Nodes, family: int) -> None:
             for key, value in translations(datapath, family).items()
             if key.direction == NatDirection.OUT
         }
-        assert ports == {50001}
+        assert ports == {51001}
 
 
 @FAMILIES
