@@ -19,6 +19,7 @@ from bpf.lb_hash import lb_hash
 from bpf.maps import ct, lb
 from bpf.maps.raw import RawMap
 from bpf.maps.tables import WORD
+from bpf.maps.text import endpoint_text
 
 _TCP: Final = 6
 _TCP_FIN, _TCP_RST = 0x01, 0x04
@@ -307,7 +308,7 @@ def _service_text(raw: bytes) -> str:
 def _backend_text(raw: bytes) -> str:
     backend = lb.decode_backend(raw)
     state = lb.BackendState(backend.state).name.lower()
-    return f"{ct.endpoint_text(backend.address, backend.port)}, {state}"
+    return f"{endpoint_text(backend.address, backend.port)}, {state}"
 
 
 def _connection_text(raw: bytes) -> str:

@@ -23,6 +23,7 @@ from bpf.maps.lb import (
     encode_port,
 )
 from bpf.maps.lb import BackendState as EntryState
+from bpf.maps.text import PROTOCOL_NAMES
 from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
 from tables.backends import Backend, BackendState
 from tables.frontends import Frontend, FrontendType
@@ -128,7 +129,6 @@ _TAILS = {
 }
 _ANY_TAIL = bytes(4)
 V4_PREFIX = b"\0" * 10 + b"\xff\xff"
-_LETTERS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _WILDCARD_CLASSES = (None, "io.cilium/bgp-control-plane", "io.cilium/l2-announcer")
 NONE_QUARANTINED: frozenset[L3n4Addr] = frozenset()
 _U16 = Struct("=H").pack
@@ -297,14 +297,14 @@ def service_address(raw_key: bytes) -> L3n4Addr:
     """The address in a key of a service map. Raises: ValueError for an unknown scope."""
     key = decode_service_key(raw_key)
     ip = key.address if len(key.address) == 16 else V4_PREFIX + key.address
-    return L3n4Addr.of(ip, key.port, _LETTERS.get(key.proto, "ANY"), key.scope)
+    return L3n4Addr.of(ip, key.port, PROTOCOL_NAMES.get(key.proto, "ANY"), key.scope)
 
 
 def backend_address(raw_value: bytes) -> L3n4Addr:
     """The address in a value of a backend map."""
     be = decode_backend(raw_value)
     ip = be.address if len(be.address) == 16 else V4_PREFIX + be.address
-    protocol = _LETTERS.get(be.proto, "ANY")
+    protocol = PROTOCOL_NAMES.get(be.proto, "ANY")
     return L3n4Addr.of(ip, be.port, protocol, cluster_id=be.cluster_id)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum, IntFlag
-from ipaddress import ip_address
 from struct import Struct
 from typing import Final
 
 import msgspec
 
 from bpf.maps.raw import RawMap
+from bpf.maps.text import endpoint_text
 
 #: Names of the maps, by family and kind.
 CT_MAPS: Final = ("cilia_ct4_tcp", "cilia_ct4_any", "cilia_ct6_tcp", "cilia_ct6_any")
@@ -144,9 +144,3 @@ def connections(raw: RawMap) -> Iterator[tuple[CtKey, CtEntry]]:
     """All entries of one of the maps, decoded."""
     for key, value in raw.items():
         yield decode_key(key), decode_entry(value)
-
-
-def endpoint_text(address: bytes, port: int) -> str:
-    """``10.0.0.1:80`` or ``[fd00::1]:80``."""
-    ip = ip_address(address)
-    return f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}"

@@ -30,8 +30,7 @@ from bpf.maps.lb import (
     decode_source_range,
 )
 from bpf.maps.tables import MARK_BYTES
-
-_PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
+from bpf.maps.text import PROTOCOL_NAMES, endpoint_text
 
 _TYPES = {
     ServiceType.CLUSTER_IP: "ClusterIP",
@@ -68,23 +67,23 @@ def dump(maps: LBMaps) -> str:
 def service_line(raw_key: bytes, raw_value: bytes) -> str:
     key, value = decode_service_key(raw_key), decode_service(raw_value)
     scope = "/i" if key.scope else ""
+    address = f"{endpoint_text(key.address, key.port)}/{_protocol(key.proto)}{scope}"
     return (
-        f"SVC: ID={value.rev_nat} ADDR={_endpoint(key.address, key.port)}/{_protocol(key.proto)}"
-        f"{scope} SLOT={key.slot} {_service_info(key, value)} COUNT={value.count} "
-        f"QCOUNT={value.qcount} FLAGS={flags_text(value)}"
+        f"SVC: ID={value.rev_nat} ADDR={address} SLOT={key.slot} {_service_info(key, value)} "
+        f"COUNT={value.count} QCOUNT={value.qcount} FLAGS={flags_text(value)}"
     )
 
 
 def backend_line(raw_key: bytes, raw_value: bytes) -> str:
     value = decode_backend(raw_value)
     state = BackendState(value.state).name.lower()
-    address = f"{_endpoint(value.address, value.port)}/{_protocol(value.proto)}"
+    address = f"{endpoint_text(value.address, value.port)}/{_protocol(value.proto)}"
     return f"BE: ID={decode_id(raw_key)} ADDR={address} STATE={state}"
 
 
 def rev_nat_line(raw_key: bytes, raw_value: bytes) -> str:
     value = decode_rev_nat(raw_value)
-    return f"REV: ID={decode_id(raw_key)} ADDR={_endpoint(value.address, value.port)}"
+    return f"REV: ID={decode_id(raw_key)} ADDR={endpoint_text(value.address, value.port)}"
 
 
 def affinity_match_line(raw_key: bytes) -> str:
@@ -147,10 +146,5 @@ def _service_info(key: ServiceKey, value: ServiceValue) -> str:
     return f"LBALG={algorithm} AFFTimeout={value.affinity_timeout_s}"
 
 
-def _endpoint(address: bytes, port: int) -> str:
-    ip = ipaddress.ip_address(address)
-    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
-
-
 def _protocol(number: int) -> str:
-    return _PROTOCOLS.get(number, "ANY")
+    return PROTOCOL_NAMES.get(number, "ANY")

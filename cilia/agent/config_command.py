@@ -7,7 +7,6 @@ starts now, in this environment.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import msgspec
 
 from cilia.agent.config import AgentConfig
 from cilia.api.client import ApiError, request
+from cilia.cli.output import show
 from cilia.program.options import from_process
 from statedb.columns import layout
 
@@ -48,15 +48,8 @@ def config(
     rows = _here(config_dir) if here else _running(ctx.obj["socket"])
     if changed:
         rows = [row for row in rows if row["origin"] != "default"]
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-    elif output == "yaml":
-        import yaml  # 20 ms that only this form pays
-
-        click.echo(yaml.safe_dump(rows, sort_keys=False), nl=False)
-    else:
-        lines = [[row["name"], _shown(row["value"]), row["origin"]] for row in rows]
-        click.echo(layout([HEADINGS, *lines]), nl=False)
+    lines = [[row["name"], _shown(row["value"]), row["origin"]] for row in rows]
+    show(rows, output, layout([HEADINGS, *lines]))
 
 
 def _here(config_dir: Path | None) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cilia.cli.bpf_flows import BPF_ROOT, ct, metrics, nat
+from cilia.cli.output import pinned_lb_maps
 
 
 @click.group()
@@ -38,22 +39,9 @@ def list_(ctx: click.Context, bpf_root: Path, prefix: str | None) -> None:
       cilia bpf lb list
       cilia bpf lb list --backends
     """
-    from bpf.errors import BPFError, NotFound
-    from bpf.maps.lb import LBMaps
     from bpf.maps.lb_dump import dump
 
-    directory = bpf_root / ctx.obj["instance"] / "maps"
-    try:
-        maps = LBMaps.open_pinned(directory)
-    except NotFound:
-        raise click.ClickException(
-            f"no maps are pinned below {directory}: no agent of this instance has run"
-        ) from None
-    except BPFError as error:
-        raise click.ClickException(f"{error}: run this as root") from None
-    try:
+    with pinned_lb_maps(bpf_root / ctx.obj["instance"] / "maps") as maps:
         for line in dump(maps).splitlines():
             if prefix is None or line.startswith(prefix):
                 click.echo(line)
-    finally:
-        maps.close()

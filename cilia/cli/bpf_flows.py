@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cilia.cli.output import show
 from statedb.columns import layout
 
 if TYPE_CHECKING:
@@ -175,8 +175,8 @@ def _translations(opened: Map) -> Iterator[Row]:
 
 
 def _translated(key: NatKey, address: bytes, port: int) -> str:
-    from bpf.maps.ct import endpoint_text
     from bpf.maps.nat import NatDirection
+    from bpf.maps.text import endpoint_text
 
     side = "source" if key.direction == NatDirection.OUT else "destination"
     return f"{side} {endpoint_text(address, port)}"
@@ -198,13 +198,9 @@ def _counters(opened: Map) -> Iterator[Row]:
 
 
 def _protocol(number: int) -> str:
-    names = {
-        socket.IPPROTO_TCP: "TCP",
-        socket.IPPROTO_UDP: "UDP",
-        socket.IPPROTO_SCTP: "SCTP",
-        socket.IPPROTO_ICMP: "ICMP",
-        socket.IPPROTO_ICMPV6: "ICMPv6",
-    }
+    from bpf.maps.text import PROTOCOL_NAMES
+
+    names = {socket.IPPROTO_ICMP: "ICMP", socket.IPPROTO_ICMPV6: "ICMPv6", **PROTOCOL_NAMES}
     return names.get(number, str(number))
 
 
@@ -214,13 +210,6 @@ def _flags(flags: Any) -> str:
 
 def _show(rows: list[Row], columns: list[str], output: str) -> None:
     """A table has the columns that fit a terminal, the other forms have all."""
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-    elif output == "yaml":
-        import yaml  # 20 ms that only this form pays
-
-        click.echo(yaml.safe_dump(rows, sort_keys=False), nl=False)
-    else:
-        heads = [column.replace("_", " ").capitalize() for column in columns]
-        cells = [[str(row[column]) for column in columns] for row in rows]
-        click.echo(layout([heads, *cells]), nl=False)
+    heads = [column.replace("_", " ").capitalize() for column in columns]
+    cells = [[str(row[column]) for column in columns] for row in rows]
+    show(rows, output, layout([heads, *cells]))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from cilia.api.client import AgentUnreachable, request
 from cilia.cli.bpf_flows import BPF_ROOT
+from cilia.cli.output import show
 from statedb.errors import StateDBError
 from statedb.remote import RemoteDB
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bpf.lb_choice import Choice, Chooser, Flow, Settings
 
 Address = IPv4Address | IPv6Address
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 
 class Endpoint(click.ParamType[tuple[Address, int]]):
@@ -101,7 +100,7 @@ def explain(
         raise click.ClickException(
             f"no frontend of IPv{client[0].version} matches {service}: see cilia service list"
         )
-    _show(answers, output)
+    show(answers, output, "".join(f"{line}\n" for answer in answers for line in _lines(answer)))
 
 
 def _frontends(
@@ -185,7 +184,9 @@ def _answer(
     outside: bool,
 ) -> dict[str, Any]:
     from bpf.lb_choice import Flow
+    from bpf.maps.text import PROTOCOL_NAMES
 
+    numbers = {name: number for number, name in PROTOCOL_NAMES.items()}
     endpoint, _, protocol = row["Address"].partition("/")
     host, _, port = endpoint.rpartition(":")
     flow = Flow(
@@ -193,7 +194,7 @@ def _answer(
         client[1],
         ip_address(host.strip("[]")).packed,
         int(port),
-        PROTOCOLS[protocol.split("/")[0]],
+        numbers[protocol.split("/")[0]],
         outside,
     )
     return _as_dict(row, revision, flow, chooser.explain(flow), chooser)
@@ -221,18 +222,6 @@ _WORDS = {
     "pass": "is not translated: {reason}",
     "refused": "is refused: {reason}",
 }
-
-
-def _show(answers: list[dict[str, Any]], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(answers, indent=2))
-    elif output == "yaml":
-        import yaml  # 20 ms that only this form pays
-
-        click.echo(yaml.safe_dump(answers, sort_keys=False), nl=False)
-    else:
-        for answer in answers:
-            click.echo("\n".join(_lines(answer)))
 
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from cilia.cli.output import show
 from statedb.columns import layout
 from statedb.errors import StateDBError
 from statedb.remote import RemoteDB
@@ -35,14 +35,7 @@ def list_(ctx: click.Context, output: str) -> None:
         rows = _policies(ctx.obj["socket"])
     except StateDBError as error:
         raise click.ClickException(str(error)) from None
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-    elif output == "yaml":
-        import yaml  # 20 ms that only this form pays
-
-        click.echo(yaml.safe_dump(rows, sort_keys=False), nl=False)
-    else:
-        click.echo(layout([_HEADINGS, *(cells for row in rows for cells in _lines(row))]), nl=False)
+    show(rows, output, layout([_HEADINGS, *(cells for row in rows for cells in _lines(row))]))
 
 
 def _policies(socket: str) -> list[dict[str, Any]]:

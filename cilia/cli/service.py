@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cilia.cli.bpf_flows import BPF_ROOT
+from cilia.cli.output import show
 from statedb.columns import layout
 from statedb.errors import StateDBError
 from statedb.remote import RemoteDB
@@ -36,14 +36,7 @@ def list_(ctx: click.Context, output: str, namespace: str | None) -> None:
         rows = _frontends(ctx.obj["socket"], namespace)
     except StateDBError as error:
         raise click.ClickException(str(error)) from None
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-    elif output == "yaml":
-        import yaml  # 20 ms that only this form pays
-
-        click.echo(yaml.safe_dump(rows, sort_keys=False), nl=False)
-    else:
-        click.echo(layout([_HEADINGS, *(cells for row in rows for cells in _lines(row))]), nl=False)
+    show(rows, output, layout([_HEADINGS, *(cells for row in rows for cells in _lines(row))]))
 
 
 @service.command()

@@ -10,7 +10,6 @@ in the conntrack table.
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,9 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from bpf.errors import BPFError, NotFound
 from bpf.maps.lb import BackendState, LBMaps, decode_backend
+from cilia.cli.output import pinned_lb_maps
+from cilia.cli.output import show as output_as
 from cilia.cli.service import STATES
 from cilia.linux.errors import NetlinkError
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
@@ -60,29 +60,17 @@ def show(
     lines = _sorted(directory, socket, netns)
     if draining:
         lines = [line for line in lines if line.state not in ("active", "quarantined")]
-    if output == "json":
-        click.echo(json.dumps([msgspec.to_builtins(line) for line in lines], indent=2))
-        return
     cells = ([str(value) for value in msgspec.structs.astuple(line)] for line in lines)
-    click.echo(layout([_HEADINGS, *cells]), nl=False)
+    output_as(msgspec.to_builtins(lines), output, layout([_HEADINGS, *cells]))
 
 
 def _sorted(directory: Path, socket: str, netns: tuple[Path, ...]) -> list[Line]:
-    try:
-        maps = LBMaps.open_pinned(directory)
-    except NotFound:
-        raise click.ClickException(
-            f"no maps are pinned below {directory}: no agent of this instance has run"
-        ) from None
-    except BPFError as error:
-        raise click.ClickException(f"{error}: run this as root") from None
-    try:
-        counted = count_connections(maps, network_namespaces(netns or DIRECTORIES))
-        states = dict(_states(maps))
-    except (NetlinkError, PermissionError) as error:
-        raise click.ClickException(f"{error}: run this as root") from None
-    finally:
-        maps.close()
+    with pinned_lb_maps(directory) as maps:
+        try:
+            counted = count_connections(maps, network_namespaces(netns or DIRECTORIES))
+            states = dict(_states(maps))
+        except (NetlinkError, PermissionError) as error:
+            raise click.ClickException(f"{error}: run this as root") from None
     services = _services(socket)
     lines = [_line(use, number, states, services) for use, number in counted.items()]
     return sorted(lines, key=lambda line: (line.frontend, line.backend))

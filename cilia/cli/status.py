@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from cilia.api.client import ApiError, request
+from cilia.cli.output import show
 
 OK, BAD = "green", "red"
 #: By the state of the switch: who has connections that begin now.
@@ -63,10 +63,10 @@ def status(
         from cilia.cli.cluster.status import cluster_status  # with all of a client's libraries
 
         rollout = cluster_status(kubeconfig, namespace, wait_s)
-        _print(output, rollout.as_dict(), rollout.lines())
+        show(rollout.as_dict(), output, _text(rollout.lines()))
         ctx.exit(0 if rollout.complete() else 1)
     answer = _answer(ctx.obj["socket"], wait_s)
-    _print(output, answer, lines(answer))
+    show(answer, output, _text(lines(answer)))
     ctx.exit(0 if answer["healthy"] else 1)
 
 
@@ -89,16 +89,8 @@ def _answer(socket: str, wait_s: float) -> dict[str, Any]:
         time.sleep(LOOK_S)
 
 
-def _print(output: str, answer: dict[str, Any], text: Iterable[str]) -> None:
-    if output == "json":
-        click.echo(json.dumps(answer, indent=2))
-    elif output == "yaml":
-        import yaml  # 20 ms that only this form pays
-
-        click.echo(yaml.safe_dump(answer, sort_keys=False), nl=False)
-    else:
-        for line in text:
-            click.echo(line)
+def _text(shown: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in shown)
 
 
 def lines(answer: dict[str, Any]) -> Iterator[str]:

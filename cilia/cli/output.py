@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands share that show something: the three forms, and the maps that they read it from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bpf.maps.lb import LBMaps
+
+
+def show(value: Any, output: str, text: str) -> None:
+    """`value` as `json` or `yaml`, or else `text`, which ends in a newline."""
+    if output == "json":
+        click.echo(json.dumps(value, indent=2))
+    elif output == "yaml":
+        import yaml  # 20 ms that only this form pays
+
+        click.echo(yaml.safe_dump(value, sort_keys=False), nl=False)
+    else:
+        click.echo(text, nl=False)
+
+
+@contextmanager
+def pinned_lb_maps(directory: Path) -> Iterator[LBMaps]:
+    """The load-balancer maps below a directory. Raises: ClickException where none can be opened."""
+    from bpf.errors import BPFError, NotFound
+    from bpf.maps.lb import LBMaps
+
+    try:
+        maps = LBMaps.open_pinned(directory)
+    except NotFound:
+        raise click.ClickException(
+            f"no maps are pinned below {directory}: no agent of this instance has run"
+        ) from None
+    except BPFError as error:
+        raise click.ClickException(f"{error}: run this as root") from None
+    try:
+        yield maps
+    finally:
+        maps.close()
