@@ -14,7 +14,7 @@ import json
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 
 from cilia.agent.config import AgentConfig
 from cilia.k8s.client import Client
+from cilia.k8s.crds.custom import UNKNOWN
 from cilia.k8s.crds.node_configs import CiliumNodeConfig
 from cilia.k8s.errors import ApiError, StatusError
 from cilia.program.errors import ProgramError
@@ -108,6 +109,8 @@ async def _read(client: Client, config: BuildConfigOptions) -> dict[str, str]:
     config_map = f"{core}/namespaces/{config.k8s_namespace}/configmaps/{config.config_map}"
     base = json.loads(await client.fetch(config_map)).get("data") or {}
     configs = await _node_configs(client, config.k8s_namespace)
+    for text in unknown_fields(configs):
+        click.echo(text, err=True)
     if not configs:
         return dict(base)
     # A list, as agents read nodes anyway: one right less.
@@ -132,6 +135,14 @@ async def _node_configs(client: Client, namespace: str) -> list[CiliumNodeConfig
         return [CiliumNodeConfig.model_validate(item) for item in items]
     except ValidationError as error:
         raise ProgramError(f"CiliumNodeConfig: {error}") from None
+
+
+def unknown_fields(configs: Iterable[CiliumNodeConfig]) -> Iterator[str]:
+    """A line for each field that means nothing."""
+    for config in configs:
+        meta = config.metadata
+        for path in config.unknown_fields():
+            yield f"{config.KIND} {meta.namespace}/{meta.name}: {path}: {UNKNOWN}"
 
 
 def options_of_node(

@@ -158,7 +158,7 @@ class Agent:
 
 
 def _log_problem(problem: Problem) -> None:
-    log.warning("refused", problem=str(problem), origin=problem.origin)
+    log.warning("wrong object", problem=str(problem), origin=problem.origin)
 
 
 def _load_balancer_config(config: AgentConfig) -> LoadBalancerConfig:

@@ -2,14 +2,14 @@
 """One kind of object into one table, a row an object, for pods, nodes, namespaces and the like.
 
 An object whose row cannot be made is a problem for as long as it is so, and the row that it had
-stays in force.
+stays in force. So is what a reader remarks of an object whose row is made.
 """
 
 from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from cilia.k8s.objects import InvalidObject, K8sObject, ObjectKey
@@ -21,6 +21,9 @@ from tables.problems import Problem, replace_problems
 K = TypeVar("K", bound=K8sObject)
 T = TypeVar("T")
 
+# Field path and message of all that is wrong with an object; empty: all is well.
+Remarks = Sequence[tuple[str, str]]
+
 INITIALIZER = "k8s"
 
 
@@ -29,6 +32,7 @@ class ObjectReflector(Generic[K, T]):
 
     ``convert`` gives the row of an object, or None for one that the table does not want; where it
     may raise InvalidObject, there is a table of ``problems``, and ``warn`` is told each new one.
+    ``remarks`` says what else is wrong with an object, its row being made all the same.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class ObjectReflector(Generic[K, T]):
         wait_s: float = WAIT_S,
         problems: RWTable[Problem] | None = None,
         warn: Callable[[Problem], None] = lambda problem: None,
+        remarks: Callable[[K], Remarks] = lambda obj: (),
     ) -> None:
         self._source = source
         self._problems = problems
         self._warn = warn
+        self._remarks = remarks
         # Objects of which something is wrong, so that all others cost no look-up.
-        self._refused: set[ObjectKey] = set()
+        self._wrong: set[ObjectKey] = set()
         self._kind = kind
         self._db = db
         self._table = table
@@ -67,27 +73,27 @@ class ObjectReflector(Generic[K, T]):
     def apply(self, events: Iterable[Event]) -> None:
         """Writes one batch, in one transaction; of several events for an object, the last."""
         wanted: dict[ObjectKey, T | None] = {}
-        refused: dict[ObjectKey, InvalidObject | None] = {}
+        wrong: dict[ObjectKey, Remarks] = {}
         listed = False
         for event in events:
             match event:
                 case Upsert() if isinstance(event.obj, self._kind):
                     key = event.obj.key
-                    self._take(key, event.obj, wanted, refused)
+                    self._take(key, event.obj, wanted, wrong)
                     if self._sent is not None:
                         self._sent.add(key)
                 case Delete():
                     wanted[event.key] = None
-                    refused[event.key] = None
+                    wrong[event.key] = ()
                 case Listing():
                     self._sent = set()
                 case Listed():
                     sent, self._sent = self._sent or set(), None
-                    gone = sorted((self._rows.keys() | wanted.keys() | self._refused) - sent)
+                    gone = sorted((self._rows.keys() | wanted.keys() | self._wrong) - sent)
                     wanted.update(dict.fromkeys(gone))
-                    refused.update(dict.fromkeys(gone))
+                    wrong.update(dict.fromkeys(gone, ()))
                     listed = True
-        self._complain(refused)
+        self._complain(wrong)
         self._write(wanted, listed)
 
     def _take(
@@ -95,34 +101,31 @@ class ObjectReflector(Generic[K, T]):
         key: ObjectKey,
         obj: K,
         wanted: dict[ObjectKey, T | None],
-        refused: dict[ObjectKey, InvalidObject | None],
+        wrong: dict[ObjectKey, Remarks],
     ) -> None:
+        wrong[key] = self._remarks(obj)
         try:
             wanted[key] = self._convert(obj)
-            refused[key] = None
         except InvalidObject as error:
             if self._problems is None:
                 raise
-            refused[key] = error
+            wrong[key] = [*error.errors, *wrong[key]]
 
-    def _complain(self, refused: dict[ObjectKey, InvalidObject | None]) -> None:
-        changed = {k: e for k, e in refused.items() if e is not None or k in self._refused}
+    def _complain(self, wrong: dict[ObjectKey, Remarks]) -> None:
+        changed = {key: said for key, said in wrong.items() if said or key in self._wrong}
         if self._problems is None or not changed:
             return
         fresh: list[Problem] = []
         with self._db.write_txn(self._problems) as wtxn:
-            for key, error in changed.items():
+            for key, said in changed.items():
                 origin = f"{key[0]}:{key[1]}/{key[2]}"
-                rows = [
-                    Problem(origin, message, "", 0, *key, field)
-                    for field, message in (error.errors if error is not None else ())
-                ]
+                rows = [Problem(origin, text, "", 0, *key, field) for field, text in said]
                 fresh += replace_problems(self._problems, wtxn, origin, rows, time.time())
-        for key, error in changed.items():
-            if error is None:
-                self._refused.discard(key)
+        for key, said in changed.items():
+            if said:
+                self._wrong.add(key)
             else:
-                self._refused.add(key)
+                self._wrong.discard(key)
         for problem in fresh:
             self._warn(problem)
 

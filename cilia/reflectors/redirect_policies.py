@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CiliumLocalRedirectPolicies into ``localredirectpolicies``; what is refused into ``problems``."""
+"""CiliumLocalRedirectPolicies into ``localredirectpolicies``; what is refused or
+unknown into ``problems``."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from cilia.controllers.loadbalancer.redirect_policies import convert_policy
 from cilia.k8s.crds import CiliumLocalRedirectPolicy
+from cilia.k8s.crds.custom import UNKNOWN
 from cilia.k8s.watch import Source
 from cilia.reflectors.batch import WAIT_S
 from cilia.reflectors.objects import ObjectReflector
@@ -36,4 +38,5 @@ def redirect_policy_reflector(
         wait_s=wait_s,
         problems=problems,
         warn=warn,
+        remarks=lambda obj: [(path, UNKNOWN) for path in obj.unknown_fields()],
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cilia.agent.build_config import options_of_node, write_directory
+from cilia.agent.build_config import options_of_node, unknown_fields, write_directory
 from cilia.k8s.crds import CiliumNodeConfig
 from cilia.program.errors import ProgramError
 
@@ -46,6 +46,15 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_directory(tmp_path, {"enable-ipv4": "true"})
     assert content(tmp_path) == {"enable-ipv4": "true"}
     assert len(list(tmp_path.iterdir())) == 2, "the link and what it points to"
+
+
+def test_fields_that_mean_nothing_are_told_with_the_object() -> None:
+    wrong = node_config("b", {"size": "big"}).model_dump(by_alias=True)
+    wrong["spec"]["default"] = {"enable-ipv6": "false"}
+    configs = [node_config("a", {}), CiliumNodeConfig.model_validate(wrong)]
+    assert list(unknown_fields(configs)) == [
+        "CiliumNodeConfig kube-system/b: spec.default: is no field of this kind, and has no effect"
+    ]
 
 
 @pytest.mark.parametrize(

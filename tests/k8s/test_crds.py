@@ -16,7 +16,6 @@ from cilia.k8s.crds import (
     CiliumLocalRedirectPolicy,
     CiliumNodeConfig,
     Definition,
-    unknown_fields,
 )
 from cilia.k8s.crds.definitions import SCHEMA_NUMBER
 from cilia.k8s.crds.label_selectors import LabelSelector
@@ -121,10 +120,14 @@ def test_unknown_fields_are_named_by_path() -> None:
     form = changed("spec/redirectBackend/toPorts/0/portt", 1)
     form["spec"]["redirectFrontend"]["serviceMatcher"]["ns"] = "x"
     form["spec"]["redirectBackend"]["localEndpointSelector"]["matchLabels"]["any"] = "label"
-    assert list(unknown_fields(CiliumLocalRedirectPolicy, {"spec": form["spec"]})) == [
+    form |= {"apiVersion": "cilium.io/v2", "kind": "CiliumLocalRedirectPolicy", "status": {}}
+    form["sppec"] = {}
+    assert CiliumLocalRedirectPolicy.model_validate(form).unknown_fields() == [
+        "sppec",
         "spec.redirectFrontend.serviceMatcher.ns",
         "spec.redirectBackend.toPorts[0].portt",
     ]
+    assert not CiliumLocalRedirectPolicy.model_validate(POLICY).unknown_fields()
 
 
 def test_a_selector_means_what_it_says() -> None:

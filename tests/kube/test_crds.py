@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cilia.k8s.crds import CiliumLocalRedirectPolicy, unknown_fields
-from cilia.k8s.crds.local_redirect_policies import LocalRedirectPolicySpec
+from cilia.k8s.crds import CiliumLocalRedirectPolicy
 from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
 from cilia.program.kubernetes import open_client
@@ -87,9 +86,21 @@ def test_unknown_fields_come_to_the_agent_and_are_named(
     form["spec"]["redirectBackend"]["weigth"] = 5
     path = f"/apis/cilium.io/v2/namespaces/{namespace}/ciliumlocalredirectpolicies"
     stored = api_server.post(path, form)
-    assert list(unknown_fields(LocalRedirectPolicySpec, stored["spec"], "spec")) == [
+    assert CiliumLocalRedirectPolicy.model_validate(stored).unknown_fields() == [
         "spec.redirectBackend.weigth"
     ]
+
+
+def test_what_would_not_come_to_the_agent_is_refused_by_strict_clients(
+    api_server: ApiServer, namespace: str
+) -> None:
+    """What stands beside the spec is pruned; kubectl asks to be told, and others may."""
+    form = policy("p", {"serviceMatcher": {"serviceName": "d", "namespace": "n"}}, PORTS[0][0])
+    form["specc"], form["metadata"]["label"] = {"a": "b"}, {"c": "d"}
+    path = f"/apis/cilium.io/v2/namespaces/{namespace}/ciliumlocalredirectpolicies"
+    status, body = api_server.request("POST", f"{path}?fieldValidation=Strict", form)
+    assert status == 400
+    assert b'unknown field \\"specc\\"' in body and b'unknown field \\"metadata.label\\"' in body
 
 
 def test_where_a_policy_sends_traffic_is_not_changed_under_it(

@@ -8,7 +8,7 @@ who acts on them (reflectors). Start at `definitions.py`.
 from cilia.k8s.crds.definitions import DEFINITIONS, Definition
 from cilia.k8s.crds.local_redirect_policies import CiliumLocalRedirectPolicy
 from cilia.k8s.crds.node_configs import CiliumNodeConfig
-from cilia.k8s.crds.schema import openapi_schema, unknown_fields
+from cilia.k8s.crds.schema import openapi_schema
 from cilia.k8s.objects import register
 
 # Kinds that reflectors follow, so that sources take their objects.
@@ -20,5 +20,4 @@ __all__ = [
     "CiliumNodeConfig",
     "Definition",
     "openapi_schema",
-    "unknown_fields",
 ]

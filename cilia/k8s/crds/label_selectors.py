@@ -7,13 +7,13 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from cilia.k8s.objects import Model
+from cilia.k8s.crds.custom import CustomModel
 from cilia.k8s.selectors import Requirement, Selector
 
 __all__ = ["LabelSelector", "LabelSelectorRequirement"]
 
 
-class LabelSelectorRequirement(Model):
+class LabelSelectorRequirement(CustomModel):
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     values: list[str] | None = None
@@ -25,7 +25,7 @@ class LabelSelectorRequirement(Model):
         return self
 
 
-class LabelSelector(Model):
+class LabelSelector(CustomModel):
     """All of both hold; an empty selector matches everything."""
 
     match_labels: dict[str, str] | None = None

@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cilia.k8s.crds.custom import CustomModel, CustomObject
 from cilia.k8s.crds.label_selectors import LabelSelector
-from cilia.k8s.objects import Address, K8sObject, Model, Name
+from cilia.k8s.objects import Address, Name
 
 __all__ = ["CiliumLocalRedirectPolicy", "LocalRedirectPolicySpec"]
 
@@ -30,20 +31,20 @@ ONE_MATCHER: dict[str, Any] = {
 }
 
 
-class PortInfo(Model):
+class PortInfo(CustomModel):
     port: Annotated[str, Field(pattern=PORT)]
     protocol: Literal["TCP", "UDP"]
     name: Annotated[str, Field(pattern=PORT_NAME, max_length=15)] | None = None
 
 
-class AddressMatcher(Model):
+class AddressMatcher(CustomModel):
     """One address; not one of a ClusterIP Service."""
 
     ip: Annotated[Address, Field(json_schema_extra={"pattern": ADDRESS})]
     to_ports: list[PortInfo]
 
 
-class ServiceMatcher(Model):
+class ServiceMatcher(CustomModel):
     """A Service of type ClusterIP; without ports, all of its ports."""
 
     service_name: Annotated[Name, Field(json_schema_extra={"pattern": NAME})]
@@ -51,7 +52,7 @@ class ServiceMatcher(Model):
     to_ports: list[PortInfo] | None = None
 
 
-class RedirectFrontend(Model):
+class RedirectFrontend(CustomModel):
     """Exactly one of the two."""
 
     address_matcher: AddressMatcher | None = None
@@ -64,14 +65,14 @@ class RedirectFrontend(Model):
         return self
 
 
-class RedirectBackend(Model):
+class RedirectBackend(CustomModel):
     """Ready pods of the own node, in the policy's namespace."""
 
     local_endpoint_selector: LabelSelector
     to_ports: list[PortInfo]
 
 
-class LocalRedirectPolicySpec(Model):
+class LocalRedirectPolicySpec(CustomModel):
     redirect_frontend: Annotated[
         RedirectFrontend,
         Field(
@@ -91,7 +92,7 @@ class LocalRedirectPolicySpec(Model):
     description: str = ""
 
 
-class CiliumLocalRedirectPolicy(K8sObject):
+class CiliumLocalRedirectPolicy(CustomObject):
     API_VERSION: ClassVar[str] = "cilium.io/v2"
     KIND: ClassVar[str] = "CiliumLocalRedirectPolicy"
     RESOURCE: ClassVar[str] = "ciliumlocalredirectpolicies"

@@ -7,13 +7,13 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from cilia.k8s.crds.custom import CustomModel, CustomObject
 from cilia.k8s.crds.label_selectors import LabelSelector
-from cilia.k8s.objects import K8sObject, Model
 
 __all__ = ["CiliumNodeConfig", "NodeConfigSpec"]
 
 
-class NodeConfigSpec(Model):
+class NodeConfigSpec(CustomModel):
     defaults: Annotated[
         dict[str, str], Field(description="Options by name, as in the ConfigMap of options.")
     ]
@@ -22,7 +22,7 @@ class NodeConfigSpec(Model):
     ]
 
 
-class CiliumNodeConfig(K8sObject):
+class CiliumNodeConfig(CustomObject):
     API_VERSION: ClassVar[str] = "cilium.io/v2"
     KIND: ClassVar[str] = "CiliumNodeConfig"
     RESOURCE: ClassVar[str] = "ciliumnodeconfigs"

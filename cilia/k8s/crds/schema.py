@@ -5,20 +5,18 @@ One definition serves both: what the API server validates is what the agent read
 schema has no references, no titles and no null: a field that may be absent is one that is not
 required. Fields that a model does not know are kept, not pruned: pruning takes them away without a
 word to whoever wrote them through another client than kubectl, whereas the agent tells them
-(``unknown_fields``). Source: Kubernetes, «Extend the Kubernetes API with
+(``custom``). Source: Kubernetes, «Extend the Kubernetes API with
 CustomResourceDefinitions», structural schemas.
 """
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, Union
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel
 
-__all__ = ["openapi_schema", "unknown_fields"]
+__all__ = ["openapi_schema"]
 
 PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 # Facts about a value that OpenAPI v3 has under the same name.
@@ -67,29 +65,3 @@ def _object(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any
     if schema.get("required"):
         found["required"] = schema["required"]
     return found
-
-
-def unknown_fields(model: type[BaseModel], form: Any, path: str = "") -> Iterator[str]:
-    """Paths of what stands in `form` and not in the model, e.g. ``spec.toPort``."""
-    if not isinstance(form, Mapping):
-        return
-    known = {field.alias or name: field for name, field in model.model_fields.items()}
-    for key, value in form.items():
-        where = f"{path}.{key}" if path else str(key)
-        if key not in known:
-            yield where
-        else:
-            yield from _unknown_inside(known[key].annotation, value, where)
-
-
-def _unknown_inside(annotation: Any, value: Any, path: str) -> Iterator[str]:
-    origin = typing.get_origin(annotation)
-    arguments = typing.get_args(annotation)
-    if origin in (Union, types.UnionType, typing.Annotated):
-        for argument in arguments:
-            yield from _unknown_inside(argument, value, path)
-    elif origin is list and isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _unknown_inside(arguments[0], item, f"{path}[{i}]")
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield from unknown_fields(annotation, value, path)
