@@ -108,7 +108,8 @@ def test_nobody_outside_notices_agents_that_are_killed(w: Asked) -> None:
         w.eventually(partial(more, traffic.answers + ANSWERS))
     traffic.stop()
     print(f"\n{traffic.answers} answers, {len(traffic.failures)} failures")
-    assert traffic.failures == []
+    refused = w.cilia("bpf", "metrics", "list", f"--bpf-root={w.bpf_root}").stdout
+    assert traffic.failures == [], refused
 
 
 def test_cluster_ips_serve_outside_when_told_and_pods_do_without_their_sockets(w: Asked) -> None:
@@ -122,7 +123,7 @@ def test_everybody_is_served_with_xdp(w: Asked, how: str) -> None:
     """In the stack, and in the driver of a veth, until an agent is told to do without."""
     w.running(f"--bpf-lb-acceleration={how}")
     kind = {"testing-only": "xdpgeneric", "best-effort": "xdp"}[how]
-    assert f" {kind} " in w.nodes.node[1].ip("link show eth0")
+    w.eventually(lambda: f" {kind} " in w.nodes.node[1].ip("link show eth0"))
     expected = expectations()
     with pass_programs(w.nodes):
         assert passes(w, expected) == expected
