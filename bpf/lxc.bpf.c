@@ -48,7 +48,7 @@ static __always_inline int direct(const struct packet *packet, const bool v6)
 	if (!entry || !entry->rev_nat || (packet->flags & PACKET_ICMP_ERROR))
 		return GO_ON;
 	now_s = ct_now_s();
-	if (!ct_over(entry, now_s) && ct_continues(entry, packet, now_s))
+	if (!ct_yields(entry, packet->tuple.proto, now_s) && ct_continues(entry, packet, now_s))
 		return REFUSE(DROP_CT_COLLISION);
 	ct_delete(&packet->tuple, CT_EGRESS, v6);
 	return GO_ON;

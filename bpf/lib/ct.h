@@ -130,6 +130,13 @@ static __always_inline bool ct_over(const struct ct_entry *entry, __u32 now_s)
 	return ct_expired(entry, now_s) || ct_closed(entry);
 }
 
+/* Whether somebody else's flow may have the tuple of this entry from now on. Nothing tells the end of a
+ * datagram's flow, and clients use their ports again: the last one who spoke has it. */
+static __always_inline bool ct_yields(const struct ct_entry *entry, __u8 proto, __u32 now_s)
+{
+	return proto == IPPROTO_UDP || ct_over(entry, now_s);
+}
+
 /* Whether a packet of the opener belongs to the connection of this entry, and not to a later one with
  * the same tuple. TCP in its middle belongs to it even if nobody spoke for a long time. */
 static __always_inline bool ct_continues(const struct ct_entry *entry, const struct packet *packet,

@@ -222,9 +222,13 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 		behind = ct_lookup(&to, CT_EGRESS, v6);
 		if (!behind || behind->rev_nat == new.rev_nat || ct_over(behind, new.now_s))
 			break;
+		/* Another backend's would let both go on. */
 		continues = false;
-		if (++tries == LB_CHOICES)
+		if (++tries < LB_CHOICES)
+			continue;
+		if ((packet->flags & PACKET_ICMP_ERROR) || !ct_yields(behind, to.proto, new.now_s))
 			return REFUSE(DROP_CT_COLLISION);
+		break;
 	}
 	decision->hairpin = !address_equal(to.saddr, tuple->saddr, v6);
 	if (decision->hairpin)

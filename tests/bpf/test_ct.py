@@ -263,15 +263,38 @@ def test_tuple_of_a_closed_connection_is_free(pod: Datapath, family: Family) -> 
 
 
 @FAMILIES
+def test_datagrams_of_one_port_to_two_frontends_of_one_backend_are_answered_in_turn(
+    pod: Datapath, family: Family
+) -> None:
+    """Nothing tells the end of such a flow: its ports would be refused for a minute."""
+    open_connection(pod, family, "udp")
+    pod.service(family.other_service, 80, socket.IPPROTO_UDP, [(family.backend, 8080)], rev_nat=2)
+    answer = packet("udp", family.backend, 8080, family.pod, CLIENT_PORT)
+    for service in (family.other_service, family.service, family.other_service):
+        sent = packet("udp", family.pod, CLIENT_PORT, service, 80)
+        assert pod.program("from_pod").run(bytes(sent)).retval == GO_ON
+        expect(pod, "to_pod", answer, GO_ON, packet("udp", service, 80, family.pod, CLIENT_PORT))
+
+
+@FAMILIES
+def test_direct_datagrams_get_answers_of_their_own(pod: Datapath, family: Family) -> None:
+    open_connection(pod, family, "udp")
+    direct = packet("udp", family.pod, CLIENT_PORT, family.backend, 8080)
+    expect(pod, "from_pod", direct, GO_ON, None)
+    answer = packet("udp", family.backend, 8080, family.pod, CLIENT_PORT)
+    expect(pod, "to_pod", answer, GO_ON, None)
+
+
+@FAMILIES
 def test_direct_packet_is_refused_while_its_answers_would_be_a_services(
     pod: Datapath, family: Family
 ) -> None:
-    open_connection(pod, family, "udp")
-    direct = packet("udp", family.pod, CLIENT_PORT, family.backend, 8080)
+    open_connection(pod, family)
+    direct = packet("tcp", family.pod, CLIENT_PORT, family.backend, 8080)
     assert refused(pod, "from_pod", direct) == lib.DROP_CT_COLLISION
-    edit(pod, family, "udp", behind_key(family, "udp"), expires_s=now_s() - 5)
+    edit(pod, family, "tcp", behind_key(family, "tcp"), expires_s=now_s() - 5)
     expect(pod, "from_pod", direct, GO_ON, None)
-    answer = packet("udp", family.backend, 8080, family.pod, CLIENT_PORT)
+    answer = packet("tcp", family.backend, 8080, family.pod, CLIENT_PORT, flags="SA")
     expect(pod, "to_pod", answer, GO_ON, None)
 
 
