@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import TracebackType
+from typing import Final
 
+from bpf import clsact, features
+from bpf.clsact import Direction, Filter
 from bpf.link import AttachType, Link, XdpMode
 from bpf.object import Object
 from bpf.program import Program
@@ -33,21 +39,59 @@ def constants(*, dispatch: int = OPT, dsr: bool = False) -> dict[str, bytes]:
     }
 
 
-def attach(kernel: Kernel, device: str, program: Program, hook: AttachType) -> Link:
-    """Attach in a namespace; TCX hooks and XDP in the driver."""
+#: Where a program of a TCX hook goes on a kernel without these.
+CLSACT: Final = {
+    AttachType.TCX_INGRESS: Direction.INGRESS,
+    AttachType.TCX_EGRESS: Direction.EGRESS,
+}
 
-    def work() -> Link:
-        import socket
+_numbers = itertools.count(1)
 
+
+class HeldFilter:
+    """A tc filter with the ways of a link: gone when it is closed."""
+
+    def __init__(self, kernel: Kernel, where: Filter) -> None:
+        self._kernel = kernel
+        self._where = where
+
+    def detach(self) -> None:
+        self._kernel.netns.run(lambda: clsact.detach(self._where))
+
+    def __enter__(self) -> HeldFilter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+
+Held = Link | HeldFilter
+
+
+def attach(kernel: Kernel, device: str, program: Program, hook: AttachType) -> Held:
+    """Attach in a namespace, behind what is there: tc hooks, and XDP in the driver."""
+
+    def work() -> Held:
+        ifindex = socket.if_nametoindex(device)
+        if hook in CLSACT and not features.has_tcx():
+            number = next(_numbers)
+            where = Filter(ifindex, CLSACT[hook], priority=number, handle=number)
+            clsact.attach(program, where)
+            return HeldFilter(kernel, where)
         flags = XdpMode.NATIVE if hook == AttachType.XDP else 0
-        return Link.create(program, socket.if_nametoindex(device), hook, flags=flags)
+        return Link.create(program, ifindex, hook, flags=flags)
 
     return kernel.netns.run(work)
 
 
 def hook_device(
     stack: ExitStack, kernel: Kernel, device: str, datapath: Datapath, *, xdp: bool
-) -> list[Link]:
+) -> list[Held]:
     """Both tc programs, and XDP if wanted, on one device."""
     links = [
         attach(kernel, device, datapath.program("from_netdev"), AttachType.TCX_INGRESS),
@@ -63,7 +107,7 @@ def hook_device(
 class AttachedDatapath(Datapath):
     """A datapath on devices."""
 
-    def __init__(self, loaded_on: Datapath, links: list[Link]) -> None:
+    def __init__(self, loaded_on: Datapath, links: list[Held]) -> None:
         super().__init__(loaded_on.lb, loaded_on.maps, loaded_on.programs)
         self.links = links
 

@@ -17,7 +17,14 @@ from bpf.maps import nat
 from bpf.maps.nat import NatDirection
 from tests.bpf.datapath_world import Datapath, drops, loaded
 from tests.bpf.world import wait_until
-from tests.e2e.nodeport import attach, constants, hook_device, node_datapath, pass_programs
+from tests.e2e.nodeport import (
+    HeldFilter,
+    attach,
+    constants,
+    hook_device,
+    node_datapath,
+    pass_programs,
+)
 from tests.e2e.nodes import (
     SECOND_NET,
     Connection,
@@ -315,7 +322,7 @@ def test_xdp_alone_serves_remote_backends(family: int, kind: int) -> None:
         datapath = stack.enter_context(node_datapath(nodes, 1, xdp=True))
         stack.callback(remote(nodes, datapath, family, kind).close)
         assert ask(nodes.client, node_address(1, family), PORT, kind)[0] == "pod2"
-        for link in datapath.links:
-            if link.info().attach_type:
-                link.detach()
+        for held in datapath.links:
+            if isinstance(held, HeldFilter) or held.info().attach_type:
+                held.detach()
         assert ask(nodes.client, node_address(1, family), PORT, kind)[0] == "pod2"

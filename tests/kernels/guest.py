@@ -28,7 +28,7 @@ DONE = "cilia-tests-exit-code:"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(root: str, packages: str) -> None:
+def main(root: str, packages: str, tests: list[str]) -> None:
     """Run everything; never returns."""
     try:
         for kind, place in MOUNTS:
@@ -37,7 +37,7 @@ def main(root: str, packages: str) -> None:
             content = module.read_bytes()
             _checked(_libc.syscall(NR_INIT_MODULE, content, len(content), b""), str(module))
         subprocess.run(["/usr/bin/ip", "link", "set", "lo", "up"], check=True)
-        code = _run_tests(root, packages)
+        code = _run_tests(root, packages, tests)
     except BaseException:  # noqa: BLE001  (the console is the only witness)
         traceback.print_exc()
         code = 99
@@ -47,9 +47,9 @@ def main(root: str, packages: str) -> None:
         os.sched_yield()
 
 
-def _run_tests(root: str, packages: str) -> int:
+def _run_tests(root: str, packages: str, tests: list[str]) -> int:
     env = {"PYTHONPATH": f"{root}:{packages}", "PATH": "/usr/bin", "HOME": "/root", "TERM": "dumb"}
-    command = ["/usr/bin/python3", "-B", "-m", "pytest", "-m", "root", "tests/bpf"]
+    command = ["/usr/bin/python3", "-B", "-m", "pytest", "-m", "root", *tests]
     # Emulated CPUs are slow; the codecs' tests need a package that is not packed, and no kernel.
     options = ["-p", "no:cacheprovider", "--timeout=120", "--ignore=tests/bpf/test_lb_codecs.py"]
     return subprocess.run([*command, *options], cwd=root, env=env, check=False).returncode

@@ -2,19 +2,21 @@
 """An initial file system with Python, the project and its BPF tests.
 
 It holds files of this machine: the interpreter and its standard library, the packages that the
-tests import, ``ip``, and every shared library that these need. Nothing is compiled inside: the
-project's objects are packed as in a wheel, test programs from the cache of ``tests.bpf.sources``.
+tests import, the commands that they run, and every shared library that these need. Nothing is
+compiled inside: the project's objects are packed as in a wheel, test programs from the cache of
+``tests.bpf.sources``. Files keep their times, or no compiled Python would be used.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bpf import compile as bpf_compile
@@ -33,32 +35,54 @@ PACKAGES = (
     "_cffi_backend*.so",
     "_pytest",
     "anyio",
+    "attr",
     "idna",
     "iniconfig",
     "msgspec",
+    "mypy_extensions.py",
     "packaging",
     "pluggy",
     "py.py",
     "pygments",
+    "pyroute2",
     "pytest",
     "pytest_asyncio*",
     "pytest_timeout.py",
     "scapy",
     "sniffio",
+    "structlog",
     "typing_extensions.py",
 )
 
 #: Parts of the standard library that are large and that nothing here imports.
 NOT_PACKED = {"test", "idlelib", "tkinter", "ensurepip", "turtledemo", "lib2to3", "site-packages"}
 
+#: What the tests run besides Python.
+COMMANDS = ("ip", "nsenter", "ethtool", "nft")
+
+#: Of the project: what the programs are made of, and what the tests of packets import.
+PROJECT = (
+    "bpf",
+    "cilia/linux",
+    "reconcilers",
+    "statedb",
+    "tables",
+    "tests/bpf",
+    "tests/e2e",
+    "tests/kernels",
+)
+
 DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "modules", "root", "var")
 
 
-def build(kernel: Kernel) -> bytes:
-    """The archive, in the format that the kernel unpacks (cpio "newc")."""
+def build(kernel: Kernel, tests: Sequence[str]) -> bytes:
+    """The archive, in the format that the kernel unpacks (cpio "newc").
+
+    ``tests``: what pytest is told to run.
+    """
     python = Path(sys.executable).resolve()
     stdlib = Path(sysconfig.get_path("stdlib"))
-    ip = Path(subprocess.check_output(["which", "ip"], text=True).strip()).resolve()
+    commands = [_command(name) for name in COMMANDS]
     archive = Archive()
     for directory in DIRECTORIES:
         archive.directory(directory)
@@ -72,32 +96,34 @@ def build(kernel: Kernel) -> bytes:
         archive.file(name, content, 0o644)
     for path in files:
         archive.add(path)
-    for path in _libraries([python, ip, *(p for p in files if ".so" in p.suffixes)]):
+    extensions = [path for path in files if ".so" in path.suffixes]
+    for path in _libraries([python, *commands, *extensions]):
         archive.file(str(path), path.resolve().read_bytes(), 0o755)
     archive.file(str(python), python.read_bytes(), 0o755)
     archive.file("/usr/bin/python3", python.read_bytes(), 0o755)
-    archive.file("/usr/bin/ip", ip.read_bytes(), 0o755)
+    for command in commands:
+        archive.file(f"/usr/bin/{command.name}", command.read_bytes(), 0o755)
     for number, module in enumerate(kernel.modules):
-        archive.file(f"/modules/{number}.ko", module, 0o644)
-    archive.file("/init", _init(), 0o755)
+        archive.file(f"/modules/{number:02}.ko", module, 0o644)
+    archive.file("/init", _init(tests), 0o755)
     return archive.finish()
 
 
-def _init() -> bytes:
-    """The first process, told where things are."""
+def _init(tests: Sequence[str]) -> bytes:
+    """The first process, told where things are and what to run."""
     packages = sysconfig.get_path("purelib")
     return f"""#!/usr/bin/python3 -IB
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {packages!r}]
 from tests.kernels.guest import main
-main({str(ROOT)!r}, {packages!r})
+main({str(ROOT)!r}, {packages!r}, {list(tests)!r})
 """.encode()
 
 
 def _project() -> Iterator[Path]:
-    yield ROOT / "pyproject.toml"
-    yield ROOT / "tests" / "__init__.py"
-    for directory in ("bpf", "tests/bpf", "tests/kernels"):
+    for name in ("pyproject.toml", "cilia/__init__.py", "tests/__init__.py", "tests/kernel.py"):
+        yield ROOT / name
+    for directory in PROJECT:
         yield from _tree(ROOT / directory)
 
 
@@ -108,6 +134,14 @@ def _objects() -> Iterator[tuple[str, bytes]]:
         yield str(bpf_compile.PREBUILT_DIR / f"{name}.o"), bpf_compile.load_object(name)
     index = {name: bpf_compile.source_hash(name, bpf_compile.SOURCE_DIR) for name in names}
     yield str(bpf_compile.PREBUILT_DIR / "index.json"), json.dumps(index).encode()
+
+
+def _command(name: str) -> Path:
+    """Raises: RuntimeError when the machine has none of this name."""
+    found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        raise RuntimeError(f"no command {name}")
+    return Path(found)
 
 
 def _packages(site: Path) -> Iterator[Path]:
@@ -147,11 +181,12 @@ class Archive:
 
     def add(self, path: Path) -> None:
         """A file of this machine at its own place."""
-        self.file(str(path), path.read_bytes(), path.stat().st_mode & 0o777)
+        found = path.stat()
+        self.file(str(path), path.read_bytes(), found.st_mode & 0o777, int(found.st_mtime))
 
-    def file(self, name: str, content: bytes, mode: int) -> None:
+    def file(self, name: str, content: bytes, mode: int, time_s: int = 0) -> None:
         self._parents(name)
-        self._entry(name, stat.S_IFREG | mode, content)
+        self._entry(name, stat.S_IFREG | mode, content, time_s)
 
     def directory(self, name: str) -> None:
         self._parents(name)
@@ -166,13 +201,15 @@ class Archive:
             if str(parent) != ".":
                 self._entry(str(parent), stat.S_IFDIR | 0o755, b"")
 
-    def _entry(self, name: str, mode: int, content: bytes) -> None:
+    def _entry(self, name: str, mode: int, content: bytes, time_s: int = 0) -> None:
         name = name.lstrip("/")
         if name in self._known:
             return
         self._known.add(name)
         raw_name = name.encode() + b"\0"
-        fields = (len(self._known), mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(raw_name), 0)
+        owner = (0, 0, 1)
+        device = (0, 0, 0, 0)
+        fields = (len(self._known), mode, *owner, time_s, len(content), *device, len(raw_name), 0)
         head = b"070701" + b"".join(b"%08X" % field for field in fields) + raw_name
         self._parts += [_padded(head), _padded(content)]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,8 @@ from typing import NamedTuple
 #: Meta packages of Debian 12: its own kernel, and the newer one of its backports.
 PACKAGES = ("linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64")
 
-#: What the tests need that these kernels have as modules; none of them depends on another.
-MODULES = ("kernel/drivers/net/veth", "kernel/net/sched/sch_ingress", "kernel/net/sched/cls_bpf")
+#: What the tests need that these kernels have as modules.
+MODULES = ("veth", "sch_ingress", "cls_bpf", "bridge", "nf_tables", "nft_chain_nat", "nft_masq")
 
 
 class Kernel(NamedTuple):
@@ -20,6 +21,7 @@ class Kernel(NamedTuple):
 
     name: str
     image: Path
+    #: Contents, each behind those that it depends on.
     modules: list[bytes]
 
 
@@ -35,7 +37,10 @@ def fetch(meta_package: str, directory: Path) -> Kernel:
     (image,) = (target / "boot").glob("vmlinuz-*")
     release = image.name.removeprefix("vmlinuz-")
     tree = target / "lib" / "modules" / release
-    return Kernel(release, image, [_module(tree, name) for name in MODULES])
+    modules: dict[str, bytes] = {}
+    for name in MODULES:
+        _add_with_dependencies(tree, name, modules)
+    return Kernel(release, image, list(modules.values()))
 
 
 def _concrete(meta_package: str) -> str:
@@ -60,7 +65,19 @@ def _download(package: str, target: Path) -> None:
     partial.rename(target)
 
 
-def _module(tree: Path, name: str) -> bytes:
-    """A module as the kernel takes it, uncompressed."""
-    plain, packed = tree / f"{name}.ko", tree / f"{name}.ko.xz"
-    return plain.read_bytes() if plain.exists() else lzma.decompress(packed.read_bytes())
+def _add_with_dependencies(tree: Path, name: str, found: dict[str, bytes]) -> None:
+    """A module behind those that its own text names; what is built in has no file."""
+    files = [path for path in tree.rglob("*.ko*") if _module_name(path) == name]
+    if name in found or not files:
+        return
+    content = files[0].read_bytes()
+    if files[0].suffix == ".xz":
+        content = lzma.decompress(content)
+    depends = re.search(rb"\0depends=([^\0]*)\0", content)
+    for other in depends[1].decode().split(",") if depends else []:
+        _add_with_dependencies(tree, other, found)
+    found[name] = content
+
+
+def _module_name(path: Path) -> str:
+    return path.name.partition(".")[0].replace("-", "_")
