@@ -52,7 +52,7 @@ class PacketPrograms:
 
     def __init__(self, pin_dir: Path) -> None:
         self.directory = pin_dir / "programs"
-        self._links_dir = pin_dir / "attachments"
+        self.links_dir = pin_dir / "attachments"
         self._programs: dict[str, Program] = {}
 
     def take(self, programs: Sequence[Program]) -> None:
@@ -70,7 +70,7 @@ class PacketPrograms:
         self._repoint()
 
     def _repoint(self) -> None:
-        for path in self._links_dir.iterdir() if self._links_dir.is_dir() else ():
+        for path in self.links_dir.iterdir() if self.links_dir.is_dir() else ():
             try:
                 with Link.open_pinned(path) as link, Program.by_id(link.info().program_id) as old:
                     successor = self._programs.get(old.name)

@@ -20,6 +20,7 @@ import msgspec
 from bpf import clsact, pins
 from bpf.descriptors import Fd
 from bpf.errors import Detached, NotFound
+from bpf.foreign import ForeignProgram, program_name
 from bpf.link import (
     FIRST,
     LAST,
@@ -35,9 +36,19 @@ from bpf.link import XdpMode as KernelXdpMode
 from bpf.program import Program
 from cilia.linux.errors import NetlinkError
 from cilia.linux.netlink import Netlink
+from cilia.linux.rtnl import FilterMessage
 from tables.attachments import AttachHook, Attachment, OrderKind, XdpMode
 
-__all__ = ["Attached", "FilterPlaces", "LinkPlaces", "NotAttached", "Places", "is_ours", "pin_name"]
+__all__ = [
+    "Attached",
+    "FilterPlaces",
+    "LinkPlaces",
+    "NotAttached",
+    "Places",
+    "foreign_filters",
+    "is_ours",
+    "pin_name",
+]
 
 ATTACH_TYPES: Final = {
     AttachHook.INGRESS: AttachType.TCX_INGRESS,
@@ -275,15 +286,9 @@ class FilterPlaces:
     def _filters(self, index: int, hook: AttachHook) -> list[clsact.Filter]:
         """Ours at one hook."""
         direction, parent = _PARENTS[hook]
-        try:
-            found = self._netlink.filters(index, parent)
-        except NetlinkError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
-                raise
-            return []  # the device is gone, or has no clsact
         return [
             clsact.Filter(index, direction, f.priority, f.handle)
-            for f in found
+            for f in _filters_below(self._netlink, index, parent)
             if is_ours(f.handle)
         ]
 
@@ -298,6 +303,29 @@ class FilterPlaces:
                 step = -1 if row.order.kind is OrderKind.BEFORE else 1
                 return other.priority + step
         raise NotAttached(f"{row.order.owner} is not attached to {row.target} {row.hook}")
+
+
+def foreign_filters(netlink: Netlink, index: int) -> Iterator[ForeignProgram]:
+    """Programs that others attached to a device's clsact. Raises: NetlinkError."""
+    for direction, parent in _PARENTS.values():
+        for found in _filters_below(netlink, index, parent):
+            where = clsact.Filter(index, direction, found.priority, found.handle)
+            number = None
+            if found.kind == "bpf" and found.handle and not is_ours(found.handle):
+                number = clsact.attached(where)
+            if number is not None:
+                hook = f"clsact {direction.name.lower()}"
+                yield ForeignProgram(index, hook, number, program_name(number))
+
+
+def _filters_below(netlink: Netlink, index: int, parent: int) -> list[FilterMessage]:
+    """None where the device is gone, or has no clsact. Raises: NetlinkError."""
+    try:
+        return netlink.filters(index, parent)
+    except NetlinkError as error:
+        if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
+            raise
+        return []
 
 
 def _filter_name(device: str, hook: AttachHook, handle: int) -> str:

@@ -17,6 +17,7 @@ from bpf.maps.switch import Switch, SwitchState
 from cilia.agent.packets import FlowMaps
 
 if TYPE_CHECKING:
+    from bpf.foreign import ForeignProgram
     from bpf.packet_programs import PacketConfig
     from bpf.sock import SockConfig
 
@@ -53,6 +54,10 @@ class Datapath(Protocol):
     def mode(self) -> str: ...
     def links(self) -> list[dict[str, Any]]: ...
     def map_usage(self) -> list[dict[str, Any]]: ...
+
+    def foreign_programs(self) -> list[ForeignProgram]:
+        """Programs of others on the hooks that these have."""
+        ...
 
     def all_maps(self) -> Iterator[RawMap]:
         """All maps that are open, those of packet programs too."""
@@ -105,6 +110,9 @@ class MemoryDatapath:
 
     def map_usage(self) -> list[dict[str, Any]]:
         return _usage(self.maps)
+
+    def foreign_programs(self) -> list[ForeignProgram]:
+        return []
 
     def all_maps(self) -> Iterator[RawMap]:
         return self.maps.all()
@@ -165,6 +173,12 @@ class KernelDatapath:
 
     def map_usage(self) -> list[dict[str, Any]]:
         return _usage(self.maps)
+
+    def foreign_programs(self) -> list[ForeignProgram]:
+        from bpf.foreign import foreign_programs
+
+        directories = (self._sock.links_dir, self._sock.packets.links_dir)
+        return foreign_programs(directories, self._cgroup)
 
     def all_maps(self) -> Iterator[RawMap]:
         yield from self.maps.all()

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 import cilia
 from bpf.maps.switch import Switch
+from cilia.agent.coexistence import Coexistence
 from statedb import DB, ReadTxn, Table
 from tables.frontends import Frontend
 from tables.health import Health, Level
 from tables.k8s_watches import K8sWatch
 from tables.problems import Problem
 
+NO_OTHERS: dict[str, Any] = {"programs": [], "kube_proxy": [], "error": ""}
 INPUT_TABLES = ("services", "frontends", "backends", "problems")
 
 
@@ -42,6 +44,7 @@ class StatusView:
     problems: Table[Problem]
     watches: Table[K8sWatch]
     datapath: Datapath
+    coexistence: Coexistence | None = None
     started: float = field(default_factory=time.time)
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class StatusView:
             "tables": [self._table_dict(txn, table) for table in self.db.tables()],
             "degraded": degraded,
             "problems": problems,
+            "others": self.coexistence.as_dict(txn) if self.coexistence else NO_OTHERS,
         }
 
     def frontend_counts(self, txn: ReadTxn | None = None) -> dict[str, int]:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from cilia.agent.budgets import give_budgets
 from cilia.agent.cluster_metrics import WatchMetrics, convergence_histogram
+from cilia.agent.coexistence import Coexistence
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import Datapath
 from cilia.agent.datapath_metrics import DatapathMetrics
@@ -339,6 +340,7 @@ def build(
         tables.problems,
         tables.k8s_watches,
         datapath,
+        _coexistence(tables, edge, datapath),
     )
     agent = Agent(
         config,
@@ -411,3 +413,9 @@ def build(
         ).run
         agent.closing.append(edge.close)
     return agent
+
+
+def _coexistence(tables: Tables, edge: KernelEdge | None, datapath: Datapath) -> Coexistence | None:
+    if edge is None:
+        return None
+    return Coexistence(tables.lb.frontends, edge.attachments, datapath, edge.netlink)

@@ -13,7 +13,7 @@ import click
 from cilia.api.client import ApiError, request
 from cilia.cli.output import show
 
-OK, BAD = "green", "red"
+OK, WARN, BAD = "green", "yellow", "red"
 #: By the state of the switch: who has connections that begin now.
 REPLACEMENT = {
     "serve": "served here",
@@ -107,6 +107,7 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     yield from _section("Watches", [_watch_line(row) for row in answer["watches"]])
     yield from _section("Maps", [_map_line(row) for row in datapath["maps"]])
     yield from _section("Tables", [_table_line(row) for row in answer["tables"]])
+    yield from _section("Others", [*_other_lines(answer["others"])])
     yield from _section("Degraded", [_health_line(row) for row in answer["degraded"]])
     yield from _section("Problems", [_problem_line(row) for row in answer["problems"]])
 
@@ -169,6 +170,20 @@ def _bytes(size: float) -> str:
         del units[0]
     digits = 0 if units[0] == "B" or size >= 100 else 1
     return f"{size:.{digits}f} {units[0]}"
+
+
+def _other_lines(others: dict[str, Any]) -> Iterator[str]:
+    """Who else is on our hooks or serves our addresses; nothing is done to them."""
+    for row in others["programs"]:
+        yield f"program {row['name'] or '(unnamed)'}, id {row['id']}, at {row['at']} {row['hook']}"
+    for row in others["kube_proxy"]:
+        text = f"kube-proxy's rules ({row['mode']}, {row['place']}): {row['addresses']} addresses"
+        if row["served"]:
+            more = " …" if row["served"] > len(row["examples"]) else ""
+            text += f", {row['served']} of them served here ({', '.join(row['examples'])}{more})"
+        yield click.style(text, fg=WARN if row["served"] else None)
+    if others["error"]:
+        yield click.style(f"there may be more: {others['error']}", fg=WARN)
 
 
 def _health_line(row: dict[str, Any]) -> str:

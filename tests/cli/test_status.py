@@ -25,6 +25,7 @@ ANSWER: dict[str, Any] = {
     "watches": [],
     "degraded": [],
     "problems": [],
+    "others": {"programs": [], "kube_proxy": [], "error": ""},
 }
 
 
