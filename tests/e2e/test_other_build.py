@@ -13,6 +13,7 @@ import pytest
 
 from bpf.maps.map import Map
 from tests.e2e import other_build
+from tests.e2e.clients import Clients
 from tests.e2e.kernel_objects import Kept, kept
 from tests.e2e.killed_agent import Nursery
 from tests.e2e.manifests import served
@@ -22,7 +23,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 V4, V6 = "10.203.0.10", "fd00:203::10"
 SIZE = 80_000 + os.getpid() % 30_000
-STREAMS = 5
 NEW_MAP = re.compile(r"(pin|rename) .*/maps/cilia_lb4_to")
 
 
@@ -85,33 +85,6 @@ class Builds:
         return self.world.bpf_root / self.world.namespace
 
 
-class Clients:
-    """Streams, new connections and numbered datagrams through both Services."""
-
-    def __init__(self, w: World) -> None:
-        self._world, self._inside = w, w.inside
-        self._streams = w.inside.streams_open(V4, 80, STREAMS)
-        self._loops = [w.inside.loop_start(address, 80, 50.0) for address in (V4, V6)]
-        self._datagrams = [w.inside.datagrams_start(address, 80, 100.0) for address in (V4, V6)]
-
-    def heard(self) -> None:
-        """Wait for some more answers of each."""
-        counts = [(loop, self._inside.loop_count(loop) + 10) for loop in self._loops]
-        self._world.eventually(
-            lambda: all(self._inside.loop_count(loop) >= wanted for loop, wanted in counts)
-        )
-
-    def noticed_nothing(self) -> None:
-        """End them; fails with what they noticed."""
-        told = self._inside.streams_stop(self._streams)
-        assert told["answered"] > STREAMS and told["failures"] == []
-        for found in map(self._inside.loop_stop, self._loops):
-            assert found["failures"] == []
-        for found in map(self._inside.datagrams_stop, self._datagrams):
-            assert (found["lost"], found["failures"]) == ([], [])
-            assert found["sent"] > 10
-
-
 @contextmanager
 def two_builds(directory: Path, changes: Sequence[other_build.Change]) -> Iterator[Builds]:
     other_build.make(directory / "other", changes)
@@ -137,7 +110,7 @@ def test_clients_do_not_notice_another_build_and_the_way_back(tmp_path: Path) ->
         # Programs of packets are pinned, for there is no device that they could be attached to.
         assert kept_first.programs == kept_first.links + len(builds.pins("programs"))
         assert kept_first.links == len(links)
-        clients = Clients(builds.world)
+        clients = Clients(builds.world, (V4, V6))
         for build, back, size in (("other", "back", 20), ("this", "rev", 16)) * 2:
             builds.start(build)
             assert builds.pins("maps") == {name.replace("rev", back) for name in mine}
@@ -160,7 +133,7 @@ def test_maps_that_a_killed_upgrade_made_are_filled_before_they_are_used(tmp_pat
         read = next(n for n, step in enumerate(points, 1) if step.startswith("read "))
         for point in (made, (made + read) // 2, read):
             builds.start("this")
-            clients = Clients(builds.world)
+            clients = Clients(builds.world, (V4, V6))
             builds.dies("other", point)
             clients.heard()
             builds.start("other")
