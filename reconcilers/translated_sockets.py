@@ -189,7 +189,7 @@ def count_connections(maps: LBMaps, namespaces: Iterable[NetNS]) -> Counter[Use]
 class BackendConnections:
     """How many open sockets of this node use a backend through a Service; to be called in a thread.
 
-    As `draining-backends` wants it; what comes in from outside is to be added from conntrack.
+    As `draining-backends` wants it; `BackendFlows` counts what is no socket of this node.
     """
 
     def __init__(self, maps: LBMaps, directories: tuple[Path, ...] = DIRECTORIES) -> None:

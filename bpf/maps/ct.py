@@ -102,6 +102,16 @@ class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
     reply_tcp_flags: int = 0
 
 
+_FIN, _RST = 0x01, 0x04
+
+
+def is_over(entry: CtEntry, now_s: int) -> bool:
+    """`ct_over` of bpf/lib/ct.h: nobody spoke for too long, a reset, or both sides are done."""
+    either = entry.tcp_flags | entry.reply_tcp_flags
+    both = entry.tcp_flags & entry.reply_tcp_flags
+    return entry.expires_s < now_s or bool(either & _RST or both & _FIN)
+
+
 def encode_key(key: CtKey) -> bytes:
     layout = _KEY4 if len(key.destination) == 4 else _KEY6
     return layout.pack(

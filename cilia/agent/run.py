@@ -9,6 +9,7 @@ layout, the successors are attached only after the first reconciliation filled t
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,11 +36,13 @@ from cilia.agent.proxy_healthz import proxy_healthz_app
 from cilia.agent.replacement import Replacement, replacement_routes
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
+from cilia.controllers.loadbalancer.draining import ConnectionCounter
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.program.jobs import run_job
 from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
 from cilia.program.serving import serve as serve_http
 from cilia.reflectors.device_selection import DeviceFilter
+from reconcilers.backend_flows import BackendFlows
 from reconcilers.translated_sockets import BackendConnections
 from statedb import http
 
@@ -136,12 +139,21 @@ async def _run(config: AgentConfig, objects: Input, datapath: Datapath) -> None:
         objects.name,
         datapath,
         kernel,
-        count_connections=BackendConnections(datapath.maps),
+        count_connections=_connection_counter(datapath),
     )
     try:
         await _run_agent(config, agent, objects, datapath)
     finally:
         agent.close()
+
+
+def _connection_counter(datapath: Datapath) -> ConnectionCounter:
+    """Sockets of this node, and packets that were no socket's."""
+    sockets = BackendConnections(datapath.maps)
+    if datapath.flows is None:
+        return sockets
+    packets = BackendFlows(datapath.flows.conntrack)
+    return lambda backends: Counter(sockets(backends)) + Counter(packets(backends))
 
 
 def _kernel_options(config: AgentConfig) -> KernelOptions:
