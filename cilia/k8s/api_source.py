@@ -96,7 +96,7 @@ class ApiSource:
         self._audiences = {r.kind.KIND: _Audience(self, r.kind.KIND) for r in resources}
         self.watches = {
             r.kind.KIND: ResourceWatch(
-                client, r, self._audiences[r.kind.KIND], options, self._reported
+                client, r, self._audiences[r.kind.KIND], options, self._reported, self._recovered
             )
             for r in resources
         }
@@ -145,6 +145,11 @@ class ApiSource:
     def _list_problems(self) -> list[Event]:
         listed: list[Event] = [Listed(PROBLEMS)] if self._complete else []
         return [Listing(PROBLEMS), *self._problems.values(), *listed]
+
+    def _recovered(self) -> None:
+        """One connection carries all: who is answered knows it for the others."""
+        for watch in self.watches.values():
+            watch.try_now()
 
     def _reported(self, state: WatchState) -> None:
         """All that is wrong is known when every resource was listed once."""

@@ -73,7 +73,8 @@ class _Mistrust(Exception):
 
 class ResourceWatch:
     """See above. `report` is told each change of the state, and at most once a second how far the
-    stream is. `run` ends only when it is cancelled."""
+    stream is; `recovered`, that the server answers after it did not. `run` ends only when it is
+    cancelled."""
 
     def __init__(
         self,
@@ -82,13 +83,14 @@ class ResourceWatch:
         audience: Audience,
         options: Options | None = None,
         report: Callable[[WatchState], None] = lambda state: None,
+        recovered: Callable[[], None] = lambda: None,
     ) -> None:
         self.resource = resource
         self.state = WatchState(resource.name)
         self._client = client
         self._audience = audience
         self._options = options or Options()
-        self._report = report
+        self._report, self._recovered = report, recovered
         self._ledger = Ledger()
         self._events = ObjectEvents(resource.kind)
         # Why the next step is a list; empty: go on with the watch.
@@ -99,6 +101,9 @@ class ResourceWatch:
         self._proof_wanted = asyncio.Event()
         self._moved = asyncio.Event()
         self._failures = 0
+        # The last try had no answer; the wait for the next one ends early once others have one.
+        self._unanswered = False
+        self._others_answered = asyncio.Event()
         self._reported_at = 0.0
 
     async def run(self) -> None:
@@ -110,6 +115,10 @@ class ResourceWatch:
         """A reader came that knows nothing: list again, and send every object."""
         self._asked += 1
         self._list_again("reader")
+
+    def try_now(self) -> None:
+        """The server answers others: no reason to wait any longer for it to come back."""
+        self._others_answered.set()
 
     # -- list, watch, and again
 
@@ -129,10 +138,27 @@ class ResourceWatch:
                 wait_s = 0.0
             except ApiError as error:
                 wait_s = self._failed(error)
+            await self._pause(wait_s)
+
+    async def _pause(self, wait_s: float) -> None:
+        self._others_answered.clear()
+        if self._unanswered:
+            with anyio.move_on_after(wait_s):
+                await self._others_answered.wait()
+        else:
             await asyncio.sleep(wait_s)
+
+    def _answered(self) -> None:
+        if self._unanswered:
+            self._unanswered = False
+            self._recovered()
 
     def _failed(self, error: ApiError) -> float:
         """Notes a failure; how long to wait before the next try, in seconds."""
+        if isinstance(error, StatusError):
+            self._answered()
+        else:
+            self._unanswered = True
         if isinstance(error, StatusError) and error.code == 404:
             self._absent()
             return random.uniform(0.5, 1.0) * ABSENT_S
@@ -188,6 +214,7 @@ class ResourceWatch:
         expired = partial(self._anomaly, Anomaly.GONE)
         size = self._options.page_size
         async for page in pages(self._client, self.resource, size, expired):
+            self._answered()
             if page is None:
                 listed.clear()
                 continue
@@ -257,6 +284,7 @@ class ResourceWatch:
         }
         with anyio.CancelScope() as self._stream:
             async with self._client.get(self.resource.path, query) as response:
+                self._answered()
                 self._failures = 0
                 self._say(State.WATCHING)
                 rest = b""
