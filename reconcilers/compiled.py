@@ -12,11 +12,13 @@ RECONCILERS = Group(
         "reconcilers/frontend_details.py",
         "reconcilers/frontend_entries.py",
         "reconcilers/frontend_maps.py",
+        "reconcilers/frontend_plans.py",
         "reconcilers/frontends.py",
         "reconcilers/id_allocator.py",
         "reconcilers/incremental.py",
         "reconcilers/node_ports.py",
         "reconcilers/restored_frontends.py",
         "reconcilers/staged_maps.py",
+        "reconcilers/wildcard_owners.py",
     ),
 )

@@ -183,6 +183,10 @@ class FrontendMaps:
         sources = {family.source for family in self.families}
         return sum(any(target in sources for target, _ in steps) for steps in details)
 
+    def have_unclaimed(self) -> bool:
+        """Whether a map had entries when it was read that no row has asked for since."""
+        return any(target.unclaimed for target in self.all())
+
     def load(self) -> None:
         """Read all maps; writes that were outstanding are forgotten."""
         for target in self.all():
@@ -202,8 +206,6 @@ class FrontendMaps:
         line = "" if value is None else self.family_of(target).line(target, raw_key, value)
         return f"{target.raw.name} {raw_key.hex()}", line
 
-    def masters(self, addresses: Collection[L3n4Addr], wildcards: Collection[bytes]) -> set[bytes]:
+    def masters(self, addresses: Iterable[L3n4Addr], wildcards: Iterable[bytes]) -> set[bytes]:
         """Keys of the master and wildcard entries; the families' keys differ in length."""
-        masters = {layout.service_keys(addr).slot(0) for addr in addresses}
-        masters.update(layout.wildcard_key(ip) for ip in wildcards)
-        return masters
+        return {layout.service_keys(addr).slot(0) for addr in addresses}.union(wildcards)

@@ -3,43 +3,28 @@
 
 A round plans all of its rows in memory (ids, references, keys and values), then `staged_maps`
 writes the differences: backends, then slots, then the master entry last; removal is the other way
-round. Ids are given out while planning, so a write that fails and is tried again changes none.
+round. `frontend_plans` says what an address needs; here is which addresses a row stands for, and
+what becomes of a row whose write failed. Ids are given out while planning, so a write that fails
+and is tried again changes none.
 All state here is a cache: `restore` rebuilds it from the maps, and the rows do the rest.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bpf.maps.lb import ID, LBMaps, decode_id
+from bpf.maps.lb import LBMaps, decode_id, encode_id
 from reconcilers import frontend_entries as layout
-from reconcilers.backend_references import BackendReferences
-from reconcilers.frontend_details import Detail, details_of, has_details
-from reconcilers.frontend_entries import Choice, FrontendConfig
+from reconcilers.frontend_entries import FrontendConfig
 from reconcilers.frontend_maps import FrontendMaps
-from reconcilers.id_allocator import IdAllocator
+from reconcilers.frontend_plans import FrontendPlanner
 from reconcilers.node_ports import NodePortAddresses, surrogate_of
 from reconcilers.operations import Entry
 from reconcilers.reconciler import Reconciler
-from reconcilers.restored_frontends import Restored
-from reconcilers.staged_maps import (
-    BEFORE_BACKENDS_GO,
-    Phase,
-    Plan,
-    StagedMap,
-    Step,
-    admit,
-    write,
-)
+from reconcilers.staged_maps import BEFORE_BACKENDS_GO, Phase, Plan, Step, admit, write
 from statedb import ReadTxn, Table, wait_initialized
 from tables.addressing import L3n4Addr
 from tables.frontends import Frontend, with_outcome
 from tables.node_addresses import NodeAddress
-
-encode_id = ID.pack
-# Looking up a member of an enumeration costs as much as the rest of a step.
-_BACKEND, _DETAIL, _SLOT, _MASTER = Phase.BACKEND, Phase.DETAIL, Phase.SLOT, Phase.MASTER
-_MASTER_GONE, _SLOT_GONE = Phase.MASTER_GONE, Phase.SLOT_GONE
-_DETAIL_GONE, _BACKEND_GONE = Phase.DETAIL_GONE, Phase.BACKEND_GONE
 
 
 class StillReferencedError(Exception):
@@ -48,21 +33,6 @@ class StillReferencedError(Exception):
 
 class PruneError(Exception):
     """Some foreign entries could not be deleted."""
-
-
-class _Programmed:
-    """An address that is in the maps: its highest slot, its backends with their states, and which
-    entries it has that most have not."""
-
-    __slots__ = ("backends", "details", "id", "owner", "slots", "wildcard")
-
-    def __init__(self, number: int, slots: int, details: frozenset[Step]) -> None:
-        self.id = number
-        self.owner: L3n4Addr | None = None  # address of the row that programmed it last
-        self.slots = slots
-        self.backends: dict[L3n4Addr, int] = {}
-        self.wildcard = False
-        self.details = details
 
 
 class FrontendOperations:
@@ -90,27 +60,13 @@ class FrontendOperations:
     def restore(self) -> None:
         """Forget everything and take ids and contents from the maps."""
         self._maps.load()
-        self._services: IdAllocator[L3n4Addr] = IdAllocator("frontend")
-        self._backends: IdAllocator[L3n4Addr] = IdAllocator("backend")
-        self._references = BackendReferences()
-        self._programmed: dict[L3n4Addr, _Programmed] = {}
+        self._planner = FrontendPlanner(self._maps, self._node_ports, self._config)
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
-        self._wildcards: dict[bytes, dict[L3n4Addr, int]] = {}  # by address
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
-        self._restored = Restored()
-        for family in self._maps.families:
-            self._restored.read(
-                family.service.content,
-                family.backend.content,
-                family.rev_nat.content,
-                self._services,
-                self._backends,
-            )
-            for number, step in family.details_by_number():
-                self._restored.details.setdefault(number, set()).add(step)
-                self._services.reserve(number)
-        self._had_entries = bool(self._restored.slots)
+        # A batch was cut short: what it has in the maps may be what no row knows of.
+        self._in_doubt = False
+        self._had_entries = bool(self._planner.restored.slots)
 
     @property
     def restored(self) -> bool:
@@ -119,19 +75,19 @@ class FrontendOperations:
 
     def summary(self) -> dict[str, int]:
         """Sizes of the state in memory, by the names that scripts know."""
+        planner = self._planner
+        programmed = planner.programmed.values()
         return {
-            "serviceIDs": len(self._services.ids),
-            "restoredServiceIDs": len(self._services.restored),
-            "backendIDs": len(self._backends.ids),
-            "restoredBackendIDs": len(self._backends.restored),
-            "backendStates": len(self._references),
-            "backendReferences": sum(1 for p in self._programmed.values() if p.backends),
+            "serviceIDs": len(planner.services.ids),
+            "restoredServiceIDs": len(planner.services.restored),
+            "backendIDs": len(planner.backends.ids),
+            "restoredBackendIDs": len(planner.backends.restored),
+            "backendStates": len(planner.references),
+            "backendReferences": sum(1 for held in programmed if held.backends),
             "nodePortAddrByPort": len(self._expanded),
-            "prevSourceRanges": self._maps.count_with_sources(
-                programmed.details for programmed in self._programmed.values()
-            ),
-            "restoredQuarantines": len(self._restored.quarantined),
-            "wildcardReferences": len(self._wildcards),
+            "prevSourceRanges": self._maps.count_with_sources(held.details for held in programmed),
+            "restoredQuarantines": len(planner.restored.quarantined),
+            "wildcardReferences": len(planner.wildcards),
         }
 
     def map_entries(self) -> dict[str, int]:
@@ -154,18 +110,17 @@ class FrontendOperations:
             raise entry.error
 
     def update_batch(self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]) -> None:
-        self._node_ports.refresh(txn)
-        plans = [self._plan_update(txn, entry.obj) for entry in entries]
-        self._carry_out(entries, plans)
+        self._carry_out(txn, entries, self._plan_update)
+        programmed = self._planner.programmed
         for entry in entries:
-            programmed = self._programmed.get(entry.obj.address)
-            number = 0 if programmed is None else programmed.id
-            if entry.obj.id != number:
-                entry.result = with_outcome(entry.obj, entry.obj.status, number)
+            obj = entry.obj
+            held = programmed.get(obj.address)
+            number = 0 if held is None else held.id
+            if obj.id != number:
+                entry.result = with_outcome(obj, obj.status, number)
 
     def delete_batch(self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]) -> None:
-        self._node_ports.refresh(txn)
-        self._carry_out(entries, [self._plan_delete(txn, entry.obj) for entry in entries])
+        self._carry_out(txn, entries, self._plan_delete)
 
     def prune(self, txn: ReadTxn, objects: Iterable[Frontend]) -> None:
         """Remove what no programmed frontend leads to. Raises: PruneError.
@@ -173,25 +128,33 @@ class FrontendOperations:
         Every row was attempted, so an address that none of them has is foreign. An entry that a
         failed row still leads to stays, and the prune has to come again.
         """
-        plan = Plan()
-        masters = self._maps.masters(self._programmed, self._wildcards)
-        numbers = {encode_id(programmed.id) for programmed in self._programmed.values()}
+        if self._unfinished or self._in_doubt or self._maps.have_unclaimed():
+            self._prune()
+            self._in_doubt = False
+        planner = self._planner
+        planner.services.forget_restored()
+        planner.backends.forget_restored()
+        planner.restored.forget_all_but(planner.programmed)
+
+    def _prune(self) -> None:
+        """Look through all entries. Raises: PruneError."""
+        plan, planner = Plan(), self._planner
+        masters = self._maps.masters(planner.programmed, planner.wildcards.keys())
+        programmed = planner.programmed.values()
+        numbers = {encode_id(held.id) for held in programmed}
         details: set[Step] | None = None
         if not self._unfinished:
-            details = {step for held in self._programmed.values() for step in held.details}
-        held = sum(family.prune(plan, masters, numbers, details) for family in self._maps.families)
+            details = {step for held in programmed for step in held.details}
+        in_use = sum(fam.prune(plan, masters, numbers, details) for fam in self._maps.families)
         write([plan], BEFORE_BACKENDS_GO)
         if plan.error is None:
-            numbers = {encode_id(number) for number in self._backends.ids.values()}
-            held += sum(family.prune_backends(plan, numbers) for family in self._maps.families)
+            numbers = {encode_id(number) for number in planner.backends.ids.values()}
+            in_use += sum(fam.prune_backends(plan, numbers) for fam in self._maps.families)
             write([plan], (Phase.BACKEND_GONE,))
         if plan.error is not None:
             raise PruneError(f"foreign entries remain: {plan.error}") from plan.error
-        if held:
-            raise PruneError(f"entries in use by frontends whose update failed: {held}")
-        self._services.forget_restored()
-        self._backends.forget_restored()
-        self._restored.forget_all_but(self._programmed)
+        if in_use:
+            raise PruneError(f"entries in use by frontends whose update failed: {in_use}")
 
     # -- verification --
 
@@ -203,12 +166,9 @@ class FrontendOperations:
     ) -> Iterator[tuple[Any, Any, Frontend]]:
         for fe in objects:
             for addr in (fe.address, *self._expanded.get(fe.address, ())):
-                programmed = self._programmed.get(addr)
-                if programmed is not None and programmed.owner == fe.address:
-                    choice = layout.choose(fe, self._restored.quarantine(addr, fe))
-                    details = self._details(fe, addr, programmed, choice)
-                    wanted = self._wanted(fe, addr, programmed, choice, details)
-                    for _, target, key, value in wanted:
+                held = self._planner.programmed.get(addr)
+                if held is not None and held.owner == fe.address:
+                    for _, target, key, value in self._planner.wanted(fe, addr, held):
                         yield (target, key), value, fe
 
     def describe(self, key: Any, value: Any | None) -> tuple[str, str]:
@@ -223,7 +183,7 @@ class FrontendOperations:
             if not layout.is_programmed(fe, self._config):
                 self._remove_all(txn, plan, fe.address)
                 return plan
-            self._program(plan, fe, fe.address)
+            self._planner.program(plan, fe, fe.address)
             if fe.address.is_surrogate:
                 self._expand(txn, plan, fe)
         except Exception as error:  # noqa: BLE001  this row's failure, not the round's
@@ -238,112 +198,7 @@ class FrontendOperations:
                 self._give_up(txn, plan, gone, fe.address)
         self._expanded[fe.address] = addresses
         for addr in addresses:
-            self._program(plan, fe, addr)
-
-    def _program(self, plan: Plan, fe: Frontend, addr: L3n4Addr) -> None:
-        programmed = self._programmed.get(addr)
-        if programmed is None:
-            number = self._services.acquire(addr)
-            programmed = _Programmed(
-                number, self._restored.slots.get(addr, 0), self._restored.take_details(number)
-            )
-            self._programmed[addr] = programmed
-        programmed.owner = fe.address
-        choice = layout.choose(fe, self._restored.quarantine(addr, fe))
-        self._reference(plan, choice, programmed)
-        self._reference_wildcard(plan, fe, addr, programmed)
-        details = self._details(fe, addr, programmed, choice)
-        for phase, target, key, value in self._wanted(fe, addr, programmed, choice, details):
-            plan.put(phase, target, key, value)
-        if details or programmed.details:
-            kept = frozenset((target, key) for target, key, _ in details)
-            for target, key in programmed.details - kept:
-                plan.remove(_DETAIL_GONE, target, key)
-            programmed.details = kept
-        shown = len(choice.shown)
-        if programmed.slots > shown:
-            keys, service = layout.service_keys(addr), self._maps.of(addr).service
-            for slot in range(shown + 1, programmed.slots + 1):
-                plan.remove(_SLOT_GONE, service, keys.slot(slot))
-        programmed.slots = shown
-
-    def _wanted(
-        self,
-        fe: Frontend,
-        addr: L3n4Addr,
-        programmed: _Programmed,
-        choice: Choice,
-        details: Iterable[Detail],
-    ) -> list[tuple[Phase, StagedMap, bytes, bytes]]:
-        """All entries of one address, once its backends have ids."""
-        family, number, ids = self._maps.of(addr), programmed.id, self._backends.ids
-        service, state = family.service, self._references.state
-        flags = layout.master_flags(fe, addr, self._config)
-        found: list[tuple[Phase, StagedMap, bytes, bytes]] = []
-        for be in choice.backends:
-            backend = be.address
-            target = self._maps.of(backend).backend
-            value = layout.backend_value(backend, state(backend))
-            found.append((_BACKEND, target, encode_id(ids[backend]), value))
-        found.append((_DETAIL, family.rev_nat, encode_id(number), layout.rev_nat_value(addr)))
-        for holder, key, value in details:
-            found.append((_DETAIL, holder, key, value))
-        keys = layout.service_keys(addr)
-        for slot, value in enumerate(layout.slot_values(fe, number, flags, choice, ids), 1):
-            found.append((_SLOT, service, keys.slot(slot), value))
-        master = layout.master_value(fe, number, flags, choice, self._config)
-        found.append((_MASTER, service, keys.slot(0), master))
-        if programmed.wildcard:
-            key, value = self._wildcard(addr)
-            found.append((_MASTER, service, key, value))
-        return found
-
-    def _details(
-        self, fe: Frontend, addr: L3n4Addr, programmed: _Programmed, choice: Choice
-    ) -> list[Detail]:
-        if not has_details(fe, self._config):
-            return []
-        ids, family = self._backends.ids, self._maps.of(addr)
-        return list(details_of(fe, addr, programmed.id, choice, ids, family, self._config))
-
-    def _reference(self, plan: Plan, choice: Choice, programmed: _Programmed) -> None:
-        """Move the references of an address to its present backends.
-
-        Orphans lose their id before new backends get theirs.
-        """
-        held = programmed.backends
-        backends = {be.address: layout.entry_state(be.state) for be in choice.backends}
-        if backends == held:
-            return
-        for addr in [addr for addr in held if addr not in backends]:
-            self._release(plan, addr, held.pop(addr))
-        for addr, state in backends.items():
-            before = held.get(addr)
-            if before != state:
-                self._backends.acquire(addr)
-                self._references.add(addr, state)
-                held[addr] = state
-                if before is not None:
-                    self._references.remove(addr, before)
-
-    def _reference_wildcard(
-        self, plan: Plan, fe: Frontend, addr: L3n4Addr, programmed: _Programmed
-    ) -> None:
-        wildcard = (
-            layout.wants_wildcard(fe, self._config)
-            and addr == fe.address
-            and addr[:16] not in self._node_ports.all_addresses
-        )
-        if wildcard:
-            self._wildcards.setdefault(addr[:16], {})[addr] = layout.plain_type(fe)
-        elif programmed.wildcard:
-            self._release_wildcard(plan, addr)
-        programmed.wildcard = wildcard
-
-    def _wildcard(self, addr: L3n4Addr) -> tuple[bytes, bytes]:
-        """Key and value for the address as a whole; frontends of two types agree on the first."""
-        owners = self._wildcards[addr[:16]]
-        return layout.wildcard_key(addr), layout.wildcard_value(owners[min(owners)])
+            self._planner.program(plan, fe, addr)
 
     # -- planning a removal --
 
@@ -363,10 +218,12 @@ class FrontendOperations:
 
     def _give_up(self, txn: ReadTxn, plan: Plan, addr: L3n4Addr, owner: L3n4Addr) -> None:
         """Remove an address of the row `owner`, and program it for another row that wants it."""
-        self._remove(plan, addr, owner)
+        self._planner.remove(plan, addr, owner)
         heir = self._frontends.get(txn, addr)
         if heir is not None and heir.address != owner and layout.is_programmed(heir, self._config):
-            self._program(plan, heir, addr)
+            self._planner.program(plan, heir, addr)
+            return
+        if not self._expanded:
             return
         surrogate = surrogate_of(addr)
         if surrogate != owner and surrogate in self._expanded:
@@ -374,68 +231,40 @@ class FrontendOperations:
             if heir is not None:
                 self._expand(txn, plan, heir)
 
-    def _remove(self, plan: Plan, addr: L3n4Addr, owner: L3n4Addr) -> None:
-        programmed = self._programmed.get(addr)
-        if programmed is None or programmed.owner != owner:
-            return
-        del self._programmed[addr]
-        family, keys = self._maps.of(addr), layout.service_keys(addr)
-        plan.remove(_MASTER_GONE, family.service, keys.slot(0))
-        for slot in range(1, programmed.slots + 1):
-            plan.remove(_SLOT_GONE, family.service, keys.slot(slot))
-        plan.remove(_DETAIL_GONE, family.rev_nat, encode_id(programmed.id))
-        for target, key in programmed.details:
-            plan.remove(_DETAIL_GONE, target, key)
-        if programmed.wildcard:
-            self._release_wildcard(plan, addr)
-        for be, state in programmed.backends.items():
-            self._release(plan, be, state)
-        self._services.release(addr)
-        self._restored.forget(addr)
-
-    def _release(self, plan: Plan, addr: L3n4Addr, state: int) -> None:
-        target = self._maps.of(addr).backend
-        if self._references.remove(addr, state):
-            value = layout.backend_value(addr, self._references.state(addr))
-            plan.put(_BACKEND, target, encode_id(self._backends.ids[addr]), value)
-            return
-        number = self._backends.release(addr)
-        if number is not None:
-            plan.remove(_BACKEND_GONE, target, encode_id(number))
-
-    def _release_wildcard(self, plan: Plan, addr: L3n4Addr) -> None:
-        owners, service = self._wildcards[addr[:16]], self._maps.of(addr).service
-        del owners[addr]
-        if owners:
-            plan.put(_MASTER, service, *self._wildcard(addr))
-        else:
-            del self._wildcards[addr[:16]]
-            plan.remove(_MASTER_GONE, service, layout.wildcard_key(addr))
-
     # -- writing --
 
-    def _carry_out(self, entries: Sequence[Entry[Frontend]], plans: Sequence[Plan]) -> None:
+    def _carry_out(
+        self,
+        txn: ReadTxn,
+        entries: Sequence[Entry[Frontend]],
+        plan_of: Callable[[ReadTxn, Frontend], Plan],
+    ) -> None:
+        doubtful, self._in_doubt = self._in_doubt, True
+        self._node_ports.refresh(txn)
+        plans = [plan_of(txn, entry.obj) for entry in entries]
         admit(plans, self._maps.all())
         write(plans, BEFORE_BACKENDS_GO)
-        for entry, plan in zip(entries, plans, strict=True):
-            if plan.error is not None:
-                self._unfinished[entry.obj.address] = plan.outstanding()
-            elif self._unfinished:
-                self._unfinished.pop(entry.obj.address, None)
+        self._note_unfinished(entries, plans)
         if self._unfinished:
             self._hold_backends(plans)
         write(plans, (Phase.BACKEND_GONE,))
+        self._note_unfinished(entries, plans)
+        self._in_doubt = doubtful
+
+    def _note_unfinished(self, entries: Sequence[Entry[Frontend]], plans: Sequence[Plan]) -> None:
         for entry, plan in zip(entries, plans, strict=True):
             if plan.error is not None:
                 entry.error = plan.error
                 self._unfinished[entry.obj.address] = plan.outstanding()
+            elif self._unfinished:
+                self._unfinished.pop(entry.obj.address, None)
 
     def _hold_backends(self, plans: Iterable[Plan]) -> None:
         """Frontends whose update failed are in force as they were: what they lead to must stay."""
         in_use = self._in_use()
         for plan in plans:
             if plan.error is None:
-                for step in plan.steps(_BACKEND_GONE):
+                for step in plan.steps(Phase.BACKEND_GONE):
                     if step in in_use:
                         plan.error = StillReferencedError(
                             f"backend {decode_id(step[1])} is in use by a frontend that failed"

@@ -37,6 +37,10 @@ class NodePortAddresses:
             self._node_port = sorted({row.address for row in rows if row.node_port})
             self._revision = revision
 
+    def has(self, addr: L3n4Addr) -> bool:
+        """Whether `addr` is on an address of this node."""
+        return bool(self.all_addresses) and addr[:16] in self.all_addresses
+
     def expand(
         self, owner_of: Callable[[L3n4Addr], Frontend | None], fe: Frontend
     ) -> tuple[L3n4Addr, ...]:

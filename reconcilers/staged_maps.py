@@ -47,18 +47,25 @@ class StagedMap:
         self.raw = raw
         self.content: dict[bytes, bytes] = {}
         self.wanted: dict[bytes, bytes | None] = {}
+        # Keys that the map had when it was read, and that nobody has asked for since.
+        self.unclaimed: set[bytes] = set()
 
     def load(self) -> None:
         """Read the map; writes that were outstanding are forgotten."""
         self.content = self._read()
+        self.unclaimed = set(self.content)
         self.wanted = {}
 
     def refresh(self) -> None:
         """Read the map again; what is wanted stays wanted where the map differs."""
+        claimed = self.content.keys() - self.unclaimed
         self.content = self._read()
+        self.unclaimed = self.content.keys() - claimed
         self.wanted = {k: v for k, v in self.wanted.items() if self.content.get(k) != v}
 
     def put(self, key: bytes, value: bytes) -> None:
+        if self.unclaimed:
+            self.unclaimed.discard(key)
         if self.content.get(key) != value:
             self.wanted[key] = value
         elif self.wanted:
@@ -96,6 +103,8 @@ class StagedMap:
             if key not in failed:
                 del self.content[key]
                 del wanted[key]
+        if self.unclaimed:
+            self.unclaimed.difference_update(key for key in gone if key not in failed)
         return failed
 
     def _read(self) -> dict[bytes, bytes]:
@@ -175,6 +184,11 @@ class Plan:
         target.put(key, value)
         self.touched.append((phase, target, key))
 
+    def put_all(self, steps: Iterable[tuple[Phase, StagedMap, bytes, bytes]]) -> None:
+        for phase, target, key, value in steps:
+            target.put(key, value)
+            self.touched.append((phase, target, key))
+
     def remove(self, phase: Phase, target: StagedMap, key: bytes) -> None:
         target.remove(key)
         self.touched.append((phase, target, key))
@@ -237,7 +251,8 @@ def _new_entries(plan: Plan) -> dict[StagedMap, set[bytes]]:
 
 def write(plans: Sequence[Plan], phases: Iterable[Phase]) -> None:
     """Carry out all plans, phase by phase; sets the error of those that failed."""
-    steps = _by_phase(plans)
+    phases = tuple(phases)
+    steps = _by_phase(plans, phases)
     for phase in phases:
         failed = {
             target: errors
@@ -246,20 +261,22 @@ def write(plans: Sequence[Plan], phases: Iterable[Phase]) -> None:
         }
         if failed:
             _blame(plans, phase, failed)
-            steps = _by_phase(plans)
+            steps = _by_phase(plans, phases)
 
 
-def _by_phase(plans: Iterable[Plan]) -> list[dict[StagedMap, list[bytes]]]:
-    """The keys of each map in each phase, of the plans that have not failed."""
-    steps: list[dict[StagedMap, list[bytes]]] = [{} for _ in Phase]
+def _by_phase(plans: Iterable[Plan], phases: Sequence[Phase]) -> list[dict[StagedMap, list[bytes]]]:
+    """The keys of each map in each of these phases, of the plans that have not failed."""
+    first, last = phases[0], phases[-1]
+    steps: list[dict[StagedMap, list[bytes]]] = [{} for _ in range(last + 1)]
     for plan in plans:
         if plan.error is None:
             for phase, target, key in plan.touched:
-                keys = steps[phase].get(target)
-                if keys is None:
-                    steps[phase][target] = [key]
-                else:
-                    keys.append(key)
+                if first <= phase <= last:
+                    keys = steps[phase].get(target)
+                    if keys is None:
+                        steps[phase][target] = [key]
+                    else:
+                        keys.append(key)
     return steps
 
 

@@ -29,7 +29,8 @@ from typing import Any, Final
 
 from statedb._opened import Opened
 from statedb._row import NEVER, NEWEST, Row, unlink, visible
-from statedb._tree import ABSENT, View, build, patch
+from statedb._tree import View
+from statedb._views import usable, view_of
 from statedb._watchers import Watchers, changed_between
 from statedb.errors import DuplicateKey, UnknownIndex
 from statedb.index import Index
@@ -45,7 +46,6 @@ SLACK: Final = 1024
 """Superseded rows that a log may hold beyond the number of its live ones."""
 
 _rev_of: Final = attrgetter("rev")
-_key_of: Final = attrgetter("key")
 
 
 class Secondary:
@@ -225,16 +225,10 @@ class Store:
         """Return the snapshot of the state as it is now, to be committed."""
         if self.viewed:
             self.views = [
-                view if view is not None and self._usable(view, at) else None
+                view if view is not None and usable(self, view, at) else None
                 for at, view in enumerate(self.views)
             ]
         return self._snapshot()
-
-    def _usable(self, view: View, position: int) -> bool:
-        """Whether the log (and the moved entries) still hold all that happened since the view."""
-        if view.rev < self.log_horizon:
-            return False
-        return position == 0 or view.rev >= self.moved_rev
 
     def _snapshot(self) -> Snap:
         return Snap(
@@ -328,35 +322,58 @@ class Store:
         """
         if self.lengths is not None and old is None:
             self.lengths.add(key)
+        if old is None:
+            self._index_new(obj, key)
+            return
+        steps: list[tuple[Secondary, list[Any], list[Any]]] = []
+        before = old.obj
+        dead = old.dead
+        for second in self.secondaries:
+            if second.single:
+                skey = second.key(obj)
+                was = second.key(before)
+                if not dead and (was is skey or was == skey):
+                    continue
+                steps.append((second, [was], [skey]))
+            else:
+                skeys = second.index.keys_of(obj)
+                had = second.index.keys_of(before)
+                if not dead and skeys == had:
+                    continue
+                steps.append((second, had, skeys))
+            if second.unique:
+                self._refuse_duplicates(second, steps[-1][2], key)
+        for second, had, skeys in steps:
+            self._move(second, had, skeys, key, dead)
+
+    def _index_new(self, obj: Any, key: Any) -> None:
+        """Add the entries of an object whose key the table does not have."""
         secondaries = self.secondaries
         if len(secondaries) == 1 and secondaries[0].single:
             second = secondaries[0]
             skey = second.key(obj)
-            if old is None:
-                if second.unique and skey in second.entries:
-                    self._refuse_duplicate(second, skey, key)
-                second.add(skey, key)
-            else:
-                was = second.key(old.obj)
-                if old.dead or not (was is skey or was == skey):
-                    self._move(second, [was], [skey], key, old.dead)
+            if second.unique:
+                self._refuse_duplicates(second, [skey], key)
+            second.add(skey, key)
             return
-        steps: list[tuple[Secondary, list[Any], list[Any]]] = []
+        keys: list[Any] = []  # one key, or a list of them where an index has several
         for second in secondaries:
-            skeys = second.index.keys_of(obj)
-            before = [] if old is None else second.index.keys_of(old.obj)
-            if old is None or old.dead or skeys != before:
-                steps.append((second, before, skeys))
+            if second.single:
+                skey = second.key(obj)
+                keys.append(skey)
                 if second.unique:
-                    for skey in skeys:
-                        if skey in second.entries:
-                            self._refuse_duplicate(second, skey, key)
-        for second, before, skeys in steps:
-            if old is None:
-                for skey in skeys:
-                    second.add(skey, key)
+                    self._refuse_duplicates(second, [skey], key)
             else:
-                self._move(second, before, skeys, key, old.dead, checked=True)
+                skeys = second.index.keys_of(obj)
+                keys.append(skeys)
+                if second.unique:
+                    self._refuse_duplicates(second, skeys, key)
+        for at, second in enumerate(secondaries):
+            if second.single:
+                second.add(keys[at], key)
+            else:
+                for skey in keys[at]:
+                    second.add(skey, key)
 
     def _move(
         self,
@@ -365,12 +382,8 @@ class Store:
         skeys: list[Any],
         key: Any,
         dead: bool,
-        checked: bool = False,
     ) -> None:
         rev = self.rev + 1
-        if second.unique and not checked:
-            for skey in skeys:
-                self._refuse_duplicate(second, skey, key)
         for skey in before:
             if skey not in skeys:
                 self.moved.append((second, skey, key, rev))
@@ -381,20 +394,26 @@ class Store:
             elif dead:
                 second.add(skey, key)
 
-    def _refuse_duplicate(self, second: Secondary, skey: Any, key: Any) -> None:
-        for other in second.candidates(skey):
-            row = self.rows.get(other)
-            if row is not None and not row.dead and other != key and second.has(row.obj, skey):
-                raise DuplicateKey(
-                    f"table {self.name!r}: unique index {second.index.name!r} has {skey!r} "
-                    f"for object {other!r}, refused for {key!r}"
-                )
+    def _refuse_duplicates(self, second: Secondary, skeys: list[Any], key: Any) -> None:
+        for skey in skeys:
+            for other in second.candidates(skey) if skey in second.entries else ():
+                row = self.rows.get(other)
+                if row is not None and not row.dead and other != key and second.has(row.obj, skey):
+                    raise DuplicateKey(
+                        f"table {self.name!r}: unique index {second.index.name!r} has {skey!r} "
+                        f"for object {other!r}, refused for {key!r}"
+                    )
 
     def unindex(self, old: Row) -> None:
         """Record that the entries of a deleted object are due for removal."""
+        obj = old.obj
+        rev = self.rev + 1
         for second in self.secondaries:
-            for skey in second.index.keys_of(old.obj):
-                self.moved.append((second, skey, old.key, self.rev + 1))
+            if second.single:
+                self.moved.append((second, second.key(obj), old.key, rev))
+            else:
+                for skey in second.index.keys_of(obj):
+                    self.moved.append((second, skey, old.key, rev))
 
     # Reading.
 
@@ -424,10 +443,12 @@ class Store:
         """
         second = self.secondaries[position - 1]
         moved = self.moved
-        keys = second.candidates(skey)
+        entry = second.entries.get(skey)
+        if entry is None:
+            return []
         check = bool(moved or self.moved)
         found: list[Row] = []
-        for key in keys:
+        for key in sorted(entry) if type(entry) is dict else (entry,):
             row = self.lookup(key, rev)
             if row is not None and (not check or second.has(row.obj, skey)):
                 found.append(row)
@@ -482,82 +503,8 @@ class Store:
         return runs
 
     def view(self, snap: Snap, position: int) -> View:
-        """Return the ordered view of the snapshot, made from the newest one before it if there is
-        one.
-        """
-        base = snap.views[position]
-        rev = self.rev if snap.rev == NEWEST else snap.rev
-        if base is not None and base.rev == rev:
-            return base
-        if snap.rev == NEWEST and base is not None and not self._usable(base, position):
-            base = None
-        if base is None:
-            view = self._build_view(snap, position, rev)
-        else:
-            view = self._patch_view(snap, position, rev, base)
-        views = snap.views.copy()
-        views[position] = view
-        snap.views = views
-        if snap.rev != NEWEST:
-            self._offer(view, position)
-        return view
-
-    def _offer(self, view: View, position: int) -> None:
-        """Make the view the start of the next ones, if it is the newest.
-
-        Readers may race here: the loser's view is made again when it is needed. `seal` refuses one
-        that is too old.
-        """
-        self.viewed = True
-        newest = self.views[position]
-        if newest is None or newest.rev < view.rev:
-            views = self.views.copy()
-            views[position] = view
-            self.views = views
-
-    def _build_view(self, snap: Snap, position: int, rev: int) -> View:
-        at = snap.rev
-        moved_to = len(self.moved) if at == NEWEST else snap.moved_len
-        moved_in = self.moved if at == NEWEST else snap.moved
-        live = [
-            row
-            for row in [visible(row, at) for row in list(self.rows.values())]
-            if row is not None and not row.dead
-        ]
-        if position == 0:
-            live.sort(key=_key_of)
-            nodes = build([row.key for row in live], [row.obj for row in live])
-            return View(rev, nodes, moved_in, moved_to)
-        index = self.secondaries[position - 1].index
-        pairs = [((skey, row.key), row.obj) for row in live for skey in index.keys_of(row.obj)]
-        pairs.sort(key=_first)
-        nodes = build([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        return View(rev, nodes, moved_in, moved_to)
-
-    def _patch_view(self, snap: Snap, position: int, rev: int, base: View) -> View:
-        at = snap.rev
-        moved_to = len(self.moved) if at == NEWEST else snap.moved_len
-        moved_in = self.moved if at == NEWEST else snap.moved
-        keys = {row.key: None for run in self.runs_after(snap, base.rev) for row in run}
-        changes: dict[Any, Any] = {}
-        if position == 0:
-            for key in keys:
-                row = self.lookup(key, at)
-                changes[key] = ABSENT if row is None else row.obj
-        else:
-            second = self.secondaries[position - 1]
-            first = base.moved_to if base.moved_in is moved_in else 0
-            for owner, skey, key, _ in moved_in[first:moved_to]:
-                if owner is second:
-                    changes[(skey, key)] = ABSENT
-                    keys[key] = None
-            for key in keys:
-                row = self.lookup(key, at)
-                if row is not None:
-                    for skey in second.index.keys_of(row.obj):
-                        changes[(skey, key)] = row.obj
-        nodes = patch(base.nodes, sorted(changes.items(), key=_first))
-        return View(rev, nodes, moved_in, moved_to)
+        """Return the ordered view of the snapshot."""
+        return view_of(self, snap, position)
 
     def index_keys_of(self, position: int) -> Callable[[Any], list[Any]]:
         """Return what gives an object's keys in the index of this number."""
@@ -576,10 +523,6 @@ class Store:
         if changed_between(self, kind, position, argument, snap, committed):
             return closed_channel()
         return channel
-
-
-def _first(pair: tuple[Any, Any]) -> Any:
-    return pair[0]
 
 
 def _after(rows: list[Row], rev: int, end: int) -> int:

@@ -53,6 +53,7 @@ STATEDB = Group(
         "statedb/_tree.py",
         "statedb/_opened.py",
         "statedb/_watchers.py",
+        "statedb/_views.py",
         "statedb/_store.py",
         "statedb/index.py",
         "statedb/lpm.py",

@@ -108,17 +108,18 @@ def _live_rows(store: Store, segment: list[Row], revs: list[int]) -> list[Row]:
     enough to be compacted itself.
     """
     rows = store.rows
-    kept = [row for row in segment if rows.get(row.key) is row]
-    dropped = len(segment) - len(kept)
-    if dropped:
-        store.log_len -= dropped
-        for row in segment:
-            if row.dead and row.rev > store.log_horizon and rows.get(row.key) is not row:
-                store.log_horizon = row.rev
-    for key in {row.key for row in segment}:
-        newest = rows.get(key)
+    kept: list[Row] = []
+    horizon = store.log_horizon
+    for row in segment:
+        newest = rows.get(row.key)
+        if newest is row:
+            kept.append(row)
+        elif row.dead and row.rev > horizon:
+            horizon = row.rev
         if newest is not None and newest.prev is not None:
             _prune(newest, revs)
+    store.log_horizon = horizon
+    store.log_len -= len(segment) - len(kept)
     return kept
 
 

@@ -53,7 +53,8 @@ class Index:
         if self.key is not None:
             return [self.key(obj)]
         assert self.keys is not None
-        return list(dict.fromkeys(self.keys(obj)))
+        keys = self.keys(obj)
+        return list(dict.fromkeys(keys)) if keys else []
 
     def encode(self, key: Any) -> Any:
         """Return the key of a query as the index stores it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from statedb._row import NEWEST
 from statedb._store import Store
+from statedb._views import build_view, usable
 from statedb.errors import InvariantBroken
 
 
@@ -81,11 +82,11 @@ def _check_secondaries(store: Store) -> None:
 def _check_views(store: Store) -> None:
     """A patched view equals one that is made anew."""
     for position, view in enumerate(store.live.views):
-        if view is None or not store._usable(view, position):
+        if view is None or not usable(store, view, position):
             continue
         patched = store.view(store.live, position)
         patched.check()
-        fresh = store._build_view(store.live, position, store.rev)
+        fresh = build_view(store, store.live, position, store.rev)
         if list(patched.keys()) != list(fresh.keys()):
             raise _broken(store, "the keys of a view are wrong", position)
         pairs = zip(patched.objects(), fresh.objects(), strict=True)

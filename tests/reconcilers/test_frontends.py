@@ -532,3 +532,23 @@ async def test_node_address_has_no_wildcard_entry() -> None:
     async with running(world.reconciler):
         await world.settled()
     assert "ANY" not in world.dump()
+
+
+async def test_prune_removes_what_a_batch_that_was_cut_short_left_behind() -> None:
+    world = LBWorld()
+    async with running(world.reconciler):
+        world.put(frontend(VIP, ["10.244.1.1:80/TCP"]))
+        await world.settled()
+
+    def bug(what: str, name: str, key: bytes) -> bool:
+        raise RuntimeError("a bug")
+
+    world.kernel.refused = bug
+    fe, txn = world.frontend(VIP), world.db.read_txn()
+    with pytest.raises(RuntimeError):
+        world.ops.delete(txn, 1, fe)
+    world.kernel.refused = lambda what, name, key: False
+    world.ops.delete(txn, 1, fe)
+    assert world.dump() != ""
+    world.ops.prune(txn, ())
+    assert world.dump() == ""

@@ -67,6 +67,20 @@ async def test_nothing_is_written_when_the_maps_are_right(config: FrontendConfig
     assert before.count("SVC") >= 15
 
 
+async def test_prune_takes_foreign_entries_and_spares_wildcards() -> None:
+    config = FrontendConfig()
+    kernel = await lived(config)
+    for family in (kernel.maps.v4, kernel.maps.v6):
+        family.rev_nat.update(encode_id(99), next(iter(family.rev_nat.items()))[1])
+    world = LBWorld(config, kernel=kernel)
+    world.set_nodes(*NODES)
+    world.put(*rows())
+    async with running(world.reconciler):
+        await world.settled()
+        await pruned(world)
+    assert {(what, key) for what, _, key in kernel.log} == {("delete", encode_id(99))}
+
+
 async def test_only_the_difference_is_written_when_one_backend_changed() -> None:
     kernel = await lived()
     world = LBWorld(kernel=kernel)
@@ -220,7 +234,7 @@ async def test_first_round_waits_for_nobody_when_nothing_was_restored() -> None:
 
 async def pruned(world: LBWorld) -> None:
     """Until nothing restored is kept any more, which is the last act of a prune."""
-    while world.ops.summary()["restoredServiceIDs"] or world.ops._restored.slots:
+    while world.ops.summary()["restoredServiceIDs"] or world.ops._planner.restored.slots:
         await anyio.sleep(0.001)
 
 

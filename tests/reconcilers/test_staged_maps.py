@@ -150,3 +150,30 @@ def test_outstanding_writes_survive_a_refresh_where_the_map_still_differs() -> N
     target.refresh()
     assert target.wanted == {b"a": b"1"}
     assert target.content == {b"b": b"1"}
+
+
+def test_entry_of_the_map_is_claimed_by_who_puts_it_or_removes_it() -> None:
+    target, failing, fake = staged()
+    for key in (b"a", b"b", b"c", b"d"):
+        fake.update(key, b"1")
+    target.load()
+    failing.refused = {b"c"}
+    write(
+        [
+            plan_of(put(target, b"a", b"1", Phase.SLOT)),
+            plan_of(remove(target, b"b", Phase.SLOT_GONE)),
+            plan_of(remove(target, b"c", Phase.SLOT_GONE)),
+        ],
+        Phase,
+    )
+    assert target.unclaimed == {b"c", b"d"}
+
+
+def test_what_others_wrote_is_unclaimed_after_a_refresh() -> None:
+    target, _, fake = staged()
+    fake.update(b"a", b"1")
+    target.load()
+    write([plan_of(put(target, b"b", b"1", Phase.SLOT))], Phase)
+    fake.update(b"c", b"1")
+    target.refresh()
+    assert target.unclaimed == {b"a", b"c"}
