@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,7 @@ import msgspec
 from cilia.agent.config import AgentConfig
 from cilia.agent.errors import AgentError
 from cilia.k8s.manifests import ManifestSource
+from cilia.k8s.narrowed import NarrowedSource
 from cilia.program.kubernetes import open_client
 
 if TYPE_CHECKING:  # without an API server the `kubernetes` package is not loaded
@@ -35,7 +35,7 @@ _ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/toke
 class Input(msgspec.Struct, frozen=True):
     """The source of objects, what people call it, and the job that reads it."""
 
-    source: ManifestSource | ApiSource
+    source: NarrowedSource | ApiSource
     name: str
     job: str
 
@@ -57,7 +57,8 @@ def open_input(config: AgentConfig) -> Input:
         raise AgentError("--k8s-manifests and an API server are two sources: name one of them")
     if not config.k8s_manifests.is_dir():
         raise AgentError(f"--k8s-manifests={config.k8s_manifests} is no directory")
-    return Input(ManifestSource(config.k8s_manifests), str(config.k8s_manifests), "watch-manifests")
+    source = NarrowedSource(ManifestSource(config.k8s_manifests), cluster_resources(config))
+    return Input(source, str(config.k8s_manifests), "watch-manifests")
 
 
 def _api_server(config: AgentConfig) -> Input:
@@ -82,9 +83,9 @@ def cluster_resources(config: AgentConfig) -> Iterator[Resource]:
 
     proxy = config.k8s_service_proxy_name
     ours = f"{_SERVICE_PROXY_NAME}={proxy}" if proxy else f"!{_SERVICE_PROXY_NAME}"
-    served = partial(Resource, label_selector=f"{ours},!{_HEADLESS}")
-    yield served(k8s.Service)
-    yield served(k8s.EndpointSlice)
+    yield Resource(k8s.Service, ours)
+    # Slices of headless Services have no frontend to serve.
+    yield Resource(k8s.EndpointSlice, f"{ours},!{_HEADLESS}")
     yield Resource(k8s.Pod, field_selector=f"spec.nodeName={config.node_name}")
     yield Resource(k8s.Node)
     yield Resource(k8s.Namespace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cilia.k8s.change_time import TRIGGER
 from statedb.status import StatusKind
 from tables.convergence import Convergence
 from tests.k8s.fake_api import FakeApi
-from tests.k8s.forms import service_form, slice_form
+from tests.k8s.forms import service_form, slice_form, with_metadata
 from tests.kube.agents import api_source, running_agent
 
 SERVICES = "/api/v1/services"
@@ -142,9 +143,7 @@ def test_resources_are_narrowed_by_the_api_server() -> None:
     policies = AgentConfig(node_name="n1", enable_local_redirect_policy=True)
     found = {r.name: r for r in cluster_resources(policies)}
     assert found["pods"].field_selector == "spec.nodeName=n1"
-    assert found["services"].label_selector == (
-        "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless"
-    )
+    assert found["services"].label_selector == "!service.kubernetes.io/service-proxy-name"
     assert found["ciliumlocalredirectpolicies"].path == (
         "/apis/cilium.io/v2/ciliumlocalredirectpolicies"
     )
@@ -170,3 +169,29 @@ def test_two_sources_and_none_are_refused(tmp_path: Path) -> None:
 def test_wrong_times_and_rates_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AgentConfig(**options)
+
+
+async def test_manifests_are_narrowed_as_the_api_server_would(tmp_path: Path) -> None:
+    proxy = {"service.kubernetes.io/service-proxy-name": "other"}
+    headless = {"service.kubernetes.io/headless": ""}
+    bare = slice_form("headless-1", "headless")
+    forms = [
+        service_form("ours"),
+        with_metadata(service_form("theirs", "10.96.0.2"), labels=proxy),
+        with_metadata(service_form("headless", None), labels=headless),
+        slice_form("ours-1", "ours"),
+        with_metadata(bare, labels=bare["metadata"]["labels"] | headless),
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"kind": "List", "items": forms}))
+    settings = AgentConfig(k8s_manifests=tmp_path, node_name="n1")
+    objects = open_input(settings)
+    async with running_agent(settings, objects.source, objects.source.run) as agent:
+        txn = agent.tables.db.read_txn()
+        names = [service.name for service in agent.tables.lb.services.all(txn)]
+        assert names == ["test/headless", "test/ours"]
+        assert {be.service_name for be in agent.tables.lb.backends.all(txn)} == {"test/ours"}
+        forms[0]["metadata"]["labels"] = proxy
+        (tmp_path / "a.json").write_text(json.dumps({"kind": "List", "items": forms}))
+        async with asyncio.timeout(10):
+            while agent.tables.lb.services.num_objects(agent.tables.db.read_txn()) > 1:
+                await asyncio.sleep(0.01)
