@@ -2,16 +2,14 @@
 
 /* At the devices of a node that lead to clients and to other nodes: services asked from outside, on
  * their way in, and the replies of this node's backends on their way out. */
-#include "lib/nodeport.h"
+#include "lib/nodeport_leaves.h"
 
 /* Request, reply, or packet that brings its frontend. */
 static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct nodeport_fate *fate,
 				  const bool v6)
 {
-	int done = v6 ? nodeport_request6(ctx, packet, fate) : nodeport_request4(ctx, packet, fate);
+	int done = nodeport_enters(ctx, packet, fate, v6);
 
-	if (done == NODEPORT_PASS)
-		done = v6 ? nodeport_reply6(ctx, packet, fate) : nodeport_reply4(ctx, packet, fate);
 	if (done != NODEPORT_PASS)
 		return done;
 	return v6 ? nodeport_dsr_arrives6(ctx, packet, fate) : nodeport_dsr_arrives4(ctx, packet, fate);
@@ -59,16 +57,17 @@ int from_netdev(ctx_t *ctx)
 SEC("tc")
 int to_netdev(ctx_t *ctx)
 {
-	struct nodeport_plan *plan = nodeport_plan();
+	struct nodeport_plan *plan;
 	struct packet *packet;
 	int result;
 
-	if (!plan)
-		return CTX_OK;
 	if ((ctx->mark & MARK_MASK) == MARK_TRANSLATED) {
 		ctx->mark &= ~MARK_MASK;
 		return CTX_OK;
 	}
+	plan = nodeport_plan();
+	if (!plan)
+		return CTX_OK;
 	packet = &plan->packet;
 	result = packet_parse(ctx, packet, ETH_HLEN);
 	if (result)

@@ -61,7 +61,7 @@ static __always_inline int from(ctx_t *ctx, struct packet *packet, const bool v6
 
 	if (is_loopback(packet->tuple.daddr, v6))
 		return hairpin_reply(ctx, packet, v6);
-	refused = lb_resolve(ctx, packet, &decision, 0, LB_INSIDE, v6);
+	refused = lb_resolve(ctx, packet, &decision, LB_INSIDE, v6);
 	if (refused == LB_PASS)
 		return direct(packet, v6);
 	if (!refused)

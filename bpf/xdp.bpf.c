@@ -5,16 +5,6 @@
 #define CILIA_XDP
 #include "lib/nodeport.h"
 
-static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct nodeport_fate *fate,
-				  const bool v6)
-{
-	int done = v6 ? nodeport_request6(ctx, packet, fate) : nodeport_request4(ctx, packet, fate);
-
-	if (done != NODEPORT_PASS)
-		return done;
-	return v6 ? nodeport_reply6(ctx, packet, fate) : nodeport_reply4(ctx, packet, fate);
-}
-
 SEC("xdp")
 int from_netdev_xdp(ctx_t *ctx)
 {
@@ -30,7 +20,7 @@ int from_netdev_xdp(ctx_t *ctx)
 	if (result == PACKET_OTHER)
 		return CTX_OK;
 	if (!result)
-		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);
+		result = nodeport_enters(ctx, packet, &fate, packet->flags & PACKET_V6);
 	return result < 0 ? nodeport_refuse(ctx, packet, result, &fate) : fate.verdict;
 }
 

@@ -171,18 +171,20 @@ static __always_inline void ct_count(struct ct_entry *entry, bool reply, __u64 b
 	__sync_fetch_and_add(reply ? &entry->reply_bytes : &entry->bytes, bytes);
 }
 
-/* Note one more packet of a side. An ICMP error about the connection keeps nothing alive. */
-static __always_inline void ct_seen(ctx_t *ctx, struct ct_entry *entry, const struct packet *packet,
+/* Note one more packet of a side; whether anything about the connection changed by it. An ICMP error
+ * keeps nothing alive. */
+static __always_inline bool ct_seen(ctx_t *ctx, struct ct_entry *entry, const struct packet *packet,
 				    bool reply, bool service, __u32 now_s)
 {
 	__u8 *seen = reply ? &entry->reply_tcp_flags : &entry->tcp_flags;
 	__u8 tcp_flags = *seen | packet->tcp_flags;
 	__u16 flags = entry->flags;
+	bool changed = tcp_flags != *seen;
 	__u32 expires_s;
 
 	if (packet->flags & PACKET_ICMP_ERROR)
-		return;
-	if (tcp_flags != *seen)
+		return false;
+	if (changed)
 		*seen = tcp_flags;
 	if (reply)
 		flags |= CT_SEEN_REPLY;
@@ -191,10 +193,13 @@ static __always_inline void ct_seen(ctx_t *ctx, struct ct_entry *entry, const st
 	if (flags != entry->flags)
 		entry->flags = flags;
 	expires_s = now_s + ct_lifetime_s(entry, packet->tuple.proto, service);
-	if (expires_s != entry->expires_s)
+	if (expires_s != entry->expires_s) {
 		entry->expires_s = expires_s;
+		changed = true;
+	}
 	if (ct_accounting)
 		ct_count(entry, reply, ctx_length(ctx));
+	return changed;
 }
 
 /* What a new entry begins with; the rest is 0. */
@@ -206,6 +211,8 @@ struct ct_new {
 	__u16 flags;		/* CT_* */
 	__u8 direction;
 	__u8 tcp_flags;
+	__be16 nat_port;	/* CT_SNAT */
+	__be32 nat_address[4];
 };
 
 /* Make the entry of a tuple, in place of an older one. 0 or a refusal. */
@@ -218,10 +225,12 @@ static __noinline __attribute__((unused)) int ct_create(const struct tuple *tupl
 		.ifindex = new->ifindex,
 		.flags = new->flags,
 		.tcp_flags = new->tcp_flags,
+		.nat_port = new->nat_port,
 	};
 	union ct_key key;
 	int error;
 
+	address_copy(entry.nat_address, new->nat_address, true);
 	if (tuple->proto == IPPROTO_TCP && !(new->tcp_flags & TCP_SYN))
 		entry.flags |= CT_NON_SYN;
 	if (new->tcp_flags & (TCP_FIN | TCP_RST))

@@ -7,6 +7,9 @@
  * the client to the backend. A connection to a frontend has a second one, of direction CT_SERVICE,
  * under the tuple that the client sees: it holds the backend that was chosen. A reply is found by
  * exchanging source and destination.
+ *
+ * Where the source is translated too (CT_SNAT), the CT_SERVICE entry holds that as well and is the only
+ * one here: replies are found in cilia_snat4 or cilia_snat6.
  */
 
 /* ct4_key.direction: where the entry was made, relative to the workload of the hook. */
@@ -23,7 +26,7 @@
 #define CT_DSR 0x0020			/* the node that answers is not the one that was asked */
 #define CT_PROXY_REDIRECT 0x0040
 #define CT_FROM_TUNNEL 0x0080
-#define CT_SNAT 0x0100			/* the source was translated: cilia_snat4 has the way back */
+#define CT_SNAT 0x0100			/* CT_SERVICE: the source becomes nat_address:nat_port */
 #define CT_NON_SYN 0x0200		/* TCP that was first seen in its middle */
 
 /* cilia_ct4_tcp, cilia_ct4_any (UDP, SCTP, ICMP): LRU. For ICMP echo the identifier stands in both
@@ -66,5 +69,6 @@ struct ct_entry {
 	__u16 flags;		/* CT_* */
 	__u8 tcp_flags;		/* all seen from who opened it */
 	__u8 reply_tcp_flags;
-	__u16 pad;
+	__be16 nat_port;	/* CT_SNAT */
+	__be32 nat_address[4];	/* CT_SNAT; an IPv4 address is the first word */
 };

@@ -32,6 +32,14 @@ struct lb_decision {
 	bool hairpin;		/* the client is the backend */
 };
 
+/* A packet's frontend, and what is known of its connection. */
+struct lb_asked {
+	union lb_key key;
+	const struct lb_service *svc;
+	struct ct_entry *service;	/* of the tuple that the client sees, or NULL */
+	bool continues;			/* the connection of that entry: its backend is decided */
+};
+
 static __always_inline struct lb_service *lb_lookup(union lb_key *key, const struct tuple *tuple,
 						    const bool outside, const bool v6)
 {
@@ -179,70 +187,102 @@ static __always_inline bool lb_left_to_others(const struct packet *packet,
 	return true;
 }
 
-/* Decide for a packet of a client: 0 with the decision, LB_PASS, or a refusal. ct_flags: CT_* of the
- * entries that are made. */
+/* Find the frontend of a packet of a client, and its connection: 0, LB_PASS or a refusal. */
+static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, struct lb_asked *asked,
+				   struct lb_decision *decision, __u32 now_s, const bool outside,
+				   const bool v6)
+{
+	const struct tuple *tuple = &packet->tuple;
+
+	asked->svc = lb_lookup(&asked->key, tuple, outside, v6);
+	if (!asked->svc)
+		return switch_hands_back() ? LB_PASS : lb_no_frontend(packet, &asked->key, v6);
+	asked->service = ct_lookup(tuple, CT_SERVICE, v6);
+	asked->continues = lb_continue(&decision->target, asked->service, packet, asked->svc, now_s,
+				       v6);
+	if (!asked->continues && ((packet->flags & PACKET_ICMP_ERROR) ||
+				  lb_left_to_others(packet, asked->service, v6)))
+		return LB_PASS;
+	decision->rev_nat = asked->svc->rev_nat;
+	decision->service_flags = asked->svc->flags;
+	return lb_admit(ctx, asked->svc, tuple, outside, v6);
+}
+
+/* The backend: that of the connection, or the choice for a new one; false if nobody serves. Another try
+ * for a tuple that is taken is at random, whatever the algorithm. */
+static __always_inline bool lb_pick(struct lb_asked *asked, struct lb_decision *decision,
+				    const struct tuple *tuple, bool again, const bool v6)
+{
+	if (asked->continues)
+		return true;
+	return again ? lb_random(&decision->target, &asked->key, asked->svc, v6) :
+		       lb_choose(&decision->target, &asked->key, asked->svc, tuple, v6);
+}
+
+/* Whether the tuple behind a translation belongs to another frontend's connection. Another backend's
+ * would let both go on; in the last try, who may take it does. */
+static __always_inline bool lb_taken(const struct packet *packet, const struct ct_entry *behind,
+				     const struct ct_new *new, bool last)
+{
+	if (!behind || behind->rev_nat == new->rev_nat || ct_over(behind, new->now_s))
+		return false;
+	return !last || (packet->flags & PACKET_ICMP_ERROR) ||
+	       !ct_yields(behind, packet->tuple.proto, new->now_s);
+}
+
+/* Make or refresh both entries of a connection. 0 or a refusal. */
+static __always_inline int lb_track_both(ctx_t *ctx, const struct packet *packet,
+					 const struct lb_asked *asked, struct ct_entry *behind,
+					 const struct tuple *to, struct ct_new *new, const bool v6)
+{
+	int refused = lb_track(ctx, packet, behind, to, new, v6);
+
+	if (refused)
+		return refused;
+	if (asked->continues) {
+		ct_seen(ctx, asked->service, packet, false, true, new->now_s);
+		return 0;
+	}
+	new->direction = CT_SERVICE;
+	return ct_create(&packet->tuple, new, v6);
+}
+
+/* Decide for a packet of a workload: 0 with the decision, LB_PASS, or a refusal. */
 static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
-				      struct lb_decision *decision, __u16 ct_flags,
-				      const bool outside, const bool v6)
+				      struct lb_decision *decision, const bool outside,
+				      const bool v6)
 {
 	const struct tuple *tuple = &packet->tuple;
 	struct ct_new new = {
 		.ifindex = ctx_ifindex(ctx),
 		.now_s = ct_now_s(),
-		.flags = ct_flags,
 		.tcp_flags = packet->tcp_flags,
 	};
-	struct lb_target *target = &decision->target;
-	struct ct_entry *service, *behind;
-	struct lb_service *svc;
-	union lb_key key;
-	bool continues;
+	struct lb_asked asked;
+	struct ct_entry *behind;
 	struct tuple to;
 	int refused, tries = 0;
 
-	svc = lb_lookup(&key, tuple, outside, v6);
-	if (!svc)
-		return switch_hands_back() ? LB_PASS : lb_no_frontend(packet, &key, v6);
-	service = ct_lookup(tuple, CT_SERVICE, v6);
-	continues = lb_continue(target, service, packet, svc, new.now_s, v6);
-	if (!continues &&
-	    ((packet->flags & PACKET_ICMP_ERROR) || lb_left_to_others(packet, service, v6)))
-		return LB_PASS;
-	refused = lb_admit(ctx, svc, tuple, outside, v6);
+	refused = lb_find(ctx, packet, &asked, decision, new.now_s, outside, v6);
 	if (refused)
 		return refused;
-	new.rev_nat = decision->rev_nat = svc->rev_nat;
-	decision->service_flags = svc->flags;
+	new.rev_nat = decision->rev_nat;
 	for (;;) {
-		/* Another try for a tuple that is taken is at random, whatever the algorithm. */
-		if (!continues && !(tries ? lb_random(target, &key, svc, v6) :
-					    lb_choose(target, &key, svc, tuple, v6)))
+		if (!lb_pick(&asked, decision, tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
-		lb_translated(&to, tuple, target, outside, v6);
+		lb_translated(&to, tuple, &decision->target, outside, v6);
 		behind = ct_lookup(&to, CT_EGRESS, v6);
-		if (!behind || behind->rev_nat == new.rev_nat || ct_over(behind, new.now_s))
+		if (!lb_taken(packet, behind, &new, tries == LB_CHOICES - 1))
 			break;
-		/* Another backend's would let both go on. */
-		continues = false;
-		if (++tries < LB_CHOICES)
-			continue;
-		if ((packet->flags & PACKET_ICMP_ERROR) || !ct_yields(behind, to.proto, new.now_s))
+		asked.continues = false;
+		if (++tries == LB_CHOICES)
 			return REFUSE(DROP_CT_COLLISION);
-		break;
 	}
 	decision->hairpin = !address_equal(to.saddr, tuple->saddr, v6);
 	if (decision->hairpin)
 		new.flags |= CT_HAIRPIN;
-	new.backend_id = target->id;
-	refused = lb_track(ctx, packet, behind, &to, &new, v6);
-	if (refused)
-		return refused;
-	if (continues) {
-		ct_seen(ctx, service, packet, false, true, new.now_s);
-		return 0;
-	}
-	new.direction = CT_SERVICE;
-	return ct_create(tuple, &new, v6);
+	new.backend_id = decision->target.id;
+	return lb_track_both(ctx, packet, &asked, behind, &to, &new, v6);
 }
 
 /* Send the packet to the backend that was decided. 0 or a refusal. */

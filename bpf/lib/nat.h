@@ -2,12 +2,13 @@
 #pragma once
 
 /* Source translation on tuples: who needs a source gets a free port of the node for this
- * destination, and the way back stands beside it.
+ * destination, and the way back stands under the tuple of the replies (NAT_IN).
  *
- * A port is free if the reply's tuple could be inserted as NAT_IN and no socket of the node has it.
- * The whole range is searched from a random place, so that only a full range refuses. Both entries
- * are made or none; what an LRU map evicts of a pair is made anew while the other half is used. The
- * text of both families is nat_family.h. */
+ * A port is free if the reply's tuple could be inserted as NAT_IN and no socket of the node has it. It is
+ * looked for at random and then in the whole range, so that only a full range refuses. What a client's
+ * flow got stands in its entry of connection tracking; that of a connection of the node itself in a
+ * second entry here (NAT_OUT). What an LRU map evicts of two is made anew while the other half is used.
+ * The text of both families is nat_family.h. */
 #include "ct.h"
 #include "nat_types.h"
 
@@ -19,6 +20,16 @@ const volatile __u32 nat_max_port = 65535;
 
 /* Another CPU translates the same flow at the same moment. */
 #define NAT_RACED 1
+
+#define NAT_RANDOM_TRIES 16
+
+/* The end that one side of a packet gets. */
+struct nat_end {
+	__be32 address[4];
+	__u32 rev_nat;
+	__be16 port;
+	__u16 flags;		/* NAT_* */
+};
 
 static __always_inline __u32 nat_lifetime_s(__u8 proto, __u16 flags)
 {
@@ -77,14 +88,6 @@ static __always_inline bool nat_socket(void *ctx, struct bpf_sock_tuple *tuple, 
 #include "nat_family.h"
 #undef NAT_FAMILY
 
-/* The end that one side of a packet gets. */
-struct nat_end {
-	__be32 address[4];
-	__u32 rev_nat;
-	__be16 port;
-	__u16 flags;		/* NAT_* */
-};
-
 static __always_inline void nat4_end(struct nat_end *end, const struct nat4_value *value)
 {
 	end->address[0] = value->address;
@@ -122,6 +125,13 @@ static __always_inline bool nat_find(const struct tuple *tuple, __u8 direction,
 	return value4;
 }
 
+static __always_inline int nat_refusal(int reason)
+{
+	if (!reason)
+		return 0;
+	return reason == DROP_MAP_FULL ? REFUSE(DROP_MAP_FULL) : REFUSE(DROP_NAT_NO_MAPPING);
+}
+
 static __always_inline int nat4_packet(ctx_t *ctx, const struct packet *packet, struct nat_end *end)
 {
 	struct nat4_search search = { .ctx = ctx };
@@ -130,7 +140,6 @@ static __always_inline int nat4_packet(ctx_t *ctx, const struct packet *packet, 
 
 	ct_key_of(&key, &packet->tuple, NAT_OUT, false);
 	search.value.address = end->address[0];
-	search.value.rev_nat = end->rev_nat;
 	search.value.ifindex = ctx_ifindex(ctx);
 	reason = nat4_source(&search, (void *)&key.v4, packet->tcp_flags);
 	nat4_end(end, &search.value);
@@ -145,15 +154,14 @@ static __always_inline int nat6_packet(ctx_t *ctx, const struct packet *packet, 
 
 	ct_key_of(&key, &packet->tuple, NAT_OUT, true);
 	address_copy(search.value.address, end->address, true);
-	search.value.rev_nat = end->rev_nat;
 	search.value.ifindex = ctx_ifindex(ctx);
 	reason = nat6_source(&search, (void *)&key.v6, packet->tcp_flags);
 	nat6_end(end, &search.value);
 	return reason;
 }
 
-/* The source for a packet that leaves by a device with the address in end; end->rev_nat is what its
- * replies come from. An ICMP error finds a flow and makes none. 0 or a refusal. */
+/* The source for a packet of the node that leaves by a device with the address in end. An ICMP error
+ * finds a flow and makes none. 0 or a refusal. */
 static __always_inline int nat_source(ctx_t *ctx, const struct packet *packet, struct nat_end *end,
 				      const bool v6)
 {
@@ -162,9 +170,24 @@ static __always_inline int nat_source(ctx_t *ctx, const struct packet *packet, s
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return nat_find(&packet->tuple, NAT_OUT, end, v6) ? 0 : REFUSE(DROP_NAT_NO_MAPPING);
 	reason = v6 ? nat6_packet(ctx, packet, end) : nat4_packet(ctx, packet, end);
-	if (!reason)
-		return 0;
-	return reason == DROP_MAP_FULL ? REFUSE(DROP_MAP_FULL) : REFUSE(DROP_NAT_NO_MAPPING);
+	return nat_refusal(reason);
+}
+
+/* Note a packet of a client's flow, which is `to` behind the translation and has the source in end;
+ * false: it needs another one. */
+static __always_inline bool nat_keep(ctx_t *ctx, const struct packet *packet, const struct tuple *to,
+				     const struct nat_end *end, const bool v6)
+{
+	return v6 ? nat6_keep(ctx, packet, to, end) : nat4_keep(ctx, packet, to, end);
+}
+
+/* A source for a client's flow: end comes with the address and the frontend that replies come from, and
+ * gets the port. 0 or a refusal. */
+static __always_inline int nat_take(ctx_t *ctx, const struct packet *packet, const struct tuple *to,
+				    struct nat_end *end, const bool v6)
+{
+	return nat_refusal(v6 ? nat6_take_for_client(ctx, packet, to, end) :
+				nat4_take_for_client(ctx, packet, to, end));
 }
 
 /* The client of a reply; false if the packet answers no translated flow. */

@@ -56,74 +56,168 @@ static __always_inline bool NAT(_has_socket)(struct NAT(_search) *search)
 	return nat_socket(search->ctx, &tuple, sizeof(tuple.NAT_IP), search->in.proto);
 }
 
-/* Turn of bpf_loop: 1 ends it. A look-up precedes the insertion, because an LRU map that is full
- * evicts an entry for an insertion that fails, too. */
+/* Take a port unless somebody has it: false then. A look-up precedes the insertion, because an LRU map
+ * that is full evicts an entry for an insertion that fails, too. */
+static __always_inline bool NAT(_try_port)(struct NAT(_search) *search, __u32 number)
+{
+	int rc;
+
+	search->in.dport = bpf_htons(nat_min_port + number);
+	if (bpf_map_lookup_elem(&NAT_MAP, &search->in) || NAT(_has_socket)(search))
+		return false;
+	rc = bpf_map_update_elem(&NAT_MAP, &search->in, &search->value, BPF_NOEXIST);
+	if (rc == -CILIA_EEXIST)
+		return false;
+	search->result = rc ? DROP_MAP_FULL : 0;
+	return true;
+}
+
+/* Turn of bpf_loop: 1 ends it. First at random, which finds one soon in a range that is half full;
+ * then one after the other, so that only a full range has none. */
 static long NAT(_try)(__u32 turn, struct NAT(_search) *search)
 {
 	__u32 count = nat_max_port - nat_min_port + 1;
-	int rc;
+	__u32 at = turn < NAT_RANDOM_TRIES ? bpf_get_prandom_u32() : search->first + turn;
 
-	search->in.dport = bpf_htons(nat_min_port + (search->first + turn) % count);
-	if (bpf_map_lookup_elem(&NAT_MAP, &search->in) || NAT(_has_socket)(search))
-		return 0;
-	rc = bpf_map_update_elem(&NAT_MAP, &search->in, &search->value, BPF_NOEXIST);
-	if (rc == -CILIA_EEXIST)
-		return 0;
-	search->result = rc ? DROP_MAP_FULL : 0;
-	return 1;
+	return NAT(_try_port)(search, at % count);
 }
 
-/* Make both entries of a flow; search->value comes with the address that it gets and leaves as the
- * flow's NAT_OUT. Returns 0, NAT_RACED or a reason: then neither stands. */
+/* Whether an entry NAT_IN is this one's: both name the same end. */
+static __always_inline bool NAT(_is_mine)(const struct NAT(_value) *in, const struct NAT(_value) *mine)
+{
+	return in && nat_same(in->address, mine->address) && in->port == mine->port;
+}
+
+/* The client's own port, if it may be had or is this flow's already (another CPU took it, or the other
+ * half was lost): the flow then looks the same on both sides. */
+static __always_inline bool NAT(_try_own)(struct NAT(_search) *search)
+{
+	__u32 number = bpf_ntohs(search->value.port) - nat_min_port;
+
+	if (number > nat_max_port - nat_min_port)
+		return false;
+	if (NAT(_try_port)(search, number))
+		return true;
+	search->result = NAT(_is_mine)(bpf_map_lookup_elem(&NAT_MAP, &search->in), &search->value) ?
+				 0 : DROP_NAT_NO_MAPPING;
+	return !search->result;
+}
+
+/* Take a port for what search->in and search->value say, and make that entry NAT_IN. 0 or a reason. */
+static __noinline int NAT(_take)(struct NAT(_search) *search, __u8 proto)
+{
+	__u32 now_s = ct_now_s();
+
+	search->value.created_s = now_s;
+	search->value.expires_s = now_s + nat_lifetime_s(proto, search->value.flags);
+	search->result = DROP_NAT_NO_MAPPING;
+	if (NAT(_try_own)(search))
+		return search->result;
+	search->first = bpf_get_prandom_u32();
+	bpf_loop(nat_max_port - nat_min_port + 1 + NAT_RANDOM_TRIES, NAT(_try), search, 0);
+	return search->result;
+}
+
+/* Take note of a packet in an entry, at most once a second or when the state changes: then true. */
+static __always_inline bool NAT(_note)(struct NAT(_value) *value, __u8 proto, __u8 tcp_flags,
+				       bool reply)
+{
+	__u16 flags = nat_flags_after(value->flags, tcp_flags, reply);
+	__u32 expires_s = ct_now_s() + nat_lifetime_s(proto, flags);
+
+	if (value->expires_s == expires_s && value->flags == flags)
+		return false;
+	value->expires_s = expires_s;
+	value->flags = flags;
+	return true;
+}
+
+/* What a client's flow has in its NAT_IN, and its key; end is the source that the flow gets. */
+static __always_inline void NAT(_client)(struct NAT(_search) *search, const struct tuple *to,
+					 const struct nat_end *end)
+{
+	nat_copy(search->in.daddr, end->address);
+	nat_copy(search->in.saddr, to->daddr);
+	search->in.dport = end->port;
+	search->in.sport = to->dport;
+	search->in.proto = to->proto;
+	search->in.direction = NAT_IN;
+	nat_copy(search->value.address, to->saddr);
+	search->value.port = to->sport;
+	search->value.rev_nat = end->rev_nat;
+	search->value.ifindex = ctx_ifindex(search->ctx);
+}
+
+/* Take note of a packet of a client, from `to` as it is behind the translation, in the NAT_IN of the
+ * source that its flow has; a lost one is made anew. false: the port is another flow's by now. */
+static __noinline bool NAT(_keep)(ctx_t *ctx, const struct packet *packet, const struct tuple *to,
+				  const struct nat_end *end)
+{
+	struct NAT(_search) search = { .ctx = ctx };
+	struct NAT(_value) *in;
+
+	NAT(_client)(&search, to, end);
+	in = bpf_map_lookup_elem(&NAT_MAP, &search.in);
+	if (!in) {
+		search.value.created_s = ct_now_s();
+		NAT(_note)(&search.value, to->proto, packet->tcp_flags, false);
+		return !bpf_map_update_elem(&NAT_MAP, &search.in, &search.value, BPF_NOEXIST);
+	}
+	if (!NAT(_is_mine)(in, &search.value))
+		return false;
+	in->rev_nat = end->rev_nat;
+	NAT(_note)(in, to->proto, packet->tcp_flags, false);
+	return true;
+}
+
+/* A free port of the address in end for a client's flow, whose way back is made. 0 or a reason. */
+static __noinline int NAT(_take_for_client)(ctx_t *ctx, const struct packet *packet,
+					    const struct tuple *to, struct nat_end *end)
+{
+	struct NAT(_search) search = { .ctx = ctx };
+	int reason;
+
+	NAT(_client)(&search, to, end);
+	search.value.flags = nat_flags_after(0, packet->tcp_flags, false);
+	reason = NAT(_take)(&search, to->proto);
+	end->port = search.in.dport;
+	return reason;
+}
+
+/* Make both entries of a flow of the node itself; search->value comes with the address that it gets
+ * and leaves as the flow's NAT_OUT. Returns 0, NAT_RACED or a reason: then neither stands. */
 static __noinline int NAT(_make)(struct NAT(_search) *search, const struct NAT(_key) *flow)
 {
-	__u32 count = nat_max_port - nat_min_port + 1;
-	__u32 port = bpf_ntohs(flow->sport);
 	struct NAT(_value) *value = &search->value;
 	int rc;
 
-	value->created_s = ct_now_s();
-	value->expires_s = value->created_s + nat_lifetime_s(flow->proto, value->flags);
 	NAT(_reply_key)(&search->in, flow, value);
 	nat_copy(value->address, flow->saddr);
 	value->port = flow->sport;
-	search->result = DROP_NAT_NO_MAPPING;
-	/* The client's own port, if it may be had: the flow then looks the same on both sides. */
-	if (port >= nat_min_port && port <= nat_max_port) {
-		search->first = port - nat_min_port;
-		NAT(_try)(0, search);
-	}
-	if (search->result == DROP_NAT_NO_MAPPING) {
-		search->first = bpf_get_prandom_u32() % count;
-		bpf_loop(count, NAT(_try), search, 0);
-	}
-	if (search->result)
-		return search->result;
+	rc = NAT(_take)(search, flow->proto);
+	if (rc)
+		return rc;
 	nat_copy(value->address, search->in.daddr);
 	value->port = search->in.dport;
 	rc = bpf_map_update_elem(&NAT_MAP, flow, value, BPF_NOEXIST);
-	if (rc)
-		bpf_map_delete_elem(&NAT_MAP, &search->in);
 	if (rc == -CILIA_EEXIST)
 		return NAT_RACED;
+	if (rc)
+		bpf_map_delete_elem(&NAT_MAP, &search->in);
 	return rc ? DROP_MAP_FULL : 0;
 }
 
-/* Take note of a packet in both entries, at most once a second or when the state changes. mine is
- * the entry that the packet was found by, other_key that of the other half. false: the other half
- * is lost for good, its tuple belongs to another flow by now. */
+/* Take note of a packet in both entries of a flow of the node. mine is the entry that the packet was
+ * found by, other_key that of the other half. false: the other half is lost for good, its tuple belongs
+ * to another flow by now. */
 static __always_inline bool NAT(_touch)(struct NAT(_value) *mine, const struct NAT(_key) *mine_key,
 					const struct NAT(_key) *other_key, __u8 tcp_flags,
 					bool reply)
 {
-	__u16 flags = nat_flags_after(mine->flags, tcp_flags, reply);
-	__u32 expires_s = ct_now_s() + nat_lifetime_s(mine_key->proto, flags);
 	struct NAT(_value) anew, *other;
 
-	if (mine->expires_s == expires_s && mine->flags == flags)
+	if (!NAT(_note)(mine, mine_key->proto, tcp_flags, reply))
 		return true;
-	mine->expires_s = expires_s;
-	mine->flags = flags;
 	other = bpf_map_lookup_elem(&NAT_MAP, other_key);
 	if (!other) {
 		anew = *mine;
@@ -139,15 +233,14 @@ static __always_inline bool NAT(_touch)(struct NAT(_value) *mine, const struct N
 	if (reply ? !nat_same(other->address, mine_key->daddr) || other->port != mine_key->dport :
 		    !nat_same(other->address, mine_key->saddr) || other->port != mine_key->sport)
 		return false;
-	other->expires_s = expires_s;
-	other->flags = flags;
-	other->rev_nat = mine->rev_nat;
+	other->expires_s = mine->expires_s;
+	other->flags = mine->flags;
 	return true;
 }
 
-/* The source that a packet of a flow gets, left in search->value as its NAT_OUT; a flow without one
- * gets a port of the address there, for replies of the frontend rev_nat there. flow: the tuple before
- * translation, direction NAT_OUT. Returns 0 or DROP_*. */
+/* The source that a packet of a flow of the node gets, left in search->value as its NAT_OUT; a flow
+ * without one gets a port of the address there. flow: the tuple before translation, direction NAT_OUT.
+ * Returns 0 or DROP_*. */
 static __noinline int NAT(_source)(struct NAT(_search) *search, const struct NAT(_key) *flow,
 				   __u32 tcp_flags)
 {
@@ -155,11 +248,6 @@ static __noinline int NAT(_source)(struct NAT(_search) *search, const struct NAT
 	int rc;
 
 	if (held) {
-		/* Connection tracking gave the tuple to another frontend: that one before is over. */
-		if (held->rev_nat != search->value.rev_nat) {
-			held->rev_nat = search->value.rev_nat;
-			held->expires_s = 0;
-		}
 		NAT(_reply_key)(&search->in, flow, held);
 		if (NAT(_touch)(held, flow, &search->in, tcp_flags, false)) {
 			search->value = *held;
@@ -172,6 +260,8 @@ static __noinline int NAT(_source)(struct NAT(_search) *search, const struct NAT
 	if (rc != NAT_RACED)
 		return rc;
 	held = bpf_map_lookup_elem(&NAT_MAP, flow);
+	if (!held || held->port != search->in.dport)
+		bpf_map_delete_elem(&NAT_MAP, &search->in);
 	if (!held)
 		return DROP_MAP_FULL;
 	search->value = *held;
@@ -188,6 +278,10 @@ static __always_inline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *r
 
 	if (!in)
 		return NULL;
+	if (in->rev_nat) {
+		NAT(_note)(in, reply->proto, tcp_flags, true);
+		return in;
+	}
 	NAT(_flow_key)(&flow, reply, in);
 	/* A reply goes where its own entry says, whoever has the other half. */
 	NAT(_touch)(in, reply, &flow, tcp_flags, true);

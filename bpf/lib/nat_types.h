@@ -3,9 +3,10 @@
 
 /* Keys and values of source translation; see lb_types.h for what this file may contain.
  *
- * Each translated flow has two entries: NAT_OUT under the tuple as it came, with the source that it
- * gets; NAT_IN under the tuple of its replies, with the destination that these get. They are made
- * together and collected together.
+ * A translated flow has an entry NAT_IN under the tuple of its replies, with the destination that these
+ * get. The way there is a client's entry of connection tracking (CT_SNAT); for connections of the node
+ * itself it is an entry NAT_OUT under the tuple as it came, with the source that it gets, and the two
+ * are made and refreshed together.
  */
 #define NAT_OUT 0
 #define NAT_IN 1

@@ -4,8 +4,9 @@
 /* Services asked from outside, at a device of the node:
  *
  *	backend on this node	the destination is translated, the stack does the rest; the reply gets the
- *				frontend as its source where it leaves (nodeport_leaves)
- *	elsewhere, snat		the source becomes the node's too; the reply comes back here
+ *				frontend as its source where it leaves (nodeport_leaves.h)
+ *	elsewhere, snat		the source becomes the node's too; the reply comes back here. Two entries are
+ *				the whole state: the client's own (CT_SERVICE) and the reply's (NAT_IN)
  *	elsewhere, dsr		the client's address stays; the backend's node answers in the frontend's name
  *
  * XDP does what ends in sending a packet to a known neighbour, and leaves everything else to tc as it
@@ -50,7 +51,9 @@ struct nodeport_plan {
 	struct packet packet;
 	struct lb_decision decision;
 	struct route route;
+	struct tuple to;	/* the packet's behind the translation of its destination */
 	struct nat_end source;
+	__s32 way;		/* ROUTE_* or a refusal */
 	__u16 growth;
 };
 
@@ -73,15 +76,6 @@ static __always_inline bool nodeport_is_direct(const struct lb_decision *decisio
 	return nodeport_dsr && (decision->service_flags & LB_SVC_DSR);
 }
 
-/* lb_resolve, whose LB_PASS is NODEPORT_PASS. */
-static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
-					    struct nodeport_plan *plan, const bool v6)
-{
-	return lb_resolve(ctx, packet, &plan->decision, CT_NODE_PORT, true, v6);
-}
-
-PER_FAMILY(nodeport_resolve, struct nodeport_plan)
-
 /* The way to the backend, and how much longer the packet becomes. */
 static __always_inline int nodeport_route(ctx_t *ctx, struct packet *packet,
 					  struct nodeport_plan *plan, const bool v6)
@@ -94,6 +88,95 @@ static __always_inline int nodeport_route(ctx_t *ctx, struct packet *packet,
 			  route_length(ctx, packet) + plan->growth, v6);
 }
 
+/* Whether the packet leaves the node for its backend, by a device that leads to other nodes. */
+static __always_inline bool nodeport_leads_out(const struct nodeport_plan *plan)
+{
+	return plan->way != ROUTE_STACK && plan->route.outside;
+}
+
+/* Find the source of a client's flow, or take one. An entry of a connection that is over still has its
+ * port, which the next one gets if it is the same backend's. 0 or a refusal. */
+static __always_inline int nodeport_source(ctx_t *ctx, struct packet *packet,
+					   struct nodeport_plan *plan, const struct lb_asked *asked,
+					   struct ct_new *new, const bool v6)
+{
+	struct ct_entry *entry = asked->service;
+	struct nat_end *source = &plan->source;
+	bool held = entry && (entry->flags & CT_SNAT) && entry->rev_nat == new->rev_nat &&
+		    entry->backend_id == new->backend_id;
+	int refused;
+
+	source->rev_nat = new->rev_nat;
+	if (held) {
+		address_copy(source->address, entry->nat_address, v6);
+		source->port = entry->nat_port;
+	}
+	if (packet->flags & PACKET_ICMP_ERROR)
+		return held ? 0 : REFUSE(DROP_NAT_NO_MAPPING);
+	if (held && asked->continues &&
+	    !ct_seen(ctx, entry, packet, false, true, new->now_s))
+		return 0;
+	if (held && nat_keep(ctx, packet, &plan->to, source, v6)) {
+		if (asked->continues)
+			return 0;
+	} else {
+		address_copy(source->address, plan->route.address, v6);
+		if (!source->address[0])
+			return REFUSE(DROP_NO_SOURCE);
+		refused = nat_take(ctx, packet, &plan->to, source, v6);
+		if (refused)
+			return refused;
+	}
+	new->direction = CT_SERVICE;
+	new->flags |= CT_SNAT;
+	new->nat_port = source->port;
+	address_copy(new->nat_address, source->address, v6);
+	return ct_create(&packet->tuple, new, v6);
+}
+
+/* Decide for a packet: 0 with the plan, NODEPORT_PASS, or a refusal. */
+static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
+					    struct nodeport_plan *plan, const bool v6)
+{
+	struct lb_decision *decision = &plan->decision;
+	struct ct_new new = {
+		.ifindex = ctx_ifindex(ctx),
+		.now_s = ct_now_s(),
+		.flags = CT_NODE_PORT,
+		.tcp_flags = packet->tcp_flags,
+	};
+	struct lb_asked asked;
+	struct ct_entry *behind;
+	int tries = 0;
+	int done;
+
+	done = lb_find(ctx, packet, &asked, decision, new.now_s, true, v6);
+	if (done)
+		return done;
+	new.rev_nat = decision->rev_nat;
+	for (;;) {
+		if (!lb_pick(&asked, decision, &packet->tuple, tries, v6))
+			return REFUSE(DROP_NO_BACKEND);
+		new.backend_id = decision->target.id;
+		plan->way = nodeport_route(ctx, packet, plan, v6);
+		if (plan->way < 0)
+			return plan->way;
+		if (in_xdp && (plan->way != ROUTE_OUT || !plan->route.outside))
+			return NODEPORT_PASS;
+		lb_translated(&plan->to, &packet->tuple, &decision->target, true, v6);
+		if (nodeport_leads_out(plan) && !nodeport_is_direct(decision))
+			return nodeport_source(ctx, packet, plan, &asked, &new, v6);
+		behind = ct_lookup(&plan->to, CT_EGRESS, v6);
+		if (!lb_taken(packet, behind, &new, tries == LB_CHOICES - 1))
+			return lb_track_both(ctx, packet, &asked, behind, &plan->to, &new, v6);
+		asked.continues = false;
+		if (++tries == LB_CHOICES)
+			return REFUSE(DROP_CT_COLLISION);
+	}
+}
+
+PER_FAMILY(nodeport_resolve, struct nodeport_plan)
+
 /* The backend becomes the destination and the node the source. */
 static __always_inline int nodeport_snat(ctx_t *ctx, struct packet *packet,
 					 struct nodeport_plan *plan, const bool v6)
@@ -101,12 +184,8 @@ static __always_inline int nodeport_snat(ctx_t *ctx, struct packet *packet,
 	struct nat_end *source = &plan->source;
 	int refused;
 
-	address_copy(source->address, plan->route.address, v6);
-	source->rev_nat = plan->decision.rev_nat;
 	refused = packet_set_destination(ctx, packet, plan->decision.target.address,
 					 plan->decision.target.port, v6);
-	if (!refused)
-		refused = nat_source(ctx, packet, source, v6);
 	return refused ? refused : packet_set_source(ctx, packet, source->address, source->port, v6);
 }
 
@@ -135,7 +214,7 @@ static __always_inline int nodeport_remote(ctx_t *ctx, struct packet *packet,
 {
 	int refused;
 
-	if (!plan->route.address[0])
+	if (nodeport_dispatch == DISPATCH_IPIP && !plan->route.address[0])
 		return REFUSE(DROP_NO_SOURCE);
 	refused = packet_decrement_ttl(ctx, packet, v6);
 	if (refused)
@@ -158,43 +237,42 @@ static __always_inline int nodeport_request(ctx_t *ctx, struct packet *packet,
 					    struct nodeport_fate *fate, const bool v6)
 {
 	struct nodeport_plan *plan = nodeport_plan();
-	int way, done;
+	int done;
 
 	if (!plan)
 		return NODEPORT_PASS;
+	plan->way = ROUTE_STACK;
 	done = v6 ? nodeport_resolve6(ctx, packet, plan) : nodeport_resolve4(ctx, packet, plan);
+	if (plan->way < 0)
+		fate->mtu = plan->route.fib.mtu_result - plan->growth;
 	if (done)
 		return done;
-	way = nodeport_route(ctx, packet, plan, v6);
-	if (way < 0) {
-		fate->mtu = plan->route.fib.mtu_result - plan->growth;
-		return way;
-	}
-	if (in_xdp && (way != ROUTE_OUT || !plan->route.outside))
-		return NODEPORT_PASS;
-	if (way == ROUTE_STACK || !plan->route.outside)
+	if (!nodeport_leads_out(plan))
 		return packet_set_destination(ctx, packet, plan->decision.target.address,
 					      plan->decision.target.port, v6);
 	done = v6 ? nodeport_remote6(ctx, packet, plan) : nodeport_remote4(ctx, packet, plan);
 	if (!done)
-		fate->verdict = forward_out(ctx, &plan->route, way);
+		fate->verdict = forward_out(ctx, &plan->route, plan->way);
 	return done;
 }
 
 PER_FAMILY(nodeport_request, struct nodeport_fate)
 
-/* Note in the connection's entries what a backend's packet says about it: packet is still from the
- * backend, to the client. */
-static __always_inline struct ct_entry *nodeport_answered(ctx_t *ctx, const struct packet *packet,
-							  const bool v6)
+/* Note in the connection's entry what a backend's packet says about it; client: the packet's tuple as
+ * the client would answer it, port: the one that the flow has on this node. */
+static __always_inline void nodeport_answered(ctx_t *ctx, const struct packet *packet,
+					      const struct tuple *client, const struct nat_end *end,
+					      __be16 port, const bool v6)
 {
-	struct ct_entry *entry = NULL;
+	struct ct_entry *entry;
 
-	if (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
-		entry = ct_lookup_reply(packet, CT_EGRESS, v6);
-	if (entry)
-		ct_seen(ctx, entry, packet, true, false, ct_now_s());
-	return entry;
+	if (!ct_accounting && !(packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+		return;
+	entry = ct_lookup(client, CT_SERVICE, v6);
+	/* Another one's by now, on another port. */
+	if (!entry || entry->rev_nat != end->rev_nat || entry->nat_port != port)
+		return;
+	ct_seen(ctx, entry, packet, true, true, ct_now_s());
 }
 
 /* A reply to a translated source: to the client, from the frontend; or to a socket of this node whose
@@ -202,11 +280,11 @@ static __always_inline struct ct_entry *nodeport_answered(ctx_t *ctx, const stru
 static __always_inline int nodeport_reply(ctx_t *ctx, struct packet *packet,
 					  struct nodeport_fate *fate, const bool v6)
 {
+	struct nodeport_plan *plan = nodeport_plan();
+	__be16 own = packet->tuple.dport;
 	__be32 frontend[4] = {};
-	struct ct_entry *entry;
 	struct nat_end end = {};
 	struct tuple client = {};
-	struct nodeport_plan *plan = nodeport_plan();
 	__be16 port = 0;
 	int way, refused;
 
@@ -230,20 +308,28 @@ static __always_inline int nodeport_reply(ctx_t *ctx, struct packet *packet,
 	refused = packet_set_destination(ctx, packet, end.address, end.port, v6);
 	if (refused)
 		return refused;
-	entry = nodeport_answered(ctx, packet, v6);
 	refused = packet_set_source(ctx, packet, frontend, port, v6);
 	if (refused)
 		return refused;
-	if (entry && (packet->tcp_flags & (TCP_FIN | TCP_RST))) {
-		tuple_exchange(&client, &packet->tuple);
-		lb_close(entry, &client, v6);
-	}
+	tuple_exchange(&client, &packet->tuple);
+	nodeport_answered(ctx, packet, &client, &end, own, v6);
 	if (way != ROUTE_STACK)
 		fate->verdict = forward_out(ctx, &plan->route, way);
 	return 0;
 }
 
 PER_FAMILY(nodeport_reply, struct nodeport_fate)
+
+/* Request or reply: 0 with its fate, NODEPORT_PASS, or a refusal. */
+static __always_inline int nodeport_enters(ctx_t *ctx, struct packet *packet,
+					   struct nodeport_fate *fate, const bool v6)
+{
+	int done = v6 ? nodeport_request6(ctx, packet, fate) : nodeport_request4(ctx, packet, fate);
+
+	if (done != NODEPORT_PASS)
+		return done;
+	return v6 ? nodeport_reply6(ctx, packet, fate) : nodeport_reply4(ctx, packet, fate);
+}
 
 /* Count a refusal, and answer where the sender can do something about it. */
 static __always_inline int nodeport_refuse(ctx_t *ctx, const struct packet *packet, int refused,
@@ -258,244 +344,3 @@ static __always_inline int nodeport_refuse(ctx_t *ctx, const struct packet *pack
 		return icmp_too_big(ctx, packet, fate->mtu);
 	return CTX_DROP;
 }
-
-#ifndef CILIA_XDP
-static __always_inline int nodeport_dsr_keep(const struct tuple *reply, const __be32 *address,
-					     __be16 port, const bool v6)
-{
-	__u32 now_s = ct_now_s();
-	union ct_key key;
-
-	ct_key_of(&key, reply, NAT_OUT, v6);
-	if (v6) {
-		struct nat6_value value = { .port = port, .flags = NAT_DSR, .created_s = now_s };
-
-		address_copy(value.address, address, true);
-		value.expires_s = now_s + nat_lifetime_s(reply->proto, 0);
-		return bpf_map_update_elem(&cilia_snat6, &key, &value, BPF_ANY);
-	} else {
-		struct nat4_value value = {
-			.address = *address,
-			.port = port,
-			.flags = NAT_DSR,
-			.created_s = now_s,
-			.expires_s = now_s + nat_lifetime_s(reply->proto, 0),
-		};
-
-		return bpf_map_update_elem(&cilia_snat4, &key, &value, BPF_ANY);
-	}
-}
-
-/* A packet that brings its frontend: remember it for the replies. One that opens a connection and
- * brings none was sent to the backend itself. */
-static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet *packet,
-						struct nodeport_fate *fate, const bool v6)
-{
-	__be32 address[4] = {};
-	struct tuple reply = {};
-	struct nat_end end = {};
-	union ct_key key;
-	__be16 port;
-
-	if (!nodeport_dsr || (packet->flags & (PACKET_ICMP_ERROR | PACKET_LATER)))
-		return NODEPORT_PASS;
-	tuple_exchange(&reply, &packet->tuple);
-	if (dsr_read(ctx, packet, address, &port, v6))
-		return nodeport_dsr_keep(&reply, address, port, v6) ? REFUSE(DROP_MAP_FULL) : 0;
-	if (packet_opens_tcp(packet) && nat_find(&reply, NAT_OUT, &end, v6) &&
-	    (end.flags & NAT_DSR)) {
-		ct_key_of(&key, &reply, NAT_OUT, v6);
-		bpf_map_delete_elem(v6 ? (void *)&cilia_snat6 : (void *)&cilia_snat4, &key);
-	}
-	return NODEPORT_PASS;
-}
-
-PER_FAMILY(nodeport_dsr_arrives, struct nodeport_fate)
-
-/* The backend of a frontend that has an address: slots are gone through in turn. */
-struct nodeport_scan {
-	union lb_key key;
-	__be32 address[4];
-	struct lb_target target;
-	bool v6;
-	bool found;
-};
-
-static long nodeport_scan_slot(__u32 turn, struct nodeport_scan *scan)
-{
-	const struct lb_service *slot;
-
-	if (scan->v6) {
-		scan->key.v6.slot = turn + 1;
-		slot = bpf_map_lookup_elem(&cilia_lb6_svc, &scan->key.v6);
-		scan->found = slot && lb_target(&scan->target, slot->backend_id, true) &&
-			      address_equal(scan->target.address, scan->address, true);
-	} else {
-		scan->key.v4.slot = turn + 1;
-		slot = bpf_map_lookup_elem(&cilia_lb4_svc, &scan->key.v4);
-		scan->found = slot && lb_target(&scan->target, slot->backend_id, false) &&
-			      address_equal(scan->target.address, scan->address, false);
-	}
-	return scan->found;
-}
-
-/* The backend at an address that a packet to a frontend was sent to by another node: that of its
- * connection, or the slot's. */
-static __always_inline bool nodeport_chosen(struct nodeport_scan *scan,
-					    const struct lb_service *svc,
-					    const struct ct_entry *entry, const bool v6)
-{
-	__u32 slots = svc->count + svc->qcount;
-
-	if (entry && entry->rev_nat == svc->rev_nat &&
-	    lb_target(&scan->target, entry->backend_id, v6) &&
-	    address_equal(scan->target.address, scan->address, v6))
-		return true;
-	scan->v6 = v6;
-	bpf_loop(slots, nodeport_scan_slot, scan, 0);
-	return scan->found;
-}
-
-/* Entries for a connection whose backend another node chose. */
-static __always_inline int nodeport_track(ctx_t *ctx, const struct packet *packet,
-					  struct ct_entry *entry, const struct lb_target *target,
-					  struct ct_new *new, const bool v6)
-{
-	struct tuple to = packet->tuple;
-	int refused;
-
-	address_copy(to.daddr, target->address, v6);
-	to.dport = target->port;
-	refused = lb_track(ctx, packet, ct_lookup(&to, CT_EGRESS, v6), &to, new, v6);
-	if (refused || (packet->flags & PACKET_ICMP_ERROR))
-		return refused;
-	if (entry && entry->backend_id == target->id && ct_continues(entry, packet, new->now_s)) {
-		ct_seen(ctx, entry, packet, false, true, new->now_s);
-		return 0;
-	}
-	new->direction = CT_SERVICE;
-	return ct_create(&packet->tuple, new, v6);
-}
-
-/* A client's packet inside one that another node addressed to the backend. 0, NODEPORT_PASS or a
- * refusal; the packet goes on to the stack. */
-static __always_inline int nodeport_unwrap(ctx_t *ctx, const struct packet *outer, const bool v6)
-{
-	struct nodeport_scan scan = {};
-	struct ct_new new = {
-		.ifindex = ctx_ifindex(ctx),
-		.now_s = ct_now_s(),
-		.flags = CT_NODE_PORT | CT_DSR,
-	};
-	struct ct_entry *entry;
-	struct lb_service *svc;
-	struct packet packet;
-	int refused;
-
-	if (!nodeport_dsr || nodeport_dispatch != DISPATCH_IPIP ||
-	    !ipip_inner(ctx, outer, &packet, v6))
-		return NODEPORT_PASS;
-	svc = lb_lookup(&scan.key, &packet.tuple, true, v6);
-	if (!svc)
-		return NODEPORT_PASS;
-	address_copy(scan.address, outer->tuple.daddr, v6);
-	entry = ct_lookup(&packet.tuple, CT_SERVICE, v6);
-	if (!nodeport_chosen(&scan, svc, entry, v6))
-		return NODEPORT_PASS;
-	new.rev_nat = svc->rev_nat;
-	new.backend_id = scan.target.id;
-	new.tcp_flags = packet.tcp_flags;
-	refused = nodeport_track(ctx, &packet, entry, &scan.target, &new, v6);
-	if (refused)
-		return refused;
-	refused = ipip_unwrap(ctx, outer, &packet);
-	return refused ? refused : packet_set_destination(ctx, &packet, scan.target.address,
-							  scan.target.port, v6);
-}
-
-/* Keep the entry of a reply alive, at most a write a second. */
-static __always_inline void nodeport_dsr_refresh(const struct packet *packet, const bool v6)
-{
-	struct nat4_value *value4;
-	struct nat6_value *value6;
-	union ct_key key;
-	__u32 expires_s;
-	__u16 flags;
-
-	if (packet->flags & PACKET_ICMP_ERROR)
-		return;
-	ct_key_of(&key, &packet->tuple, NAT_OUT, v6);
-	if (v6) {
-		value6 = bpf_map_lookup_elem(&cilia_snat6, &key);
-		if (!value6)
-			return;
-		flags = nat_flags_after(value6->flags, packet->tcp_flags, true);
-		expires_s = ct_now_s() + nat_lifetime_s(packet->tuple.proto, flags);
-		if (value6->expires_s != expires_s || value6->flags != flags) {
-			value6->flags = flags;
-			value6->expires_s = expires_s;
-		}
-		return;
-	}
-	value4 = bpf_map_lookup_elem(&cilia_snat4, &key);
-	if (!value4)
-		return;
-	flags = nat_flags_after(value4->flags, packet->tcp_flags, true);
-	expires_s = ct_now_s() + nat_lifetime_s(packet->tuple.proto, flags);
-	if (value4->expires_s != expires_s || value4->flags != flags) {
-		value4->flags = flags;
-		value4->expires_s = expires_s;
-	}
-}
-
-/* Whether answers to this packet of the node would be taken for those to a client's flow. The first
- * packet of a connection tells; later ones have an entry then. */
-static __always_inline bool nodeport_collides(ctx_t *ctx, const struct packet *packet,
-					      struct nat_end *end, const bool v6)
-{
-	__u16 port = bpf_ntohs(packet->tuple.sport);
-	const struct netdev *netdev;
-	struct tuple reply = {};
-	struct nat_end taken;
-
-	if (port < nat_min_port || port > nat_max_port || (packet->flags & PACKET_ICMP_ERROR))
-		return false;
-	if (packet->tuple.proto == IPPROTO_TCP && !packet_opens_tcp(packet))
-		return false;
-	netdev = netdev_find(ctx_ifindex(ctx));
-	if (!netdev)
-		return false;
-	if (v6)
-		address_copy(end->address, netdev->address6, true);
-	else
-		end->address[0] = netdev->address4;
-	if (!address_equal(end->address, packet->tuple.saddr, v6))
-		return false;
-	tuple_exchange(&reply, &packet->tuple);
-	return nat_find(&reply, NAT_IN, &taken, v6);
-}
-
-/* A reply of a backend of this node, where it leaves; or a packet of the node itself from a port that
- * a client's flow has: it gets another one, or the answers would go to the client. */
-static __always_inline int nodeport_leaves(ctx_t *ctx, struct packet *packet, const bool v6)
-{
-	struct ct_entry *entry = ct_lookup_reply(packet, CT_EGRESS, v6);
-	struct nat_end end = {};
-	int refused;
-
-	if (entry && entry->rev_nat && (entry->flags & CT_NODE_PORT))
-		return lb_reverse(ctx, packet, entry, v6);
-	if (nat_find(&packet->tuple, NAT_OUT, &end, v6)) {
-		if (end.flags & NAT_DSR)
-			nodeport_dsr_refresh(packet, v6);
-	} else if (!nodeport_collides(ctx, packet, &end, v6)) {
-		return NODEPORT_PASS;
-	}
-	if (!(end.flags & NAT_DSR)) {
-		refused = nat_source(ctx, packet, &end, v6);
-		if (refused)
-			return refused;
-	}
-	return packet_set_source(ctx, packet, end.address, end.port, v6);
-}
-#endif

@@ -22,7 +22,10 @@ CT_MAPS: Final = ("cilia_ct4_tcp", "cilia_ct4_any", "cilia_ct6_tcp", "cilia_ct6_
 
 _KEY4: Final = Struct("=4s4s2s2sBBxx")
 _KEY6: Final = Struct("=16s16s2s2sBBxx")
-_ENTRY: Final = Struct("=QQQQIIIIIIII2sHBBxx")
+_ENTRY: Final = Struct("=QQQQIIIIIIII2sHBB2s16s")
+
+#: Size of the values.
+ENTRY_SIZE: Final = _ENTRY.size
 
 #: Where ``expires_s`` stands in a value: what a sweep reads of an entry it leaves alone.
 EXPIRES_OFFSET: Final = 32
@@ -81,8 +84,13 @@ class CtKey(msgspec.Struct, frozen=True):
         return f"{self.source_text} -> {self.destination_text}"
 
 
+#: ``bytes`` where a field has that name.
+Packed = bytes
+_NO_ADDRESS: Final = bytes(16)
+
+
 class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Value of all four maps, 72 bytes."""
+    """Value of all four maps, 88 bytes."""
 
     packets: int = 0
     bytes: int = 0
@@ -100,6 +108,15 @@ class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
     flags: int = 0
     tcp_flags: int = 0
     reply_tcp_flags: int = 0
+    nat_port: int = 0
+    #: An IPv4 address is the first 4 of 16 bytes.
+    nat_address: Packed = _NO_ADDRESS
+
+    def translated_source(self, key: CtKey) -> tuple[Packed, int] | None:
+        """Address and port that the client of an entry gets; None if it keeps its own."""
+        if not self.flags & CtFlag.SNAT:
+            return None
+        return self.nat_address[: len(key.source)], self.nat_port
 
 
 _FIN, _RST = 0x01, 0x04
@@ -110,6 +127,10 @@ def is_over(entry: CtEntry, now_s: int) -> bool:
     either = entry.tcp_flags | entry.reply_tcp_flags
     both = entry.tcp_flags & entry.reply_tcp_flags
     return entry.expires_s < now_s or bool(either & _RST or both & _FIN)
+
+
+#: Fields in network order, by their place.
+_PORTS: Final = tuple(map(CtEntry.__struct_fields__.index, ("proxy_port", "nat_port")))
 
 
 def encode_key(key: CtKey) -> bytes:
@@ -138,15 +159,16 @@ def decode_key(raw: bytes) -> CtKey:
 
 
 def encode_entry(entry: CtEntry) -> bytes:
-    *before, proxy_port, flags, tcp_flags, reply_tcp_flags = msgspec.structs.astuple(entry)
-    port = proxy_port.to_bytes(2, "big")
-    return _ENTRY.pack(*before, port, flags, tcp_flags, reply_tcp_flags)
+    fields = list(msgspec.structs.astuple(entry))
+    for place in _PORTS:
+        fields[place] = fields[place].to_bytes(2, "big")
+    return _ENTRY.pack(*fields)
 
 
 def decode_entry(raw: bytes) -> CtEntry:
     fields = list(_ENTRY.unpack(raw))
-    proxy_port = CtEntry.__struct_fields__.index("proxy_port")
-    fields[proxy_port] = int.from_bytes(fields[proxy_port], "big")
+    for place in _PORTS:
+        fields[place] = int.from_bytes(fields[place], "big")
     return CtEntry(**dict(zip(CtEntry.__struct_fields__, fields, strict=True)))
 
 

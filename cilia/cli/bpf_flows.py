@@ -52,8 +52,8 @@ def list_connections(ctx: click.Context, bpf_root: Path, output: str) -> None:
     from bpf.maps.ct import CT_MAPS
 
     rows = list(_rows(_maps_dir(ctx, bpf_root), CT_MAPS, _connections))
-    columns = ["protocol", "direction", "source", "destination", "expires_in_s", "backend_id"]
-    _show(rows, [*columns, "rev_nat", "flags", "packets", "bytes"], output)
+    columns = ["protocol", "direction", "source", "destination", "translated", "expires_in_s"]
+    _show(rows, [*columns, "backend_id", "rev_nat", "flags", "packets", "bytes"], output)
 
 
 @click.group()
@@ -66,7 +66,7 @@ def nat() -> None:
 @OUTPUT
 @click.pass_context
 def list_translations(ctx: click.Context, bpf_root: Path, output: str) -> None:
-    """Every translated flow, an entry for each way.
+    """Ways back of translated sources; those of clients have the way there in `cilia bpf ct list`.
 
     \b
     Examples:
@@ -133,9 +133,11 @@ def _rows(directory: Path, names: Any, read: Callable[[Map], Iterator[Row]]) -> 
 
 def _connections(opened: Map) -> Iterator[Row]:
     from bpf.maps import ct as maps
+    from bpf.maps.text import endpoint_text
 
     now = int(time.monotonic())
     for key, entry in maps.connections(opened):
+        source = entry.translated_source(key)
         yield {
             "protocol": _protocol(key.proto),
             "direction": maps.Direction(key.direction).name.lower(),
@@ -150,6 +152,7 @@ def _connections(opened: Map) -> Iterator[Row]:
             "bytes": entry.bytes,
             "reply_packets": entry.reply_packets,
             "reply_bytes": entry.reply_bytes,
+            "translated": "" if source is None else f"source {endpoint_text(*source)}",
             "ifindex": entry.ifindex,
             "age_s": now - entry.created_s,
         }

@@ -41,12 +41,15 @@ def test_keys_are_the_c_structs(struct: str, number: int, addresses: tuple[bytes
 
 
 def test_connections_are_the_c_struct() -> None:
-    values = {name: number + 1 for number, name in enumerate(ct.CtEntry.__struct_fields__)}
-    entry = ct.CtEntry(**values)
+    numbers = ct.CtEntry.__struct_fields__[:-1]
+    values = {name: number + 1 for number, name in enumerate(numbers)}
+    entry = ct.CtEntry(**values, nat_address=V6[0])
     raw = ct.encode_entry(entry)
     c = view("ct_entry", raw)
     found = {name: getattr(c, name) for name in values}
-    assert found | {"proxy_port": socket.ntohs(c.proxy_port)} == values
+    in_order = {name: socket.ntohs(found[name]) for name in ("proxy_port", "nat_port")}
+    assert found | in_order == values
+    assert field_bytes(c, "nat_address") == V6[0]
     assert ct.decode_entry(raw) == entry
     assert ffi.offsetof("struct ct_entry", "expires_s") == ct.EXPIRES_OFFSET
 
@@ -89,7 +92,7 @@ def test_numbers_are_those_of_c() -> None:
 def test_all_entries_of_a_map_are_decoded() -> None:
     key = ct.CtKey(*V4, 80, 1234, 6, ct.Direction.SERVICE)
     entry = ct.CtEntry(backend_id=3, rev_nat=9)
-    raw = FakeMap("cilia_ct4_tcp", 16, 72, 16)
+    raw = FakeMap("cilia_ct4_tcp", 16, ct.ENTRY_SIZE, 16)
     raw.update(ct.encode_key(key), ct.encode_entry(entry))
     assert list(ct.connections(raw)) == [(key, entry)]
     assert str(key) == "192.168.0.9:1234 -> 10.1.2.3:80"

@@ -47,7 +47,7 @@ SOURCE = """
 __noinline int name(ctx_t *ctx, struct packet *packet) \\
 { \\
     struct lb_decision decision = {}; \\
-    int refused = packet ? lb_resolve(ctx, packet, &decision, 0, outside, v6) : LB_PASS; \\
+    int refused = packet ? lb_resolve(ctx, packet, &decision, outside, v6) : LB_PASS; \\
     return refused ? refused : (int)(CHOSEN + decision.target.id); \\
 }
 COPY(inside4, LB_INSIDE, false)

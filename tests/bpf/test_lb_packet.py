@@ -46,7 +46,7 @@ SOURCE = """
 static __always_inline int one(ctx_t *ctx, struct packet *packet, const bool outside, const bool v6)
 {
     struct lb_decision decision = {};
-    int refused = lb_resolve(ctx, packet, &decision, 0, outside, v6);
+    int refused = lb_resolve(ctx, packet, &decision, outside, v6);
 
     return refused ? refused : lb_translate(ctx, packet, &decision, v6);
 }

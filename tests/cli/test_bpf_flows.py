@@ -51,16 +51,20 @@ def run(root: Path, *arguments: str) -> Any:
 
 
 def test_connections_are_listed(root: Path) -> None:
-    raw = pinned(root, MapType.LRU_HASH, "cilia_ct4_tcp", 16, 72)
+    raw = pinned(root, MapType.LRU_HASH, "cilia_ct4_tcp", 16, ct.ENTRY_SIZE)
     key = ct.CtKey(VIP, CLIENT, 80, 4000, 6, ct.Direction.SERVICE)
-    flags = ct.CtFlag.SEEN_REPLY | ct.CtFlag.NODE_PORT
-    entry = ct.CtEntry(backend_id=3, rev_nat=9, flags=flags, packets=7)
+    flags = ct.CtFlag.SEEN_REPLY | ct.CtFlag.SNAT
+    address = NODE.ljust(16, b"\0")
+    entry = ct.CtEntry(
+        backend_id=3, rev_nat=9, flags=flags, packets=7, nat_address=address, nat_port=50000
+    )
     raw.update(ct.encode_key(key), ct.encode_entry(entry))
     printed = run(root, "ct", "list").output.splitlines()
     assert printed[0].split()[:4] == ["Protocol", "Direction", "Source", "Destination"]
     assert printed[1].split()[:4] == ["TCP", "service", "192.0.2.9:4000", "10.96.0.1:80"]
     (row,) = json.loads(run(root, "ct", "list", "-o", "json").output)
-    assert row["flags"] == "seen-reply,node-port"
+    assert row["flags"] == "seen-reply,snat"
+    assert row["translated"] == "source 192.0.2.1:50000"
     assert (row["backend_id"], row["rev_nat"], row["packets"]) == (3, 9, 7)
 
 

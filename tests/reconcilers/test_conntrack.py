@@ -25,7 +25,7 @@ VIP, A, B = "10.96.0.1", "10.244.1.1", "10.244.1.2"
 def new_maps() -> ConntrackMaps:
     sizes = {4: 16, 6: 40}
     maps: dict[str, FakeMap] = {
-        name: FakeMap(name, sizes[int(name[8])], 72, 1024) for name in ct.CT_MAPS
+        name: FakeMap(name, sizes[int(name[8])], ct.ENTRY_SIZE, 1024) for name in ct.CT_MAPS
     }
     for name in nat.NAT_MAPS:
         maps[name] = FakeMap(name, sizes[int(name[-1])], nat.VALUE_SIZE[name], 1024)
