@@ -26,13 +26,28 @@ WAIT_S = 10.0
 @click.option("--state-dir", type=click.Path(path_type=Path), help="As given to the agent.")
 @click.option("--bpf-root", type=click.Path(path_type=Path), help="As given to the agent.")
 @click.option("--wait", is_flag=True, help="Wait a few seconds for an agent that is ending.")
+@click.option(
+    "--hand-back",
+    type=float,
+    metavar="SECONDS",
+    help="Leave new connections to kube-proxy first, and wait so long for the end of known ones.",
+)
 @click.pass_context
-def cleanup(ctx: click.Context, state_dir: Path | None, bpf_root: Path | None, wait: bool) -> None:
+def cleanup(
+    ctx: click.Context,
+    state_dir: Path | None,
+    bpf_root: Path | None,
+    wait: bool,
+    hand_back: float | None,
+) -> None:
     """Remove everything that an instance ever made: programs, maps, pins, state, mounts.
+
+    Connections that are translated here are broken by it.
 
     \b
     Examples:
       cilia cleanup
+      cilia cleanup --hand-back 60
       cilia --instance test cleanup
     """
     instance = ctx.obj["explicit_instance"] or DEFAULT_INSTANCE
@@ -41,6 +56,8 @@ def cleanup(ctx: click.Context, state_dir: Path | None, bpf_root: Path | None, w
     lock = InstanceLock()
     try:
         _acquire(lock, config, WAIT_S if wait else 0.0)
+        if hand_back is not None:
+            _hand_back(config, hand_back)
         removed = remove_everything(config)
     except AlreadyRunning as error:
         raise click.ClickException(str(error)) from None
@@ -60,6 +77,14 @@ def _acquire(lock: InstanceLock, config: AgentConfig, wait_s: float) -> None:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)  # flock has no wait with a time limit
+
+
+def _hand_back(config: AgentConfig, timeout_s: float) -> None:
+    maps = config.pin_dir / "maps"
+    if maps.exists():
+        from cilia.agent import hand_back  # loads libbpf
+
+        hand_back.hand_back(maps, timeout_s, click.echo)
 
 
 def remove_everything(config: AgentConfig) -> list[str]:

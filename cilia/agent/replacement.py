@@ -27,10 +27,10 @@ from starlette.routing import BaseRoute, Route
 from bpf.maps import ct, nat
 from bpf.maps.switch import SwitchState
 from cilia.agent.datapath import Datapath
-from cilia.agent.packets import FlowMaps
 from cilia.linux.errors import NetlinkError
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netfilter import translated_tcp_ports
+from reconcilers.conntrack import ConntrackMaps
 from reconcilers.translated_sockets import count_connections
 from statedb import DB, Table
 from tables.frontends import Frontend
@@ -76,7 +76,7 @@ class Replacement:
         flows = self._datapath.flows
         return {
             "sockets": sockets.total(),
-            "packets": 0 if flows is None else count_flows(flows, int(time.monotonic())),
+            "packets": 0 if flows is None else count_flows(flows.conntrack, int(time.monotonic())),
         }
 
     async def run(self) -> None:
@@ -99,9 +99,8 @@ class Replacement:
             log.info("replacement", on=True, state=self.state.name.lower())
 
 
-def count_flows(flows: FlowMaps, now_s: int) -> int:
+def count_flows(conntrack: ConntrackMaps, now_s: int) -> int:
     """Connections of clients, and those that another node sent here with their frontend."""
-    conntrack = flows.conntrack
     clients = sum(
         is_of_client(key, entry) and not is_over(entry, now_s)
         for raw in conntrack.connections.values()

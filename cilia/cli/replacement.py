@@ -52,14 +52,14 @@ def on(ctx: click.Context) -> None:
 
 
 @replacement.command()
-@click.option("--wait", is_flag=True, help="Until no connection is translated here.")
+@click.option("--wait", is_flag=True, help="Until no packets are translated here.")
 @click.option("--wait-duration", type=float, default=300, show_default=True, metavar="SECONDS")
 @click.pass_context
 def off(ctx: click.Context, wait: bool, wait_duration: float) -> None:
     """Leave new connections to kube-proxy, which must have its rules in place by now.
 
-    It stays off when the agent restarts. With --wait ends with 1 if connections are left after
-    that time: `cilia cleanup` would break them.
+    It stays off when the agent restarts. With --wait ends with 1 if there are connections of
+    packets after that time: `cilia cleanup` would break them. Those of sockets go on without us.
     """
     _ask(ctx, on=False)
     click.echo(f"New connections:  {REPLACEMENT['hand_back']}")
@@ -68,7 +68,10 @@ def off(ctx: click.Context, wait: bool, wait_duration: float) -> None:
 
 
 def _wait(ctx: click.Context, duration_s: float) -> bool:
-    """Tell whenever the number changes; true when it is 0."""
+    """Tell whenever a number changes; true when no packets are translated.
+
+    Sockets are not waited for: some have their connection for months, and need nothing for it.
+    """
     until = time.monotonic() + duration_s
     told = ""
     while True:
@@ -76,7 +79,7 @@ def _wait(ctx: click.Context, duration_s: float) -> bool:
         if _left(answer) != told:
             told = _left(answer)
             click.echo(f"Translated here:  {told}")
-        if not answer["sockets"] + answer["packets"]:
+        if not answer["packets"]:
             return True
         if time.monotonic() >= until:
             return False

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,10 +58,10 @@ class Traffic:
 
     def __init__(self, made: Handover) -> None:
         self.world = made.world
-        sides = {"host": made.world.inside, "pod": made.caller, "outside": made.client}
+        self.insides = {"host": made.world.inside, "pod": made.caller, "outside": made.client}
         self.ways = [
             Way(inside, OUTSIDE if side == "outside" else SERVICE, RATES[side])
-            for side, inside in sides.items()
+            for side, inside in self.insides.items()
         ]
         self.begun: list[list[Stream]] = []
 
@@ -70,6 +72,13 @@ class Traffic:
             self.world.eventually(lambda way=way, goal=goal: way.count() >= goal)  # type: ignore[misc]
         self.check_streams()
         self.begun.append([stream for way in self.ways for stream in way.streams()])
+
+    def close_first(self, side: str) -> None:
+        """The streams of the first time that were begun there."""
+        closed = [stream for stream in self.begun[0] if stream.inside is self.insides[side]]
+        for stream in closed:
+            stream.close()
+            self.begun[0].remove(stream)
 
     def check_streams(self) -> None:
         streams = [stream for time in self.begun for stream in time]
@@ -130,4 +139,30 @@ def test_services_are_taken_over_and_handed_back_without_a_failed_request(made: 
     done = w.cilia("cleanup", f"--state-dir={w.state_dir}", f"--bpf-root={w.bpf_root}")
     assert done.returncode == 0, done.stderr
     traffic.goes_on()
+    assert traffic.failures() == []
+
+
+def test_a_clean_up_hands_back_first_and_breaks_nothing(made: Handover) -> None:
+    w = made.world
+    w.start_agent("--devices=eth0")
+    w.eventually(w.ready, 30)
+    traffic = Traffic(made)
+    traffic.goes_on()
+    w.kill_agent()
+    made.add_rules()
+
+    def clean() -> subprocess.CompletedProcess[str]:
+        places = (f"--state-dir={w.state_dir}", f"--bpf-root={w.bpf_root}")
+        return w.cilia("cleanup", "--hand-back=60", *places)
+
+    with ThreadPoolExecutor() as pool:
+        cleaning = pool.submit(clean)
+        w.eventually(lambda: min(made.connections_of_rules().values()) > 0)
+        traffic.goes_on()
+        assert not cleaning.done(), "packets of streams from outside are translated here"
+        traffic.close_first("outside")
+        done = cleaning.result()
+    assert done.returncode == 0, done.stderr
+    assert f"{STREAMS} connections of packets are translated here" in done.stdout
+    traffic.goes_on()  # also on the streams that sockets of node and pod have had all the time
     assert traffic.failures() == []

@@ -3,7 +3,8 @@
 
 What an agent put in force stays in force without it, and would send traffic to pods that are long
 gone. So the DaemonSet is told to run `cilia cleanup` in place of the agent, on all nodes at once,
-and a pod that has done so is ready; only then is it deleted.
+and a pod that has done so is ready; only then is it deleted. A node hands its Services back first,
+so that whoever else serves them gets each new connection while known ones end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from cilia.k8s.writing import MERGE, WritingClient
 __all__ = ["cleaning", "uninstall"]
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+# How long connections that a node translates may take to end, before they are broken.
+HAND_BACK_S = 30
 LEASE = "cilia-operator-resource-lock"
 
 
@@ -90,7 +93,8 @@ def cleaning(daemon_set: dict[str, Any]) -> dict[str, Any]:
     """The patch that makes agents clean their node, all at once; a clean one is ready."""
     (agent,) = daemon_set["spec"]["template"]["spec"]["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in agent["volumeMounts"]}
-    clean = f"cilia cleanup --wait --bpf-root={mounts['bpf']} --state-dir={mounts['run']}"
+    places = f"--bpf-root={mounts['bpf']} --state-dir={mounts['run']}"
+    clean = f"cilia cleanup --wait --hand-back={HAND_BACK_S} {places}"
     container = {key: value for key, value in agent.items() if key not in ("args", *PROBES)} | {
         "command": ["/bin/sh", "-c", f"{clean} && touch /tmp/clean && exec sleep infinity"],
         "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/clean"]}, "periodSeconds": 1},
