@@ -74,6 +74,9 @@ class Choice(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
 
 
+#: Connections of packets are not counted by backend: they get what Maglev gives.
+_BY_TABLE: Final = (lb.Algorithm.MAGLEV, lb.Algorithm.LEAST_CONNECTIONS)
+
 #: Why a flow is refused; the names of ``drop_types.h`` as ``bpf.reasons`` writes them.
 NO_SERVICE, NO_BACKEND = "no service", "no backend"
 CLUSTER_IP, SOURCE_RANGE = "is cluster ip", "not in src range"
@@ -199,7 +202,7 @@ class _Walk:
             if held is not None:
                 return held, "session affinity"
         algorithm = lb.Algorithm(service.algorithm) or self._settings.algorithm
-        if algorithm is lb.Algorithm.MAGLEV and service.count:
+        if algorithm in _BY_TABLE and service.count:
             held = self._maglev(service)
             if held is not None:
                 return held, "maglev"

@@ -44,11 +44,11 @@ static __always_inline void write_ip6(struct bpf_sock_addr *ctx, const __be32 *a
 	ctx->user_ip6[3] = address[3];
 }
 
-static __always_inline int forward4(struct bpf_sock_addr *ctx)
+static __always_inline int forward4(struct bpf_sock_addr *ctx, const bool connects)
 {
 	__be32 address = ctx->user_ip4;
 	__be16 port = (__be16)ctx->user_port;
-	int forward = sock4_forward(ctx, &address, &port);
+	int forward = sock4_forward(ctx, &address, &port, connects);
 
 	if (forward == SOCK_TRANSLATED) {
 		ctx->user_ip4 = address;
@@ -57,11 +57,11 @@ static __always_inline int forward4(struct bpf_sock_addr *ctx)
 	return verdict(forward);
 }
 
-static __always_inline int forward4_mapped(struct bpf_sock_addr *ctx)
+static __always_inline int forward4_mapped(struct bpf_sock_addr *ctx, const bool connects)
 {
 	__be32 address = ctx->user_ip6[3];
 	__be16 port = (__be16)ctx->user_port;
-	int forward = sock4_forward(ctx, &address, &port);
+	int forward = sock4_forward(ctx, &address, &port, connects);
 
 	if (forward == SOCK_TRANSLATED) {
 		ctx->user_ip6[3] = address;
@@ -70,16 +70,16 @@ static __always_inline int forward4_mapped(struct bpf_sock_addr *ctx)
 	return verdict(forward);
 }
 
-static __always_inline int forward6(struct bpf_sock_addr *ctx)
+static __always_inline int forward6(struct bpf_sock_addr *ctx, const bool connects)
 {
 	__be16 port = (__be16)ctx->user_port;
 	__be32 address[4];
 	int forward;
 
 	if (is_v4_mapped(ctx))
-		return forward4_mapped(ctx);
+		return forward4_mapped(ctx, connects);
 	read_ip6(ctx, address);
-	forward = sock6_forward(ctx, address, &port);
+	forward = sock6_forward(ctx, address, &port, connects);
 	if (forward == SOCK_TRANSLATED) {
 		write_ip6(ctx, address);
 		ctx->user_port = port;
@@ -122,13 +122,13 @@ static __always_inline int reverse6(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return forward4(ctx);
+	return forward4(ctx, true);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return forward4(ctx);
+	return forward4(ctx, false);
 }
 
 SEC("cgroup/recvmsg4")
@@ -146,13 +146,13 @@ int getpeername4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return forward6(ctx);
+	return forward6(ctx, true);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return forward6(ctx);
+	return forward6(ctx, false);
 }
 
 SEC("cgroup/recvmsg6")
@@ -197,6 +197,7 @@ int sock_release(struct bpf_sock *ctx)
 	__be32 address[4] = { ctx->dst_ip6[0], ctx->dst_ip6[1], ctx->dst_ip6[2], ctx->dst_ip6[3] };
 	__be16 port = ctx->dst_port;
 
+	lb_count_end(ctx);
 	if (!port || !sock_proto(ctx->protocol))
 		return ALLOW;
 	if (ctx->family == CILIA_AF_INET)

@@ -30,7 +30,7 @@ from bpf.descriptors import open_directory
 from bpf.errors import Detached, Invalid, NotFound
 from bpf.link import AttachType, Link, LinkType, cgroup_id
 from bpf.loader import Loader
-from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS, LBMaps
+from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS, Algorithm, LBMaps
 from bpf.maps.lrp import NAMES, SkipMaps
 from bpf.maps.map import Map
 from bpf.maps.switch import NAME as SWITCH
@@ -72,6 +72,10 @@ class SockConfig(NamedTuple):
     #: Listeners cannot have the address of a node port.
     protect_ports: bool = True
     no_backend: Literal["reject", "drop"] = "reject"
+    #: Of services that name none; only ``LEAST_CONNECTIONS`` makes a difference here.
+    algorithm: Algorithm = Algorithm.RANDOM
+    #: A service may name its own.
+    algorithm_annotation: bool = False
     #: Ports that a service lacks are answered like a service without backends.
     wildcard_entries: bool = False
 
@@ -229,8 +233,15 @@ class SockDatapath:
             "host_netns_cookie": features.netns_cookie().to_bytes(8, "little"),
             "sock_host_only": bytes([self.config.host_only]),
             "wildcard_entries": bytes([self.config.wildcard_entries]),
+            "sock_counts": bytes([self._counts_connections]),
+            "sock_algorithm": self.config.algorithm.to_bytes(4, "little"),
             "no_backend_error": error.to_bytes(4, "little", signed=True),
         }
+
+    @property
+    def _counts_connections(self) -> bool:
+        config = self.config
+        return config.algorithm_annotation or config.algorithm is Algorithm.LEAST_CONNECTIONS
 
     def _unwanted(self) -> frozenset[str]:
         unwanted: frozenset[str] = frozenset()

@@ -18,6 +18,9 @@ from tables.backends import Backend, BackendState
 from tables.frontends import Frontend, FrontendType
 from tables.services import Algorithm
 
+#: With which packets look at a table; sockets that count connections have no use for it.
+BY_TABLE = (Algorithm.MAGLEV, Algorithm.LEAST_CONNECTIONS)
+
 Detail = tuple[StagedMap, bytes, bytes]
 
 
@@ -28,8 +31,8 @@ def has_details(fe: Frontend, config: FrontendConfig) -> bool:
         svc.affinity_timeout_s
         or svc.source_ranges
         or (svc.scale_to_zero and config.scale_to_zero)
-        or config.algorithm == "maglev"
-        or (config.algorithm_annotation and svc.algorithm is Algorithm.MAGLEV)
+        or config.algorithm in BY_TABLE
+        or (config.algorithm_annotation and svc.algorithm in BY_TABLE)
     )
 
 
@@ -75,8 +78,8 @@ def wants_maglev(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
         return False
     asked = fe.service.algorithm
     if config.algorithm_annotation and asked is not Algorithm.UNDEF:
-        return asked is Algorithm.MAGLEV
-    if config.algorithm != "maglev":
+        return asked in BY_TABLE
+    if config.algorithm not in BY_TABLE:
         return False
     return fe.type is not FrontendType.CLUSTER_IP or config.external_clusterip
 

@@ -44,7 +44,7 @@ class FrontendConfig:
     kube_proxy_replacement: bool = True
     tunnel: bool = True
     # How a backend is chosen where a service does not say; services are heard with the annotation.
-    algorithm: Literal["random", "maglev"] = "random"
+    algorithm: Literal["random", "maglev", "least-connections"] = "random"
     algorithm_annotation: bool = False
     # A prime above the number of backends of any service.
     maglev_table_size: int = 16381
@@ -111,6 +111,7 @@ _ALGORITHMS = {
     "": Algorithm.UNDEF,
     "random": Algorithm.RANDOM,
     "maglev": Algorithm.MAGLEV,
+    "least-connections": Algorithm.LEAST_CONNECTIONS,
 }
 _STATE_OF = {
     BackendState.ACTIVE: EntryState.ACTIVE,

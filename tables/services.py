@@ -48,6 +48,7 @@ class Algorithm(StrEnum):
     UNDEF = ""
     RANDOM = "random"
     MAGLEV = "maglev"
+    LEAST_CONNECTIONS = "least-connections"
 
 
 class SourceRangesPolicy(StrEnum):

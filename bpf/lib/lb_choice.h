@@ -79,6 +79,9 @@ static __always_inline bool lb_flow(struct lb_target *target, union lb_key *key,
 {
 	__u32 algorithm = svc->algorithm == LB_ALG_UNDEF ? lb_algorithm : svc->algorithm;
 
+	/* Connections of packets are not counted by backend. */
+	if (algorithm == LB_ALG_LEAST_CONNECTIONS)
+		algorithm = LB_ALG_MAGLEV;
 	if (algorithm == LB_ALG_MAGLEV && svc->count && lb_maglev(target, tuple, svc->rev_nat, v6))
 		return true;
 	return lb_random(target, key, svc, v6);

@@ -25,6 +25,7 @@
 #define LB_ALG_UNDEF 0
 #define LB_ALG_RANDOM 1
 #define LB_ALG_MAGLEV 2
+#define LB_ALG_LEAST_CONNECTIONS 3
 
 /* lb_service.flags, in the order in which the map dump prints them. */
 #define LB_SVC_EXT_LOCAL 0x0001
@@ -207,4 +208,14 @@ struct lb_present {
  * zeros, and in the last four words what the table was built from. */
 struct lb_maglev_part {
 	__u32 backend_id[256];
+};
+
+/* cilia_lb_load: connections of this node's sockets, by place of a backend's id. */
+struct lb_load {
+	__s32 connections;
+};
+
+/* cilia_lb_counted: of a socket. */
+struct lb_counted {
+	__u32 position;		/* where it is counted, plus 1; 0: nowhere */
 };

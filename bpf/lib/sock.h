@@ -162,14 +162,17 @@ static __always_inline int sock6_remember(struct sock6_key *key, const struct so
 
 /* Replace *address and *port by a backend's. What nobody serves is refused here: it would leave the
  * node as it is, and come back in a loop. Without an entry for the way back a UDP client would see
- * replies from a stranger, so then it is refused too; TCP only loses getpeername. */
-static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port)
+ * replies from a stranger, so then it is refused too; TCP only loses getpeername. connects: the socket
+ * keeps this peer, and counts as a connection. */
+static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port,
+					const bool connects)
 {
 	struct lb4_key key = { .address = *address, .dport = *port, .proto = sock_proto(ctx->protocol) };
 	struct sock4_value back = { .address = *address, .port = *port };
 	struct sock4_key way_back = {};
 	struct lb4_backend *backend;
 	struct lb_service *svc;
+	__u32 backend_id = 0;
 
 	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
 		return SOCK_PASS;
@@ -182,7 +185,7 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 		return SOCK_PASS;
 	if (lrp4_skips(svc, bpf_get_netns_cookie(ctx), *address, *port))
 		return SOCK_PASS;
-	backend = sock4_backend(ctx, &key, svc);
+	backend = sock4_backend(ctx, &key, svc, &backend_id);
 	if (!backend)
 		return sock_refused(DROP_NO_BACKEND, no_backend_error);
 	back.rev_nat = svc->rev_nat;
@@ -191,18 +194,22 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	way_back.port = backend->port;
 	if (sock4_remember(&way_back, &back) && key.proto == IPPROTO_UDP)
 		return sock_refused(DROP_MAP_FULL, -CILIA_ENOMEM);
+	if (connects && lb_wants_least(svc))
+		lb_count_begin(ctx, backend_id, false);
 	*address = way_back.address;
 	*port = way_back.port;
 	return SOCK_TRANSLATED;
 }
 
-static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port)
+static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port,
+					const bool connects)
 {
 	struct lb6_key key = { .dport = *port, .proto = sock_proto(ctx->protocol) };
 	struct sock6_value back = { .port = *port };
 	struct sock6_key way_back = {};
 	struct lb6_backend *backend;
 	struct lb_service *svc;
+	__u32 backend_id = 0;
 
 	__builtin_memcpy(key.address, address, sizeof(key.address));
 	__builtin_memcpy(back.address, address, sizeof(back.address));
@@ -217,7 +224,7 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 		return SOCK_PASS;
 	if (lrp6_skips(svc, bpf_get_netns_cookie(ctx), address, *port))
 		return SOCK_PASS;
-	backend = sock6_backend(ctx, &key, svc);
+	backend = sock6_backend(ctx, &key, svc, &backend_id);
 	if (!backend)
 		return sock_refused(DROP_NO_BACKEND, no_backend_error);
 	back.rev_nat = svc->rev_nat;
@@ -226,6 +233,8 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	way_back.port = backend->port;
 	if (sock6_remember(&way_back, &back) && key.proto == IPPROTO_UDP)
 		return sock_refused(DROP_MAP_FULL, -CILIA_ENOMEM);
+	if (connects && lb_wants_least(svc))
+		lb_count_begin(ctx, backend_id, true);
 	__builtin_memcpy(address, way_back.address, sizeof(way_back.address));
 	*port = way_back.port;
 	return SOCK_TRANSLATED;

@@ -45,6 +45,17 @@ class Algorithm(IntEnum):
     UNDEF = 0
     RANDOM = 1
     MAGLEV = 2
+    LEAST_CONNECTIONS = 3
+
+    @classmethod
+    def named(cls, option: str) -> Algorithm:
+        """By the value of an option, such as ``least-connections``. Raises: KeyError."""
+        return cls[option.replace("-", "_").upper()]
+
+    @property
+    def label(self) -> str:
+        """As options have it."""
+        return self.name.replace("_", "-").lower()
 
 
 class ServiceFlag(IntFlag):

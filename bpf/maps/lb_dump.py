@@ -142,7 +142,7 @@ def _service_info(key: ServiceKey, value: ServiceValue) -> str:
         return f"BEID={value.backend_id}"
     if value.flags & ServiceFlag.L7:
         return f"L7Proxy={value.l7_port}"
-    algorithm = Algorithm(value.algorithm).name.lower()
+    algorithm = Algorithm(value.algorithm).label
     return f"LBALG={algorithm} AFFTimeout={value.affinity_timeout_s}"
 
 

@@ -20,6 +20,7 @@ class MapType(IntEnum):
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
     HASH_OF_MAPS = 13
+    SK_STORAGE = 24
     RINGBUF = 27
 
     @property

@@ -73,8 +73,11 @@ class AgentConfig(ClusterOptions, ServiceOptions, SocketOptions, PacketOptions, 
         str, Field(description="First and last node port, as FIRST,LAST.")
     ] = "30000,32767"
     bpf_lb_algorithm: Annotated[
-        Literal["random", "maglev"],
-        Field(description="How packets choose a backend; sockets choose at random."),
+        Literal["random", "maglev", "least-connections"],
+        Field(
+            description="How packets choose a backend; sockets choose at random. With"
+            " least-connections sockets choose by their number of connections, packets by maglev."
+        ),
     ] = "random"
     bpf_lb_algorithm_annotation: Annotated[
         bool, Field(description="Let a service choose by service.cilium.io/lb-algorithm.")

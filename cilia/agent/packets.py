@@ -104,10 +104,9 @@ def _objects(config: AgentConfig) -> list[str]:
 
 def _constants(config: AgentConfig) -> dict[str, bytes]:
     _, last_node_port = config.node_ports
-    algorithm = Algorithm[config.bpf_lb_algorithm.upper()]
     seed4, seed6 = config.flow_hash_seeds
     numbers = {
-        "lb_algorithm": algorithm,
+        "lb_algorithm": Algorithm.named(config.bpf_lb_algorithm),
         "lb_hash4_seed": seed4,
         "lb_hash6_seed": seed6,
         "lb_maglev_size": config.bpf_lb_maglev_table_size,

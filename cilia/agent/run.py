@@ -22,7 +22,7 @@ import structlog
 from starlette.applications import Starlette
 
 from bpf.errors import BPFError
-from bpf.maps.lb import LBMaps
+from bpf.maps.lb import Algorithm, LBMaps
 from bpf.maps.lb_dump import dump
 from cilia.agent import mounts, server
 from cilia.agent.cluster import Input, open_input
@@ -127,6 +127,8 @@ def _sock_config(config: AgentConfig, cgroup: Path) -> SockConfig:
         host_only=config.bpf_lb_sock_hostns_only,
         protect_ports=config.node_port_bind_protection and config.kube_proxy_replacement,
         no_backend=config.service_no_backend_response,
+        algorithm=Algorithm.named(config.bpf_lb_algorithm),
+        algorithm_annotation=config.bpf_lb_algorithm_annotation,
         wildcard_entries=config.bpf_lb_enable_wildcard_entries,
     )
 

@@ -169,7 +169,7 @@ def _settings(socket: str) -> Settings:
     from bpf.maps.lb import Algorithm
 
     options = {row["name"]: row["value"] for row in request(socket, "/config")}
-    algorithm = Algorithm[options["bpf-lb-algorithm"].upper()]
+    algorithm = Algorithm.named(options["bpf-lb-algorithm"])
     # The first four bytes are the tables'.
     seed = base64.b64decode(options["bpf-lb-maglev-hash-seed"])
     seeds = (int.from_bytes(seed[4:8], "big"), int.from_bytes(seed[8:], "big"))
