@@ -80,6 +80,8 @@ class World:
         )
         self.manifests = directory / "manifests"
         self.manifests.mkdir()
+        # Flags that say where objects come from.
+        self.source = [f"--k8s-manifests={self.manifests}"]
         self.state_dir = directory / "state"
         self.bpf_root = directory / "bpf"
         self.bpf_root.mkdir()
@@ -95,7 +97,7 @@ class World:
         return [
             *(sys.executable, "-m", "cilia", "agent", "--log-format=json"),
             f"--instance={self.namespace}",
-            f"--k8s-manifests={self.manifests}",
+            *self.source,
             f"--state-dir={self.state_dir}",
             f"--bpf-root={self.bpf_root}",
             f"--cgroup-root={self.cgroup}",

@@ -39,7 +39,7 @@ class Times(msgspec.Struct, frozen=True):
     up, and between two proofs. `delay_s` is what the proxy does."""
 
     ping_s: float = 1.0
-    heartbeat_s: float = 4.0
+    heartbeat_s: float = 3.0
     proof_s: float = 5.0
     delay_s: tuple[float, float] = (5.0, 8.0)
 

@@ -23,60 +23,15 @@ from cilia.k8s.errors import AccessError
 from cilia.k8s.objects import EndpointSlice, K8sObject, Service
 from cilia.k8s.resource import Resource
 from cilia.k8s.resource_watch import Options
-from cilia.k8s.watch import Delete, Event, Invalid, Listed, Listing, Upsert
+from cilia.k8s.watch import Delete, Invalid, Listed, Listing, Upsert
 from cilia.k8s.watch_state import Anomaly, State
 from tests.k8s.fake_api import FakeApi
 from tests.k8s.forms import service_form, slice_form
+from tests.k8s.reader import Reader
 
 SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 FAST = Limits(ping_s=0.25, heartbeat_timeout_s=1.0, connect_timeout_s=1.0, qps=1e6, burst=1000)
-
-
-class Reader:
-    """Takes everything that a source says of some kinds."""
-
-    def __init__(self, source: ApiSource, *kinds: type[K8sObject]) -> None:
-        self.events: list[Event] = []
-        self._changed = asyncio.Event()
-        self.task = asyncio.create_task(self._run(source, kinds))
-
-    async def _run(self, source: ApiSource, kinds: tuple[type[K8sObject], ...]) -> None:
-        async for events in source.watch(*kinds):
-            self.events += events
-            self._changed.set()
-
-    async def until(self, condition: Callable[[list[Event]], bool]) -> list[Event]:
-        async with asyncio.timeout(10):
-            while not condition(self.events):
-                self._changed.clear()
-                await self._changed.wait()
-        return self.events
-
-    async def listed(self) -> list[Event]:
-        return await self.until(lambda events: any(isinstance(e, Listed) for e in events))
-
-    async def names(self, *expected: str) -> None:
-        """Waits until these objects, and no others, are what was told."""
-        await self.until(lambda events: self.held() == set(expected))
-
-    def held(self) -> set[str]:
-        held: set[str] = set()
-        sent: set[str] | None = None
-        for event in self.events:
-            match event:
-                case Upsert():
-                    held.add(event.obj.metadata.name)
-                    if sent is not None:
-                        sent.add(event.obj.metadata.name)
-                case Delete():
-                    held.discard(event.key[2])
-                case Listing():
-                    sent = set()
-                case Listed():
-                    held &= sent or set()
-                    sent = None
-        return held
 
 
 class World:

@@ -32,10 +32,21 @@ def api_source(config: AgentConfig) -> ApiSource:
 
 @contextlib.asynccontextmanager
 async def running_agent(
-    config: AgentConfig, source: Source, run_source: Callable[[], Awaitable[object]] | None = None
+    config: AgentConfig,
+    source: Source,
+    run_source: Callable[[], Awaitable[object]] | None = None,
+    *,
+    datapath: MemoryDatapath | None = None,
+    health_check_address: str = "127.0.0.1",
 ) -> AsyncIterator[Agent]:
     """Until all inputs are listed and all frontends were attempted; then as long as the block."""
-    agent = build(config, source, "test", MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max)))
+    agent = build(
+        config,
+        source,
+        "test",
+        datapath or MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max)),
+        health_check_address=health_check_address,
+    )
     jobs = dict(agent.jobs)
     if run_source is not None:
         jobs["source"] = run_source

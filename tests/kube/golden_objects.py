@@ -1,180 +1,327 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objects of the golden scripts, stored in a real API server, beside the same as manifests.
+"""Golden scripts on a real API server: the same objects give the same tables, step by step.
 
     python -m tests.kube.golden_objects [SCRIPT...]
 
-The API server defaults, allocates and refuses; what it refuses is printed with its reason, and both
-sides then have what it took. Objects are completed by what every real one has (the image of a
-container). Each script's first version of an object counts. Ends with 1 where tables differ.
+What a script does to the API server that it has in memory is done to three agents at once:
+
+    written    objects as the script wrote them, as manifests
+    stored     objects as the API server has them, as manifests
+    read       the API server, listed and watched over its real source
+
+After each step `read` has the tables of `stored`. Where those of `written` differ, the API server
+changed the objects (an allocated port, a default), which is shown. What it refuses is shown with
+its reason, and no agent gets it. When most objects are there, two more agents start on them, one of
+each source, so that lists are compared too. Ends with 1 where tables differ.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
+import contextlib
+import itertools
 import json
 import sys
 import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import structlog
-import yaml
 
+from bpf.maps.lb import LBMaps
+from bpf.maps.lrp import SkipMaps
+from cilia.agent.config import AgentConfig
+from cilia.agent.datapath import MemoryDatapath
 from cilia.agent.script import parse as parse_flags
-from cilia.k8s.documents import read_yaml
-from cilia.k8s.objects import KINDS, K8sObject
-from cilia.k8s.resource import Resource
-from cilia.k8s.tracker import Tracker
-from cilia.script import txtar
+from cilia.agent.wiring import Agent
+from cilia.k8s.objects import ObjectKey
+from cilia.k8s.tracker import NotFound, Tracker, TrackerError
+from cilia.k8s.watch import Delete, Source, Upsert
 
 from .agents import api_source, rows, running_agent
-from .apiserver import ApiServer
+from .apiserver import ApiServer, Settings
+from .golden_cluster import OWN_CIDRS, Cluster, changes, key_of, prepare
+from .golden_steps import Form, Put, Remove, Replace, Step, flags_of, recorded, scripts
 
-TESTDATA: Final = Path(__file__).resolve().parents[2] / "testdata"
-FOLDERS: Final = ("loadbalancer", "healthserver", "redirectpolicy")
-TABLES: Final = ("services", "frontends", "backends")
-# Kinds without which services are the same; the scripts have them for other tables.
-ORDER: Final = ("Namespace", "Node", "Service", "EndpointSlice", "Pod")
-
-Form = dict[str, Any]
-
-
-def scripts() -> list[Path]:
-    return [path for folder in FOLDERS for path in sorted((TESTDATA / folder).glob("*.txtar"))]
-
-
-def objects_of(archive: txtar.Archive) -> list[Form]:
-    """The first version of each object, in an order in which a cluster takes them."""
-    found: dict[tuple[str, str, str], Form] = {}
-    for file in archive.files:
-        if not file.name.endswith((".yaml", ".yml")):
-            continue
-        for document in read_yaml(file.content.encode()):
-            form = document.form
-            if isinstance(form, dict) and _is_wanted(form):
-                meta = form["metadata"]
-                key = (form["kind"], meta.get("namespace", ""), meta["name"])
-                found.setdefault(key, form)
-    return sorted(found.values(), key=lambda form: ORDER.index(form["kind"]))
-
-
-def _is_wanted(form: Form) -> bool:
-    known = (form.get("apiVersion"), form.get("kind")) in KINDS and form["kind"] in ORDER
-    return known and "name" in (form.get("metadata") or {})
-
-
-def flags_of(archive: txtar.Archive, tmp_path: Path) -> list[str]:
-    first = archive.script.split("\n")[0]
-    words = first.removeprefix("#!").split() if first.startswith("#!") else []
-    flags = [word.replace("$WORK", str(tmp_path)) for word in words]
-    return [flag for flag in flags if not flag.startswith("--lb-state-file")]
-
-
-def completed(form: Form) -> Form:
-    form = copy.deepcopy(form)
-    for path in ("containers", "initContainers"):
-        for container in form.get("spec", {}).get(path) or ():
-            container.setdefault("image", "example.org/none")
-    if form["kind"] == "Pod":
-        form["spec"].setdefault("containers", [{"name": "main", "image": "example.org/none"}])
-    return form
-
-
-class Cluster:
-    """The API server with what one script stored in it."""
-
-    def __init__(self, server: ApiServer) -> None:
-        self._server = server
-        self._stored: list[str] = []
-        self.refused: dict[str, str] = {}
-
-    def store(self, form: Form) -> Form | None:
-        """The object as the script wrote it, if the API server takes it."""
-        kind: type[K8sObject] = KINDS[form["apiVersion"], form["kind"]]
-        meta = form["metadata"]
-        collection = Resource(kind).path
-        if kind.NAMESPACED:
-            namespace = meta.setdefault("namespace", "default")
-            self._server.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-            before, _, resource = collection.rpartition("/")
-            collection = f"{before}/namespaces/{namespace}/{resource}"
-        written = completed(form)
-        for managed in ("uid", "resourceVersion", "creationTimestamp"):
-            written["metadata"].pop(managed, None)
-        status, answer = self._server.request("POST", collection, written)
-        if status >= 300:
-            name = f"{form['kind']} {meta.get('namespace', '')}/{meta['name']}"
-            self.refused[name] = json.loads(answer).get("message", str(status))
-            return None
-        path = f"{collection}/{meta['name']}"
-        self._stored.append(path)
-        if written.get("status"):
-            self._server.patch(f"{path}/status", {"status": written["status"]})
-        return form
-
-    def clear(self) -> None:
-        for path in reversed(self._stored):
-            self._server.request("DELETE", f"{path}?gracePeriodSeconds=0")
-
-
-def told(table: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Without the API server's own Service, which no script has."""
-    return [row for row in table if "default/kubernetes" not in str(row.values())]
-
+TABLES: Final = ("services", "frontends", "backends", "localredirectpolicies")
+# Tables that do not change for so long are at rest; they must be equal in that time.
+REST_S: Final = 0.06
+EQUAL_S: Final = 10.0
+# An object that its resource's selector leaves out never comes.
+ARRIVAL_S: Final = 0.5
 
 Tables = dict[str, list[dict[str, str]]]
+_numbers = itertools.count(2)
 
 
-async def both(server: ApiServer, path: Path, directory: Path) -> tuple[Cluster, Tables, Tables]:
-    """The tables from the objects as written and from the API server, and what this one refused."""
-    archive = txtar.parse(path.read_bytes())
-    config = parse_flags(flags_of(archive, directory))
-    cluster = Cluster(server)
-    try:
-        stored = [form for form in objects_of(archive) if cluster.store(form) is not None]
-        tracker = Tracker()
-        for form in stored:
-            tracker.add(yaml.safe_dump(form).encode())
-        async with running_agent(config, tracker) as agent:
-            written = {table: rows(agent, table) for table in TABLES}
-        on_api = config.model_copy(update={"k8s_kubeconfig_path": server.kubeconfig})
+class Outcome(msgspec.Struct):
+    """What was found of one script."""
+
+    name: str
+    steps: int = 0
+    refused: list[str] = msgspec.field(default_factory=list)
+    made_anew: list[str] = msgspec.field(default_factory=list)
+    # What the API server changed, where tables show it.
+    changed: list[str] = msgspec.field(default_factory=list)
+    different: list[str] = msgspec.field(default_factory=list)
+    most: dict[str, int] = msgspec.field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        if self.different:
+            return "DIFFERENT"
+        return "same, as changed by the API server" if self.changed else "same"
+
+
+def tables_of(agent: Agent) -> Tables:
+    return fitted({table: rows(agent, table) for table in TABLES})
+
+
+def fitted(tables: Tables) -> Tables:
+    """Without what is in force, where a map is full: who fits depends on who comes first."""
+    if "is full" not in str(tables):
+        return tables
+    plain = [{**row, "Status": "", "Error": ""} for row in tables["frontends"]]
+    return {**tables, "frontends": plain}
+
+
+def sizes(tables: Tables) -> dict[str, int]:
+    """Without the API server's own Service, which no script has."""
+    return {
+        name: sum("default/kubernetes" not in str(row.values()) for row in table)
+        for name, table in tables.items()
+    }
+
+
+class Arrivals:
+    """Which versions of objects a source has told."""
+
+    def __init__(self) -> None:
+        self.versions: dict[ObjectKey, str] = {}
+        self.moved = asyncio.Event()
+
+    async def follow(self, source: Source, kinds: list[Any]) -> None:
+        async for events in source.watch(*kinds):
+            for event in events:
+                if isinstance(event, Upsert):
+                    self.versions[event.obj.key] = event.obj.metadata.resource_version
+                elif isinstance(event, Delete):
+                    self.versions.pop(event.key, None)
+            self.moved.set()
+
+    async def of(self, key: ObjectKey, version: str | None) -> None:
+        """Returns when the object has come, or will not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVAL_S):
+                while self.versions.get(key) != version:
+                    self.moved.clear()
+                    await self.moved.wait()
+
+
+def agent_of(config: AgentConfig, source: Source, run: Any = None) -> Any:
+    datapath = MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max), SkipMaps.fake())
+    address = f"127.77.0.{next(_numbers) % 250 + 2}"
+    return running_agent(config, source, run, datapath=datapath, health_check_address=address)
+
+
+class Replay:
+    """The three agents under one script's steps."""
+
+    def __init__(self, cluster: Cluster, outcome: Outcome, config: AgentConfig) -> None:
+        self.cluster, self.outcome, self.config = cluster, outcome, config
+        self.written, self.stored, self.arrivals = Tracker(), Tracker(), Arrivals()
+        self.agents: list[Agent] = []
+        # How `written` differs from `stored` so far.
+        self.known: list[str] = []
+        for form in cluster.own():
+            for tracker in (self.written, self.stored):
+                tracker.add(json.dumps(form).encode())
+
+    @contextlib.asynccontextmanager
+    async def running(self, on_api: AgentConfig) -> AsyncIterator[None]:
         source = api_source(on_api)
-        async with running_agent(on_api, source, source.run) as agent:
-            read = {table: told(rows(agent, table)) for table in TABLES}
+        async with (
+            agent_of(self.config, self.written) as written,
+            agent_of(self.config, self.stored) as stored,
+            agent_of(on_api, source, source.run) as read,
+        ):
+            self.agents = [written, stored, read]
+            kinds = [watch.resource.kind for watch in source.watches.values()]
+            following = asyncio.create_task(self.arrivals.follow(source, kinds))
+            try:
+                yield
+            finally:
+                following.cancel()
+
+    async def take(self, step: Step) -> None:
+        match step:
+            case Put():
+                await self._put(step.form)
+            case Remove():
+                await self._remove(key_of(step.form), step.form)
+            case Replace():
+                await self._replace(step)
+        await self._compare(step)
+
+    async def _put(self, form: Form) -> None:
+        anew = sum(self.cluster.made_anew.values())
+        stored = await asyncio.to_thread(self.cluster.put, form)
+        if stored is None:
+            return
+        if sum(self.cluster.made_anew.values()) > anew:
+            self._forget(form)
+        self._offer(self.written.add, form)
+        self._offer(self.stored.add, stored)
+        await self.arrivals.of(key_of(form), stored["metadata"]["resourceVersion"])
+
+    def _offer(self, take: Callable[[bytes], None], form: Form) -> None:
+        """An object that we refuse is refused whoever brings it."""
+        with contextlib.suppress(TrackerError):
+            take(json.dumps(form).encode())
+
+    async def _remove(self, key: ObjectKey, form: Form) -> None:
+        await asyncio.to_thread(self.cluster.remove, key)
+        self._forget(form)
+        await self.arrivals.of(key, None)
+
+    def _forget(self, form: Form) -> None:
+        for tracker in (self.written, self.stored):
+            with contextlib.suppress(NotFound):
+                tracker.delete(json.dumps(form).encode())
+
+    async def _replace(self, step: Replace) -> None:
+        """A list that says something else; at the API server, changes."""
+        for key, form in self.cluster.unwanted(step):
+            await self._remove(key, form)
+        for form in step.forms:
+            await self._put(form)
+
+    async def _compare(self, step: Step) -> None:
+        written, stored, read = await self._equal()
+        most = self.outcome.most, sizes(read)
+        self.outcome.most = max(most, key=lambda counts: sum(counts.values()))
+        if stored != read:
+            self.outcome.different += differences(_shown(step), stored, read)
+        known, self.known = self.known, differences("", written, stored)
+        there = self.cluster.stored.get(key_of(step.form)) if isinstance(step, Put) else None
+        if isinstance(step, Put) and there is not None and set(self.known) - set(known):
+            told = [f"{_shown(step)}: {text}" for text in changes(step.form, there)]
+            self.outcome.changed += [text for text in told if text not in self.outcome.changed]
+
+    async def _equal(self) -> list[Tables]:
+        """The tables at rest; unequal ones after a while."""
+        until = time.monotonic() + EQUAL_S
+        while True:
+            before = [tables_of(agent) for agent in self.agents]
+            await asyncio.sleep(REST_S)
+            now = [tables_of(agent) for agent in self.agents]
+            if (before == now and now[1] == now[2]) or time.monotonic() > until:
+                return now
+
+
+def _shown(step: Step) -> str:
+    if isinstance(step, Replace):
+        return f"list of {step.resource}"
+    kind, namespace, name = key_of(step.form)
+    verb = "" if isinstance(step, Put) else "deletion of "
+    return f"{verb}{kind} {namespace}/{name}"
+
+
+def differences(when: str, stored: Tables, read: Tables) -> list[str]:
+    found = [
+        f"{when}: {table}: only from {origin}: {row}"
+        for table in TABLES
+        for origin, some, others in (
+            ("manifests", stored[table], read[table]),
+            ("the API server", read[table], stored[table]),
+        )
+        for row in some
+        if row not in others
+    ]
+    return found if found or stored == read else [f"{when}: another order of rows"]
+
+
+async def started_on(cluster: Cluster, config: AgentConfig, on_api: AgentConfig) -> list[str]:
+    """Two agents that begin with what is there, and how their tables differ."""
+    tracker = Tracker()
+    for form in (*cluster.own(), *(cluster.stored[key] for key in sorted(cluster.stored))):
+        with contextlib.suppress(TrackerError):
+            tracker.add(json.dumps(form).encode())
+    source = api_source(on_api)
+    async with agent_of(config, tracker) as stored, agent_of(on_api, source, source.run) as read:
+        until = time.monotonic() + EQUAL_S
+        while tables_of(stored) != tables_of(read) and time.monotonic() < until:
+            await asyncio.sleep(REST_S)
+        return differences("at the start", tables_of(stored), tables_of(read))
+
+
+async def replayed(server: ApiServer, path: Path, steps: list[Step]) -> Outcome:
+    config = parse_flags(flags_of(path))
+    on_api = config.model_copy(update={"k8s_kubeconfig_path": server.kubeconfig})
+    outcome = Outcome(f"{path.parent.name}/{path.stem}", len(steps))
+    cluster = Cluster(server)
+    fullest, most = 0, 0
+    try:
+        replay = Replay(cluster, outcome, config)
+        async with replay.running(on_api):
+            for i, step in enumerate(steps):
+                await replay.take(step)
+                if len(cluster.stored) >= most:
+                    fullest, most = i + 1, len(cluster.stored)
+        await asyncio.to_thread(cluster.clear)
+        for step in steps[:fullest]:
+            await asyncio.to_thread(cluster.take, step)
+        outcome.different += await started_on(cluster, config, on_api)
     finally:
         cluster.clear()
-    return cluster, written, read
+    outcome.refused = list(cluster.refused)
+    outcome.made_anew = list(cluster.made_anew)
+    return outcome
 
 
-def compare(server: ApiServer, path: Path, directory: Path) -> bool:
-    """Prints what differs and what was refused."""
-    cluster, written, read = asyncio.run(both(server, path, directory))
-    verdict = "same" if read == written else "DIFFERENT"
-    counts = ", ".join(f"{len(read[table])} {table}" for table in TABLES)
-    print(f"{path.parent.name}/{path.stem}: {verdict}: {counts}", flush=True)
-    for name, reason in cluster.refused.items():
-        print(f"  refused: {name}: {reason}")
-    for table in TABLES:
-        for row in written[table]:
-            if row not in read[table]:
-                print(f"  {table}: only from manifests: {row}")
-        for row in read[table]:
-            if row not in written[table]:
-                print(f"  {table}: only from the API server: {row}")
-    return read == written
+def compare(server: ApiServer, path: Path) -> Outcome:
+    """All of one script."""
+    return asyncio.run(replayed(server, path, list(recorded(path))))
+
+
+def show(outcome: Outcome) -> None:
+    counts = ", ".join(f"{n} {table}" for table, n in outcome.most.items() if n)
+    print(f"{outcome.name}: {outcome.verdict}: {outcome.steps} steps, {counts or 'no rows'}")
+    for title in ("refused", "made_anew", "changed", "different"):
+        for text in getattr(outcome, title):
+            print(f"  {title.replace('_', ' ')}: {text}")
+    sys.stdout.flush()
+
+
+def settings() -> Settings:
+    return Settings(service_cidrs=OWN_CIDRS)
 
 
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     wanted = set(sys.argv[1:])
-    with tempfile.TemporaryDirectory() as directory, ApiServer(Path(directory)) as server:
-        outcomes = [
-            compare(server, path, Path(directory))
-            for path in scripts()
-            if not wanted or path.stem in wanted
-        ]
-    sys.exit(0 if all(outcomes) else 1)
+    outcomes = []
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ApiServer(Path(directory), settings()) as server,
+    ):
+        prepare(server)
+        for path in scripts():
+            if not wanted or path.stem in wanted:
+                outcomes.append(compare(server, path))
+                show(outcomes[-1])
+    verdicts = [outcome.verdict for outcome in outcomes]
+    print(
+        f"{len(outcomes)} scripts, {sum(o.steps for o in outcomes)} steps:"
+        f" {sum(v != 'DIFFERENT' for v in verdicts)} the same"
+        f" ({sum('changed' in v for v in verdicts)} with what the API server changed),"
+        f" {verdicts.count('DIFFERENT')} different;"
+        f" {sum(len(o.refused) for o in outcomes)} objects refused"
+    )
+    sys.exit(1 if "DIFFERENT" in verdicts else 0)
 
 
 if __name__ == "__main__":
