@@ -39,7 +39,7 @@ class Limits(msgspec.Struct, frozen=True):
     connect_timeout_s: float = 5.0
     # Silence after which the server is asked, and after which the connection is given up.
     ping_s: float = 1.0
-    heartbeat_timeout_s: float = 4.0
+    heartbeat_timeout_s: float = 3.0
     # One list page or small object, from the request to its end.
     request_timeout_s: float = 30.0
     qps: float = 10.0

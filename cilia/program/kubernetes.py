@@ -46,7 +46,7 @@ class KubernetesOptions(ProgramConfig):
     k8s_heartbeat_timeout: Annotated[
         PositiveDuration,
         Field(description="An API server that is silent for so long, also to pings, is given up."),
-    ] = "4s"
+    ] = "3s"
 
 
 def open_client(
