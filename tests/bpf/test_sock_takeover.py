@@ -87,7 +87,7 @@ def test_start_pins_maps_and_links_and_nothing_else(config: SockConfig) -> None:
     assert sorted(in_force(config)) == PROGRAMS
     assert sorted(path.name for path in config.pin_dir.iterdir()) == ["links", "maps"]
     assert sorted(path.name for path in (config.pin_dir / "maps").iterdir()) == sorted(
-        SERVICE_MAPS | {"cilia_metrics", "cilia_switch"}
+        SERVICE_MAPS | {"cilia_metrics", "cilia_switch", "cilia_lb_load", "cilia_lb_counted"}
     )
 
 

@@ -46,7 +46,7 @@ OTHER_LAYOUT: tuple[Change, ...] = (
 OTHER_NAMES: tuple[Change, ...] = (
     *(
         (f"bpf/lib/{header}", f"cilia_lb{version}_be", f"cilia_lb{version}_to")
-        for header in ("lb.h", "lb_choice.h", "sock_affinity.h")
+        for header in ("lb.h", "lb_choice.h", "lb_load.h", "sock_affinity.h")
         for version in (4, 6)
     ),
     ("bpf/maps/lb.py", '_be"', '_to"'),
