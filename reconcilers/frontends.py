@@ -287,14 +287,19 @@ class FrontendOperations:
 
 
 async def run_frontends(
-    reconciler: Reconciler[Frontend], operations: FrontendOperations, *tables: Table[Any]
+    reconciler: Reconciler[Frontend],
+    operations: FrontendOperations,
+    *tables: Table[Any],
+    beside_others: bool = False,
 ) -> None:
-    """Run the reconciler; if the maps held frontends at start, wait until `tables` are filled.
+    """Run the reconciler, at once or when `tables` are filled.
 
-    Half-filled tables would take backends away from frontends that are in force. The wait has no
-    limit: as long as a source does not answer, what was in force is the best that is known.
+    Half-filled tables would take backends away from frontends that are in force, in the maps (if
+    they held any at start) or with another proxy (`beside_others`): a frontend whose backends are
+    not known yet refuses. The wait has no limit: as long as a source does not answer, what was in
+    force is the best that is known.
     """
-    if operations.restored:
+    if operations.restored or beside_others:
         await wait_initialized(reconciler.db, *tables)
     await reconciler.run()
 

@@ -131,6 +131,8 @@ class Agent:
     status: StatusView
     sampler: MetricsSampler
     health_history: HealthHistory
+    # Its programs have traffic, which another proxy may have until now.
+    on_node: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     closing: list[Callable[[], None]] = field(default_factory=list)
 
@@ -147,6 +149,7 @@ class Agent:
             lb.services,
             lb.frontends,
             lb.backends,
+            beside_others=self.on_node,
         )
 
     def close(self) -> None:
@@ -352,6 +355,7 @@ def build(
         status,
         MetricsSampler(registry, config.metrics_sampling_interval_s),
         HealthHistory(tables.db, tables.health),
+        on_node=kernel is not None and kernel.links_dir is not None,
     )
     agent.jobs = {
         "reflect-services": services.run,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -217,6 +218,23 @@ async def test_first_round_waits_for_the_tables_when_something_was_restored() ->
             filled(wtxn)
         await world.settled()
         assert kernel.log != []
+        tasks.cancel_scope.cancel()
+
+
+async def test_first_round_waits_for_the_tables_beside_another_proxy() -> None:
+    world = LBWorld()
+    with world.db.write_txn(world.node_addresses) as wtxn:
+        filled = world.node_addresses.register_initializer(wtxn, "test")
+    world.put(frontend(VIP))
+    run = partial(run_frontends, beside_others=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, world.reconciler, world.ops, world.node_addresses)
+        await anyio.sleep(0.02)
+        assert world.log == []
+        with world.db.write_txn(world.node_addresses) as wtxn:
+            filled(wtxn)
+        await world.settled()
+        assert world.log != []
         tasks.cancel_scope.cancel()
 
 
