@@ -8,6 +8,8 @@ here, in memory, while a round is planned; `staged_maps` does the writing. All s
 
 from collections.abc import Iterable
 
+from mypy_extensions import mypyc_attr
+
 from bpf.maps.lb import ID
 from reconcilers import frontend_entries as layout
 from reconcilers.backend_references import BackendReferences
@@ -31,6 +33,7 @@ _DETAIL_GONE, _BACKEND_GONE = Phase.DETAIL_GONE, Phase.BACKEND_GONE
 _NO_WILDCARD = -1
 
 
+@mypyc_attr(acyclic=True)  # as many as frontends: the collector need not walk them
 class Programmed:
     """An address that is in the maps: its highest slot, its backends as they were last seen, the
     type that its wildcard entry would have, and which entries it has that most have not."""

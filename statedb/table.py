@@ -406,12 +406,15 @@ class RWTable(Table[T]):
         """
         if wtxn._number != self.txn_id:
             raise self._not_locked(wtxn)
-        old = self.rows.get(self.primary_key(obj))
+        key = self.primary_key(obj)
+        old = self.rows.get(key)
         if old is None or old.dead:
             return None, False
         if old.rev != revision:
             return cast("T", old.obj), False
-        self.insert(wtxn, obj)
+        if self.indexed:
+            self.reindex(obj, key, old)
+        self.put(key, obj, old, False)
         return cast("T", old.obj), True
 
     def compare_and_delete(self, wtxn: WriteTxn, revision: int, obj: T) -> tuple[T | None, bool]:

@@ -9,6 +9,7 @@ v4-mapped IPv6 (RFC 4291 2.5.5.2), which puts ``::`` first, then all IPv4, then 
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, Literal
 
@@ -19,7 +20,6 @@ SCOPE_INTERNAL: Final = 1
 
 _V4_PREFIX: Final = b"\0" * 10 + b"\xff\xff"
 _V6_COMPATIBLE: Final = b"\0" * 12
-_NO_CLUSTER: Final = b"\0\0\0\0"
 
 _PROTOCOL_BYTES: Final[dict[str, bytes]] = {"TCP": b"T", "UDP": b"U", "SCTP": b"S", "ANY": b"?"}
 _PROTOCOLS: Final[dict[int, Protocol]] = {84: "TCP", 85: "UDP", 83: "SCTP", 63: "ANY"}
@@ -199,11 +199,7 @@ class L3n4Addr(bytes):
         65535.
         """
         packed = pack_ip(ip) if isinstance(ip, str) else ip
-        tail = _TAILS.get((protocol, scope))
-        if tail is None:
-            raise ValueError(f"{protocol!r} scope {scope} is no protocol and scope")
-        cluster = cluster_id.to_bytes(4, "big") if cluster_id else _NO_CLUSTER
-        return cls(packed + cluster + port.to_bytes(2, "big") + tail)
+        return cls(packed + _after_ip(port, protocol, scope, cluster_id))
 
     @classmethod
     def parse(cls, text: str) -> L3n4Addr:
@@ -262,6 +258,15 @@ class L3n4Addr(bytes):
 
     def __repr__(self) -> str:
         return f"L3n4Addr({str(self)!r})"
+
+
+@lru_cache(4096)
+def _after_ip(port: int, protocol: str, scope: int, cluster_id: int) -> bytes:
+    """The last 8 bytes of an address; kept, since the same few come again and again."""
+    tail = _TAILS.get((protocol, scope))
+    if tail is None:
+        raise ValueError(f"{protocol!r} scope {scope} is no protocol and scope")
+    return cluster_id.to_bytes(4, "big") + port.to_bytes(2, "big") + tail
 
 
 def parse_address_key(text: str) -> bytes:

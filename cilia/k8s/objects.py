@@ -96,7 +96,8 @@ class K8sObject(Model):
 
     @property
     def key(self) -> ObjectKey:
-        return (self.KIND, self.metadata.namespace, self.metadata.name)
+        metadata = self.metadata
+        return (self.KIND, metadata.namespace, metadata.name)
 
 
 # Kind, namespace ("" for what has none) and name.

@@ -20,7 +20,6 @@ from cilia.controllers.loadbalancer.conversion import ConvertedService, Warnings
 from cilia.controllers.loadbalancer.endpoints import (
     Backends,
     convert_slice,
-    merge_slices,
     service_of,
 )
 from cilia.controllers.loadbalancer.health_checks import health_service
@@ -29,6 +28,7 @@ from cilia.k8s.change_time import Changed
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
 from cilia.reflectors.batch import WAIT_S, batches
+from cilia.reflectors.known_slices import KnownSlices
 from statedb import WriteTxn
 from tables.addressing import ServiceName
 from tables.problems import Problem, replace_problems
@@ -58,11 +58,6 @@ class ObjectChange(msgspec.Struct, frozen=True):
     service: ServiceName
     changed: Changed
     deleted: bool = False
-
-
-class _Slice(msgspec.Struct, frozen=True):
-    service: ServiceName
-    backends: Backends
 
 
 class _Touched:
@@ -120,14 +115,15 @@ class ServiceReflector:
         self._completed = False
         self._unlisted = {kind.KIND for kind in KINDS}
         # Caches of the source, see above.
-        self._services: set[ServiceName] = set()
+        # Each name leads to itself: the one object that all who name the service share.
+        self._services: dict[ServiceName, ServiceName] = {}
         # The only objects that are looked at again.
         self._for_some_nodes: dict[ServiceName, Service] = {}
-        self._slices: dict[ObjectKey, _Slice] = {}
-        self._slices_of: dict[ServiceName, dict[ObjectKey, Backends]] = {}
+        self._slices = KnownSlices()
         # Slices that say no service.
         self._bare: set[ObjectKey] = set()
-        # Objects sent since the ``Listing`` of their kind, while a list is under way.
+        # Objects sent since the ``Listing`` of their kind, while a list is under way; of a kind of
+        # which nothing was held before, all that is held came with the list, and none are noted.
         self._listing: dict[str, set[ObjectKey]] = {}
         # Problem rows of this reflector, so that an object without any costs no look-up.
         self._complaints: set[str] = set()
@@ -148,14 +144,16 @@ class ServiceReflector:
             match event:
                 case Upsert():
                     upserted += 1
-                    self._upsert(event.obj, batch)
-                    self._note_change(event.obj.key, event.changed, batch)
+                    key = event.obj.key
+                    self._upsert(key, event.obj, batch)
+                    self._note_change(key, event.changed, batch)
                 case Delete():
                     deleted += 1
                     self._note_change(event.key, event.changed, batch, deleted=True)
                     self._delete(event.key, batch)
                 case Listing():
-                    self._listing[event.kind] = set()
+                    if self._held(event.kind):
+                        self._listing[event.kind] = set()
                 case Listed():
                     deleted += self._forget_unlisted(event.kind, batch)
                     self._unlisted.discard(event.kind)
@@ -185,12 +183,7 @@ class ServiceReflector:
         elif (known := self._slices.get(key)) is not None:
             batch.changes.append(ObjectChange(key, known.service, changed, deleted))
 
-    def _upsert(
-        self,
-        obj: K8sObject,
-        batch: _Batch,
-    ) -> None:
-        key = obj.key
+    def _upsert(self, key: ObjectKey, obj: K8sObject, batch: _Batch) -> None:
         if (sent := self._listing.get(key[0])) is not None:
             sent.add(key)
         if isinstance(obj, Service):
@@ -205,7 +198,7 @@ class ServiceReflector:
         batch: _Batch,
     ) -> None:
         name = self._convert(key, obj, batch)
-        self._services.add(name)
+        self._services.setdefault(name, name)
         if depends_on_node(obj.metadata.annotations) or self._has_health_service(obj):
             self._for_some_nodes[name] = obj
         elif self._for_some_nodes:
@@ -243,10 +236,10 @@ class ServiceReflector:
             self._complain(key, [(path, "is missing, so the slice serves nothing")], batch)
             return
         self._bare.discard(key)
+        service = self._services.get(service, service)
         converted = convert_slice(obj, service, self._writer.config, self._origin)
         self._complain(key, converted.warnings, batch)
-        self._slices[key] = _Slice(service, converted.backends)
-        self._slices_of.setdefault(service, {})[key] = converted.backends
+        self._slices.put(key, service, converted.backends)
         batch.touch(service).slices_changed = True
 
     def _delete(
@@ -258,7 +251,7 @@ class ServiceReflector:
         if kind == Service.KIND:
             service = ServiceName(f"{namespace}/{name}")
             if service in self._services:
-                self._services.remove(service)
+                del self._services[service]
                 self._for_some_nodes.pop(service, None)
                 batch.touch(service).service = None
         else:
@@ -267,14 +260,9 @@ class ServiceReflector:
         self._complain(key, [], batch)
 
     def _drop_slice(self, key: ObjectKey, batch: _Batch) -> None:
-        known = self._slices.pop(key, None)
-        if known is None:
-            return
-        rest = self._slices_of[known.service]
-        del rest[key]
-        if not rest:
-            del self._slices_of[known.service]
-        batch.touch(known.service).slices_changed = True
+        service = self._slices.drop(key)
+        if service is not None:
+            batch.touch(service).slices_changed = True
 
     def _forget_unlisted(
         self,
@@ -282,9 +270,8 @@ class ServiceReflector:
         batch: _Batch,
     ) -> int:
         """Deletes what is held of the kind and was not in the list; returns how many."""
-        sent = self._listing.pop(kind, set())
-        if kind in self._unlisted:
-            # All that is held came with this first list.
+        sent = self._listing.pop(kind, None)
+        if sent is None:
             return 0
         if kind == Service.KIND:
             held = {(kind, name.namespace, name.name) for name in self._services}
@@ -295,13 +282,18 @@ class ServiceReflector:
             self._delete(key, batch)
         return len(gone)
 
+    def _held(self, kind: str) -> bool:
+        """Whether anything of a kind is held."""
+        if kind == Service.KIND:
+            return bool(self._services)
+        return bool(len(self._slices) or self._bare)
+
     # -- one batch
 
     def _change(self, name: ServiceName, what: _Touched) -> ServiceChange:
         backends: Backends | Keep = KEEP
         if what.slices_changed:
-            slices = self._slices_of.get(name, {})
-            backends = merge_slices(slices[key] for key in sorted(slices))
+            backends = self._slices.backends_of(name)
         converted = what.service
         if converted is KEEP:
             return ServiceChange(name, KEEP, (), backends, self._origin)
@@ -313,9 +305,11 @@ class ServiceReflector:
         complete = not self._unlisted and not self._completed
         if not self._unlisted:
             # A slice without its service is an error only when all services have been seen.
-            names = {*batch.touched, *self._slices_of} if complete else batch.touched
-            for name in names:
+            for name in batch.touched:
                 self._check_orphans(name, batch)
+            if complete:
+                for name in sorted(self._slices.services() - self._services.keys()):
+                    self._check_orphans(name, batch)
         changes = [self._change(name, what) for name, what in batch.touched.items()]
         if self._writer.config.health_check_loadbalancer_ip:
             changes += self._health_changes(batch)
@@ -359,7 +353,7 @@ class ServiceReflector:
         return origin if self._origin is Origin.K8S else f"{self._origin}:{origin}"
 
     def _check_orphans(self, name: ServiceName, batch: _Batch) -> None:
-        has_service = name in self._services or name not in self._slices_of
+        has_service = name in self._services or name not in self._slices
         if has_service and not self._complaints:
             return
         origin = self._problem_origin(f"EndpointSlice:for {name}")
@@ -370,7 +364,7 @@ class ServiceReflector:
         path = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
         batch.problems[origin] = [
             Problem(origin, f"there is no Service {name}", "", 0, *key, path)
-            for key in self._slices_of[name]
+            for key in self._slices.keys_of(name)
         ]
 
     def _replace_problems(

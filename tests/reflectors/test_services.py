@@ -151,6 +151,13 @@ def test_a_list_that_is_under_way_deletes_nothing(world: Reflected) -> None:
     assert set(world.frontends.values()) == {"b"}
 
 
+def test_what_a_first_list_that_broke_off_had_goes_with_the_next_one(world: Reflected) -> None:
+    world.take(*LISTING, svc("a", "10.96.0.1"), svc("b", "10.96.0.2"), eps("a-1", "a"))
+    world.take(*LISTING, svc("b", "10.96.0.2"), *LISTED)
+    assert set(world.frontends.values()) == {"b"}
+    assert world.tables.backends.num_objects(world.db.read_txn()) == 0
+
+
 def test_a_list_of_one_kind_leaves_the_other(world: Reflected) -> None:
     world.take(*LISTING, svc(), eps(), *LISTED)
     world.take(Listing("Service"), svc(), Listed("Service"))

@@ -13,6 +13,7 @@ LOADBALANCER = Group(
         "cilia/controllers/loadbalancer/endpoints.py",
         "cilia/controllers/loadbalancer/selection.py",
         "cilia/controllers/loadbalancer/writer.py",
+        "cilia/reflectors/known_slices.py",
         "cilia/reflectors/services.py",
     ),
 )

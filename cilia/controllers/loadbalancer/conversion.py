@@ -8,7 +8,8 @@ later, the order in which ids are given out.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -57,7 +58,7 @@ def convert_service(
     name = ServiceName(f"{meta.namespace}/{meta.name}")
     notes = meta.annotations
     warnings: Warnings = []
-    if notes and not _read(lambda: ann.is_for_node(notes, node), True, warnings):
+    if notes and not _is_for_node(notes, node, warnings):
         return ConvertedService(name, None, (), warnings)
     ext, int_ = _policies(spec)
     asked = _annotated(notes, config, warnings) if notes else _NOTHING_ASKED
@@ -67,7 +68,7 @@ def convert_service(
         labels=meta.labels or _NONE,
         annotations=notes or _NONE,
         selector=spec.selector or _NONE,
-        port_names={port.name: port.port for port in spec.ports or ()},
+        port_names=_port_names(spec.ports or ()),
         ext_traffic_policy=ext,
         int_traffic_policy=int_,
         forwarding_mode=asked.forwarding_mode,
@@ -84,6 +85,18 @@ def convert_service(
     return ConvertedService(
         name, service, _frontends(obj, service, asked.exposed, config), warnings
     )
+
+
+def _port_names(ports: Sequence[k8s.ServicePort]) -> Mapping[str, int]:
+    if len(ports) == 1:
+        return _only_port(ports[0].name, ports[0].port)
+    return {port.name: port.port for port in ports}
+
+
+@lru_cache(1024)
+def _only_port(name: str, port: int) -> Mapping[str, int]:
+    """Shared: most services have one port, and of these most have the same few."""
+    return {name: port}
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -111,6 +124,10 @@ def _annotated(notes: Mapping[str, str], config: LoadBalancerConfig, warnings: W
         _read(lambda: ann.proxy_delegation(notes), ProxyDelegation.NONE, warnings),
         _read(lambda: ann.scale_to_zero(notes), False, warnings),
     )
+
+
+def _is_for_node(notes: Mapping[str, str], node: LocalNode, warnings: Warnings) -> bool:
+    return _read(lambda: ann.is_for_node(notes, node), True, warnings)
 
 
 def _read(reader: Callable[[], T], default: T, warnings: Warnings) -> T:
@@ -168,23 +185,25 @@ def _frontends(
     exposed: frozenset[str] | None,
     config: LoadBalancerConfig,
 ) -> tuple[FrontendParams, ...]:
-    if obj.spec.type == "ExternalName" or not obj.spec.ports or is_headless(obj):
+    spec = obj.spec
+    if spec.type == "ExternalName" or not spec.ports or is_headless(obj):
         return ()
+    all_ = _all_frontends(obj, service, exposed, config)
+    if len(all_) == 1:
+        return (all_[0],)
     # One frontend an address: a ClusterIP that is also an external IP stays a ClusterIP.
     found: dict[L3n4Addr, FrontendParams] = {}
-    for params in _all_frontends(obj, service, exposed, config):
+    for params in all_:
         found.setdefault(params.address, params)
-    if len(found) == 1:
-        return tuple(found.values())
-    return tuple(found[address] for address in sorted(found))
+    return tuple([found[address] for address in sorted(found)])
 
 
 def is_headless(obj: k8s.Service) -> bool:
     labels = obj.metadata.labels
     if labels and ann.HEADLESS_LABEL in labels:
         return True
-    spec = obj.spec
-    return any(ip.lower() == "none" for ip in (spec.cluster_ip, *(spec.cluster_ips or ())))
+    ips = (obj.spec.cluster_ip, *(obj.spec.cluster_ips or ()))
+    return "none" in [ip.lower() for ip in ips]
 
 
 def _all_frontends(
@@ -192,44 +211,51 @@ def _all_frontends(
     service: Service,
     exposed: frozenset[str] | None,
     config: LoadBalancerConfig,
-) -> Iterator[FrontendParams]:
-    spec = obj.spec
+) -> list[FrontendParams]:
+    spec, found = obj.spec, list[FrontendParams]()
+    kind = spec.type
     scopes = _EXTERNAL if service.ext_traffic_policy is service.int_traffic_policy else _BOTH
     if exposed is None or "ClusterIP" in exposed:
         ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
-        yield from _at(spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config)
-    opens_node_ports = spec.type in ("NodePort", "LoadBalancer") and config.kube_proxy_replacement
-    if opens_node_ports and (exposed is None or "NodePort" in exposed):
-        yield from _node_ports(spec, scopes, config)
-    if spec.type == "LoadBalancer" and (exposed is None or "LoadBalancer" in exposed):
-        virtual_ips = _virtual_ips(obj.status)
-        yield from _at(spec, virtual_ips, FrontendType.LOAD_BALANCER, scopes, config)
-    if spec.external_ips and config.enable_external_ips:
-        yield from _at(spec, spec.external_ips, FrontendType.EXTERNAL_IPS, scopes, config)
+        _at(found, spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config)
+    if kind in ("NodePort", "LoadBalancer"):
+        if config.kube_proxy_replacement and (exposed is None or "NodePort" in exposed):
+            _node_ports(found, spec, scopes, config)
+        if kind == "LoadBalancer" and (exposed is None or "LoadBalancer" in exposed):
+            _at(found, spec, _virtual_ips(obj.status), FrontendType.LOAD_BALANCER, scopes, config)
+    external_ips = spec.external_ips
+    if external_ips and config.enable_external_ips:
+        _at(found, spec, external_ips, FrontendType.EXTERNAL_IPS, scopes, config)
+    return found
 
 
 def _at(
+    found: list[FrontendParams],
     spec: k8s.ServiceSpec,
     ips: Iterable[str],
     type_: FrontendType,
     scopes: tuple[int, ...],
     config: LoadBalancerConfig,
-) -> Iterator[FrontendParams]:
-    """Each port at each address, in each scope."""
+) -> None:
+    """Adds each port at each address, in each scope."""
     for ip in ips:
         if not ip or not (config.enable_ipv6 if ":" in ip else config.enable_ipv4):
             continue
         packed = pack_ip(ip)
         for port in spec.ports or ():
+            number = port.port
             for scope in scopes:
-                address = L3n4Addr.of(packed, port.port, port.protocol, scope)
-                yield FrontendParams(address, type_, port.name, port.port)
+                address = L3n4Addr.of(packed, number, port.protocol, scope)
+                found.append(FrontendParams(address, type_, port.name, number))
 
 
 def _node_ports(
-    spec: k8s.ServiceSpec, scopes: tuple[int, ...], config: LoadBalancerConfig
-) -> Iterator[FrontendParams]:
-    """The surrogate address of each family; the reconciler knows the node's addresses."""
+    found: list[FrontendParams],
+    spec: k8s.ServiceSpec,
+    scopes: tuple[int, ...],
+    config: LoadBalancerConfig,
+) -> None:
+    """Adds the surrogate address of each family; the reconciler knows the node's addresses."""
     for family in _families(spec):
         if not (config.enable_ipv6 if family == "IPv6" else config.enable_ipv4):
             continue
@@ -237,7 +263,7 @@ def _node_ports(
         for port in spec.ports or ():
             for scope in scopes if port.node_port else ():
                 address = L3n4Addr.of(packed, port.node_port, port.protocol, scope)
-                yield FrontendParams(address, FrontendType.NODE_PORT, port.name, port.port)
+                found.append(FrontendParams(address, FrontendType.NODE_PORT, port.name, port.port))
 
 
 def _families(spec: k8s.ServiceSpec) -> list[str]:
@@ -248,9 +274,10 @@ def _families(spec: k8s.ServiceSpec) -> list[str]:
     return list(dict.fromkeys("IPv6" if ":" in ip else "IPv4" for ip in ips if ip))
 
 
-def _virtual_ips(status: k8s.ServiceStatus | None) -> Iterator[str]:
+def _virtual_ips(status: k8s.ServiceStatus | None) -> list[str]:
     """Addresses that the load balancer leaves for the node to answer (KEP-1860: mode VIP)."""
     balancer = status.load_balancer if status else None
-    for ingress in balancer.ingress or () if balancer else ():
-        if ingress.ip and ingress.ip_mode in (None, "VIP"):
-            yield ingress.ip
+    ingresses = balancer.ingress if balancer else None
+    return [
+        ingress.ip for ingress in ingresses or () if ingress.ip and ingress.ip_mode in (None, "VIP")
+    ]

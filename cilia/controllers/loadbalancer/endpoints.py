@@ -52,7 +52,7 @@ def convert_slice(
         zones = _zones(endpoint.hints)
         for ip in endpoint.addresses:
             packed = pack_ip(ip)
-            for (port, protocol), names in ports.items():
+            for port, protocol, names in ports:
                 address = L3n4Addr.of(packed, port, protocol)
                 found[address] = Backend(
                     service,
@@ -83,15 +83,19 @@ def _weight(obj: k8s.EndpointSlice, warnings: Warnings) -> int:
         return DEFAULT_WEIGHT
 
 
-def _ports(obj: k8s.EndpointSlice) -> dict[tuple[int, str], tuple[str, ...]]:
-    """Names by number and protocol; an unnamed port has none."""
+def _ports(obj: k8s.EndpointSlice) -> list[tuple[int, str, tuple[str, ...]]]:
+    """Number, protocol and names of each port; an unnamed one has none."""
+    named = obj.ports or ()
+    if len(named) == 1 and named[0].port is not None:
+        name: tuple[str, ...] = (named[0].name,) if named[0].name else ()
+        return [(named[0].port, named[0].protocol or "TCP", name)]
     ports: dict[tuple[int, str], tuple[str, ...]] = {}
-    for port in obj.ports or ():
+    for port in named:
         if port.port is not None:
             key = (port.port, port.protocol or "TCP")
             names = ports.get(key, ())
             ports[key] = (*names, port.name) if port.name and port.name not in names else names
-    return ports
+    return [(number, protocol, names) for (number, protocol), names in ports.items()]
 
 
 def _state(conditions: k8s.EndpointConditions | None) -> BackendState:

@@ -43,7 +43,7 @@ def select_backends(
     *,
     redirected: bool = False,
 ) -> tuple[Backend, ...]:
-    """The backends for a frontend, in address order.
+    """The backends for a frontend, in address order; the candidates themselves if all are meant.
 
     Args:
         candidates: all backends of the service (of the target, if redirected), see ``in_order``.
@@ -60,6 +60,8 @@ def select_backends(
         chosen = [be for be in chosen if not be.node_name or be.node_name == node.name]
     if distribution in _ZONE_PREFERENCES and node.zone and not redirected:
         chosen = _in_zone(chosen, node.zone)
+    if len(chosen) == len(candidates) and isinstance(candidates, tuple):
+        return candidates
     return tuple(chosen)
 
 

@@ -147,7 +147,7 @@ class Writer:
         rows: Sequence[Backend] = t.backends.list(wtxn, name, be_table.SERVICE)
         moved = False
         if change.backends is not KEEP:
-            rows, moved = self._set_backends(wtxn, list(rows), change, change.backends)
+            rows, moved = self._set_backends(wtxn, rows, change, change.backends)
         addresses: list[L3n4Addr] = []
         if change.service is KEEP:
             if moved:
@@ -166,10 +166,17 @@ class Writer:
     # -- backends
 
     def _set_backends(
-        self, wtxn: WriteTxn, rows: list[Backend], change: ServiceChange, wanted: Iterable[Backend]
-    ) -> tuple[list[Backend], bool]:
+        self,
+        wtxn: WriteTxn,
+        rows: Sequence[Backend],
+        change: ServiceChange,
+        wanted: Sequence[Backend],
+    ) -> tuple[Sequence[Backend], bool]:
         """Writes the difference; returns all rows of the service and whether any changed."""
         table = self.tables.backends
+        if not rows:
+            table.insert_many(wtxn, wanted)
+            return wanted, bool(wanted)
         old: dict[L3n4Addr, Backend] = {}
         others: list[Backend] = []
         for be in rows:
