@@ -52,6 +52,10 @@ class Agent:
         rows = self.get("/statedb/dump/frontends")["tables"]["frontends"]
         return [row for row in rows if row["ServiceName"] == f"{namespace}/{name}"]
 
+    def pins(self) -> list[Path]:
+        """What the agent has pinned on the node: programs, links, maps."""
+        return sorted(self.machine.path("/sys/fs/bpf/cilia").rglob("*"))
+
     def cilia(self, *arguments: str) -> str:
         """The `cilia` command on the node. Raises: RuntimeError if it fails."""
         return self.machine.run(sys.executable, "-m", "cilia", *arguments)

@@ -62,6 +62,13 @@ class Caller:
         """Which pods answer."""
         return {answer.pod for answer in self.ask(*urls, times=times)}
 
+    def reaches(self, url: str, pods: set[str]) -> bool:
+        """Whether these pods answer and no others; twenty requests find out."""
+        try:
+            return self.pods(url, times=20) == pods
+        except NoAnswer:
+            return False
+
     def answers(self, url: str, times: int = 1) -> bool:
         """Whether it is answered so often, within a second each."""
         try:
@@ -96,7 +103,7 @@ class Load:
         assert first == "started\n", first + self._process.stderr.read()
 
     def stop(self) -> Any:
-        """What became of the requests: `sent`, `failed`, `errors`, `pods`, `slowest_ms`."""
+        """What became of the requests: `sent`, `failed`, `errors`, `pods`, `gap_ms`..."""
         said, errors = self._process.communicate("", timeout=120)
         assert self._process.returncode == 0, errors
         return json.loads(said)

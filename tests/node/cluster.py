@@ -31,6 +31,7 @@ from tests.kube.assets import asset
 from tests.kube.programs import Program
 
 from . import images, leftovers, workloads
+from .account import agents_token
 from .agent import Agent
 from .callers import Caller, in_namespaces, outside
 from .fabric import make_fabric, plug_in, route
@@ -105,6 +106,12 @@ class Cluster:
         self._connect_pods()
         self.wait_nodes()
         self._tell("ready")
+
+    def restart_api_server(self, end: Callable[[Program], None] = Program.stop) -> None:
+        """Over the etcd that is there."""
+        end(self.api.server)
+        self.api.start_server()
+        self.record.add(self.api.server)
 
     def wait_nodes(self) -> None:
         """Wait until every node says that it is ready."""
@@ -255,9 +262,10 @@ class Cluster:
         return seen
 
     def start_agents(self, *options: str) -> None:
-        """Our agent on both nodes, in place of kube-proxy."""
+        """Our agent on both nodes, in place of kube-proxy, with the rights of its account."""
+        kubeconfig = self.write_kubeconfig("agent", agents_token(self.api))
         for node in self.nodes.values():
-            self.agents[node.name] = Agent(node, self.kubeconfig_inside(), *options)
+            self.agents[node.name] = Agent(node, kubeconfig, *options)
             self.agents[node.name].start()
         self._tell("the agents")
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from . import leftovers
 from .cluster import Cluster
 from .shop import Shop
-from .traffic import Traffic
+from .traffic import TOLD, Traffic
 
 _numbers = itertools.count(1)
 
@@ -55,3 +56,11 @@ def traffic(cluster: Cluster) -> Iterator[Traffic]:
     cluster.make_namespace(namespace)
     yield Traffic(cluster, namespace)
     cluster.api.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What became of the requests of each test, also of those that passed."""
+    for report in terminalreporter.stats.get("passed", []):
+        told = [line for line in report.capstdout.splitlines() if line.startswith(TOLD)]
+        for line in [f"{report.nodeid.rpartition('::')[2]}:", *told] if told else []:
+            terminalreporter.write_line(line.replace(TOLD, "  "))

@@ -36,7 +36,8 @@ KUBELET_WANTS = {
 SETUP = """
 set -e
 hostname "$NODE"
-mount --make-rprivate /
+mount --make-rprivate /  # nothing reaches the machine; below, pods may mount for their node
+mount --make-rshared /
 mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t bpf bpf /sys/fs/bpf

@@ -11,6 +11,7 @@ from tests.kube.apiserver import free_port
 from tests.kube.assets import asset
 from tests.kube.programs import Program
 
+from .account import USER
 from .cluster import Cluster
 from .machine import KUBELET_WANTS
 from .shop import Shop
@@ -34,6 +35,21 @@ def test_what_kubelet_would_set_in_the_kernel_is_not_set(cluster: Cluster) -> No
     assert {path: int(value) for path, value in seen.items()} == KUBELET_WANTS
     machine = {path: int(Path("/proc/sys", path).read_text()) for path in KUBELET_WANTS}
     assert machine != KUBELET_WANTS
+
+
+def test_agents_have_the_rights_of_their_service_account_alone(cluster: Cluster) -> None:
+    """Each runs with this kubeconfig since the start of the cluster."""
+    node, agent = cluster.nodes["n1"], cluster.agents["n1"]
+    (flag,) = (word for word in agent.program.command if "k8s-kubeconfig-path" in word)
+    kubectl = (asset("kubectl"), f"--kubeconfig={flag.partition('=')[2]}")
+    assert USER in node.run(*kubectl, "auth", "whoami")
+
+    def may(*words: str) -> str:
+        return cluster.on_node("n1").run(*map(str, kubectl), "auth", "can-i", *words).strip()
+
+    assert may("watch", "endpointslices.discovery.k8s.io") == "yes"
+    for refused in (("*", "*"), ("get", "secrets"), ("create", "pods"), ("patch", "nodes/status")):
+        assert may(*refused) == "no", refused
 
 
 def test_commands_run_in_a_pod_and_its_log_is_read(shop: Shop) -> None:

@@ -7,15 +7,18 @@ goes, and an old one serves on for a while after it was told to stop. Everything
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from .callers import Caller
+from .callers import Caller, Load
 from .cluster import Cluster
-from .workloads import client_pod, deployment, service
+from .workloads import client_pod, deployment, server_pod, service
 
-RATE = 200  # requests a second, of both clients together
+RATE = 200  # requests a second through the cluster addresses, and as many through the node port
 REPLICAS = 10
+TOLD = "requests: "  # what begins so is shown in the summary of the tests
 
 
 class Traffic:
@@ -23,14 +26,15 @@ class Traffic:
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster, self.namespace = cluster, namespace
-        self.deployment = deployment("rolled", REPLICAS)
+        self._numbers = itertools.count(1)
         # A client pod of its own, which no test restarts.
         clients = [client_pod(f"client-{node}", node) for node in cluster.nodes]
-        front = service("rolled", type="NodePort")
-        cluster.create(namespace, self.deployment, front, *clients)
+        fronts = [service("rolled", type="NodePort"), service("changed", app="rolled")]
+        cluster.create(namespace, deployment("rolled", REPLICAS), *fronts, *clients)
         self.rolled_out()
         cluster.wait_ready(namespace, *(pod["metadata"]["name"] for pod in clients))
-        cluster.in_force(namespace, "rolled", dict.fromkeys(cluster.nodes, REPLICAS))
+        for name in ("rolled", "changed"):
+            cluster.in_force(namespace, name, dict.fromkeys(cluster.nodes, REPLICAS))
         spec = cluster.get(namespace, "service", "rolled")["spec"]
         self.addresses = spec["clusterIPs"]
         self.node_port = spec["ports"][0]["nodePort"]
@@ -58,28 +62,60 @@ class Traffic:
         self.rolled_out()
         self.cluster.eventually(lambda: not (self.servers() & old), "the old servers' end")
 
+    def scale(self, replicas: int) -> None:
+        """Returns when there are so many servers, ready, and no others."""
+        scaled = ("scale", "deployment/rolled", f"--replicas={replicas}")
+        self.cluster.kubectl(self.namespace, *scaled)
+        self.rolled_out()
+        self.cluster.eventually(lambda: len(self.servers()) == replicas, f"{replicas} servers")
+
     def servers(self) -> set[str]:
         named = ("get", "pods", "-l=app=rolled", "-o=name")
         return set(self.cluster.kubectl(self.namespace, *named).split())
 
+    def change(self) -> None:
+        """The cluster works: a new pod starts on each node, a Service that selected others is
+        changed to select these, and soon every client is answered by them alone."""
+        cluster, name = self.cluster, f"new-{next(self._numbers)}"
+        pods = [server_pod(f"{name}-{node}", node) for node in cluster.nodes]
+        for pod in pods:
+            pod["metadata"]["labels"] = {"app": name}
+        names = {str(pod["metadata"]["name"]) for pod in pods}
+        cluster.create(self.namespace, *pods, service("changed", app=name))
+        cluster.wait_ready(self.namespace, *names)
+        (address, _) = cluster.get(self.namespace, "service", "changed")["spec"]["clusterIPs"]
+        for caller in self.callers().values():
+            reached = partial(caller.reaches, f"http://{address}/", names)
+            cluster.eventually(reached, f"the changed Service from {caller.name}", 30)
+        cluster.create(self.namespace, service("changed", app="rolled"))
+        gone = ("delete", "pod", "--wait=false", *names)
+        cluster.kubectl(self.namespace, *gone)
+
     def during(self, act: Callable[[], object]) -> Any:
         """What became of the requests of a client on each node while something was done."""
-        loads = [
-            caller.load(*self.urls(node), rate=RATE // 2) for node, caller in self.callers().items()
-        ]
-        try:
-            act()
-        finally:
-            results = [load.stop() for load in loads]
-        for result in results:
+        loads = {
+            caller.name: caller.load(*self.urls(node), rate=RATE)
+            for node, caller in self.callers().items()
+        }
+        return what_became_of(loads, act)
+
+
+def what_became_of(loads: dict[str, Load], act: Callable[[], object]) -> list[Any]:
+    """Do something while these clients ask; what became of the requests of each."""
+    try:
+        act()
+    finally:
+        results = {name: load.stop() for name, load in loads.items()}
+        for name, result in results.items():
             print(
-                f"sent {result['sent']}, failed {result['failed']}, in {result['seconds']:.1f} s, "
-                f"slowest {result['slowest_ms']:.0f} ms, servers {len(result['pods'])}"
+                f"{TOLD}{name}: {result['sent']} sent in {result['seconds']:.1f} s,"
+                f" {result['failed']} failed, longest gap {result['gap_ms']:.0f} ms,"
+                f" slowest answer {result['slowest_ms']:.0f} ms, {len(result['pods'])} servers"
             )
-        return results
+    return list(results.values())
 
 
-def nothing_failed(results: Any, least_sent: int) -> None:
+def nothing_failed(results: list[Any], least_sent: int) -> None:
     for result in results:
         assert result["failed"] == 0, result["errors"]
         assert result["sent"] >= least_sent, "the load was not what the test is about"

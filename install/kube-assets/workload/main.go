@@ -202,7 +202,8 @@ func askUDP(target *url.URL, wait time.Duration, to io.Writer) error {
 }
 
 // load asks each address at a fixed rate, whatever the answers take, until its time is over, its
-// input closes or it is stopped, and prints one JSON object: what was sent, what failed and why.
+// input closes or it is stopped, and prints one JSON object: what was sent, what failed and why, and
+// the longest time in which an address gave no good answer.
 func load(arguments []string) error {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
 	rate := flags.Int("rate", 200, "requests a second, over all addresses")
@@ -219,10 +220,13 @@ func load(arguments []string) error {
 	}
 	ctx, cancel := context.WithTimeout(stopped(), *last)
 	go func() { io.Copy(io.Discard, os.Stdin); cancel() }()
-	total := Load{Pods: map[string]int{}, Errors: map[string]int{}}
+	started := time.Now()
+	total := Load{Pods: map[string]int{}, Errors: map[string]int{}, answered: map[string]time.Time{}}
+	for _, target := range targets {
+		total.answered[target.Host] = started
+	}
 	var running sync.WaitGroup
 	ticks := time.NewTicker(time.Second / time.Duration(*rate))
-	started := time.Now()
 	fmt.Fprintln(os.Stderr, "started")
 	for ctx.Err() == nil {
 		select {
@@ -235,6 +239,9 @@ func load(arguments []string) error {
 		}
 	}
 	running.Wait()
+	for host := range total.answered {
+		total.gap(host)
+	}
 	total.Seconds = time.Since(started).Seconds()
 	return json.NewEncoder(os.Stdout).Encode(&total)
 }
@@ -246,8 +253,10 @@ type Load struct {
 	Failed    int            `json:"failed"`
 	Seconds   float64        `json:"seconds"`
 	SlowestMs float64        `json:"slowest_ms"`
+	GapMs     float64        `json:"gap_ms"`
 	Pods      map[string]int `json:"pods"`
 	Errors    map[string]int `json:"errors"`
+	answered  map[string]time.Time // when each address last gave a good answer
 }
 
 func (total *Load) one(target *url.URL, wait time.Duration) {
@@ -268,4 +277,11 @@ func (total *Load) one(target *url.URL, wait time.Duration) {
 		return
 	}
 	total.Pods[answer.Pod]++
+	total.gap(target.Host)
+	total.answered[target.Host] = time.Now()
+}
+
+// gap notes how long an address has given no good answer.
+func (total *Load) gap(host string) {
+	total.GapMs = max(total.GapMs, float64(time.Since(total.answered[host]).Microseconds())/1000)
 }
