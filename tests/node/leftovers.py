@@ -25,8 +25,8 @@ RECORDS = Path("/run/cilia-test-clusters")
 END_TIMEOUT_S = 20.0
 
 
-def _start_time(pid: int) -> str | None:
-    """Clock ticks since boot, field 22 of proc_pid_stat(5); None if there is no such process."""
+def start_time(pid: int) -> str | None:
+    """Clock ticks since boot, field 22 of proc_pid_stat(5); None if it has ended, buried or not."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -37,7 +37,7 @@ def _start_time(pid: int) -> str | None:
 
 def alive(pid: int, started: str) -> bool:
     """That process, and no other which has its number now."""
-    return _start_time(pid) == started
+    return start_time(pid) == started
 
 
 class Record:
@@ -56,7 +56,7 @@ class Record:
     ) -> None:
         self.name, self.namespaces, self.cgroups = name, namespaces, cgroups
         self.maker = os.getpid() if maker is None else maker
-        self.maker_started = maker_started or _start_time(self.maker)
+        self.maker_started = maker_started or start_time(self.maker)
         self.processes = processes or {}
         self.directories = directories or []
 
@@ -80,12 +80,12 @@ class Record:
         for program in programs:
             if program.process is not None:
                 pid = program.process.pid
-                self.processes[pid] = _start_time(pid) or ""
+                self.processes[pid] = start_time(pid) or ""
         self.save()
 
     def abandoned(self) -> bool:
         """Its maker is dead, and it was not left running on purpose."""
-        return self.maker != 0 and _start_time(self.maker) != self.maker_started
+        return self.maker != 0 and start_time(self.maker) != self.maker_started
 
     def remove(self) -> None:
         """End the processes and remove the rest; a node's own end with its first one.
