@@ -28,6 +28,9 @@ static __always_inline __u8 file_number(const char *file)
 	FILE_IS("ipip.h", FILE_IPIP_H);
 	FILE_IS("host.bpf.c", FILE_HOST_BPF_C);
 	FILE_IS("xdp.bpf.c", FILE_XDP_BPF_C);
+	FILE_IS("nodeport.h", FILE_NODEPORT_H);
+	FILE_IS("nodeport_dsr.h", FILE_NODEPORT_DSR_H);
+	FILE_IS("rewrite_ends.h", FILE_REWRITE_ENDS_H);
 	FILE_IS("test.bpf.c", FILE_TEST_BPF_C);
 	return FILE_UNKNOWN;
 }

@@ -115,13 +115,16 @@ static __always_inline int forward_neighbour(ctx_t *ctx, const struct bpf_fib_lo
 /* Send a translated packet on the way that route_find found; the value is the program's. */
 static __always_inline int forward_out(ctx_t *ctx, const struct route *route, int found)
 {
+	__u8 macs[2 * ETH_ALEN];	/* destination, source: where a frame begins */
+
 #ifndef CILIA_XDP
 	ctx->mark = (ctx->mark & ~MARK_MASK) | MARK_TRANSLATED;
 #endif
 	if (found == ROUTE_NO_NEIGHBOUR)
 		return forward_neighbour(ctx, &route->fib);
-	if (ctx_store_bytes(ctx, offsetof(struct ethhdr, h_dest), route->fib.dmac, ETH_ALEN) ||
-	    ctx_store_bytes(ctx, offsetof(struct ethhdr, h_source), route->fib.smac, ETH_ALEN))
+	__builtin_memcpy(macs, route->fib.dmac, ETH_ALEN);
+	__builtin_memcpy(macs + ETH_ALEN, route->fib.smac, ETH_ALEN);
+	if (ctx_store_bytes(ctx, 0, macs, sizeof(macs)))
 		return CTX_DROP;
 	return ctx_redirect(ctx, route->fib.ifindex);
 }

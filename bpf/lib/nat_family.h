@@ -88,15 +88,15 @@ static __always_inline bool NAT(_is_mine)(const struct NAT(_value) *in, const st
 	return in && nat_same(in->address, mine->address) && in->port == mine->port;
 }
 
-/* The client's own port, if it may be had or is this flow's already (another CPU took it, or the other
- * half was lost): the flow then looks the same on both sides. */
-static __always_inline bool NAT(_try_own)(struct NAT(_search) *search)
+/* The port that follows from the client's: its own if that is in the range, so that the flow looks the
+ * same on both sides. One client's ports rarely meet there, and a flow whose other half was lost, or that
+ * another CPU begins as well, finds its own port again. */
+static __always_inline bool NAT(_try_first)(struct NAT(_search) *search)
 {
-	__u32 number = bpf_ntohs(search->value.port) - nat_min_port;
+	__u32 port = bpf_ntohs(search->value.port);
+	__u32 number = port < nat_min_port ? port : port - nat_min_port;
 
-	if (number > nat_max_port - nat_min_port)
-		return false;
-	if (NAT(_try_port)(search, number))
+	if (NAT(_try_port)(search, number % (nat_max_port - nat_min_port + 1)))
 		return true;
 	search->result = NAT(_is_mine)(bpf_map_lookup_elem(&NAT_MAP, &search->in), &search->value) ?
 				 0 : DROP_NAT_NO_MAPPING;
@@ -111,7 +111,7 @@ static __noinline int NAT(_take)(struct NAT(_search) *search, __u8 proto)
 	search->value.created_s = now_s;
 	search->value.expires_s = now_s + nat_lifetime_s(proto, search->value.flags);
 	search->result = DROP_NAT_NO_MAPPING;
-	if (NAT(_try_own)(search))
+	if (NAT(_try_first)(search))
 		return search->result;
 	search->first = bpf_get_prandom_u32();
 	bpf_loop(nat_max_port - nat_min_port + 1 + NAT_RANDOM_TRIES, NAT(_try), search, 0);
@@ -270,8 +270,8 @@ static __noinline int NAT(_source)(struct NAT(_search) *search, const struct NAT
 
 /* What stands under the tuple of a reply, the flow being kept alive, or NULL: no translated flow
  * has such replies. reply: direction NAT_IN. */
-static __always_inline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *reply,
-						       __u8 tcp_flags)
+static __noinline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *reply,
+						   __u8 tcp_flags)
 {
 	struct NAT(_value) *in = bpf_map_lookup_elem(&NAT_MAP, reply);
 	struct NAT(_key) flow;

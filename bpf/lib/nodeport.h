@@ -17,6 +17,7 @@
 #include "ipip.h"
 #include "lb_packet.h"
 #include "nat.h"
+#include "rewrite_ends.h"
 
 /* Set before load. Whether packets that bring their frontend are accepted; how they carry it. */
 const volatile bool nodeport_dsr = false;
@@ -52,7 +53,9 @@ struct nodeport_plan {
 	struct lb_decision decision;
 	struct route route;
 	struct tuple to;	/* the packet's behind the translation of its destination */
+	struct ct_new new;
 	struct nat_end source;
+	struct packet_ends ends;
 	__s32 way;		/* ROUTE_* or a refusal */
 	__u16 growth;
 };
@@ -98,9 +101,10 @@ static __always_inline bool nodeport_leads_out(const struct nodeport_plan *plan)
  * port, which the next one gets if it is the same backend's. 0 or a refusal. */
 static __always_inline int nodeport_source(ctx_t *ctx, struct packet *packet,
 					   struct nodeport_plan *plan, const struct lb_asked *asked,
-					   struct ct_new *new, const bool v6)
+					   const bool v6)
 {
 	struct ct_entry *entry = asked->service;
+	struct ct_new *new = &plan->new;
 	struct nat_end *source = &plan->source;
 	bool held = entry && (entry->flags & CT_SNAT) && entry->rev_nat == new->rev_nat &&
 		    entry->backend_id == new->backend_id;
@@ -139,25 +143,25 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 					    struct nodeport_plan *plan, const bool v6)
 {
 	struct lb_decision *decision = &plan->decision;
-	struct ct_new new = {
+	struct ct_new *new = &plan->new;
+	struct lb_asked asked;
+	struct ct_entry *behind;
+	int done, tries = 0;
+
+	*new = (struct ct_new){
 		.ifindex = ctx_ifindex(ctx),
 		.now_s = ct_now_s(),
 		.flags = CT_NODE_PORT,
 		.tcp_flags = packet->tcp_flags,
 	};
-	struct lb_asked asked;
-	struct ct_entry *behind;
-	int tries = 0;
-	int done;
-
-	done = lb_find(ctx, packet, &asked, decision, new.now_s, true, v6);
+	done = lb_find(ctx, packet, &asked, decision, new->now_s, true, v6);
 	if (done)
 		return done;
-	new.rev_nat = decision->rev_nat;
+	new->rev_nat = decision->rev_nat;
 	for (;;) {
 		if (!lb_pick(&asked, decision, &packet->tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
-		new.backend_id = decision->target.id;
+		new->backend_id = decision->target.id;
 		plan->way = nodeport_route(ctx, packet, plan, v6);
 		if (plan->way < 0)
 			return plan->way;
@@ -165,10 +169,10 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 			return NODEPORT_PASS;
 		lb_translated(&plan->to, &packet->tuple, &decision->target, true, v6);
 		if (nodeport_leads_out(plan) && !nodeport_is_direct(decision))
-			return nodeport_source(ctx, packet, plan, &asked, &new, v6);
+			return nodeport_source(ctx, packet, plan, &asked, v6);
 		behind = ct_lookup(&plan->to, CT_EGRESS, v6);
-		if (!lb_taken(packet, behind, &new, tries == LB_CHOICES - 1))
-			return lb_track_both(ctx, packet, &asked, behind, &plan->to, &new, v6);
+		if (!lb_taken(packet, behind, new, tries == LB_CHOICES - 1))
+			return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, v6);
 		asked.continues = false;
 		if (++tries == LB_CHOICES)
 			return REFUSE(DROP_CT_COLLISION);
@@ -181,12 +185,13 @@ PER_FAMILY(nodeport_resolve, struct nodeport_plan)
 static __always_inline int nodeport_snat(ctx_t *ctx, struct packet *packet,
 					 struct nodeport_plan *plan, const bool v6)
 {
-	struct nat_end *source = &plan->source;
-	int refused;
+	struct packet_ends *ends = &plan->ends;
 
-	refused = packet_set_destination(ctx, packet, plan->decision.target.address,
-					 plan->decision.target.port, v6);
-	return refused ? refused : packet_set_source(ctx, packet, source->address, source->port, v6);
+	address_copy(ends->source.word, plan->source.address, v6);
+	address_copy(ends->destination.word, plan->decision.target.address, v6);
+	ends->sport = plan->source.port;
+	ends->dport = plan->decision.target.port;
+	return packet_forward(ctx, packet, ends, v6);
 }
 
 /* The packet to the backend's node with the client's source. An ICMP error of a client brings no
@@ -199,6 +204,11 @@ static __always_inline int nodeport_direct(ctx_t *ctx, struct packet *packet,
 	__be32 frontend[4] = {};
 	int refused;
 
+	if (nodeport_dispatch == DISPATCH_IPIP && !plan->route.address[0])
+		return REFUSE(DROP_NO_SOURCE);
+	refused = packet_decrement_ttl(ctx, packet, v6);
+	if (refused)
+		return refused;
 	if (nodeport_dispatch == DISPATCH_IPIP)
 		return ipip_wrap(ctx, packet, plan->route.address, target->address, v6);
 	address_copy(frontend, packet->tuple.daddr, v6);
@@ -208,23 +218,16 @@ static __always_inline int nodeport_direct(ctx_t *ctx, struct packet *packet,
 	return dsr_insert(ctx, packet, frontend, port, v6);
 }
 
+PER_FAMILY(nodeport_direct, struct nodeport_plan)
+
 /* Make it a packet to a backend that is not on this node. 0 or a refusal. */
 static __always_inline int nodeport_remote(ctx_t *ctx, struct packet *packet,
 					   struct nodeport_plan *plan, const bool v6)
 {
-	int refused;
-
-	if (nodeport_dispatch == DISPATCH_IPIP && !plan->route.address[0])
-		return REFUSE(DROP_NO_SOURCE);
-	refused = packet_decrement_ttl(ctx, packet, v6);
-	if (refused)
-		return refused;
-	if (nodeport_is_direct(&plan->decision))
-		return nodeport_direct(ctx, packet, plan, v6);
-	return nodeport_snat(ctx, packet, plan, v6);
+	if (!nodeport_is_direct(&plan->decision))
+		return nodeport_snat(ctx, packet, plan, v6);
+	return v6 ? nodeport_direct6(ctx, packet, plan) : nodeport_direct4(ctx, packet, plan);
 }
-
-PER_FAMILY(nodeport_remote, struct nodeport_plan)
 
 /* What becomes of a packet: verdict of the program, and the MTU that a refused one exceeds. */
 struct nodeport_fate {
@@ -250,7 +253,7 @@ static __always_inline int nodeport_request(ctx_t *ctx, struct packet *packet,
 	if (!nodeport_leads_out(plan))
 		return packet_set_destination(ctx, packet, plan->decision.target.address,
 					      plan->decision.target.port, v6);
-	done = v6 ? nodeport_remote6(ctx, packet, plan) : nodeport_remote4(ctx, packet, plan);
+	done = nodeport_remote(ctx, packet, plan, v6);
 	if (!done)
 		fate->verdict = forward_out(ctx, &plan->route, plan->way);
 	return done;
@@ -258,21 +261,20 @@ static __always_inline int nodeport_request(ctx_t *ctx, struct packet *packet,
 
 PER_FAMILY(nodeport_request, struct nodeport_fate)
 
-/* Note in the connection's entry what a backend's packet says about it; client: the packet's tuple as
- * the client would answer it, port: the one that the flow has on this node. */
+/* Note in the client's entry what a backend's packet says, which has its frontend as its source now;
+ * port: the one that it came to. */
 static __always_inline void nodeport_answered(ctx_t *ctx, const struct packet *packet,
-					      const struct tuple *client, const struct nat_end *end,
-					      __be16 port, const bool v6)
+					      struct nodeport_plan *plan, __be16 port, const bool v6)
 {
 	struct ct_entry *entry;
 
 	if (!ct_accounting && !(packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
 		return;
-	entry = ct_lookup(client, CT_SERVICE, v6);
-	/* Another one's by now, on another port. */
-	if (!entry || entry->rev_nat != end->rev_nat || entry->nat_port != port)
-		return;
-	ct_seen(ctx, entry, packet, true, true, ct_now_s());
+	tuple_exchange(&plan->to, &packet->tuple);
+	entry = ct_lookup(&plan->to, CT_SERVICE, v6);
+	/* On another port it is another connection by now. */
+	if (entry && entry->rev_nat == plan->source.rev_nat && entry->nat_port == port)
+		ct_seen(ctx, entry, packet, true, true, ct_now_s());
 }
 
 /* A reply to a translated source: to the client, from the frontend; or to a socket of this node whose
@@ -281,40 +283,38 @@ static __always_inline int nodeport_reply(ctx_t *ctx, struct packet *packet,
 					  struct nodeport_fate *fate, const bool v6)
 {
 	struct nodeport_plan *plan = nodeport_plan();
-	__be16 own = packet->tuple.dport;
-	__be32 frontend[4] = {};
-	struct nat_end end = {};
-	struct tuple client = {};
-	__be16 port = 0;
-	int way, refused;
+	__be16 port = packet->tuple.dport;
+	struct packet_ends *ends;
+	struct nat_end *end;
+	int refused;
 
-	if (!plan || !nat_reply(packet, &end, v6))
+	if (!plan)
 		return NODEPORT_PASS;
-	if (!end.rev_nat)
+	ends = &plan->ends;
+	end = &plan->source;
+	if (!nat_reply(packet, end, v6))
+		return NODEPORT_PASS;
+	if (!end->rev_nat)
 		return in_xdp ? NODEPORT_PASS :
-				packet_set_destination(ctx, packet, end.address, end.port, v6);
-	if (!lb_frontend(end.rev_nat, frontend, &port, v6))
+				packet_set_destination(ctx, packet, end->address, end->port, v6);
+	if (!lb_frontend(end->rev_nat, ends->source.word, &ends->sport, v6))
 		return REFUSE(DROP_NO_SERVICE);
-	way = route_find(ctx, &plan->route, frontend, end.address, route_length(ctx, packet), v6);
-	if (way < 0) {
+	plan->way = route_find(ctx, &plan->route, ends->source.word, end->address,
+			       route_length(ctx, packet), v6);
+	if (plan->way < 0) {
 		fate->mtu = plan->route.fib.mtu_result;
-		return way;
+		return plan->way;
 	}
-	if (in_xdp && way != ROUTE_OUT)
+	if (in_xdp && plan->way != ROUTE_OUT)
 		return NODEPORT_PASS;
-	refused = packet_decrement_ttl(ctx, packet, v6);
+	address_copy(ends->destination.word, end->address, v6);
+	ends->dport = end->port;
+	refused = packet_forward(ctx, packet, ends, v6);
 	if (refused)
 		return refused;
-	refused = packet_set_destination(ctx, packet, end.address, end.port, v6);
-	if (refused)
-		return refused;
-	refused = packet_set_source(ctx, packet, frontend, port, v6);
-	if (refused)
-		return refused;
-	tuple_exchange(&client, &packet->tuple);
-	nodeport_answered(ctx, packet, &client, &end, own, v6);
-	if (way != ROUTE_STACK)
-		fate->verdict = forward_out(ctx, &plan->route, way);
+	nodeport_answered(ctx, packet, plan, port, v6);
+	if (plan->way != ROUTE_STACK)
+		fate->verdict = forward_out(ctx, &plan->route, plan->way);
 	return 0;
 }
 

@@ -93,17 +93,32 @@ static __noinline int packet_extensions(ctx_t *ctx, struct packet *packet, __u32
 	return REFUSE(DROP_INVALID_EXTHDR);
 }
 
-/* The two ports that transport begins with, or the identifier of an echo. */
+/* TCP up to its flags. */
+struct tcp_begin {
+	__be16 ports[2];
+	__be32 sequence;
+	__be32 acknowledged;
+	__u8 offset;
+	__u8 flags;
+	__u8 pad[2];		/* of the window */
+};
+
+static __always_inline void packet_set_ports(struct packet *packet, __u32 at, const __be16 *ports)
+{
+	packet->sport_at = at;
+	packet->dport_at = at + sizeof(__be16);
+	packet->tuple.sport = ports[0];
+	packet->tuple.dport = ports[1];
+}
+
+/* The two ports that transport begins with. */
 static __always_inline int packet_ports(ctx_t *ctx, struct packet *packet, __u32 at)
 {
 	__be16 ports[2];
 
 	if (ctx_load_bytes(ctx, at, ports, sizeof(ports)))
 		return REFUSE(DROP_INVALID_PACKET);
-	packet->sport_at = at;
-	packet->dport_at = at + sizeof(__be16);
-	packet->tuple.sport = ports[0];
-	packet->tuple.dport = ports[1];
+	packet_set_ports(packet, at, ports);
 	return 0;
 }
 
@@ -240,14 +255,23 @@ static __always_inline int packet_icmp6(ctx_t *ctx, struct packet *packet)
 	}
 }
 
+/* Ports and flags. A header that is cut before its flags fails where its checksum is needed. */
+static __always_inline int packet_tcp(ctx_t *ctx, struct packet *packet)
+{
+	struct tcp_begin begin;
+
+	if (ctx_load_bytes(ctx, packet->l4, &begin, sizeof(begin)))
+		return packet_ports(ctx, packet, packet->l4);
+	packet_set_ports(packet, packet->l4, begin.ports);
+	packet->tcp_flags = begin.flags;
+	return 0;
+}
+
 static __always_inline int packet_transport(ctx_t *ctx, struct packet *packet, const bool v6)
 {
 	switch (packet->tuple.proto) {
 	case IPPROTO_TCP:
-		/* A header that is cut before its flags fails where its checksum is needed. */
-		if (!(packet->flags & PACKET_LATER))
-			ctx_load_bytes(ctx, packet->l4 + 13, &packet->tcp_flags, 1);
-		break;
+		return packet->flags & PACKET_LATER ? 0 : packet_tcp(ctx, packet);
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP:
 		break;

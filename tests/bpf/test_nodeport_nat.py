@@ -215,7 +215,9 @@ def test_flow_moves_when_its_port_has_become_anothers(node: Node, family: int) -
 @FAMILIES
 def test_late_end_of_a_flow_does_not_end_its_successor(node: Node, family: int) -> None:
     """The client has reused its port and got another one here: what comes to the first is old."""
-    flow = opened(node, family, TCP, LOW_PORT)
+    rival = opened(node, family, TCP, 32768 + LOW_PORT)
+    assert rival.send() == rival.sport, "it has the port that follows from the other's"
+    flow = Flow(node, family, TCP, LOW_PORT)
     first = flow.send()
     flow.there.clear()
     second = flow.send()
