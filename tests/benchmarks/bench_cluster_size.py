@@ -12,11 +12,12 @@ import gc
 import statistics
 from ipaddress import IPv4Address
 
+from bpf.maps.lb import LBMaps
 from cilia.k8s.objects import decode
 from cilia.k8s.watch import Listed, Listing, Upsert
 from cilia.reflectors.services import KINDS
-from tests.benchmarks.bench_services import Line, resident_bytes
 from tests.benchmarks.report import Report
+from tests.benchmarks.services_side import Line, resident_bytes
 from tests.k8s.forms import service_form, slice_form
 
 SERVICES = 10_000
@@ -51,7 +52,7 @@ async def _measure() -> tuple[int, list[float]]:
         services += [Upsert(decode(form)), _slice(number, BACKENDS)]
     gc.collect()
     before = resident_bytes()
-    line = Line()
+    line = Line(LBMaps.fake())
     tasks = [asyncio.create_task(run) for run in (line.reflector.run(), line.reconciler.run())]
     lists = [Listing(kind.KIND) for kind in KINDS], [Listed(kind.KIND) for kind in KINDS]
     await line.timed([*lists[0], *services, *lists[1]], SERVICES)
