@@ -22,7 +22,6 @@ from bpf.maps.tables import WORD
 from bpf.maps.text import endpoint_text
 
 _TCP: Final = 6
-_TCP_FIN, _TCP_RST = 0x01, 0x04
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -295,7 +294,7 @@ def _continues(entry: ct.CtEntry, flow: Flow) -> bool:
     """Whether a packet that opens a flow belongs to a connection that is there."""
     if entry.expires_s < int(time.monotonic()):
         return False
-    closing = (entry.tcp_flags | entry.reply_tcp_flags) & (_TCP_FIN | _TCP_RST)
+    closing = (entry.tcp_flags | entry.reply_tcp_flags) & (ct.TCP_FIN | ct.TCP_RST)
     return flow.proto != _TCP or not closing
 
 

@@ -119,14 +119,15 @@ class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.nat_address[: len(key.source)], self.nat_port
 
 
-_FIN, _RST = 0x01, 0x04
+#: As in ``tcp_flags``.
+TCP_FIN, TCP_RST = 0x01, 0x04
 
 
 def is_over(entry: CtEntry, now_s: int) -> bool:
     """`ct_over` of bpf/lib/ct.h: nobody spoke for too long, a reset, or both sides are done."""
     either = entry.tcp_flags | entry.reply_tcp_flags
     both = entry.tcp_flags & entry.reply_tcp_flags
-    return entry.expires_s < now_s or bool(either & _RST or both & _FIN)
+    return entry.expires_s < now_s or bool(either & TCP_RST or both & TCP_FIN)
 
 
 #: Fields in network order, by their place.

@@ -40,8 +40,6 @@ __all__ = ["Replacement", "replacement_routes"]
 #: A take-over lasts this long at least: until then all devices have their programs.
 INTERVAL_S: Final = 30.0
 
-TCP_FIN, TCP_RST = 1, 4
-
 log = structlog.get_logger("agent")
 
 
@@ -102,7 +100,7 @@ class Replacement:
 def count_flows(conntrack: ConntrackMaps, now_s: int) -> int:
     """Connections of clients, and those that another node sent here with their frontend."""
     clients = sum(
-        is_of_client(key, entry) and not is_over(entry, now_s)
+        is_of_client(key, entry) and not ct.is_over(entry, now_s)
         for raw in conntrack.connections.values()
         for key, entry in ct.connections(raw)
     )
@@ -118,15 +116,6 @@ def count_flows(conntrack: ConntrackMaps, now_s: int) -> int:
 
 def is_of_client(key: ct.CtKey, entry: ct.CtEntry) -> bool:
     return key.direction == ct.Direction.SERVICE and bool(entry.rev_nat)
-
-
-def is_over(entry: ct.CtEntry, now_s: int) -> bool:
-    """`ct_over` of bpf/lib/ct.h."""
-    either, both = (
-        entry.tcp_flags | entry.reply_tcp_flags,
-        entry.tcp_flags & entry.reply_tcp_flags,
-    )
-    return entry.expires_s < now_s or bool(either & TCP_RST or both & TCP_FIN)
 
 
 def replacement_routes(replacement: Replacement) -> list[BaseRoute]:

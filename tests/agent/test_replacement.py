@@ -7,11 +7,11 @@ import errno
 
 import pytest
 
-from bpf.maps.ct import CtEntry
+from bpf.maps.ct import TCP_FIN, TCP_RST, CtEntry, is_over
 from bpf.maps.lb import LBMaps
 from bpf.maps.switch import SwitchState
 from cilia.agent.datapath import MemoryDatapath
-from cilia.agent.replacement import TCP_FIN, TCP_RST, Replacement, is_over
+from cilia.agent.replacement import Replacement
 from cilia.linux.errors import NetlinkError
 from tests.controllers.loadbalancer.world import World
 
