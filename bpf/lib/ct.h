@@ -211,12 +211,14 @@ struct ct_new {
 	__u16 flags;		/* CT_* */
 	__u8 direction;
 	__u8 tcp_flags;
-	__be16 nat_port;	/* CT_SNAT */
-	__be32 nat_address[4];
 };
 
-/* Make the entry of a tuple, in place of an older one. 0 or a refusal. */
-static __noinline __attribute__((unused)) int ct_create(const struct tuple *tuple, const struct ct_new *new, bool v6)
+/* Make the entry of a tuple, in place of an older one. source: what a flow with CT_SNAT gets, else NULL.
+ * 0 or a refusal. */
+static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple *tuple,
+							     const struct ct_new *new,
+							     const __be32 *source, __be16 port,
+							     bool v6)
 {
 	struct ct_entry entry = {
 		.created_s = new->now_s,
@@ -225,12 +227,13 @@ static __noinline __attribute__((unused)) int ct_create(const struct tuple *tupl
 		.ifindex = new->ifindex,
 		.flags = new->flags,
 		.tcp_flags = new->tcp_flags,
-		.nat_port = new->nat_port,
+		.nat_port = port,
 	};
 	union ct_key key;
 	int error;
 
-	address_copy(entry.nat_address, new->nat_address, true);
+	if (source)
+		address_copy(entry.nat_address, source, v6);
 	if (tuple->proto == IPPROTO_TCP && !(new->tcp_flags & TCP_SYN))
 		entry.flags |= CT_NON_SYN;
 	if (new->tcp_flags & (TCP_FIN | TCP_RST))
@@ -245,4 +248,9 @@ static __noinline __attribute__((unused)) int ct_create(const struct tuple *tupl
 		error = bpf_map_update_elem(v6 ? (void *)&cilia_ct6_any : (void *)&cilia_ct4_any,
 					    &key, &entry, BPF_ANY);
 	return error ? REFUSE(DROP_CT_CREATE_FAILED) : 0;
+}
+
+static __always_inline int ct_create(const struct tuple *tuple, const struct ct_new *new, const bool v6)
+{
+	return ct_create_snat(tuple, new, NULL, 0, v6);
 }

@@ -133,9 +133,7 @@ static __always_inline int nodeport_source(ctx_t *ctx, struct packet *packet,
 	}
 	new->direction = CT_SERVICE;
 	new->flags |= CT_SNAT;
-	new->nat_port = source->port;
-	address_copy(new->nat_address, source->address, v6);
-	return ct_create(&packet->tuple, new, v6);
+	return ct_create_snat(&packet->tuple, new, source->address, source->port, v6);
 }
 
 /* Decide for a packet: 0 with the plan, NODEPORT_PASS, or a refusal. */
