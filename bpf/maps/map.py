@@ -302,11 +302,15 @@ class Map(Fd):
 
 
 def _error(rc: int, what: str) -> KernelError | None:
-    """The exception for a return code, as a value."""
+    """The exception for a return code, as a value.
+
+    Without its traceback: that holds the caller's frame, whose buffers would then wait, with the
+    exception in a local variable, for the cyclic garbage collector.
+    """
     try:
         check(rc, what)
     except KernelError as error:
-        return error
+        return error.with_traceback(None)
     return None
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from random import Random
 
@@ -107,6 +108,21 @@ def test_batches_carry_more_than_one_buffer(make: Maker) -> None:
     assert sorted(k for k, _ in raw.items()) == sorted(keys[MANY // 2 :])
     raw.clear()
     assert list(raw.items()) == []
+
+
+def test_what_reading_needed_is_freed_at_once(make: Maker) -> None:
+    """Buffers in a cycle would add up until the collector comes: hundreds of MB in a busy agent."""
+    entries = make(MANY)
+    entries.update(bytes(4), bytes(8))
+    list(entries.items())
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert len(list(entries.items())) == 1
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_empty_batches_do_nothing(make: Maker) -> None:
