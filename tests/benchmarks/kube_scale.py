@@ -5,10 +5,11 @@
 
 A real API server holds 10,000 Services, 20,000 EndpointSlices, 5,000 Nodes and 50,000 Pods (ten on
 this node). They are written into etcd directly, as JSON, 100 in a transaction: making them through
-the API takes minutes and shows nothing. The agent is the wiring of `cilia agent` in its own
-process, on kernel maps as root, else on maps in memory. Then EndpointSlices change through the API,
-100 a second, each with the writer's clock as its trigger time. Beside it: what reading the same
-objects costs here and with the plain `kubernetes` client.
+the API takes minutes and shows nothing. The agent is `cilia agent` as a process of its own, on
+kernel maps, in a network namespace without a way out, in which everything else runs too. Then
+EndpointSlices change through the API, 100 a second, each with the writer's clock as its trigger
+time; in the end the agent starts again on what its predecessor left. Beside it: what reading the
+same objects costs here and with the plain `kubernetes` client. Needs root.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import base64
 import http.client
 import json
 import os
+import platform
 import resource
 import socket
 import statistics
@@ -34,11 +36,15 @@ import click
 import msgspec
 import structlog
 
+from cilia.linux.netns import NetNS
+from tests.e2e.world import World, world
 from tests.kube import apiserver
 from tests.kube.apiserver import ApiServer
 
 NODE: Final = "testnode"
 OPS: Final = 100
+# Of the map of services: a master, six backends and a wildcard each.
+MAP_ENTRIES: Final = 262_144
 NAMESPACES: Final = 20
 TRIGGER: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 STAMP: Final = "2026-01-01T00:00:00Z"
@@ -232,66 +238,6 @@ def used() -> Form:
     }
 
 
-async def agent_child(kubeconfig: Path) -> None:
-    """Synchronises, then waits for a line on its input and tells how long changes took."""
-    from bpf.maps.lb import LBMaps
-    from cilia.agent.datapath import MemoryDatapath
-    from cilia.agent.wiring import build
-    from cilia.program.jobs import run_job
-    from tests.kube.agents import api_source, config_for
-
-    config = config_for(kubeconfig)
-    source = api_source(config)
-    real = os.geteuid() == 0
-    maps = (LBMaps.create if real else LBMaps.fake)(config.bpf_lb_map_max)
-    agent = build(config, source, "scale", MemoryDatapath(maps))
-    jobs = {**agent.jobs, "source": source.run}
-    tasks = [
-        asyncio.create_task(run_job(name, work, agent.reporter(f"job-{name}")))
-        for name, work in jobs.items()
-    ]
-    await agent.listed()
-    tables = agent.tables
-    revision = tables.lb.frontends.revision(tables.db.read_txn())
-    await agent.frontend_reconciler.wait_until_reconciled(revision)
-    txn = tables.db.read_txn()
-    counts = {t.name: t.num_objects(txn) for t in tables.db.tables() if t.num_objects(txn)}
-    start = {
-        "maps": "kernel" if real else "memory",
-        "watches": len(source.watches),
-        "connections": source.client.connects,
-        "traffic": msgspec.to_builtins(source.client.traffic),
-        "tables": counts,
-        **used(),
-    }
-    print(json.dumps(start), flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    before = used()["cpu_s"]
-    await asyncio.to_thread(sys.stdin.readline)
-    after = used()
-    rows = list(tables.convergence.all(tables.db.read_txn()))
-    watch = source.watches["EndpointSlice"].state
-    print(
-        json.dumps(
-            {
-                "total_s": [r.stages_s["total"] for r in rows if r.time_source == "trigger"],
-                "api_s": [r.stages_s["api"] for r in rows if r.time_source == "trigger"],
-                "cpu_s": after["cpu_s"] - before,
-                "rss_mib": after["rss_mib"],
-                "peak_mib": after["peak_mib"],
-                "proofs": watch.proofs,
-                "proof_bytes": sum(w.state.proof_bytes for w in source.watches.values()),
-                "proof_cpu_s": sum(w.state.proof_cpu_s for w in source.watches.values()),
-                "proof_rounds": min(w.state.proofs for w in source.watches.values()),
-            }
-        ),
-        flush=True,
-    )
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def source_child(kubeconfig: Path) -> None:
     """Reads Services and EndpointSlices as the agent does, and keeps nothing but versions."""
     from cilia.k8s.objects import EndpointSlice, Service
@@ -392,15 +338,17 @@ async def change(server: ApiServer, size: Size, seconds: float, rate: float) -> 
     client = WritingClient(Access(server.kubeconfig), servers, Limits(qps=1e6, burst=10**6))
     started = time.monotonic()
     count = min(int(seconds * rate), size.slices)
+    under_way = asyncio.Semaphore(50)  # an API server takes 100 of one connection
 
     async def one(i: int) -> None:
         await asyncio.sleep(max(0.0, started + i / rate - time.monotonic()))
         form = endpoint_slice(i, size.services, change=1)
         base = "/apis/discovery.k8s.io/v1/namespaces"
         path = f"{base}/{form['metadata']['namespace']}/endpointslices/{form['metadata']['name']}"
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        body = {"metadata": {"annotations": {TRIGGER: now}}, "endpoints": form["endpoints"]}
-        await client.send("PATCH", path, body, MERGE)
+        async with under_way:
+            now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+            body = {"metadata": {"annotations": {TRIGGER: now}}, "endpoints": form["endpoints"]}
+            await client.send("PATCH", path, body, MERGE)
 
     await asyncio.gather(*(one(i) for i in range(count)))
     await client.close()
@@ -411,37 +359,94 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def measure_agent(server: ApiServer, size: Size, seconds: float, rate: float) -> None:
-    started = time.monotonic()
-    agent = child("agent", server.kubeconfig)
-    start = line(agent)
-    print(f"start to synchronised     {time.monotonic() - started:.1f} s ({start['maps']} maps)")
-    print(f"  CPU                     {start['cpu_s']:.1f} s")
-    print(f"  memory                  {start['rss_mib']:.0f} MiB, peak {start['peak_mib']:.0f} MiB")
-    print(f"  watches, connections    {start['watches']}, {start['connections']}")
-    print(f"  read                    {start['traffic']['received'] / 2**20:.1f} MiB")
-    print(f"  rows                    {start['tables']}")
-    tell(agent)
-    began = time.monotonic()
+class Measured:
+    """The agent's process, seen from outside."""
+
+    def __init__(self, w: World) -> None:
+        self.w = w
+
+    @property
+    def cpu_s(self) -> float:
+        text = Path(f"/proc/{self.w.agents[-1].pid}/stat").read_text()
+        fields = text.rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def mib(self, field: str) -> float:
+        text = Path(f"/proc/{self.w.agents[-1].pid}/status").read_text()
+        line = next(line for line in text.splitlines() if line.startswith(field))
+        return int(line.split()[1]) / 1024
+
+    def start(self, kubeconfig: Path) -> float:
+        """Seconds until all that is in the API server is in the maps."""
+        self.w.source = [f"--k8s-kubeconfig-path={kubeconfig}", f"--node-name={NODE}"]
+        started = time.monotonic()
+        process = self.w.start_agent(f"--bpf-lb-map-max={MAP_ENTRIES}")
+        while not self.w.ready():
+            if process.poll() is not None or time.monotonic() - started > 300:
+                raise RuntimeError((self.w.directory / "agent.log").read_text()[-3000:])
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def rows(self, table: str) -> list[Form]:
+        text, rows = self.w.cilia("db", "show", table, "-o", "json").stdout.strip(), []
+        while text:
+            row, end = json.JSONDecoder().raw_decode(text)
+            rows.append(row)
+            text = text[end:].lstrip()
+        return rows
+
+
+def measure_start(agent: Measured, kubeconfig: Path, what: str) -> None:
+    took_s = agent.start(kubeconfig)
+    watches = agent.rows("k8s-watches")
+    print(f"{what:<24}  {took_s:.1f} s")
+    print(f"  CPU                     {agent.cpu_s:.1f} s")
+    print(
+        f"  memory                  {agent.mib('VmRSS'):.0f} MiB, peak {agent.mib('VmHWM'):.0f} MiB"
+    )
+    print(f"  watches                 {len(watches)}:", end="")
+    print("", ", ".join(f"{w['Resource']} {w['Objects']}" for w in watches))
+    left = [row for row in agent.rows("frontends") if row["Status"]["kind"] != "done"]
+    print(f"  frontends not in force  {len(left)} {str(left[:1] or '')[:300]}")
+
+
+def measure_changes(
+    agent: Measured, server: ApiServer, size: Size, seconds: float, rate: float
+) -> None:
+    cpu_s, began = agent.cpu_s, time.monotonic()
     count = asyncio.run(change(server, size, seconds, rate))
     took_s = time.monotonic() - began
-    time.sleep(2)
-    tell(agent)
-    end = line(agent)
-    total = end["total_s"]
+    time.sleep(2)  # the last ones arrive
+    used_s, watched_s = agent.cpu_s - cpu_s, time.monotonic() - began
+    rows = [row for row in agent.rows("convergence") if row["TimeSource"] == "trigger"]
+    total = [moment(row["InMap"]) - moment(row["Changed"]) for row in rows if row["InMap"]]
+    api = [moment(row["Received"]) - moment(row["Changed"]) for row in rows]
     print(f"{count} changes in {took_s:.1f} s, of which {len(total)} are in the maps")
     if total:
         print(f"  API -> map p50          {statistics.median(total) * 1000:.1f} ms")
         print(f"  API -> map p99          {percentile(total, 0.99) * 1000:.1f} ms")
-        print(f"  of which API p99        {percentile(end['api_s'], 0.99) * 1000:.1f} ms")
-    print(f"  CPU                     {end['cpu_s'] / (took_s + 2):.2f} cores")
-    print(f"  memory                  {end['rss_mib']:.0f} MiB")
-    rounds = end["proof_rounds"]
-    print(
-        f"proofs                    {rounds} rounds, {end['proof_bytes'] / 2**20:.1f} MiB and"
-        f" {end['proof_cpu_s']:.2f} s of CPU for all of them"
-    )
-    agent.wait()
+        print(f"  of which API p50, p99   {statistics.median(api) * 1000:.1f} ms,", end="")
+        print(f" {percentile(api, 0.99) * 1000:.1f} ms")
+    print(f"  CPU                     {used_s / watched_s:.2f} cores")
+    print(f"  memory                  {agent.mib('VmRSS'):.0f} MiB")
+
+
+def measure_idle(agent: Measured, seconds: float) -> None:
+    """Nothing changes; proofs come once a minute."""
+    cpu_s, before = agent.cpu_s, agent.rows("k8s-watches")
+    time.sleep(seconds)
+    used_s, after = agent.cpu_s - cpu_s, agent.rows("k8s-watches")
+
+    def more(name: str) -> float:
+        return float(sum(w[name] for w in after) - sum(w[name] for w in before))
+
+    print(f"idle for {seconds:.0f} s             {used_s / seconds:.3f} cores, in which")
+    print(f"  proofs                  {more('Proofs'):.0f} of {len(after)} resources,", end="")
+    print(f" {more('ProofBytes') / 2**20:.1f} MiB, {more('ProofCPUSeconds'):.2f} s of CPU")
+
+
+def moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def measure_clients(server: ApiServer) -> None:
@@ -471,15 +476,26 @@ def main(scale: float, seconds: float, rate: float, mode: str, kubeconfig: Path 
         if mode == "plain":
             plain_child(kubeconfig)
         else:
-            asyncio.run((agent_child if mode == "agent" else source_child)(kubeconfig))
+            asyncio.run(source_child(kubeconfig))
         return
     size = Size(*(max(1, int(n * scale)) for n in (10_000, 20_000, 5_000, 50_000)))
-    with tempfile.TemporaryDirectory() as directory, ApiServer(Path(directory)) as server:
-        began = time.monotonic()
-        fill(server, size)
-        print(f"{size.total} objects in etcd in {time.monotonic() - began:.1f} s: {size}")
-        measure_agent(server, size, seconds, rate)
-        measure_clients(server)
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, ", end="")
+    print(f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as directory, world(Path(directory), "scale") as w:
+        with NetNS.named(w.namespace) as inside:
+            inside.enter()
+        with ApiServer(Path(directory)) as server:
+            began = time.monotonic()
+            fill(server, size)
+            print(f"{size.total} objects in etcd in {time.monotonic() - began:.1f} s: {size}")
+            agent = Measured(w)
+            measure_start(agent, server.kubeconfig, "start to synchronised")
+            measure_changes(agent, server, size, seconds, rate)
+            measure_idle(agent, 65)
+            w.kill_agent()
+            measure_start(agent, server.kubeconfig, "start again")
+            w.kill_agent()
+            measure_clients(server)
 
 
 if __name__ == "__main__":
