@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from bpf import features
 from bpf.errors import RequirementMissing
 from bpf.features import mount_bpffs
+from tests.bpf.datapath_world import Datapath, loaded
+from tests.bpf.host_world import Node, made
+from tests.bpf.lxc_world import CONSTANTS
 from tests.bpf.world import NetworkNamespace, World, unmount
 
 _numbers = itertools.count()
@@ -62,6 +66,26 @@ def cgroup() -> Iterator[Path]:
 @pytest.fixture
 def world(bpffs: Path, cgroup: Path) -> World:
     return World(bpffs, cgroup)
+
+
+@pytest.fixture(scope="module")
+def pod_datapath() -> Iterator[Datapath]:
+    with loaded(["lxc"], CONSTANTS) as datapath:
+        yield datapath
+
+
+@pytest.fixture
+def pod(pod_datapath: Datapath) -> Datapath:
+    """The programs of a workload's device, on empty maps."""
+    pod_datapath.clear()
+    return pod_datapath
+
+
+@pytest.fixture(scope="module", params=["tc", "xdp"])
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """The programs of a node's device, by one hook."""
+    with ExitStack() as stack:
+        yield made(request.param, 0, stack)
 
 
 @pytest.fixture

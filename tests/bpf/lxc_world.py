@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +17,7 @@ from scapy.packet import Packet, Raw
 
 from bpf.maps import ct
 from bpf.maps.ct import CtEntry, CtKey, Direction
-from tests.bpf.datapath_world import Datapath, drops, loaded, packed
+from tests.bpf.datapath_world import Datapath, drops, packed
 from tests.bpf.packets import MAC_NODE_ONE, MAC_POD_ONE, packet_diff
 
 #: ``TC_ACT_UNSPEC``: other programs on the hook go on.
@@ -58,18 +57,6 @@ PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socke
 EACH_PROTOCOL = pytest.mark.parametrize("proto", PROTOCOLS)
 
 CLIENT_PORT = 40000
-
-
-@pytest.fixture(scope="module")
-def objects() -> Iterator[Datapath]:
-    with loaded(["lxc"], CONSTANTS) as datapath:
-        yield datapath
-
-
-@pytest.fixture
-def pod(objects: Datapath) -> Datapath:
-    objects.clear()
-    return objects
 
 
 def packet(

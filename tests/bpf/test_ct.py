@@ -32,15 +32,11 @@ from tests.bpf.lxc_world import (
     edit,
     expect,
     now_s,
-    objects,
     packet,
-    pod,
     refused,
     service_key,
     web,
 )
-
-__all__ = ["objects", "pod"]
 
 pytestmark = pytest.mark.root
 

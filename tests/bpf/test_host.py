@@ -42,12 +42,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 
 @pytest.fixture(scope="module", params=["tc", "xdp"])
-def node(request: pytest.FixtureRequest) -> Iterator[Node]:
-    with ExitStack() as stack:
-        yield made(request.param, 0, stack)
-
-
-@pytest.fixture(scope="module", params=["tc", "xdp"])
 def ipip_node(request: pytest.FixtureRequest) -> Iterator[Node]:
     with ExitStack() as stack:
         yield made(request.param, 1, stack)

@@ -34,18 +34,14 @@ from tests.bpf.lxc_world import (
     connections,
     expect,
     now_s,
-    objects,
     only_drop,
     packet,
-    pod,
     refused,
     service_key,
     web,
 )
 from tests.bpf.packets import MAC_NODE_ONE, MAC_POD_ONE
 from tests.bpf.test_packet import Ends, fragments_of, long_udp
-
-__all__ = ["objects", "pod"]
 
 pytestmark = pytest.mark.root
 

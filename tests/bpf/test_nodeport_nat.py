@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import msgspec
@@ -32,7 +30,6 @@ from tests.bpf.host_world import (
     SENT,
     Node,
     frame,
-    made,
     proto_of,
 )
 
@@ -42,12 +39,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 CLIENT_PORT, LOW_PORT = 40000, 1000
 
 TCP_S, CLOSING_S, ANY_S = 8000, 10, 60
-
-
-@pytest.fixture(scope="module", params=["tc", "xdp"])
-def node(request: pytest.FixtureRequest) -> Iterator[Node]:
-    with ExitStack() as stack:
-        yield made(request.param, 0, stack)
 
 
 class Flow(NamedTuple):
