@@ -305,8 +305,12 @@ static int cilia_hook_query(int target, uint32_t attach_type, struct cilia_hook 
 		.count = 64,
 	};
 
-	if (syscall(__NR_bpf, BPF_PROG_QUERY, &attr, sizeof(attr)))
-		return -errno;
+	if (syscall(__NR_bpf, BPF_PROG_QUERY, &attr, sizeof(attr))) {
+		/* Kernels before 6.6 refuse to be asked for links. */
+		attr.link_ids = 0;
+		if (errno != EINVAL || syscall(__NR_bpf, BPF_PROG_QUERY, &attr, sizeof(attr)))
+			return -errno;
+	}
 	out->count = attr.count;
 	out->revision = attr.revision;
 	return 0;

@@ -186,7 +186,8 @@ static __noinline int NAT(_take_for_client)(ctx_t *ctx, const struct packet *pac
 
 /* Make both entries of a flow of the node itself; search->value comes with the address that it gets
  * and leaves as the flow's NAT_OUT. Returns 0, NAT_RACED or a reason: then neither stands. */
-static __noinline int NAT(_make)(struct NAT(_search) *search, const struct NAT(_key) *flow)
+static __always_inline int NAT(_make)(struct NAT(_search) *search,
+					    const struct NAT(_key) *flow)
 {
 	struct NAT(_value) *value = &search->value;
 	int rc;
