@@ -165,11 +165,13 @@ class FrontendPlanner:
             present = {be.address for be in fe.backends}
             for addr in [addr for addr in held if addr not in present]:
                 self._release(plan, held.pop(addr))
+        referred: list[Backend] = []
         try:
             for be in choice.backends:
-                self._refer_to(be, held.get(be.address))
-                held[be.address] = be
+                self._refer_to(be, held.get(be.address) if held else None)
+                referred.append(be)
         except IdsExhaustedError:
+            held.update((be.address, be) for be in referred)
             programmed.backends = tuple(held.values())
             raise
         programmed.backends = fe.backends

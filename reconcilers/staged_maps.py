@@ -161,7 +161,7 @@ class StagedTables(StagedMap):
 
 
 Step = tuple[StagedMap, bytes]
-Touch = tuple[Phase, StagedMap, bytes]
+Touch = tuple[Phase, StagedMap, bytes, bytes | None]
 
 
 class NoRoomError(Exception):
@@ -172,7 +172,10 @@ class NoRoomError(Exception):
 
 
 class Plan:
-    """What one row touches or relies on, and the error that stopped it."""
+    """What one row touches or relies on, and the error that stopped it.
+
+    What is wanted of a key in the end stands in its map: another row may want something else.
+    """
 
     __slots__ = ("error", "touched")
 
@@ -182,32 +185,29 @@ class Plan:
 
     def put(self, phase: Phase, target: StagedMap, key: bytes, value: bytes) -> None:
         target.put(key, value)
-        self.touched.append((phase, target, key))
+        self.touched.append((phase, target, key, value))
 
-    def put_all(self, steps: Iterable[tuple[Phase, StagedMap, bytes, bytes]]) -> None:
-        for phase, target, key, value in steps:
+    def put_all(self, steps: Sequence[tuple[Phase, StagedMap, bytes, bytes]]) -> None:
+        for _, target, key, value in steps:
             target.put(key, value)
-            self.touched.append((phase, target, key))
+        self.touched += steps
 
     def remove(self, phase: Phase, target: StagedMap, key: bytes) -> None:
         target.remove(key)
-        self.touched.append((phase, target, key))
+        self.touched.append((phase, target, key, None))
 
     def steps(self, phase: Phase) -> list[Step]:
-        return [(target, key) for when, target, key in self.touched if when is phase]
+        return [(target, key) for when, target, key, _ in self.touched if when is phase]
 
     def outstanding(self) -> list[tuple[Phase, Step]]:
         """The steps that are not done: for the next attempt, if this one failed."""
-        return [
-            (phase, (target, key))
-            for phase, target, key in dict.fromkeys(self.touched)
-            if key in target.wanted
-        ]
+        steps = dict.fromkeys([(phase, (target, key)) for phase, target, key, _ in self.touched])
+        return [(phase, step) for phase, step in steps if step[1] in step[0].wanted]
 
     def resume(self, steps: Iterable[tuple[Phase, Step]]) -> None:
         """Take over what an earlier plan of the row left; what is wanted by now is what counts."""
         for phase, (target, key) in steps:
-            self.touched.append((phase, target, key))
+            self.touched.append((phase, target, key, None))
 
 
 def admit(plans: Iterable[Plan], targets: Iterable[StagedMap]) -> None:
@@ -239,7 +239,7 @@ def admit(plans: Iterable[Plan], targets: Iterable[StagedMap]) -> None:
 
 def _new_entries(plan: Plan) -> dict[StagedMap, set[bytes]]:
     new: dict[StagedMap, set[bytes]] = {}
-    for phase, target, key in plan.touched:
+    for phase, target, key, _ in plan.touched:
         if (
             phase < _FIRST_REMOVAL
             and key not in target.content
@@ -270,7 +270,7 @@ def _by_phase(plans: Iterable[Plan], phases: Sequence[Phase]) -> list[dict[Stage
     steps: list[dict[StagedMap, list[bytes]]] = [{} for _ in range(last + 1)]
     for plan in plans:
         if plan.error is None:
-            for phase, target, key in plan.touched:
+            for phase, target, key, _ in plan.touched:
                 if first <= phase <= last:
                     keys = steps[phase].get(target)
                     if keys is None:

@@ -552,3 +552,20 @@ async def test_prune_removes_what_a_batch_that_was_cut_short_left_behind() -> No
     assert world.dump() != ""
     world.ops.prune(txn, ())
     assert world.dump() == ""
+
+
+async def test_frontend_for_which_ids_ran_out_holds_only_what_it_was_given() -> None:
+    world = LBWorld()
+    world.ops._planner.backends._limit = 2
+    async with running(world.reconciler):
+        world.put(frontend(VIP, [f"10.244.1.{n}:80/TCP" for n in (1, 2, 3)]))
+        await world.attempted()
+        assert world.frontend(VIP).status.error == "all 2 backend ids are taken"
+        assert world.dump() == ""
+        world.put(frontend(VIP, [f"10.244.1.{n}:80/TCP" for n in (2, 3)]))
+        await world.settled()
+        assert world.ops.summary()["backendStates"] == 2
+        world.remove(VIP)
+        await world.settled()
+    assert world.ops.summary()["backendStates"] == world.ops.summary()["backendIDs"] == 0
+    assert world.dump() == ""
