@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
 .PHONY: help setup native run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-interpreted test-kernels wheel test-wheel \
-        kube-assets test-kube test-node node-up node-down rendered images
+        kube-assets test-kube test-node node-up node-down rendered images test-images
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-node        as root: the tests on a cluster of two real nodes"
 	@echo "make node-up          as root: such a cluster to try things on; make node-down removes it"
 	@echo "make images           container images of agent and operator, by podman or buildah; BASE=debian:12"
+	@echo "make test-images      as root: the images, built on a Debian from mmdebstrap, and installed on two nodes"
 	@echo "make rendered         what is made from the chart and the options: manifests, docs/configuration.md"
 	@echo "make lint             ruff, mypy --strict, import contracts"
 	@echo "make native           compile the hot Python modules in place (minutes); they are used while they fit"
@@ -114,6 +115,14 @@ test-wheel: setup
 
 images:
 	@install/containers/build.sh
+
+# Built with the machine's network and without a container runtime, as inside of containers, too.
+test-images:
+	@CILIA_EXTRA_COMMANDS="$(NODE_COMMANDS) mmdebstrap:mmdebstrap buildah:buildah" install/setup.sh
+	@install/kube-assets.sh
+	@install/containers/local-base.sh localhost/debian:12
+	@BASE=localhost/debian:12 ARCHIVES=build/images EXTRA="--network=host --isolation=chroot" install/containers/build.sh
+	@ARCHIVES=$(CURDIR)/build/images $(PYTEST) -q --timeout=300 tests/install/images.py tests/node/installed.py $(ARGS)
 
 rendered: setup
 	@install/kube-assets.sh helm

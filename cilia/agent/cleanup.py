@@ -112,5 +112,5 @@ def _remove_directory(directory: Path) -> None:
     try:
         directory.rmdir()
     except OSError as error:
-        if error.errno != errno.EBUSY:
+        if error.errno not in (errno.EBUSY, errno.EROFS):  # mounted; also in a read-only root
             raise

@@ -1,19 +1,23 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Builds the images cilia and cilia-operator of this checkout, tagged with its version, with podman or
-# buildah, whichever is there. BASE is the image to build on; EXTRA goes to the build as it is.
+# buildah, whichever is there. BASE is the image to build on; EXTRA goes to the build as it is; into
+# the directory ARCHIVES, if there is one, the images are also written as files for `ctr images import`.
 set -eu
 cd "$(dirname "$0")/../.."
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-if command -v podman >/dev/null; then build="podman build"
-elif command -v buildah >/dev/null; then build="buildah build"
-else echo "images: needs podman or buildah" >&2; exit 1
-fi
+for tool in podman buildah; do command -v "$tool" >/dev/null && break; done
+command -v "$tool" >/dev/null || { echo "images: needs podman or buildah" >&2; exit 1; }
 for target in agent operator; do
     name=cilia; [ "$target" = agent ] || name=cilia-operator
     echo "images: $name:$version"
     # shellcheck disable=SC2086  # a command and options on purpose
-    $build --layers --target "$target" --build-arg "BASE=${BASE:-debian:12}" --tag "$name:$version" \
-        --ignorefile install/containers/Containerfile.containerignore ${EXTRA:-} \
-        -f install/containers/Containerfile .
+    $tool build --layers --target "$target" --build-arg "BASE=${BASE:-debian:12}" \
+        --tag "$name:$version" --ignorefile install/containers/Containerfile.containerignore \
+        ${EXTRA:-} -f install/containers/Containerfile .
+    if [ -n "${ARCHIVES:-}" ]; then
+        mkdir -p "$ARCHIVES"
+        rm -f "$ARCHIVES/$name.tar"  # an archive there would get a second image
+        $tool push --quiet "$name:$version" "docker-archive:$ARCHIVES/$name.tar:localhost/$name:$version"
+    fi
 done
