@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bpf.errors import NotFound
-from bpf.maps.lrp import VALUE, SkipKey, SkipMaps, encode_key, line
+from bpf.maps.lrp import VALUE, PodSkipKey, SkipKey, SkipMaps, encode_key, line
 from statedb import ReadTxn
 from tables.skip_redirects import SkipKey as RowKey
 from tables.skip_redirects import SkipRedirect, skip_key
@@ -70,7 +70,11 @@ class SkipRedirectOperations:
 
 
 def _keys(row: SkipRedirect) -> Iterator[bytes]:
-    """None while the namespace of the pod is unknown."""
-    if row.netns_cookie is not None:
-        for address in row.frontends:
-            yield encode_key(SkipKey(row.netns_cookie, address.ip.packed, address.port))
+    """Of sockets once the namespace of the pod is known; of packets by its addresses."""
+    for address in row.frontends:
+        packed = address.ip.packed
+        if row.netns_cookie is not None:
+            yield encode_key(SkipKey(row.netns_cookie, packed, address.port))
+        for ip in row.pod_addresses:
+            if len(ip.packed) == len(packed):
+                yield encode_key(PodSkipKey(ip.packed, packed, address.port))

@@ -2,7 +2,8 @@
 """``desired-skiplbmap``: frontends whose redirection the pods behind it are themselves spared.
 
 A row a pod and policy. The sockets of a pod are known by the cookie of its network namespace; while
-that is unknown the row is there and nothing is programmed. The controller of redirect policies
+that is unknown the row is there and nothing of them is programmed. Its packets, where sockets are
+left alone, are known by its addresses. The controller of redirect policies
 writes the rows, the reconciler (``reconcilers/skip_redirects.py``) their status.
 """
 
@@ -14,7 +15,7 @@ import msgspec
 
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
-from tables.addressing import L3n4Addr, ServiceName
+from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.times import age
 
 TABLE_NAME: Final = "desired-skiplbmap"
@@ -29,6 +30,8 @@ class SkipRedirect(msgspec.Struct, frozen=True, gc=False):
     # In address order.
     frontends: tuple[L3n4Addr, ...]
     netns_cookie: int | None = None
+    # None of a pod that has the node's.
+    pod_addresses: tuple[IP, ...] = ()
     status: Status = msgspec.field(default_factory=pending)
 
 
@@ -46,6 +49,7 @@ def to_json(row: SkipRedirect) -> dict[str, Any]:
         "LocalRedirectPolicy": str(row.policy),
         "SkipRedirects": [str(address) for address in row.frontends],
         "NetnsCookie": row.netns_cookie,
+        "PodAddresses": [str(address) for address in row.pod_addresses],
         "Status": {"kind": str(row.status.kind), "error": row.status.error},
     }
 

@@ -23,6 +23,22 @@ struct skip_lb6_key {
 	__u32 pad2;
 };
 
+/* cilia_skip_pod4, cilia_skip_pod6: (address of a pod, frontend) whose packets are not translated, for
+ * pods whose sockets are left alone. */
+struct skip_pod4_key {
+	__be32 pod;
+	__be32 address;		/* as dialled */
+	__be16 port;
+	__u16 pad;
+};
+
+struct skip_pod6_key {
+	__be32 pod[4];
+	__be32 address[4];
+	__be16 port;
+	__u16 pad;
+};
+
 /* The key says all. */
 struct skip_lb_value {
 	__u32 pad;

@@ -50,7 +50,7 @@ class Datapath:
         for raw in self.lb.all():
             raw.clear()
         for name, raw in self.maps.items():
-            if name.startswith(("cilia_ct", "cilia_snat", "cilia_frag")):
+            if name.startswith(("cilia_ct", "cilia_snat", "cilia_frag", "cilia_skip")):
                 raw.clear()
 
     def netdev(self, ifindex: int, address4: str | None, address6: str | None) -> None:

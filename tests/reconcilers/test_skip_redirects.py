@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 
 from bpf.errors import KernelError
 from bpf.maps.fake import FaultyMap
-from bpf.maps.lrp import VALUE, SkipKey, SkipMaps, decode_key, dump, encode_key
+from bpf.maps.lrp import VALUE, SkipKey, SkipMaps, decode_key, dump, encode_key, line
 from reconcilers.skip_redirects import SkipRedirectOperations
 from statedb import DB
-from tables.addressing import L3n4Addr, ServiceName
+from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.skip_redirects import SkipRedirect
 
 TXN = DB().read_txn()
@@ -59,6 +60,21 @@ def test_a_namespace_that_changes_takes_its_entries_along() -> None:
     assert dump(maps) == LINES[A].replace("=7", "=8")
     ops.update(TXN, 3, row("one", A, cookie=None))
     assert dump(maps) == ""
+
+
+def test_packets_are_spared_by_the_addresses_of_their_family() -> None:
+    maps = SkipMaps.fake()
+    ops = SkipRedirectOperations(maps)
+    ips = ("10.0.1.7", "fd00:1::7")
+    pod = msgspec.structs.replace(
+        row("one", A, SIX, cookie=None), pod_addresses=tuple(map(IP.parse, ips))
+    )
+    ops.update(TXN, 1, pod)
+    assert dump(maps) == ""
+    found = {line(key) for raw in (maps.pod4, maps.pod6) for key, _ in raw.items()}
+    assert found == {"POD=10.0.1.7 IP=10.0.0.1 PORT=80", "POD=fd00:1::7 IP=fd00::1 PORT=80"}
+    ops.delete(TXN, 2, pod)
+    assert not any(list(raw.items()) for raw in maps)
 
 
 def test_what_a_predecessor_left_goes_with_the_prune() -> None:

@@ -19,7 +19,7 @@ from cilia.controllers.loadbalancer.config import LoadBalancerConfig
 from cilia.controllers.loadbalancer.selection import in_order, matching
 from cilia.controllers.loadbalancer.writer import ServiceChange, Writer
 from statedb import ReadTxn, RWTable, WatchSet, WriteTxn
-from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, ServiceName
+from tables.addressing import IP, SCOPE_EXTERNAL, L3n4Addr, ServiceName
 from tables.backends import Backend
 from tables.frontends import REDIRECT, SERVICE, FrontendParams, FrontendType, params_of
 from tables.local_redirect_policies import FrontendMatch, LocalRedirectPolicy
@@ -315,7 +315,14 @@ class RedirectController:
             for pod in redirection.pods:
                 namespace = self._tables.namespaces.get(txn, pod)
                 cookie = None if namespace is None else namespace.cookie
-                yield SkipRedirect(pod, policy.name, addresses, cookie)
+                yield SkipRedirect(
+                    pod, policy.name, addresses, cookie, self._pod_addresses(txn, pod)
+                )
+
+    def _pod_addresses(self, txn: ReadTxn, name: str) -> tuple[IP, ...]:
+        """Those by which the pod's packets are known."""
+        pod = self._tables.pods.get(txn, name)
+        return () if pod is None or pod.host_network else pod.ips
 
 
 def _taken(policy: LocalRedirectPolicy, address: L3n4Addr, first: ServiceName) -> Problem:

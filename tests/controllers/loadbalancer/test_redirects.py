@@ -211,6 +211,7 @@ def test_a_pod_is_spared_by_its_namespace_once_that_is_known() -> None:
     row = r.tables.skips.get(r.world.db.read_txn(), ("test/one", policy().name))
     assert row is not None
     assert (row.frontends, row.netns_cookie) == ((L3n4Addr.parse(VIP),), None)
+    assert row.pod_addresses == pod().ips != ()
     r.put(r.tables.namespaces, PodNamespace("test/one", 7))
     assert any(channel.closed for channel in watch._channels)
     r.controller.step()
