@@ -55,7 +55,7 @@ def arguments(given: list[str]) -> tuple[Sequence[str], Sequence[str]]:
 def on_this_machine(tests: Sequence[str]) -> bool:
     """Run the tests here; whether they passed."""
     print(f"== {platform.release()} (this machine)", flush=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "root", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "root", *tests]
     return subprocess.run(command, cwd=image.ROOT, check=False).returncode == 0
 
 
@@ -65,7 +65,7 @@ def boot(kernel: Kernel, tests: Sequence[str]) -> int:
         initrd = Path(directory) / "initrd"
         initrd.write_bytes(image.build(kernel, tests))
         command = [
-            *(QEMU, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "3072", "-no-reboot"),
+            *(QEMU, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "4096", "-no-reboot"),
             *("-nographic", "-nodefaults", "-serial", "stdio", "-net", "none"),
             *("-kernel", str(kernel.image), "-initrd", str(initrd)),
             *("-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"),

@@ -28,14 +28,17 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Packages from the virtual environment that the tests import, directly or not.
 PACKAGES = (
     "anyio-*.dist-info",
+    "execnet-*.dist-info",
     "pluggy-*.dist-info",
     "pytest-*.dist-info",
     "pytest_asyncio-*.dist-info",
     "pytest_timeout-*.dist-info",
+    "pytest_xdist-*.dist-info",
     "_cffi_backend*.so",
     "_pytest",
     "anyio",
     "attr",
+    "execnet",
     "idna",
     "iniconfig",
     "msgspec",
@@ -52,6 +55,7 @@ PACKAGES = (
     "sniffio",
     "structlog",
     "typing_extensions.py",
+    "xdist",
 )
 
 #: Parts of the standard library that are large and that nothing here imports.
