@@ -240,10 +240,10 @@ def connecting(server: socket.socket) -> Iterator[list[str]]:
         thread.join()
 
 
-#: How a start on other sizes can be interrupted: (owner, function, nth call).
 #: Maps whose size no option changes.
-SINGLE = {"cilia_metrics", "cilia_switch"}
+SINGLE = {"cilia_metrics", "cilia_switch", "cilia_lb_counted", "cilia_lb_load"}
 
+#: How a start on other sizes can be interrupted: (owner, function, nth call).
 STEPS: list[tuple[object, str, int]] = [
     (Map, "replace_pin", 1),
     (Map, "replace_pin", 8),
