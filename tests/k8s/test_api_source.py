@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cilia.k8s import resource_watch
@@ -42,9 +43,15 @@ class World:
         self.tasks: list[asyncio.Task[Any]] = []
         self.sources: list[ApiSource] = []
 
-    def source(self, *urls: str, access: Access | None = None, **options: Any) -> ApiSource:
+    def source(
+        self,
+        *urls: str,
+        access: Access | None = None,
+        limits: Limits = FAST,
+        **options: Any,
+    ) -> ApiSource:
         servers = Servers([parse_server(url) for url in urls or [self.api.server.url]])
-        client = Client(access or Access(anonymous=True), servers, FAST)
+        client = Client(access or Access(anonymous=True), servers, limits)
         resources = [Resource(Service), Resource(EndpointSlice)]
         source = ApiSource(client, resources, Options(**{"page_size": 2, **options}))
         self.sources.append(source)
@@ -113,6 +120,18 @@ async def test_list_comes_in_pages_and_then_changes(world: World) -> None:
     world.api.delete(SERVICES, "test", "s1")
     await reader.names("s0", "s2", "s3", "s4", "new")
     assert len(world.lists_of(SERVICES)) == 3
+
+
+async def test_pages_of_a_list_are_one_request_to_the_rate_limit(world: World) -> None:
+    names = [f"s{i}" for i in range(20)]
+    for name in names:
+        world.api.put(SERVICES, service_form(name))
+    source = world.source(limits=msgspec.structs.replace(FAST, qps=0.1, burst=4))
+    reader = world.read(source, Service)
+    world.run(source)
+    await reader.names(*names)
+    await world.watching(source)
+    assert len(world.lists_of(SERVICES)) == 10
 
 
 async def test_one_watch_a_resource_on_one_connection_however_many_readers(world: World) -> None:
