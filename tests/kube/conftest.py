@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .apiserver import ApiServer
+from .golden_cluster import prepare, settings
 
 _numbers = itertools.count(1)
 
@@ -17,6 +18,15 @@ _numbers = itertools.count(1)
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """Shared: a test leaves nothing cluster-wide behind, and kills only a server of its own."""
     with ApiServer(tmp_path_factory.mktemp("api-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """Another one, whose addresses of Services are those of the golden scripts. Its tests may stop
+    and start it; each leaves it without objects."""
+    with ApiServer(tmp_path_factory.mktemp("server"), settings()) as server:
+        prepare(server)
         yield server
 
 

@@ -16,7 +16,7 @@ from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
 from cilia.program.kubernetes import open_client
 
-from .apiserver import ApiServer
+from .apiserver import ApiServer, Settings
 from .golden_steps import Form, Put, Remove, Replace, Step
 
 # Kinds whose status is written by itself.
@@ -27,6 +27,10 @@ SERVICE_CIDRS: Final = (("10.96.0.0/16", "fd00:96::/112"), ("fd00::/112",))
 IMMUTABLE: Final = ("cannot be changed", "may not change once set", "field is immutable")
 # Where the API server's own Service is, so that it takes none of these.
 OWN_CIDRS: Final = "10.95.0.0/24,fd00:95::/112"
+
+
+def settings() -> Settings:
+    return Settings(service_cidrs=OWN_CIDRS)
 
 
 def prepare(server: ApiServer) -> None:

@@ -42,8 +42,8 @@ from cilia.k8s.tracker import NotFound, Tracker, TrackerError
 from cilia.k8s.watch import Delete, Source, Upsert
 
 from .agents import api_source, rows, running_agent
-from .apiserver import ApiServer, Settings
-from .golden_cluster import OWN_CIDRS, Cluster, changes, key_of, prepare
+from .apiserver import ApiServer
+from .golden_cluster import Cluster, changes, key_of, prepare, settings
 from .golden_steps import Form, Put, Remove, Replace, Step, flags_of, recorded, scripts
 
 TABLES: Final = ("services", "frontends", "backends", "localredirectpolicies")
@@ -294,10 +294,6 @@ def show(outcome: Outcome) -> None:
         for text in getattr(outcome, title):
             print(f"  {title.replace('_', ' ')}: {text}")
     sys.stdout.flush()
-
-
-def settings() -> Settings:
-    return Settings(service_cidrs=OWN_CIDRS)
 
 
 def main() -> None:

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from .apiserver import ApiServer
-from .golden_cluster import prepare
-from .golden_objects import compare, settings
+from .golden_objects import compare
 from .golden_steps import scripts
 
 pytestmark = pytest.mark.timeout(60)
@@ -23,13 +20,6 @@ CHOSEN = {
     "kinds-without-frontends": False,
     "service": True,
 }
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with ApiServer(tmp_path_factory.mktemp("golden"), settings()) as server:
-        prepare(server)
-        yield server
 
 
 @pytest.mark.parametrize("name", CHOSEN)

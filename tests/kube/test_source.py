@@ -8,7 +8,7 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,6 @@ from .apiserver import CLIENTS, ApiServer
 pytestmark = pytest.mark.timeout(90)
 
 PAGE = 7
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """One of its own, as it is stopped and started."""
-    with ApiServer(tmp_path_factory.mktemp("source")) as server:
-        yield server
 
 
 def put(server: ApiServer, *names: str) -> None:
