@@ -82,10 +82,12 @@ static long NAT(_try)(__u32 turn, struct NAT(_search) *search)
 	return NAT(_try_port)(search, at % count);
 }
 
-/* Whether an entry NAT_IN is this one's: both name the same end. */
+/* Whether an entry NAT_IN is this one's: both name the same end, and the same frontend, for a client may
+ * ask two frontends of one backend from one port. */
 static __always_inline bool NAT(_is_mine)(const struct NAT(_value) *in, const struct NAT(_value) *mine)
 {
-	return in && nat_same(in->address, mine->address) && in->port == mine->port;
+	return in && nat_same(in->address, mine->address) && in->port == mine->port &&
+	       in->rev_nat == mine->rev_nat;
 }
 
 /* The port that follows from the client's: its own if that is in the range, so that the flow looks the
@@ -165,7 +167,6 @@ static __noinline bool NAT(_keep)(ctx_t *ctx, const struct packet *packet, const
 	}
 	if (!NAT(_is_mine)(in, &search.value))
 		return false;
-	in->rev_nat = end->rev_nat;
 	NAT(_note)(in, to->proto, packet->tcp_flags, false);
 	return true;
 }

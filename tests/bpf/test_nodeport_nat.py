@@ -48,10 +48,14 @@ class Flow(NamedTuple):
     family: int
     transport: type[Packet]
     sport: int = CLIENT_PORT
+    #: Of the frontend.
+    port: int = PORT
 
     def send(self, flags: str = "S") -> int:
         """A packet of the client; the port that it leaves with."""
-        sent = frame(CLIENT[self.family], NODE[self.family], self._head(self.sport, PORT, flags))
+        sent = frame(
+            CLIENT[self.family], NODE[self.family], self._head(self.sport, self.port, flags)
+        )
         verdict, out = self.node.run(sent)
         assert verdict == SENT[self.node.hook]
         assert (out[1].src, out[1].dst) == (NODE[self.family], BACKEND[self.family])
@@ -63,7 +67,7 @@ class Flow(NamedTuple):
         verdict, out = self.node.run(sent)
         assert verdict == SENT[self.node.hook]
         assert (out[1].src, out[1].dst) == (NODE[self.family], CLIENT[self.family])
-        assert (out[self.transport].sport, out[self.transport].dport) == (PORT, self.sport)
+        assert (out[self.transport].sport, out[self.transport].dport) == (self.port, self.sport)
 
     def _head(self, sport: int, dport: int, flags: str) -> Packet:
         if self.transport is TCP:
@@ -217,6 +221,23 @@ def test_late_end_of_a_flow_does_not_end_its_successor(node: Node, family: int) 
     assert not ct.is_over(flow.entry(), int(time.monotonic()))
     flow.answer(second, "RA")
     assert ct.is_over(flow.entry(), int(time.monotonic()))
+
+
+@pytest.mark.parametrize("sport", [CLIENT_PORT, LOW_PORT], ids=["own-port", "other-port"])
+@pytest.mark.parametrize("transport", [TCP, UDP], ids=["tcp", "udp"])
+@FAMILIES
+def test_two_frontends_of_a_backend_are_told_apart_at_one_port_of_a_client(
+    node: Node, family: int, transport: type[Packet], sport: int
+) -> None:
+    one = opened(node, family, transport, sport)
+    two = one._replace(port=PORT + 1)
+    backend = [(BACKEND[family], 8080)]
+    node.datapath.service(NODE[family], two.port, proto_of(transport), backend, rev_nat=REV_NAT + 1)
+    ports = {flow: flow.send() for flow in (one, two)}
+    assert ports[one] != ports[two]
+    for flow in (one, two, one):
+        assert flow.send("A") == ports[flow]
+        flow.answer(ports[flow])
 
 
 @FAMILIES
