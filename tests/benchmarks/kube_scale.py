@@ -425,11 +425,15 @@ class Measured:
         return rows
 
 
-def measure_start(agent: Measured, kubeconfig: Path, what: str) -> None:
-    took_s = agent.start(kubeconfig)
+def measure_start(agent: Measured, server: ApiServer, what: str) -> None:
+    programs = (server.server.pid, server.etcd.pid)
+    before = [cpu_s(pid) for pid in programs]
+    took_s = agent.start(server.kubeconfig)
+    theirs = [cpu_s(pid) - used for pid, used in zip(programs, before, strict=True)]
     watches = agent.rows("k8s-watches")
     print(f"{what:<24}  {took_s:.1f} s")
-    print(f"  CPU                     {agent.cpu_s:.1f} s")
+    print(f"  CPU                     {agent.cpu_s:.1f} s; API server", end="")
+    print(f" {theirs[0]:.1f} s, etcd {theirs[1]:.1f} s; load {os.getloadavg()[0]:.1f}")
     print(
         f"  memory                  {agent.mib('VmRSS'):.0f} MiB, peak {agent.mib('VmHWM'):.0f} MiB"
     )
@@ -519,11 +523,11 @@ def main(scale: float, seconds: float, rate: float, mode: str, kubeconfig: Path 
             print(f"{size.total} objects in etcd in {time.monotonic() - began:.1f} s: {size}")
             print(f"API server at rest after  {settle(server, size):.1f} s")
             agent = Measured(w)
-            measure_start(agent, server.kubeconfig, "start to synchronised")
+            measure_start(agent, server, "start to synchronised")
             measure_changes(agent, server, size, seconds, rate)
             measure_idle(agent, 65)
             w.kill_agent()
-            measure_start(agent, server.kubeconfig, "start again")
+            measure_start(agent, server, "start again")
             w.kill_agent()
             measure_clients(server)
 

@@ -45,11 +45,33 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`noticed_s` is None if the source never noticed."""
+    """`noticed_s` is None if the source never noticed. `stalled_s`: how late this process was, at
+    most, to do what was due."""
 
     fault: Fault
     noticed_s: float | None
     stale: int
+    stalled_s: float = 0.0
+
+
+class Stalls:
+    """How long the event loop stood still, which is time that nobody could notice anything in."""
+
+    TICK_S: Final = 0.05
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            due = now() + self.TICK_S
+            await asyncio.sleep(self.TICK_S)
+            self.worst_s = max(self.worst_s, now() - due)
+
+    def stop(self) -> None:
+        self._task.cancel()
 
 
 class Mirror:
@@ -164,8 +186,10 @@ class FaultWorld:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await asyncio.shield(armed.happened)
+        stalls = Stalls()
         noticed_s = await self._noticed_after(armed.happened.result())
-        return Outcome(fault, noticed_s, await self.settle(RECOVERED_S))
+        stalls.stop()
+        return Outcome(fault, noticed_s, await self.settle(RECOVERED_S), stalls.worst_s)
 
     async def _noticed_after(self, moment: float) -> float | None:
         with contextlib.suppress(TimeoutError):

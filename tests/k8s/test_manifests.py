@@ -67,9 +67,9 @@ class Reader:
 
 
 class World:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settle_s: float | None = None) -> None:
         self.directory = directory
-        self.source = ManifestSource(directory)
+        self.source = ManifestSource(directory, settle_s=settle_s)
         self.services = Reader(self.source.watch(Service, EndpointSlice))
         self.problems = Reader(self.source.watch())
         self.task = asyncio.create_task(self.source.run())
@@ -124,8 +124,14 @@ async def test_save_by_rename_deletes_nothing(world: World) -> None:
     assert services.deleted == 0
 
 
-async def test_save_in_place_deletes_nothing_between_truncation_and_content(world: World) -> None:
-    path = world.directory / "first.yaml"
+async def test_save_in_place_deletes_nothing_between_truncation_and_content(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "first.yaml"
+    path.write_bytes(yaml_of(service_form("first")))
+    world = World(tmp_path, settle_s=1.0)  # more than a busy machine makes of the pause below
+    services = world.services
+    await services.until(lambda: services.listed)
     for _ in range(20):
         content = path.read_bytes()
         with path.open("wb") as file:
@@ -133,8 +139,9 @@ async def test_save_in_place_deletes_nothing_between_truncation_and_content(worl
             await asyncio.sleep(0.012)
             file.write(content)
     world.write("a.yaml", "a")
-    await world.services.until(lambda: "a" in world.services.names)
-    assert world.services.deleted == 0
+    await services.until(lambda: "a" in services.names)
+    assert services.deleted == 0
+    await world.close()
 
 
 async def test_temporary_hidden_and_foreign_files_are_not_read(world: World) -> None:

@@ -244,15 +244,15 @@ class Sample(NamedTuple):
     blocks: int
 
 
-async def soak(churn: Churn, duration_s: float) -> list[Sample]:
-    """Churn for so long; samples after the warm-up."""
+async def soak(churn: Churn, duration_s: float, least_steps: int = 0) -> list[Sample]:
+    """Churn for so long, or longer on a machine that has no time; samples after the warm-up."""
     samples: list[Sample] = []
     start = time.monotonic()
     due = start + max(WARM_UP * duration_s, WARM_UP_S)
     async with anyio.create_task_group() as tasks:
         for job in (churn.reconciler.run, churn.derivation.run, churn.watch):
             tasks.start_soon(job)
-        while (now := time.monotonic()) < start + duration_s:
+        while (now := time.monotonic()) < start + duration_s or churn.steps < least_steps:
             churn.step()
             await anyio.sleep(0)
             if now >= due:
