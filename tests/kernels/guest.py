@@ -50,8 +50,8 @@ def main(root: str, packages: str, tests: list[str]) -> None:
 def _run_tests(root: str, packages: str, tests: list[str]) -> int:
     env = {"PYTHONPATH": f"{root}:{packages}", "PATH": "/usr/bin", "HOME": "/root", "TERM": "dumb"}
     command = ["/usr/bin/python3", "-B", "-m", "pytest", "-n", "2", "-m", "root", *tests]
-    # Emulated CPUs are slow, above all to verify programs, which fixtures do; the codecs' tests need a
-    # package that is not packed, and no kernel.
+    # Emulated CPUs are slow, above all to verify programs, which fixtures do. The codecs' tests
+    # need a package that is not packed, and no kernel.
     options = ["-p", "no:cacheprovider", "--timeout=120", "-o", "timeout_func_only=true"]
     options.append("--ignore=tests/bpf/test_lb_codecs.py")
     return subprocess.run([*command, *options], cwd=root, env=env, check=False).returncode
