@@ -4,7 +4,7 @@
     python -m tests.benchmarks.kube_scale [--scale 0.1]
 
 A real API server holds 10,000 Services, 20,000 EndpointSlices, 5,000 Nodes and 50,000 Pods (ten on
-this node). They are written into etcd directly, as JSON, 100 in a transaction: making them through
+this node). They are written into etcd directly, 100 in a transaction: making them through
 the API takes minutes and shows nothing. The agent is `cilia agent` as a process of its own, on
 kernel maps, in a network namespace without a way out, in which everything else runs too. Then
 EndpointSlices change through the API, 100 a second, each with the writer's clock as its trigger
@@ -37,6 +37,7 @@ import msgspec
 import structlog
 
 from cilia.linux.netns import NetNS
+from tests.benchmarks.kube_proto import stored
 from tests.e2e.world import World, world
 from tests.kube import apiserver
 from tests.kube.apiserver import ApiServer
@@ -211,8 +212,7 @@ def fill(server: ApiServer, size: Size) -> None:
         batch.clear()
 
     for key, form in entries(size):
-        value = json.dumps(form).encode()
-        batch.append({"key": _b64(f"/registry/{key}".encode()), "value": _b64(value)})
+        batch.append({"key": _b64(f"/registry/{key}".encode()), "value": _b64(stored(form))})
         if len(batch) == OPS:
             flush()
     if batch:
