@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from cilia.k8s.client import Client
-from cilia.k8s.errors import Gone
+from cilia.k8s.errors import ApiError, ConnectionLost, Gone, Unreachable
 from cilia.k8s.resource import PAGE, Page, Resource, decoded
 
 # A list whose pages expire is begun again so often, then read in one piece.
@@ -15,9 +16,16 @@ PAGED_TRIES: Final = 3
 
 
 async def pages(
-    client: Client, resource: Resource, page_size: int, expired: Callable[[], None]
+    client: Client,
+    resource: Resource,
+    page_size: int,
+    expired: Callable[[], None],
+    failed: Callable[[ApiError], float],
 ) -> AsyncIterator[Page | None]:
     """The pages; None where the list begins anew: its pages expired, which `expired` is told.
+
+    A list goes on where its connection was lost, with any server, after the seconds that `failed`
+    says: to begin anew would keep a server busy that has too much to do.
 
     Raises ApiError.
     """
@@ -37,6 +45,11 @@ async def pages(
             tries += 1
             token, limit = "", limit if tries < PAGED_TRIES else 0
             yield None
+            continue
+        except (ConnectionLost, Unreachable) as error:
+            if not token:
+                raise
+            await asyncio.sleep(failed(error))
             continue
         yield page
         token = page.metadata.next

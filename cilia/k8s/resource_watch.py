@@ -213,7 +213,10 @@ class ResourceWatch:
         revision = 0
         expired = partial(self._anomaly, Anomaly.GONE)
         size = self._options.page_size
-        async for page in pages(self._client, self.resource, size, expired):
+        async for page in pages(self._client, self.resource, size, expired, self._failed):
+            if self.state.state is not State.LISTING:
+                self._failures = 0
+                self._say(State.LISTING)
             self._answered()
             if page is None:
                 listed.clear()

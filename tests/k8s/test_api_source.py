@@ -246,6 +246,34 @@ async def test_list_whose_pages_expire_is_begun_again(
     assert reader.held() == {"s1", "s2", "s3", "s4", "s5"}
 
 
+async def test_list_goes_on_where_its_connection_was_lost(world: World) -> None:
+    names = [f"s{i}" for i in range(8)]
+    for name in names:
+        world.api.put(SERVICES, service_form(name))
+    asked: list[str] = []
+    handle = world.api.server.handler
+
+    async def losing(request: Any, reply: Any) -> None:
+        if request.path == SERVICES and "watch" not in request.query:
+            asked.append(request.query.get("continue", ""))
+            if asked.count(asked[-1]) == 1 and len(asked) in (2, 5):
+                reply.connection.cut()
+                return
+        await handle(request, reply)
+
+    world.api.server.handler = losing
+    source = world.source()
+    reader = world.read(source, Service)
+    world.run(source)
+    await reader.names(*names)
+    await world.watching(source)
+    lists = asked[: asked.index("", 1)] if "" in asked[1:] else asked
+    assert len(lists) == 6 and lists[1] == lists[2] and lists[4] == lists[5], (
+        "four pages, two again"
+    )
+    assert source.watches["Service"].state.errors == 2
+
+
 async def test_refused_token_is_read_again(world: World, tmp_path: Path) -> None:
     token, ca = tmp_path / "token", tmp_path / "ca.crt"
     token.write_text("old")
