@@ -44,6 +44,13 @@ def cgroup2_root() -> Path:
 
 
 @pytest.fixture
+def tcx() -> None:
+    """For tests of TCX hooks; ``clsact`` is tested on every kernel."""
+    if not features.has_tcx():
+        pytest.skip("this kernel has no TCX hooks (Linux 6.6)")
+
+
+@pytest.fixture
 def bpffs(tmp_path: Path) -> Iterator[Path]:
     """A bpffs of the test's own."""
     path = tmp_path / "bpffs"

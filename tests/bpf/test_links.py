@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bpf import clsact, features
+from bpf import clsact
 from bpf.clsact import Direction, Filter
 from bpf.descriptors import Fd
 from bpf.errors import Detached, DeviceGone, Exists, Invalid, KernelError, StaleRevision
@@ -37,13 +37,6 @@ def programs() -> Iterator[dict[str, Program]]:
     with Object.open("test", build(SOURCE)) as obj:
         obj.load()
         yield {program.name: program for program in obj.programs()}
-
-
-@pytest.fixture
-def tcx() -> None:
-    """For tests of TCX hooks; ``clsact`` is tested on every kernel."""
-    if not features.has_tcx():
-        pytest.skip("this kernel has no TCX hooks (Linux 6.6)")
 
 
 def order(ifindex: int, programs: dict[str, Program]) -> str:

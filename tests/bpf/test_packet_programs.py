@@ -81,7 +81,7 @@ def test_programs_are_pinned_and_drift_is_seen(world: World, pin_dir: Path) -> N
 
 
 def test_a_new_start_swaps_what_links_hold(
-    world: World, pin_dir: Path, netns: NetworkNamespace
+    tcx: None, world: World, pin_dir: Path, netns: NetworkNamespace
 ) -> None:
     started(world, 0).close()
     links = pin_dir / "attachments"
