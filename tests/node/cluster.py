@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tables.backends import BackendState
 from tests.kube.apiserver import ADMIN, ApiServer, Settings, free_port
 from tests.kube.assets import asset
 from tests.kube.programs import Program
@@ -288,12 +289,14 @@ class Cluster:
         return json.loads(self.kubectl(namespace, "get", kind, name, "-o=json"))
 
     def in_force(self, namespace: str, name: str, backends: Mapping[str, int]) -> None:
-        """Wait until each node's agent has all frontends of a Service, with so many backends."""
+        """Wait until each node's agent has all frontends of a Service, with so many backends
+        that are active: those of pods that are not ready yet are rows too.
+        """
 
         def written(agent: Agent) -> bool:
             rows = agent.frontends(namespace, name)
             wanted = ("done", backends[agent.machine.name])
-            seen = {(row["Status"]["kind"], len(row["Backends"])) for row in rows}
+            seen = {(row["Status"]["kind"], _active(row["Backends"])) for row in rows}
             return seen == {wanted}
 
         for agent in self.agents.values():
@@ -327,3 +330,7 @@ class Cluster:
     def outside(self) -> Caller:
         """A client on a machine that is no part of the cluster."""
         return outside(f"{self.name}-{CLIENT.name}")
+
+
+def _active(backends: Sequence[Any]) -> int:
+    return sum(backend["State"] == BackendState.ACTIVE for backend in backends)
