@@ -4,7 +4,28 @@
  * their way in, and the replies of this node's backends on their way out. */
 #include "lib/nodeport_leaves.h"
 
-/* Request, reply, or packet that brings its frontend. */
+/* What is for a backend itself, from another node's socket or translated there. What begins a flow is
+ * enough to look at. */
+static __always_inline int direct(const struct packet *packet, const bool v6)
+{
+	bool opens = packet->tuple.proto == IPPROTO_TCP ? packet_opens_tcp(packet) :
+							  packet->tuple.proto == IPPROTO_UDP;
+	int refused = opens ? lb_direct(packet, v6) : 0;
+
+	return refused ? refused : NODEPORT_PASS;
+}
+
+__noinline int direct4(struct packet *packet)
+{
+	return packet ? direct(packet, false) : NODEPORT_PASS;
+}
+
+__noinline int direct6(struct packet *packet)
+{
+	return packet ? direct(packet, true) : NODEPORT_PASS;
+}
+
+/* Request, reply, packet that brings its frontend, or one that has none. */
 static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct nodeport_fate *fate,
 				  const bool v6)
 {
@@ -12,7 +33,10 @@ static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct node
 
 	if (done != NODEPORT_PASS)
 		return done;
-	return v6 ? nodeport_dsr_arrives6(ctx, packet, fate) : nodeport_dsr_arrives4(ctx, packet, fate);
+	done = v6 ? nodeport_dsr_arrives6(ctx, packet, fate) : nodeport_dsr_arrives4(ctx, packet, fate);
+	if (done != NODEPORT_PASS)
+		return done;
+	return v6 ? direct6(packet) : direct4(packet);
 }
 
 __noinline int unwrap4(ctx_t *ctx, struct packet *packet)

@@ -39,21 +39,6 @@ static __always_inline int hairpin_reply(ctx_t *ctx, struct packet *packet, cons
 	return refused ? refused : TURN_BACK;
 }
 
-/* A packet to a backend's own address whose replies would be taken for a service's. */
-static __always_inline int direct(const struct packet *packet, const bool v6)
-{
-	const struct ct_entry *entry = ct_lookup(&packet->tuple, CT_EGRESS, v6);
-	__u32 now_s;
-
-	if (!entry || !entry->rev_nat || (packet->flags & PACKET_ICMP_ERROR))
-		return GO_ON;
-	now_s = ct_now_s();
-	if (!ct_yields(entry, packet->tuple.proto, now_s) && ct_continues(entry, packet, now_s))
-		return REFUSE(DROP_CT_COLLISION);
-	ct_delete(&packet->tuple, CT_EGRESS, v6);
-	return GO_ON;
-}
-
 static __always_inline int from(ctx_t *ctx, struct packet *packet, const bool v6)
 {
 	struct lb_decision decision = {};
@@ -63,7 +48,7 @@ static __always_inline int from(ctx_t *ctx, struct packet *packet, const bool v6
 		return hairpin_reply(ctx, packet, v6);
 	refused = lb_resolve(ctx, packet, &decision, LB_INSIDE, v6);
 	if (refused == LB_PASS)
-		return direct(packet, v6);
+		return lb_direct(packet, v6);
 	if (!refused)
 		refused = lb_translate(ctx, packet, &decision, v6);
 	if (refused)

@@ -33,7 +33,7 @@ static __always_inline int nodeport_dsr_keep(const struct tuple *reply, const __
 }
 
 /* A packet that brings its frontend: remember it for the replies. One that opens a connection and
- * brings none was sent to the backend itself. */
+ * brings none was sent to the backend itself; of datagrams, each one opens. */
 static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet *packet,
 						struct nodeport_fate *fate, const bool v6)
 {
@@ -48,8 +48,8 @@ static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet 
 	tuple_exchange(&reply, &packet->tuple);
 	if (dsr_read(ctx, packet, address, &port, v6))
 		return nodeport_dsr_keep(&reply, address, port, v6) ? REFUSE(DROP_MAP_FULL) : 0;
-	if (packet_opens_tcp(packet) && nat_find(&reply, NAT_OUT, &end, v6) &&
-	    (end.flags & NAT_DSR)) {
+	if ((packet_opens_tcp(packet) || packet->tuple.proto == IPPROTO_UDP) &&
+	    nat_find(&reply, NAT_OUT, &end, v6) && (end.flags & NAT_DSR)) {
 		ct_key_of(&key, &reply, NAT_OUT, v6);
 		bpf_map_delete_elem(v6 ? (void *)&cilia_snat6 : (void *)&cilia_snat4, &key);
 	}

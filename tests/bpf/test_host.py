@@ -26,6 +26,7 @@ from tests.bpf.host_world import (
     NODE,
     OTHER_NODE,
     PASS,
+    POD,
     PORT,
     PROTOCOLS,
     SENT,
@@ -72,6 +73,46 @@ def test_stranger_passes_untouched(node: Node, family: int) -> None:
     verdict, out = node.run(packet)
     assert verdict == PASS[node.hook]
     assert bytes(out) == bytes(packet)
+
+
+def answer_of(family: int, transport: type[Packet], flags: str = "SA") -> Packet:
+    """What the pod says to the client's port."""
+    fields = {"flags": flags} if transport is TCP else {}
+    return frame(POD[family], CLIENT[family], transport(sport=8080, dport=40000, **fields))
+
+
+@pytest.mark.parametrize("node", ["tc"], indirect=True, scope="module")
+@PROTOCOLS
+@FAMILIES
+def test_backend_that_is_asked_directly_answers_for_itself(
+    node: Node, family: int, transport: type[Packet]
+) -> None:
+    """From a port that its client, or another node for one, had for a frontend before."""
+    node.serve(family, proto_of(transport), POD[family])
+    verdict, out = node.run(request(family, transport))
+    assert (verdict, out[1].dst) == (PASS["tc"], POD[family])
+    verdict, out = node.run(answer_of(family, transport, "RA"), "to_netdev")
+    assert (verdict, out[1].src) == (PASS["tc"], NODE[family])
+
+    for packet, program in (
+        (frame(CLIENT[family], POD[family], transport(sport=40000, dport=8080)), "from_netdev"),
+        (answer_of(family, transport), "to_netdev"),
+    ):
+        verdict, out = node.run(packet, program)
+        assert (verdict, bytes(out)) == (PASS["tc"], bytes(packet))
+
+
+@pytest.mark.parametrize("node", ["tc"], indirect=True, scope="module")
+@FAMILIES
+def test_connection_to_a_backend_is_refused_while_a_frontends_has_its_ports(
+    node: Node, family: int
+) -> None:
+    node.serve(family, socket.IPPROTO_TCP, POD[family])
+    node.run(request(family, TCP))
+    verdict, _ = node.run(frame(CLIENT[family], POD[family], TCP(sport=40000, dport=8080)))
+    assert verdict == DROPPED["tc"]
+    verdict, out = node.run(answer_of(family, TCP), "to_netdev")
+    assert (verdict, out[1].src) == (PASS["tc"], NODE[family])
 
 
 @FAMILIES
