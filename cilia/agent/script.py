@@ -30,6 +30,7 @@ from bpf.maps.raw import RawMap
 from cilia.agent.config import AgentConfig
 from cilia.agent.datapath import MemoryDatapath
 from cilia.agent.script_k8s import k8s_commands
+from cilia.agent.script_kvstore import kvstore_commands
 from cilia.agent.script_lb import lb_commands, lb_test_commands
 from cilia.agent.script_observe import observe_commands
 from cilia.agent.script_redirects import redirect_commands, redirect_test_commands
@@ -71,6 +72,11 @@ class ScriptConfig(AgentConfig):
     enable_health_check_loadbalancer_ip: bool = True
     # Older scripts ask for what is always on.
     enable_experimental_lb: Annotated[bool, Field(description="Has no effect.")] = True
+    # No other cluster is followed yet: scripts that name theirs run, and nothing comes of it.
+    cluster_id: Annotated[int, Field(ge=0, le=511, description="Has no effect yet.")] = 0
+    cluster_name: Annotated[str, Field(description="Has no effect yet.")] = "default"
+    clustermesh_service_v2: Annotated[bool, Field(description="Has no effect yet.")] = False
+    test_peering_ips: Annotated[str, Field(description="Has no effect yet.")] = ""
     lb_test_fault_probability: Annotated[
         float, Field(ge=0, le=1, description="Share of map operations that fail.")
     ] = 0.0
@@ -107,6 +113,7 @@ class ScriptApplication:
     def __init__(self, flags: Sequence[str]) -> None:
         self._flags = list(flags)
         self.tracker = Tracker()
+        self._kvstore: dict[str, str] = {}
         config = parse(flags)
         self._world = (
             LBMaps.create(config.bpf_lb_map_max)
@@ -169,6 +176,7 @@ class ScriptApplication:
             *lb_test_commands(self),
             *redirect_commands(self),
             *redirect_test_commands(self),
+            *kvstore_commands(self._kvstore),
         )
 
     # -- what the load-balancer commands need --

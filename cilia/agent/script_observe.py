@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cilia.agent.metrics_samples import AGES, MetricsSampler, series_of
+from cilia.agent.script_html import metrics_page
 from cilia.agent.script_target import Flags, Target
 from cilia.script import Command, CommandFailed, Flag, Output, State
 from cilia.script.goregexp import Regexp, compile_re2
@@ -74,6 +75,15 @@ def observe_commands(app: Target) -> tuple[Command, ...]:
         found = app.agent.sampler.history().items()
         return Output("".join(_curve(*one) for one in found if _matches(wanted, one[0])))
 
+    def page(state: State, flags: Flags, args: list[str]) -> Output:
+        wanted = _pattern(args)
+        found = app.agent.sampler.history().items()
+        text = metrics_page(one for one in found if _matches(wanted, one[0]))
+        if not flags["out"]:
+            return Output(text)
+        state.write_text(flags["out"], text)
+        return Output()
+
     return (
         Command("health", "print the health of the parts", health, "[MODULE]", flags=_HEALTH_FLAGS),
         Command(
@@ -89,6 +99,14 @@ def observe_commands(app: Target) -> tuple[Command, ...]:
             regexp_args=True,
         ),
         Command("metrics/plot", "print their curves", plot, "[REGEXP]", regexp_args=True),
+        Command(
+            "metrics/html",
+            "draw their curves for a browser",
+            page,
+            "[REGEXP]",
+            flags=(_OUT,),
+            regexp_args=True,
+        ),
         Command("http/get", "write status, headers and body to a file", _http_get, "URL FILE"),
     )
 
