@@ -19,6 +19,7 @@ RECONCILERS = Group(
         "reconcilers/node_ports.py",
         "reconcilers/restored_frontends.py",
         "reconcilers/staged_maps.py",
+        "reconcilers/staged_tables.py",
         "reconcilers/wildcard_owners.py",
     ),
 )

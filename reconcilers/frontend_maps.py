@@ -15,7 +15,8 @@ from bpf.maps.lb_dump import (
 )
 from bpf.maps.tables import MARK_BYTES
 from reconcilers import frontend_entries as layout
-from reconcilers.staged_maps import Phase, Plan, StagedMap, StagedTables, Step
+from reconcilers.staged_maps import Phase, Plan, StagedMap, Step
+from reconcilers.staged_tables import StagedTables
 from tables.addressing import IP, L3n4Addr
 
 

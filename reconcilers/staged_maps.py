@@ -15,7 +15,6 @@ from enum import IntEnum
 
 from bpf.errors import BatchError, KernelError
 from bpf.maps import RawMap
-from reconcilers.maglev import Recipe, mark_of
 
 
 class Phase(IntEnum):
@@ -33,9 +32,6 @@ class Phase(IntEnum):
 
 # Backends go when all else is done, and after a look at who still uses them.
 BEFORE_BACKENDS_GO = tuple(phase for phase in Phase if phase is not Phase.BACKEND_GONE)
-
-# The largest table has half a megabyte.
-TABLES_AT_A_TIME = 64
 
 _FIRST_REMOVAL = Phase.MASTER_GONE
 
@@ -133,31 +129,6 @@ class StagedMap:
                 start += error.done
                 failed[keys[start]] = error.cause
                 start += 1
-
-
-class StagedTables(StagedMap):
-    """A map of Maglev tables; `content` and `wanted` have their marks, which stand for them.
-
-    A value that is put is a `Recipe`: the table is made when it is written.
-    """
-
-    def write(self, keys: Iterable[bytes]) -> dict[bytes, KernelError]:
-        failed = super().write(keys)
-        for key in keys:  # the members need not be kept
-            if key in self.content:
-                self.content[key] = bytes(self.content[key])
-        return failed
-
-    def _read(self) -> dict[bytes, bytes]:
-        return {key: mark_of(table) for key, table in self.raw.items()}
-
-    def _write(
-        self, keys: list[bytes], values: list[bytes], failed: dict[bytes, KernelError]
-    ) -> None:
-        for start in range(0, len(keys), TABLES_AT_A_TIME):
-            chunk = slice(start, start + TABLES_AT_A_TIME)
-            tables = [recipe.table() for recipe in values[chunk] if isinstance(recipe, Recipe)]
-            super()._write(keys[chunk], tables, failed)
 
 
 Step = tuple[StagedMap, bytes]

@@ -55,7 +55,7 @@ from reconcilers.config import Config
 from reconcilers.frontend_entries import FrontendConfig
 from reconcilers.frontends import FrontendOperations, run_frontends
 from reconcilers.metrics import PrometheusMetrics
-from reconcilers.node_ports import NodeAddressFollower
+from reconcilers.node_address_follower import NodeAddressFollower
 from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift, new_drift_table
 from statedb import DB, RWTable, wait_initialized

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 
 from reconcilers.frontends import FrontendConfig
-from reconcilers.node_ports import NodeAddressFollower, refresh_frontends
+from reconcilers.node_address_follower import NodeAddressFollower, refresh_frontends
 from tables.addressing import IP
 from tables.frontends import FrontendType
 from tables.node_addresses import NodeAddress
