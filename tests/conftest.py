@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.kernel import Kernel, new_kernel
 
 # What decides about a change is the same each time; everybody else's runs go on searching.
 settings.register_profile("ci", derandomize=True)
@@ -31,3 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what golden scripts found into their expected files",
     )
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    """Return a network namespace without a way out, with the `ip` command in it."""
+    with new_kernel() as kernel:
+        yield kernel

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs every golden script below testdata/.
 
-A script of testdata/FOLDER/ is run by the suite in tests/FOLDER/script_suite.py if there is one,
-else by that of the agent: once for each variant of the suite, each time in a directory of its own,
-so that any number of workers may share the scripts. `--update-golden` rewrites what they expect.
+A script of testdata/FOLDER/ is run by the suite of that folder if there is one (script_suite.py in
+tests/FOLDER or tests/cilia/FOLDER), else by that of the agent: once for each variant of the suite,
+each time in a directory of its own, so that any number of workers may share the scripts.
+`--update-golden` rewrites what they expect.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ AGENT_SUITE = "cilia.agent.script"
 
 def suite_of(folder: str) -> Suite:
     """The suite of a folder below testdata/."""
-    own = Path(__file__).parent / folder / "script_suite.py"
-    module = f"tests.{folder.replace('/', '.')}.script_suite" if own.exists() else AGENT_SUITE
-    suite = import_module(module).SUITE
+    suite = import_module(suite_module(folder)).SUITE
     assert isinstance(suite, Suite)
     return suite
+
+
+def suite_module(folder: str) -> str:
+    """The module of a folder's suite."""
+    for parent in ("tests", "tests/cilia"):
+        if (TESTDATA.parent / parent / folder / "script_suite.py").exists():
+            return f"{parent}/{folder}/script_suite".replace("/", ".")
+    return AGENT_SUITE
 
 
 def cases() -> Sequence[object]:
@@ -42,8 +49,7 @@ def cases() -> Sequence[object]:
 
 
 def variants_of(folder: str) -> list[str]:
-    own = Path(__file__).parent / folder / "script_suite.py"
-    if not own.exists() and find_spec(AGENT_SUITE) is None:
+    if find_spec(suite_module(folder)) is None:
         return [""]  # so that the test itself fails, with the name of what is missing
     return list(suite_of(folder).variants)
 
