@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``attachments``: which program runs at which hook of which device or cgroup, and in what order.
 
-The reconciler (`reconcilers/attachments.py`) attaches them and writes back ``status`` and what it
-learned. Programs are named by the path of their pin: whoever loads a program pins it first.
+The reconciler (`reconcilers/attachments.py`) attaches them and writes back ``status``
+and what it learned. Programs are named by the path of their pin: whoever loads a program pins it
+first.
 """
 
 from __future__ import annotations

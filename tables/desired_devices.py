@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``desired-devices``: the network devices that this node is to have and that we make.
 
-`reconcilers/devices.py` makes them and writes back ``status`` and ``index``. A device that someone
-else made is never touched, whatever its name.
+`reconcilers/devices.py` makes them and writes back ``status`` and ``index``. A device
+that someone else made is never touched, whatever its name.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maps that spare a pod its own redirection: codecs of ``bpf/lib/lrp_types.h``, and the set.
+"""Codecs and set of the maps that spare a pod its redirection (``bpf/lib/lrp_types.h``).
 
 An entry says that sockets of one network namespace, when they dial one frontend, are not
 translated; or packets of one pod's address.

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cilia
 from tests.e2e.manifests import served
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(cilia.__file__).resolve().parents[1]
 
 
 def dry_run(directory: Path) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import cilia
+
+ROOT = Path(cilia.__file__).resolve().parents[1]
 
 
 class Terminal:

@@ -17,8 +17,11 @@ import pytest
 import statedb
 
 PACKAGE = Path(statedb.__file__).parent
-MODULES = sorted(module.name for module in pkgutil.iter_modules(statedb.__path__))
-SOURCES = sorted(PACKAGE.glob("*.py"))
+MODULES = sorted(
+    module.name.removeprefix("statedb.")
+    for module in pkgutil.walk_packages(statedb.__path__, "statedb.")
+)
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN = {"cilia", "tables", "bpf", "reconcilers", "tests"}
 
 
@@ -41,7 +44,7 @@ def test_every_public_error_is_exported() -> None:
         assert name in tree, f"{name} is not in the tree of errors.py"
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_nothing_of_the_project(source: Path) -> None:
     for node in ast.walk(ast.parse(source.read_text())):
         names: list[str] = []
@@ -78,7 +81,11 @@ assert not loaded & {"cilia", "tables", "bpf", "reconcilers"}, loaded
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_the_module_run(name: str) -> None:
     module = importlib.import_module(f"statedb.{name}")
-    source = PACKAGE / f"{name}.py"
+    source = next(
+        path
+        for path in (PACKAGE / f"{name.replace('.', '/')}{end}" for end in (".py", "/__init__.py"))
+        if path.exists()
+    )
     if ">>>" not in source.read_text():
         return
     tests = doctest.DocTestParser()
