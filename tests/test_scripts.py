@@ -5,11 +5,16 @@ A script of testdata/FOLDER/ is run by the suite of that folder if there is one 
 tests/FOLDER or tests/cilia/FOLDER), else by that of the agent: once for each variant of the suite,
 each time in a directory of its own, so that any number of workers may share the scripts.
 `--update-golden` rewrites what they expect.
+
+A comment line `# expected failure: SENTENCE` before the first command says that the script states
+what is right and the product does not do it yet. Such a script must fail; one that passes is an
+error, so that the line goes when the fault does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +22,12 @@ from pathlib import Path
 import pytest
 
 from cilia.script import ScriptFailed, Suite, run_file
+from tests.expected_failure import expected_failure
 
 TESTDATA = Path(__file__).parent.parent / "testdata"
 AGENT_SUITE = "cilia.agent.script"
+#: A script that is to fail is not waited for as long as one that is to pass.
+FAILURE_DEADLINE_S = 1.0
 
 
 def suite_of(folder: str) -> Suite:
@@ -44,8 +52,16 @@ def cases() -> Sequence[object]:
         folder = str(name.parent)
         for variant in variants_of(folder):
             label = f"{name}-{variant}" if variant else str(name)
-            found.append(pytest.param(file, folder, variant, id=label))
+            found.append(pytest.param(file, folder, variant, id=label, marks=marks_of(file)))
     return found
+
+
+def marks_of(file: Path) -> list[pytest.MarkDecorator]:
+    """The mark of a script that is to fail."""
+    reason = expected_failure(file)
+    if not reason:
+        return []
+    return [pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason=reason)]
 
 
 def variants_of(folder: str) -> list[str]:
@@ -59,11 +75,14 @@ def test_script(
     file: Path, folder: str, variant: str, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     update = bool(pytestconfig.getoption("--update-golden"))
+    suite = suite_of(folder)
+    if expected_failure(file):
+        suite, update = replace(suite, deadline_s=FAILURE_DEADLINE_S), False
     failure = ""
     try:
         result = run_file(
             file,
-            suite_of(folder),
+            suite,
             variant=variant,
             update=update,
             workdir=tmp_path,

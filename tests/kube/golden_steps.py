@@ -16,6 +16,7 @@ from cilia.agent.script import SUITE
 from cilia.k8s.documents import read_yaml
 from cilia.k8s.tracker import Conflict, NotFound, Tracker, TrackerError
 from cilia.script import run_file, txtar
+from tests.expected_failure import expected_failure
 
 TESTDATA: Final = Path(__file__).resolve().parents[2] / "testdata"
 FOLDERS: Final = ("loadbalancer", "healthserver", "redirectpolicy")
@@ -42,7 +43,9 @@ Step = Put | Remove | Replace
 
 
 def scripts() -> list[Path]:
-    return [path for folder in FOLDERS for path in sorted((TESTDATA / folder).glob("*.txtar"))]
+    """Return the scripts that pass: one that is to fail does not do all of its steps."""
+    found = (path for folder in FOLDERS for path in sorted((TESTDATA / folder).glob("*.txtar")))
+    return [path for path in found if not expected_failure(path)]
 
 
 def flags_of(path: Path) -> list[str]:

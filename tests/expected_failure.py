@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden scripts that state what is right and fail until the product does it."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from pathlib import Path
+from typing import Final
+
+_HEAD: Final = "# expected failure: "
+
+
+def expected_failure(script: Path) -> str:
+    """Return the sentence of the script's line `# expected failure: SENTENCE`, or an empty text.
+
+    The line stands among the comments before the first command.
+    """
+    lines = script.read_text(errors="replace").splitlines()
+    for line in takewhile(lambda line: line.startswith("#"), lines):
+        if line.startswith(_HEAD):
+            return line.removeprefix(_HEAD)
+    return ""
