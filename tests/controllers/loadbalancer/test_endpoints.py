@@ -104,6 +104,17 @@ def test_weight_of_a_slice(text: str, weight: int, state: BackendState, warnings
     assert len(converted.warnings) == warnings
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=ValueError,
+    reason="a weight of more digits than Python converts raises an exception of the converter",
+)
+def test_a_weight_of_many_digits_is_ignored_with_a_warning() -> None:
+    converted = convert(notes={"service.cilium.io/weight": "9" * 5000})
+    assert one(converted).weight == 100
+    assert len(converted.warnings) == 1
+
+
 def test_node_and_zones_are_kept() -> None:
     hints = {"forZones": [{"name": "a"}, {"name": "b"}]}
     backend = one(convert(endpoints=[endpoint(nodeName="n1", zone="a", hints=hints)]))
