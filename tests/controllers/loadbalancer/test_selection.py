@@ -147,6 +147,38 @@ def test_same_node_is_preferred_when_it_has_a_backend() -> None:
     assert select(HERE, THERE, config=PLAIN, **SAME_NODE) == ["1", "2"]
 
 
+NOT_READY = pytest.mark.parametrize(
+    "state",
+    [
+        BackendState.MAINTENANCE,
+        BackendState.TERMINATING,
+        BackendState.TERMINATING_NOT_SERVING,
+    ],
+)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="PreferSameNode keeps a backend of this node that is not ready",
+)
+@NOT_READY
+def test_same_node_is_not_preferred_when_its_backend_is_not_ready(state: BackendState) -> None:
+    here = backend("10.1.0.1:80/TCP", node_name="here", state=state)
+    assert "2" in select(here, THERE, config=TOPOLOGY, **SAME_NODE)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="PreferSameNode falls back to all backends, not to those of the zone",
+)
+def test_same_node_falls_back_to_the_zone() -> None:
+    near = backend("10.1.0.1:80/TCP", node_name="near", for_zones=("a",))
+    far = backend("10.1.0.2:80/TCP", node_name="far", for_zones=("b",))
+    assert select(near, far, config=TOPOLOGY, **SAME_NODE) == ["1"]
+
+
 @pytest.mark.parametrize(
     "distribution", [TrafficDistribution.PREFER_CLOSE, TrafficDistribution.PREFER_SAME_ZONE]
 )
@@ -163,6 +195,36 @@ def test_zone_hints_count_when_all_have_them_and_one_is_ours(
     assert select(ours, theirs, config=TOPOLOGY) == ["1", "2"]
     assert select(ours, theirs, config=TOPOLOGY, redirected=True, **asked) == ["1", "2"]
     assert select(ours, theirs, config=TOPOLOGY, node=LocalNode("here"), **asked) == ["1", "2"]
+
+
+ZONE: dict[str, Any] = {"traffic_distribution": TrafficDistribution.PREFER_SAME_ZONE}
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="one backend without hints turns them off, also one that is not ready",
+)
+@NOT_READY
+def test_zone_hints_count_when_only_backends_that_are_not_ready_have_none(
+    state: BackendState,
+) -> None:
+    ours = backend("10.1.0.1:80/TCP", for_zones=("a",))
+    theirs = backend("10.1.0.2:80/TCP", for_zones=("b",))
+    ending = backend("10.1.0.3:80/TCP", state=state)
+    assert "2" not in select(ours, theirs, ending, config=TOPOLOGY, **ZONE)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="the hint of a backend that is not ready keeps new connections in its zone",
+)
+@NOT_READY
+def test_zone_hints_of_backends_that_are_not_ready_do_not_count(state: BackendState) -> None:
+    ending = backend("10.1.0.1:80/TCP", for_zones=("a",), state=state)
+    theirs = backend("10.1.0.2:80/TCP", for_zones=("b",))
+    assert "2" in select(ending, theirs, config=TOPOLOGY, **ZONE)
 
 
 def test_zone_hints_of_backends_that_policy_leaves_out_do_not_matter() -> None:
