@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs that wait hold no snapshot: it would keep the deleted rows of all tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from cilia.controllers.packet_devices import PacketDeviceConfig, PacketDevicesController
+from reconcilers.backend_audit import BackendAudit
+from reconcilers.kernel_watch import DeviceArrivals, KernelWatch
+from statedb import DB, Index, RWTable, Status, new_table
+from statedb.status import pending
+from tables.attachments import new_attachments_table
+from tables.devices import Device, new_devices_table
+from tables.netdevs import new_netdevs_table
+from tests.reconcilers.lb_world import LBWorld
+from tests.reconcilers.targets import running
+from tests.reconcilers.test_conntrack import new_maps
+
+CHURN = 100
+#: A look of a job that is under way may take this long until it waits.
+LOOK_S = 0.3
+#: The newest change may still be held by an iterator.
+ALLOWED = 1
+
+Job = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Row(msgspec.Struct, frozen=True):
+    name: str
+    status: Status = pending()
+
+
+def new_rows(db: DB, name: str) -> RWTable[Row]:
+    return new_table(db, name, Index("name", key=lambda row: row.name), row_type=Row)
+
+
+def churn(db: DB, rows: RWTable[Row], count: int) -> None:
+    """Insert and delete rows, one transaction each."""
+    for number in range(count):
+        with db.write_txn(rows) as wtxn:
+            rows.insert(wtxn, Row(str(number)))
+        with db.write_txn(rows) as wtxn:
+            rows.delete(wtxn, Row(str(number)))
+
+
+async def deleted_rows_kept(db: DB, *jobs: Job) -> int:
+    """Return how many rows stay that were deleted while the jobs wait for another table."""
+    busy = new_rows(db, "busy")
+    async with anyio.create_task_group() as tasks:
+        for job in jobs:
+            tasks.start_soon(job)
+        await anyio.wait_all_tasks_blocked()
+        churn(db, busy, CHURN)
+        with anyio.move_on_after(LOOK_S):
+            while busy.graveyard_size() > ALLOWED:
+                await anyio.sleep(0.01)
+                churn(db, busy, 1)
+        kept = busy.graveyard_size()
+        tasks.cancel_scope.cancel()
+    return kept
+
+
+def kernel_watch(db: DB) -> Job:
+    return KernelWatch(db, new_rows(db, "quiet"), lambda txn, change: False, lambda: None).run
+
+
+def device_arrivals(db: DB) -> Job:
+    by_name: Index = Index("name", key=lambda row: row.name)
+    rows = new_rows(db, "quiet")
+    return DeviceArrivals(
+        db,
+        listed_devices(db),
+        rows,
+        by_name,
+        lambda row: row.status,
+        lambda row, status: msgspec.structs.replace(row, status=status),
+    ).run
+
+
+def packet_devices(db: DB) -> Job:
+    return PacketDevicesController(
+        db,
+        listed_devices(db),
+        new_netdevs_table(db),
+        new_attachments_table(db),
+        PacketDeviceConfig(programs_dir="/pins"),
+        lambda dev: False,
+    ).run
+
+
+def listed_devices(db: DB) -> RWTable[Device]:
+    return new_devices_table(db)
+
+
+async def test_no_deleted_row_is_kept_without_a_job() -> None:
+    assert await deleted_rows_kept(DB()) == 0
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a job that waits for a change of its table holds the snapshot that it looked at",
+)
+@pytest.mark.parametrize("job", [kernel_watch, device_arrivals, packet_devices])
+async def test_no_deleted_row_is_kept_while_a_job_waits(job: Callable[[DB], Job]) -> None:
+    db = DB()
+    assert await deleted_rows_kept(db, job(db)) <= ALLOWED
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="the audit of backends holds a snapshot while it waits for the next change",
+)
+async def test_no_deleted_row_is_kept_while_the_audit_of_backends_waits() -> None:
+    world = LBWorld()
+    audit = BackendAudit(new_maps(), world.maps, world.frontends)
+    async with running(world.reconciler):
+        await world.settled()
+        kept = await deleted_rows_kept(world.db, lambda: audit.run(world.db, world.reconciler))
+    assert kept <= ALLOWED
