@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -26,6 +26,13 @@ class _Resource:
         # (revision, type, object), oldest first.
         self.history: list[tuple[int, str, dict[str, Any]]] = []
         self.changed = asyncio.Event()
+
+
+class Backup(NamedTuple):
+    """All objects by path, and the revision they were copied at."""
+
+    revision: int
+    objects: dict[str, dict[Key, dict[str, Any]]]
 
 
 class FakeApi:
@@ -81,6 +88,19 @@ class FakeApi:
         """The server remembers nothing of what was before now, and no list that is under way."""
         self.oldest = self.revision
         self._snapshots.clear()
+
+    def backup(self) -> Backup:
+        """Return a copy of everything, for `restore`."""
+        objects = {path: dict(resource.objects) for path, resource in self._resources.items()}
+        return Backup(self.revision, objects)
+
+    def restore(self, backup: Backup) -> None:
+        """Go back, as an etcd from a backup does: objects, revision and no history."""
+        self.revision = backup.revision
+        for path, objects in backup.objects.items():
+            self._resources[path].objects = dict(objects)
+            self._resources[path].history.clear()
+        self.expire()
 
     def versions(self, path: str) -> dict[Key, int]:
         return {
