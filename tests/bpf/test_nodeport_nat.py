@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 #: Like a client's ephemeral port: in the range that translation uses; and one below it.
 CLIENT_PORT, LOW_PORT = 40000, 1000
 
-TCP_S, CLOSING_S, ANY_S = 8000, 10, 60
+TCP_S, SYN_S, CLOSING_S, ANY_S = 8000, 60, 10, 60
 
 
 class Flow(NamedTuple):
@@ -159,6 +159,20 @@ def test_state_of_a_connection_is_known_on_both_ways(node: Node, family: int) ->
     assert flow.send("S") == port, "the next connection has the port of the last one"
     assert not flow.way_back().flags & NatFlag.CLOSING
     assert not ct.is_over(flow.entry(), int(time.monotonic()))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a connection that is half open holds its port as long as one that is open",
+)
+@FAMILIES
+def test_half_open_connection_holds_its_port_for_as_long_as_its_entry(
+    node: Node, family: int
+) -> None:
+    flow = opened(node, family, TCP)
+    flow.answer(flow.send(), "SA")
+    assert (flow.entry().expires_s, flow.way_back().expires_s) == (near(SYN_S), near(SYN_S))
 
 
 @FAMILIES

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows that translation breaks: of the node itself, after closing, and by direct return.
+
+Programs of both nodes, with the Services that a control plane writes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from bpf.maps import nat
+from bpf.maps.lb import ServiceFlag
+from cilia.linux.netns import NetNS
+from tests.bpf.datapath_world import Datapath
+from tests.bpf.world import wait_until
+from tests.e2e.nodeport import constants, node_datapath
+from tests.e2e.nodes import (
+    NODE_BITS,
+    POD_GATEWAY,
+    POD_RANGE,
+    Connection,
+    Nodes,
+    Server,
+    ask,
+    client_address,
+    nft,
+    node_address,
+    pair,
+    pod_address,
+    two_nodes,
+)
+from tests.kernel import Kernel
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+PROTO = {STREAM: TCP, DGRAM: UDP}
+PORT, CLIENT_PORT = 30080, 44000
+#: Of a fresh namespace, whose IPv6 addresses of links are checked for a second.
+FIRST_ANSWER_S, ANSWER_S = 3.0, 0.5
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
+KINDS = pytest.mark.parametrize("kind", [STREAM, DGRAM], ids=["tcp", "udp"])
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with two_nodes() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def bridged() -> Iterator[Nodes]:
+    """Nodes whose pods are masqueraded by netfilter."""
+    with two_nodes(bridged=True) as made:
+        yield made
+
+
+def narrow(first: int, count: int) -> dict[str, bytes]:
+    """Translation has this many ports."""
+    values = {"nat_min_port": first, "nat_max_port": first + count - 1}
+    return constants() | {name: value.to_bytes(4, "little") for name, value in values.items()}
+
+
+def serve(nodes: Nodes, stack: ExitStack, family: int, kind: int) -> str:
+    """The pod of node2 answers; its address."""
+    address = pod_address(2, family)
+    stack.callback(Server(nodes.pod[2], "pod2", address, 8080, kind).close)
+    return address
+
+
+def bound(kernel: Kernel, stack: ExitStack, kind: int, port: int, address: str) -> socket.socket:
+    """A socket of a namespace at a port of the test's choice."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = stack.enter_context(kernel.netns.socket(family, kind))
+    made.settimeout(FIRST_ANSWER_S)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((address, port))
+    return made
+
+
+# -- flows that netfilter translates
+
+
+def own_connection(
+    nodes: Nodes, stack: ExitStack, family: int, owner: str, port: int
+) -> socket.socket:
+    """A connection to the pod of node2 that leaves node1 from this port, by rules of netfilter."""
+    backend, node = pod_address(2, family), nodes.node[1]
+    if owner == "pod":  # masqueraded
+        made = bound(nodes.pod[1], stack, STREAM, port, pod_address(1, family))
+        made.connect((backend, 8080))
+        return made
+    service = {4: "203.0.113.9", 6: "fd00:203::9"}[family]
+    name, target = {4: ("ip", f"{backend}:8080"), 6: ("ip6", f"[{backend}]:8080")}[family]
+    rules = (
+        f"add table {name} proxy",
+        f"add chain {name} proxy out {{ type nat hook output priority -100; }}",
+        f"add rule {name} proxy out {name} daddr {service} meta l4proto tcp dnat to {target}",
+    )
+    nft(node, "; ".join(rules))
+    stack.callback(nft, node, f"delete table {name} proxy")
+    node.ip(f"-{family} route replace {service} via {node_address(2, family)}")
+    made = bound(node, stack, STREAM, port, node_address(1, family))
+    made.connect((service, 80))
+    return made
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=OSError,
+    reason="a client gets the port of a connection that netfilter has to the same backend",
+)
+@pytest.mark.parametrize(("owner", "port"), [("pod", 50000), ("node", 50001)])
+@FAMILIES
+def test_connection_by_netfilter_lives_when_a_client_comes(
+    bridged: Nodes, family: int, owner: str, port: int
+) -> None:
+    """The connection is older than our programs, as where another proxy was before."""
+    with ExitStack() as stack:
+        backend = serve(bridged, stack, family, STREAM)
+        own = own_connection(bridged, stack, family, owner, port)
+        datapath = stack.enter_context(node_datapath(bridged, 1, narrow(port, 1)))
+        frontend = node_address(1, family)
+        datapath.service(frontend, PORT, TCP, [(backend, 8080)], rev_nat=7)
+        own.settimeout(ANSWER_S)
+        with suppress(OSError):  # there is no port left for it
+            client = Connection(bridged.client, frontend, PORT, STREAM, timeout_s=ANSWER_S)
+            stack.enter_context(client).ask()
+        own.sendall(b"\0\0\0\4mine")
+        assert own.recv(100).endswith(b"mine")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=OSError,
+    reason="the reply to a masqueraded datagram is taken for a request to the frontend of its port",
+)
+@FAMILIES
+def test_masqueraded_datagram_is_answered_when_its_port_is_a_frontend(
+    bridged: Nodes, family: int
+) -> None:
+    with ExitStack() as stack:
+        outside = client_address(family)
+        stack.callback(Server(bridged.client, "outside", outside, 9000, DGRAM).close)
+        datapath = stack.enter_context(node_datapath(bridged, 1))
+        frontend, backend = node_address(1, family), pod_address(2, family)
+        datapath.service(frontend, PORT, UDP, [(backend, 8080)], rev_nat=7)
+        pod = bound(bridged.pod[1], stack, DGRAM, PORT, pod_address(1, family))
+        pod.settimeout(ANSWER_S)
+        pod.connect((outside, 9000))
+        pod.send(b"hello")
+        assert pod.recv(100) == f"outside|{frontend}|hello".encode()
+
+
+# -- ports of translation
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TimeoutError,
+    reason="the port of a closed connection is not given to another client",
+)
+@FAMILIES
+def test_client_is_served_when_all_ports_are_of_closed_connections(
+    nodes: Nodes, family: int
+) -> None:
+    with node_datapath(nodes, 1, narrow(50000, 2)) as datapath, ExitStack() as stack:
+        backend = serve(nodes, stack, family, STREAM)
+        frontend = node_address(1, family)
+        datapath.service(frontend, PORT, TCP, [(backend, 8080)], rev_nat=7)
+        for _ in range(2):
+            assert ask(nodes.client, frontend, PORT, STREAM)[0] == "pod2"
+        wait_until(lambda: all_closing(datapath, family), "every translation is closing")
+        client = Connection(nodes.client, frontend, PORT, STREAM, timeout_s=ANSWER_S)
+        assert stack.enter_context(client).ask()[0] == "pod2"
+
+
+def all_closing(datapath: Datapath, family: int) -> bool:
+    entries = dict(nat.translations(datapath.maps[f"cilia_snat{family}"])).values()
+    return all(entry.flags & nat.NatFlag.CLOSING for entry in entries)
+
+
+# -- one port of a client, two frontends
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TimeoutError,
+    reason="a second connection from a client's port to the same local backend is dropped",
+)
+@FAMILIES
+def test_client_port_connects_to_two_frontends_of_a_local_backend(
+    nodes: Nodes, family: int
+) -> None:
+    with node_datapath(nodes, 1) as datapath, ExitStack() as stack:
+        backend, address = pod_address(1, family), client_address(family)
+        stack.callback(Server(nodes.pod[1], "pod1", backend, 8080, STREAM).close)
+        for number, port in enumerate((PORT, PORT + 1)):
+            frontend = node_address(1, family)
+            datapath.service(frontend, port, TCP, [(backend, 8080)], rev_nat=7 + number)
+            client = bound(nodes.client, stack, STREAM, CLIENT_PORT, address)
+            client.settimeout(ANSWER_S)
+            client.connect((frontend, port))
+            client.sendall(b"\0\0\0\5hello")
+            assert client.recv(100)[4:] == f"pod1|{address}|hello".encode()
+
+
+# -- direct return
+
+
+@pytest.fixture(scope="module")
+def direct(nodes: Nodes) -> Iterator[Nodes]:
+    """Both nodes serve the pod of node2 at their own node port, in mode dsr."""
+    with ExitStack() as stack:
+        other = Kernel(stack.enter_context(NetNS.new()))
+        plug_pod(nodes, other)
+        for number in nodes.node:
+            datapath = stack.enter_context(node_datapath(nodes, number, constants(dsr=True)))
+            for family in (4, 6):
+                for proto in (TCP, UDP):
+                    datapath.service(
+                        node_address(number, family),
+                        PORT,
+                        proto,
+                        [(pod_address(2, family), 8080)],
+                        rev_nat=7 + family + proto,
+                        flags=ServiceFlag.DSR,
+                    )
+        yield nodes._replace(pod={**nodes.pod, 4: other})
+
+
+def plug_pod(nodes: Nodes, pod: Kernel) -> None:
+    """A second pod of node2, number 4."""
+    node = nodes.node[2]
+    pair(node, "lxc1", pod, "eth0")
+    for family in (4, 6):
+        bits, nodad = NODE_BITS[family], " nodad" if family == 6 else ""
+        gateway = POD_GATEWAY[family].format(4)
+        node.ip(f"addr add {gateway}/{bits} dev lxc1{nodad}")
+        pod.ip(f"addr add {pod_address(4, family)}/{bits} dev eth0{nodad}")
+        pod.ip(f"-{family} route add default via {gateway}")
+        way = f"{POD_RANGE[family].format(4)} via {node_address(2, family)}"
+        nodes.node[1].ip(f"-{family} route add {way}")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TimeoutError,
+    reason="the backend's node answers by the frontend that a client's port asked first",
+)
+@FAMILIES
+def test_client_port_is_answered_by_each_node_that_it_asks(direct: Nodes, family: int) -> None:
+    address = client_address(family)
+    with ExitStack() as stack:
+        stack.callback(Server(direct.pod[2], "pod2", pod_address(2, family), 8080, DGRAM).close)
+        for number in (2, 1):
+            with bound(direct.client, stack, DGRAM, CLIENT_PORT + family, address) as client:
+                client.settimeout(ANSWER_S)
+                client.connect((node_address(number, family), PORT))
+                client.send(b"hello")
+                assert client.recv(100) == f"pod2|{address}|hello".encode()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TimeoutError,
+    reason="a client on the backend's node gets no answer by the node port of another node",
+)
+@pytest.mark.parametrize("who", ["host", "other pod", "backend"])
+@KINDS
+@FAMILIES
+def test_client_on_the_node_of_the_backend_is_answered(
+    direct: Nodes, family: int, kind: int, who: str
+) -> None:
+    client = {"host": direct.node[2], "other pod": direct.pod[4], "backend": direct.pod[2]}[who]
+    with ExitStack() as stack:
+        stack.callback(Server(direct.pod[2], "pod2", pod_address(2, family), 8080, kind).close)
+        frontend = node_address(1, family)
+        connection = Connection(client, frontend, PORT, kind, timeout_s=ANSWER_S)
+        assert stack.enter_context(connection).ask()[0] == "pod2"
