@@ -224,9 +224,10 @@ class BuildExtensions(build_ext):
         for extension in declared:
             if extension.name == "bpf._libbpf":
                 extension.depends = [str(path) for path in (*shared_headers(), BPF / "binding.c")]
-        # In the checkout Python stays interpreted, so that an edited file is what runs.
-        in_place = self.inplace or "editable_wheel" in self.distribution.commands
-        self.distribution.ext_modules = declared + ([] if in_place else compiled_extensions())
+        # Setuptools also finalizes this command to list sources for metadata (`dist_info`,
+        # `egg_info`) and for an editable install; translating to C there is thrown away.
+        wheel = "bdist_wheel" in self.distribution.commands
+        self.distribution.ext_modules = declared + (compiled_extensions() if wheel else [])
         super().finalize_options()
 
     def copy_extensions_to_source(self) -> None:
