@@ -136,24 +136,34 @@ def source_hash(name: str, source_dir: Path) -> str:
 
 
 def build_prebuilt() -> list[str]:
-    """Compile every source into ``bpf/objects`` with an index of hashes, for a wheel."""
-    directory, source_dir = PREBUILT_DIR, SOURCE_DIR
-    directory.mkdir(parents=True, exist_ok=True)
-    index = {}
-    for name in sources():
-        (directory / f"{name}.o").write_bytes(
-            compile_source(source_dir / f"{name}.bpf.c", find_clang())
-        )
-        index[name] = source_hash(name, source_dir)
-    (directory / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
-    return sorted(index)
+    """Compile into ``bpf/objects`` each source whose object there is of other sources, and keep an
+    index of hashes beside them. Returns the names that were compiled.
+    """
+    PREBUILT_DIR.mkdir(parents=True, exist_ok=True)
+    wanted = {name: source_hash(name, SOURCE_DIR) for name in sources()}
+    index = {name: found for name, found in _index().items() if wanted.get(name) == found}
+    stale = sorted(wanted.keys() - index.keys())
+    _write_index(index)  # a build that is interrupted leaves no hash beside another object
+    for name in stale:
+        source = SOURCE_DIR / f"{name}.bpf.c"
+        (PREBUILT_DIR / f"{name}.o").write_bytes(compile_source(source, find_clang()))
+    _write_index(wanted)
+    return stale
+
+
+def _index() -> dict[str, str]:
+    """Name of each prebuilt object and the hash of its sources."""
+    index_file = PREBUILT_DIR / "index.json"
+    return dict(json.loads(index_file.read_text())) if index_file.is_file() else {}
+
+
+def _write_index(index: dict[str, str]) -> None:
+    text = json.dumps(index, indent=1, sort_keys=True) + "\n"
+    (PREBUILT_DIR / "index.json").write_text(text)
 
 
 def _prebuilt(name: str, source_dir: Path) -> bytes | None:
-    index_file = PREBUILT_DIR / "index.json"
-    if source_dir != SOURCE_DIR or not index_file.is_file():
-        return None
-    if json.loads(index_file.read_text()).get(name) != source_hash(name, source_dir):
+    if source_dir != SOURCE_DIR or _index().get(name) != source_hash(name, source_dir):
         return None
     return (PREBUILT_DIR / f"{name}.o").read_bytes()
 

@@ -80,7 +80,7 @@ if [ ! -e ".venv/stamps/extension-$extension" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
     marker extension "$extension"
 fi
-sources=$(stamp bpf/*.bpf.c bpf/lib/*.h)
+sources=$(stamp bpf/compile.py bpf/*.bpf.c bpf/lib/*.h)
 if [ ! -e ".venv/stamps/objects-$sources" ]; then
     echo "setup: compiling the BPF objects"
     .venv/bin/python -c 'from bpf.compile import build_prebuilt; build_prebuilt()'

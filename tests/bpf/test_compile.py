@@ -135,6 +135,38 @@ def test_prebuilt_object_of_other_sources_is_not_used(
     assert len(compilations) == 2
 
 
+def test_changed_header_rebuilds_only_the_objects_that_include_it(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpf_compile, "SOURCE_DIR", sources)
+    monkeypatch.setattr(bpf_compile, "PREBUILT_DIR", tmp_path / "objects")
+    (sources / "other.bpf.c").write_text(SOURCE.replace("lib/number.h", "lib/other.h"))
+    (sources / "lib" / "other.h").write_text("#define NUMBER 1\n")
+    assert bpf_compile.build_prebuilt() == ["other", "tiny"]
+    (sources / "lib" / "number.h").write_text("#define NUMBER 5\n")
+    assert bpf_compile.build_prebuilt() == ["tiny"]
+    assert bpf_compile.build_prebuilt() == []
+
+
+def test_interrupted_build_leaves_no_hash_beside_another_object(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpf_compile, "SOURCE_DIR", sources)
+    monkeypatch.setattr(bpf_compile, "PREBUILT_DIR", tmp_path / "objects")
+    (sources / "later.bpf.c").write_text(SOURCE)
+    bpf_compile.build_prebuilt()
+    first = bpf_compile.load_object("later")
+    number = sources / "lib" / "number.h"
+    number.write_text("#define NUMBER 5\n")
+    (sources / "tiny.bpf.c").write_text("#error the second of two\n")
+    with pytest.raises(CompileError):
+        bpf_compile.build_prebuilt()
+    number.write_text("#define NUMBER 1\n")
+    (sources / "tiny.bpf.c").write_text(SOURCE)
+    bpf_compile.build_prebuilt()
+    assert bpf_compile.load_object("later") == first
+
+
 def test_full_disk_leaves_no_part_of_an_object(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
