@@ -54,13 +54,15 @@ ROOT = Path(__file__).resolve().parent
 BPF = ROOT / "bpf"
 BINDING_SOURCE = BPF / "_libbpf.c"
 
-#: Kernel integer types of the shared headers; the cdef language has no __u32 of its own.
+#: Kernel integer types of the shared headers; the cdef language has no __u32 of its own. Those of
+#: 64 bits are `long long` as in <asm-generic/int-ll64.h>; `uint64_t` is `long`, and gcc 14 refuses
+#: a pointer to the one for a pointer to the other.
 PROLOGUE = """
 typedef uint8_t __u8;    typedef int8_t __s8;
 typedef uint16_t __u16;  typedef int16_t __s16;
 typedef uint32_t __u32;  typedef int32_t __s32;
-typedef uint64_t __u64;  typedef int64_t __s64;
-typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
+typedef unsigned long long __u64; typedef long long __s64;
+typedef uint16_t __be16; typedef uint32_t __be32; typedef unsigned long long __be64;
 """
 
 #: What a wheel's build needs besides pyproject.toml's list: the compiler of statedb.

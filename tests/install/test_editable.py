@@ -43,11 +43,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(checkout: Path, code: str) -> str:
-    """What Python prints there; the C compiler need not optimise."""
+    """What Python prints there; the C compiler need not optimise, and refuses what gcc 14 does."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=checkout,
-        env=os.environ | {"CFLAGS": "-O0"},
+        env=os.environ | {"CFLAGS": "-O0 -Werror=incompatible-pointer-types"},
         capture_output=True,
         text=True,
         check=False,
