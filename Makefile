@@ -3,13 +3,14 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup native run test lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-interpreted test-kernels wheel test-wheel \
+.PHONY: help setup native run test test-bare lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-interpreted test-kernels wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images test-images
 
 help:
 	@echo "make run              a real agent on examples/quickstart: ask a ClusterIP, see backends answer"
 	@echo "make run ONESHOT=1    the same, then undo all and exit"
 	@echo "make test             all tests (as root: also those with real BPF programs and packets)"
+	@echo "make test-bare        as root: make run and make test on a bare Debian 12 and 13 (DEBIAN=13: on one)"
 	@echo "make test-compiled    the tests of what mypyc compiles, on the compiled modules for certain"
 	@echo "make test-interpreted the same on the sources"
 	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU"
@@ -48,6 +49,18 @@ test:
 	else \
 	    echo "not run, as this is not root: $$($(PYTEST) -q -m root --collect-only 2>/dev/null | tail -1)"; \
 	fi; \
+	exit $$failed
+
+# DEBIAN="12 13" says which; each in a root, a network and a cgroup of its own.
+DEBIAN := 12 13
+SUITE_12 := bookworm
+SUITE_13 := trixie
+
+test-bare:
+	@failed=0; \
+	for suite in $(foreach version,$(DEBIAN),$(SUITE_$(version))); do \
+	    install/fresh-root.sh $$suite -- "make run ONESHOT=1" "make test" || failed=1; \
+	done; \
 	exit $$failed
 
 lint: setup
