@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
 from statedb import DB, Index, RWTable, http, new_table
 from statedb.http import routes
@@ -45,6 +46,7 @@ class Reader:
         self.body = b""
         self.ended = False  # the answer has its end
         self.sent = 0  # chunks
+        self.offered = anyio.Event()  # the first chunk
         self.taking = anyio.Event()
         self.gone = anyio.Event()
         self.progress = anyio.Event()
@@ -64,6 +66,7 @@ class Reader:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             return
+        self.offered.set()
         await self.taking.wait()
         self.body += message.get("body", b"")
         self.sent += 1
@@ -244,8 +247,11 @@ async def test_rows_are_made_outside_of_the_event_loop_and_as_they_are_taken(url
 async def test_nothing_is_made_ahead_of_a_slow_reader(url: str) -> None:
     big = Big()
     async with reading(big.db, url) as reader:
-        await anyio.sleep(0.2)
-        assert 0 < big.made <= 512  # the chunk that waits, and none after it
+        with anyio.fail_after(5):
+            await reader.offered.wait()
+        made = big.made
+    assert 0 < made <= 512
+    assert big.made == made  # the answer has ended with its threads: none made the next chunk
     assert not reader.ended
 
 
@@ -339,6 +345,16 @@ def test_server_stops_sending_to_a_socket_that_nobody_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "STALL_S", 0.3)
+    ended = threading.Event()
+    answer = http._Pulled.__call__
+
+    async def noted(response: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await answer(response, scope, receive, send)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(http._Pulled, "__call__", noted)
     big = Big(50_000)  # 6 MB, far more than sockets and buffers hold
     with (
         served(big.db, tmp_path / "s") as path,
@@ -348,12 +364,9 @@ def test_server_stops_sending_to_a_socket_that_nobody_reads(
         client.sendall(b"GET /statedb/dump HTTP/1.1\r\nHost: x\r\n\r\n")
         client.settimeout(10)
         first = client.recv(1)
-        threading.Event().wait(0.2)
+        assert ended.wait(10), "the server goes on with the answer"
         made = big.made
         assert 0 < made < 25_000
-        threading.Event().wait(0.1)
-        assert big.made == made
-        threading.Event().wait(0.3)  # longer than it may stall: now the connection is cut
         rest = b""
         while piece := client.recv(1 << 16):
             rest += piece
