@@ -21,7 +21,7 @@ help:
 	@echo "make images           container images of agent and operator, by podman or buildah; BASE=debian:12"
 	@echo "make test-images      as root: the images, built on a Debian from mmdebstrap, and installed on two nodes"
 	@echo "make rendered         what is made from the chart and the options: manifests, docs/configuration.md"
-	@echo "make lint             ruff, mypy --strict, import contracts"
+	@echo "make lint             ruff, mypy --strict, import contracts, what is rendered is current"
 	@echo "make native           compile the hot Python modules in place (minutes); they are used while they fit"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
@@ -68,6 +68,7 @@ lint: setup
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
+	@$(PYTHON) -m tests.install.rendered --check
 
 format: setup
 	@.venv/bin/ruff check --fix .

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files made from others and checked in: `make rendered` writes them, tests compare them."""
+"""Files made from others and checked in: `make rendered` writes them, tests compare them.
+
+`--check` writes nothing and needs no helm: it names the files that are not current and fails. For
+the manifests it goes by a digest in them, of the chart's files and of the manifests themselves.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +73,27 @@ def template(*arguments: str) -> str:
 
 
 def manifests() -> str:
-    return MANIFESTS_HEAD + template(f"--set=k8sServiceHost={HOST}")
+    return with_head(template(f"--set=k8sServiceHost={HOST}"))
+
+
+def with_head(body: str, chart: Path = CHART) -> str:
+    """Return rendered manifests below their head: a note for readers, and the digest of the chart
+    and of the manifests.
+    """
+    digest = sha256(KUBE_VERSION.encode())
+    for path in sorted(path for path in chart.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(chart)}\0".encode() + path.read_bytes())
+    digest.update(body.encode())
+    return (
+        f"{MANIFESTS_HEAD}# Digest of the chart and of what follows: {digest.hexdigest()}\n{body}"
+    )
+
+
+def is_current(manifests: Path, chart: Path = CHART) -> bool:
+    """True if the file was rendered from the chart as it is, and not edited since."""
+    text = manifests.read_text()
+    body = text.removeprefix(MANIFESTS_HEAD).partition("\n")[2]
+    return text == with_head(body, chart)
 
 
 def options() -> str:
@@ -106,7 +132,24 @@ RENDERED: dict[Path, Callable[[], str]] = {
     ROOT / "cilia" / "cli" / "cluster" / "cilia.yaml": manifests
 }
 
-if __name__ == "__main__":
+
+def stale() -> list[Path]:
+    """Return the files that are not current; needs no helm."""
+    pages = [path for path, make in PAGES.items() if path.read_text() != make()]
+    return pages + [path for path in RENDERED if not is_current(path)]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--check"]:
+        names = [str(path.relative_to(ROOT)) for path in stale()]
+        for name in names:
+            print(f"{name} is not current: run `make rendered`", file=sys.stderr)
+        return 1 if names else 0
     for path, make in {**PAGES, **RENDERED}.items():
         path.write_text(make())
         print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
