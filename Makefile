@@ -3,7 +3,8 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup native run test test-bare lint format bench bench-peers clean soak soak-kills soak-restart test-compiled test-interpreted test-kernels wheel test-wheel \
+.PHONY: help setup native run test test-bare lint format bench bench-peers clean soak soak-kills soak-restart soak-status \
+        test-compiled test-interpreted test-kernels wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images test-images
 
 help:
@@ -28,6 +29,7 @@ help:
 	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
 	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
 	@echo "make soak-restart     as root: KILLS=1000 kills at random moments under traffic"
+	@echo "                      these three with BACKGROUND=1: in the background; make soak-status: how far they are"
 
 setup:
 	@install/setup.sh
@@ -83,14 +85,25 @@ bench: setup
 bench-peers: setup
 	@$(PYTHON) -m tests.benchmarks --peers
 
+# Long runs: one that was ended goes on where it was. BACKGROUND=1 leaves them to themselves.
+define LONG
+	@if [ -z "$(BACKGROUND)" ]; then exec $(PYTHON) -m $(1); fi; \
+	mkdir -p .bench; \
+	setsid nohup $(PYTHON) -m $(1) > .bench/$@.log 2>&1 < /dev/null & \
+	echo "$@ goes on in the background: make soak-status, .bench/$@.log"
+endef
+
 soak: setup
-	@$(PYTHON) -m tests.soak.churn
+	$(call LONG,tests.soak.churn)
 
 soak-kills: setup
-	@$(PYTHON) -m tests.soak.kills
+	$(call LONG,tests.soak.kills)
 
 soak-restart: setup
-	@$(PYTHON) -m tests.soak.restart
+	$(call LONG,tests.soak.restart)
+
+soak-status: setup
+	@$(PYTHON) -m tests.soak.journal
 
 test-compiled: setup
 	@$(PYTHON) -m tests.build_compiled $(ARGS)

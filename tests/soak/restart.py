@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make soak-restart`: kill the agent at random moments, very often, while many talk.
 
-`KILLS=` says how often in all (1000). What was done is kept in a state file, so that a run that was
-ended goes on where it was; a run that is complete starts anew the next time.
+`KILLS=` says how often in all (1000). A run that was ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import msgspec
 
 from tests.benchmarks.report import machine
 from tests.e2e.restarting import ECHO, ECHO6, Restarting, restarting
+from tests.soak.journal import journal
 
-STATE = Path(".bench/soak-restart.json")
 STREAMS = 100
 #: How long an agent lives at most: about twice a start, so that half of the kills are during one.
 LIFE_S = 0.7
@@ -103,20 +102,15 @@ def _round(r: Restarting, kills: int, told: Told, rng: random.Random) -> bool:
 
 def main() -> int:
     kills = int(os.environ.get("KILLS", "1000"))
-    told = msgspec.json.decode(STATE.read_bytes(), type=Told) if STATE.exists() else Told()
-    if told.kills >= kills:
-        told = Told()
-    if told.kills:
-        print(f"{STATE}: going on after {told.kills} kills", file=sys.stderr)
-    STATE.parent.mkdir(exist_ok=True)
+    with journal("soak-restart", {"kills": kills}) as kept:
+        told = msgspec.convert(kept.pieces[-1], Told) if kept.pieces else Told()
 
-    def keep(told: Told) -> None:
-        STATE.write_bytes(msgspec.json.encode(told))
-        if told.kills % 100 == 0:
-            print(f"{told.kills} of {kills} kills", file=sys.stderr, flush=True)
+        def keep(told: Told) -> None:
+            kept.add(msgspec.to_builtins(told), f"{told.kills} of {kills} kills")
 
-    with tempfile.TemporaryDirectory() as directory, restarting(Path(directory), "soak") as r:
-        soak(r, kills, told, random.Random(), keep)
+        with tempfile.TemporaryDirectory() as directory, restarting(Path(directory), "soak") as r:
+            soak(r, kills, told, random.Random(), keep)
+        kept.finish("harmless" if told.harmless() else "did harm")
     print(machine())
     for name, value in msgspec.to_builtins(told).items():
         print(f"{name.replace('_', ' '):<22} {len(value) if isinstance(value, list) else value}")
