@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup native run test test-bare lint format bench bench-peers clean soak soak-kills soak-restart soak-status \
+.PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-kills soak-restart soak-status \
         test-compiled test-interpreted test-kernels wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images test-images
 
@@ -25,6 +25,7 @@ help:
 	@echo "make lint             ruff, mypy --strict, import contracts, what is rendered is current"
 	@echo "make native           compile the hot Python modules in place (minutes); they are used while they fit"
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
+	@echo "make bench-against COMMIT=...   what is slower or bigger than in that commit; ROUNDS=11 ROWS=\"statedb agent.start*\""
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
 	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
 	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
@@ -79,12 +80,6 @@ format: setup
 native:
 	@CILIA_BUILD_COMPILED=1 install/setup.sh
 
-bench: setup
-	@$(PYTHON) -m tests.benchmarks
-
-bench-peers: setup
-	@$(PYTHON) -m tests.benchmarks --peers
-
 # Long runs: one that was ended goes on where it was. BACKGROUND=1 leaves them to themselves.
 define LONG
 	@if [ -z "$(BACKGROUND)" ]; then exec $(PYTHON) -m $(1); fi; \
@@ -92,6 +87,15 @@ define LONG
 	setsid nohup $(PYTHON) -m $(1) > .bench/$@.log 2>&1 < /dev/null & \
 	echo "$@ goes on in the background: make soak-status, .bench/$@.log"
 endef
+
+bench: setup
+	@$(PYTHON) -m tests.benchmarks
+
+bench-against: setup
+	$(call LONG,tests.benchmarks.against $(if $(ROUNDS),--rounds=$(ROUNDS)) $(COMMIT) $(ROWS))
+
+bench-peers: setup
+	@$(PYTHON) -m tests.benchmarks --peers
 
 soak: setup
 	$(call LONG,tests.soak.churn)

@@ -29,8 +29,8 @@ DIRECTORY = ROOT / ".bench"
 TELL_S = 10.0
 
 
-class Busy(Exception):
-    """The same run is at work in another process."""
+class Busy(SystemExit):
+    """The same run is at work in another process; ends this one with that sentence."""
 
 
 class Journal:
