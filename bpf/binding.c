@@ -479,7 +479,7 @@ static int cilia_btf_format(const struct btf *btf, uint32_t type_id, const void 
 
 /* -- Maglev tables -- */
 
-/* Fill a table in turns: see bpf/maglev.py. All arrays have count entries, the table has size, a
+/* Fill a table in turns: see bpf/lb/maglev.py. All arrays have count entries, the table has size, a
  * prime above count and every skip. Returns 0, -EINVAL or -ENOMEM. */
 static int cilia_maglev_fill(const uint32_t *offsets, const uint32_t *skips,
 			     const uint32_t *weights, const uint32_t *ids, uint32_t count,

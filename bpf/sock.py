@@ -31,8 +31,8 @@ from bpf.errors import Detached, Invalid, NotFound
 from bpf.link import AttachType, Link, LinkType, cgroup_id
 from bpf.loader import Loader
 from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS, Algorithm, LBMaps
-from bpf.maps.lrp import NAMES, SkipMaps
 from bpf.maps.map import Map
+from bpf.maps.redirect_skips import NAMES, SkipMaps
 from bpf.maps.switch import NAME as SWITCH
 from bpf.maps.switch import Switch
 from bpf.packet_programs import FLOW_MAPS, PacketConfig, PacketPrograms

@@ -15,7 +15,7 @@ import click
 
 COMMANDS = {
     "agent": ("cilia.agent.command:agent", "Run the agent of this node in the foreground."),
-    "bpf": ("cilia.cli.bpf:bpf", "Read the pinned BPF maps, also while no agent runs."),
+    "bpf": ("cilia.datapath.cli.bpf:bpf", "Read the pinned BPF maps, also while no agent runs."),
     "build-config": (
         "cilia.agent.build_config:build_config",
         "Write this node's options from the API server.",
@@ -24,21 +24,24 @@ COMMANDS = {
     "completion": ("cilia.cli.completion:completion", "Print the completion script of a shell."),
     "config": ("cilia.agent.config_command:config", "Show every option and where it came from."),
     "db": ("cilia.cli.db:db", "Show the agent's tables."),
-    "install": ("cilia.cli.cluster.install:install", "Install on a Kubernetes cluster."),
+    "install": ("cilia.cli.install.install:install", "Install on a Kubernetes cluster."),
     "operator": ("cilia.operator.command:operator", "Run the cluster-wide program."),
-    "lb": ("cilia.cli.lb:lb", "Ask which backend a client gets, and why."),
-    "lrp": ("cilia.cli.lrp:lrp", "List local redirect policies."),
+    "lb": ("cilia.loadbalancer.cli.lb:lb", "Ask which backend a client gets, and why."),
+    "lrp": ("cilia.loadbalancer.cli.redirects:lrp", "List local redirect policies."),
     "quickstart": ("cilia.cli.quickstart:quickstart", "A Service on this machine, in a minute."),
     "replacement": (
-        "cilia.cli.replacement:replacement",
+        "cilia.loadbalancer.cli.replacement:replacement",
         "Hand Services back to kube-proxy, or take them over.",
     ),
     "script": ("cilia.cli.script:script", "Run golden scripts."),
-    "service": ("cilia.cli.service:service", "List Services, their frontends and backends."),
+    "service": (
+        "cilia.loadbalancer.cli.service:service",
+        "List Services, their frontends and backends.",
+    ),
     "shell": ("cilia.cli.shell:shell", "Type script commands at a running agent."),
     "status": ("cilia.cli.status:status", "Is the agent well, and is everything in force?"),
     "sysdump": ("cilia.cli.sysdump.command:sysdump", "Gather what this node knows in an archive."),
-    "uninstall": ("cilia.cli.cluster.uninstall:uninstall", "Clean all nodes of a cluster."),
+    "uninstall": ("cilia.cli.install.uninstall:uninstall", "Clean all nodes of a cluster."),
 }
 
 DEFAULT_INSTANCE = "cilia"

@@ -15,7 +15,7 @@ import anyio
 
 from statedb import DB, Change, ChangeIterator, Index, ReadTxn, RWTable, Status, StatusKind
 from statedb.status import pending
-from tables.devices import Device
+from tables.node.devices import Device
 
 __all__ = ["Concerns", "DeviceArrivals", "KernelWatch"]
 

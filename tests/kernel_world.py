@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from cilia.reflectors.device_selection import DeviceFilter
-from cilia.reflectors.devices import DevicesReflector
-from cilia.reflectors.kernel_batch import KernelTables
+from cilia.node.device_selection import DeviceFilter
+from cilia.node.devices import DevicesReflector
+from cilia.node.kernel_batch import KernelTables
 from reconcilers import Config, Drift, Operations, Reconciler, new_drift_table
 from reconcilers.kernel_watch import Concerns, DeviceArrivals, KernelWatch
 from statedb import DB, ChangeIterator, Column, Index, RWTable, Status, Table
-from statedb.columns import table_text
-from tables import devices, neighbors, routes, rules
+from statedb.shown.columns import table_text
+from tables.node import devices, neighbors, routes, rules
 from tests.kernel import Kernel
 
 T = TypeVar("T")

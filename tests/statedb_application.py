@@ -20,7 +20,7 @@ from cilia.script import Command, CommandFailed, Flag, Suite
 from cilia.script.commands import CommandLike
 from cilia.script.state import State
 from statedb import DB, Column, Index, RWTable, new_table
-from statedb.commands import db_commands
+from statedb.shown.commands import db_commands
 
 
 class Kind(enum.Enum):

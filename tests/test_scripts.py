@@ -25,7 +25,7 @@ from cilia.script import ScriptFailed, Suite, run_file
 from tests.expected_failure import expected_failure
 
 TESTDATA = Path(__file__).parent.parent / "testdata"
-AGENT_SUITE = "cilia.agent.script"
+AGENT_SUITE = "cilia.agent.script.application"
 #: A script that is to fail is not waited for as long as one that is to pass.
 FAILURE_DEADLINE_S = 1.0
 

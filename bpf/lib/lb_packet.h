@@ -14,7 +14,7 @@
 #include "ct.h"
 #include "event.h"
 #include "lb_choice.h"
-#include "lrp.h"
+#include "redirect_skips.h"
 #include "rewrite.h"
 #include "switch.h"
 

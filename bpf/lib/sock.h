@@ -8,7 +8,7 @@
 #include "drop_types.h"
 #include "event_types.h"
 #include "lb.h"
-#include "lrp.h"
+#include "redirect_skips.h"
 #include "metrics.h"
 #include "sock_affinity.h"
 #include "switch.h"

@@ -22,13 +22,13 @@ import click
 from pydantic import Field, ValidationError
 
 from cilia.agent.config import AgentConfig
+from cilia.cluster.access_options import KubernetesOptions, open_client
 from cilia.k8s.client import Client
 from cilia.k8s.crds.custom import UNKNOWN
 from cilia.k8s.crds.node_configs import CiliumNodeConfig
 from cilia.k8s.errors import ApiError, StatusError
 from cilia.program.errors import ProgramError
 from cilia.program.foreground import run_until_signalled
-from cilia.program.kubernetes import KubernetesOptions, open_client
 from cilia.program.options import from_process, options_of, resolved
 
 __all__ = ["build_config", "options_of_node", "write_directory"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
-from cilia.agent.mounts import unmount_ours
+from cilia.datapath.mounts import unmount_ours
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.program.options import validated
 
@@ -82,7 +82,7 @@ def _acquire(lock: InstanceLock, config: AgentConfig, wait_s: float) -> None:
 def _hand_back(config: AgentConfig, timeout_s: float) -> None:
     maps = config.pin_dir / "maps"
     if maps.exists():
-        from cilia.agent import hand_back  # loads libbpf
+        from cilia.loadbalancer import hand_back  # loads libbpf
 
         hand_back.hand_back(maps, timeout_s, click.echo)
 

@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from cilia.agent.budgets import parse_budgets
-from cilia.agent.cluster_options import ClusterOptions
-from cilia.agent.map_options import MapOptions
-from cilia.agent.packet_options import PacketOptions
-from cilia.agent.service_options import ServiceOptions
-from cilia.agent.socket_options import SocketOptions
+from cilia.cluster.options import ClusterOptions
+from cilia.datapath.options import PacketOptions
+from cilia.loadbalancer.map_options import MapOptions
+from cilia.loadbalancer.options import ServiceOptions
+from cilia.loadbalancer.socket_options import SocketOptions
 from cilia.program.values import ListenAddress
 
 DEFAULT_INSTANCE = "cilia"

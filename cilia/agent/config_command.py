@@ -15,9 +15,9 @@ import msgspec
 
 from cilia.agent.config import AgentConfig
 from cilia.api.client import ApiError, request
-from cilia.cli.output import show
 from cilia.program.options import from_process
-from statedb.columns import layout
+from cilia.program.output import show
+from statedb.shown.columns import layout
 
 HEADINGS = ["Option", "Value", "Origin"]
 

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from statedb import DB, Table
-from tables.frontends import Frontend
+from tables.loadbalancer.frontends import Frontend
 from tables.problems import Problem
 
 

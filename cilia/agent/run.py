@@ -24,27 +24,28 @@ from starlette.applications import Starlette
 from bpf.errors import BPFError
 from bpf.maps.lb import Algorithm, LBMaps
 from bpf.maps.lb_dump import dump
-from cilia.agent import mounts, server
-from cilia.agent.cluster import Input, open_input
+from cilia.agent import server
 from cilia.agent.config import AgentConfig
-from cilia.agent.datapath import Datapath, KernelDatapath, MemoryDatapath
-from cilia.agent.datapath_watch import DatapathWatch
 from cilia.agent.errors import AgentError
-from cilia.agent.kernel import KernelOptions
-from cilia.agent.packets import packet_config
-from cilia.agent.proxy_healthz import proxy_healthz_app
-from cilia.agent.replacement import Replacement, replacement_routes
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
-from cilia.controllers.loadbalancer.draining import ConnectionCounter
+from cilia.cluster.inputs import Input, open_input
+from cilia.datapath import mounts
+from cilia.datapath.datapath import Datapath, KernelDatapath, MemoryDatapath
+from cilia.datapath.drift import DatapathWatch
+from cilia.datapath.packets import packet_config
 from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.loadbalancer.connections.backend_flows import BackendFlows
+from cilia.loadbalancer.connections.translated_sockets import BackendConnections
+from cilia.loadbalancer.draining import ConnectionCounter
+from cilia.loadbalancer.proxy_healthz import proxy_healthz_app
+from cilia.loadbalancer.replacement import Replacement, replacement_routes
+from cilia.node.device_selection import DeviceFilter
+from cilia.node.wiring import KernelOptions
 from cilia.program.jobs import run_job
 from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
 from cilia.program.serving import serve as serve_http
-from cilia.reflectors.device_selection import DeviceFilter
-from reconcilers.backend_flows import BackendFlows
-from reconcilers.translated_sockets import BackendConnections
-from statedb import http
+from statedb.web import server as http
 
 if TYPE_CHECKING:
     from bpf.sock import SockConfig

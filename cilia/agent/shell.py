@@ -18,22 +18,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from bpf.maps.lb import LBMaps
-from bpf.maps.lrp import SkipMaps
-from cilia.agent.datapath import Datapath
-from cilia.agent.script_lb import lb_commands
-from cilia.agent.script_observe import observe_commands
-from cilia.agent.script_redirects import redirect_commands
+from bpf.maps.redirect_skips import SkipMaps
+from cilia.agent.script.lb import lb_commands
+from cilia.agent.script.observe import observe_commands
+from cilia.agent.script.redirects import redirect_commands
 from cilia.agent.wiring import Agent
+from cilia.datapath.datapath import Datapath
 from cilia.script import CommandLike, Sessions
 from cilia.script.documents import DOCUMENT_COMMANDS
 from cilia.script.sessions import describe_commands
-from statedb.commands import db_commands
+from statedb.shown.commands import db_commands
 
 T = TypeVar("T")
 
 
 class LiveTarget:
-    """See `cilia.agent.script_target.Target`; commands run in anyio's worker threads."""
+    """See `cilia.agent.script.target.Target`; commands run in anyio's worker threads."""
 
     def __init__(self, agent: Agent, datapath: Datapath) -> None:
         self.agent = agent

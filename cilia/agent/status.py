@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import cilia
 from bpf.maps.switch import Switch
-from cilia.agent.coexistence import Coexistence
+from cilia.datapath.coexistence import Coexistence
 from statedb import DB, ReadTxn, Table
-from tables.frontends import Frontend
+from tables.cluster.k8s_watches import K8sWatch
 from tables.health import Health, Level
-from tables.k8s_watches import K8sWatch
+from tables.loadbalancer.frontends import Frontend
 from tables.problems import Problem
 
 NO_OTHERS: dict[str, Any] = {"programs": [], "kube_proxy": [], "error": ""}

@@ -16,60 +16,60 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from cilia.agent.budgets import give_budgets
-from cilia.agent.cluster_metrics import WatchMetrics, convergence_histogram
-from cilia.agent.coexistence import Coexistence
 from cilia.agent.config import AgentConfig
-from cilia.agent.datapath import Datapath
-from cilia.agent.datapath_metrics import DatapathMetrics
 from cilia.agent.health_history import HealthHistory
-from cilia.agent.health_ports import ANY_ADDRESS
-from cilia.agent.kernel import KernelEdge, KernelOptions, build_kernel
-from cilia.agent.map_pressure import MapPressure
 from cilia.agent.metrics import TableMetrics
 from cilia.agent.metrics_samples import MetricsSampler, SelectiveRegistry
-from cilia.agent.packets import PacketTables, packet_jobs
-from cilia.agent.service_inputs import (
+from cilia.agent.status import StatusView
+from cilia.cluster.k8s_watches import K8sWatchReflector
+from cilia.cluster.metrics import WatchMetrics, convergence_histogram
+from cilia.cluster.nodes import namespace_reflector, node_reflector
+from cilia.cluster.pod_namespaces import PodNamespaceReflector
+from cilia.cluster.pods import pod_reflector
+from cilia.cluster.problems import ProblemReflector
+from cilia.datapath.coexistence import Coexistence
+from cilia.datapath.datapath import Datapath
+from cilia.datapath.map_pressure import MapPressure
+from cilia.datapath.metrics import DatapathMetrics
+from cilia.datapath.packets import PacketTables, packet_jobs
+from cilia.k8s.watch import FollowedSource, Source
+from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.connections import socket_termination as sockets
+from cilia.loadbalancer.convergence import ConvergenceRecorder
+from cilia.loadbalancer.draining import ConnectionCounter, DrainController
+from cilia.loadbalancer.host_ports import HostPortController
+from cilia.loadbalancer.local_node import LocalNodeController
+from cilia.loadbalancer.node_address_follower import NodeAddressFollower
+from cilia.loadbalancer.redirects.controller import RedirectTables
+from cilia.loadbalancer.reflector import ServiceReflector
+from cilia.loadbalancer.wiring import (
     health_check_jobs,
     new_redirect_tables,
     redirect_jobs,
     state_file_jobs,
 )
-from cilia.agent.status import StatusView
-from cilia.controllers.convergence import ConvergenceRecorder
-from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
-from cilia.controllers.loadbalancer.draining import ConnectionCounter, DrainController
-from cilia.controllers.loadbalancer.host_ports import HostPortController
-from cilia.controllers.loadbalancer.local_node import LocalNodeController
-from cilia.controllers.loadbalancer.redirects import RedirectTables
-from cilia.controllers.loadbalancer.writer import LoadBalancerTables, Writer
-from cilia.k8s.watch import FollowedSource, Source
+from cilia.loadbalancer.writer import LoadBalancerTables, Writer
+from cilia.node.wiring import KernelEdge, KernelOptions, build_kernel
 from cilia.program.health import HealthReporter, ModuleHealth
-from cilia.reflectors.k8s_watches import K8sWatchReflector
-from cilia.reflectors.nodes import namespace_reflector, node_reflector
-from cilia.reflectors.pod_namespaces import PodNamespaceReflector
-from cilia.reflectors.pods import pod_reflector
-from cilia.reflectors.problems import ProblemReflector
-from cilia.reflectors.services import ServiceReflector
-from reconcilers import socket_termination as sockets
 from reconcilers.config import Config
-from reconcilers.frontend_entries import FrontendConfig
-from reconcilers.frontends import FrontendOperations, run_frontends
+from reconcilers.loadbalancer.frontend_entries import FrontendConfig
+from reconcilers.loadbalancer.frontends import FrontendOperations, run_frontends
+from reconcilers.loadbalancer.health_check_ports import ANY_ADDRESS
 from reconcilers.metrics import PrometheusMetrics
-from reconcilers.node_address_follower import NodeAddressFollower
 from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift, new_drift_table
 from statedb import DB, RWTable, wait_initialized
 from statedb.metrics import observe
-from tables.convergence import Convergence, new_convergence_table
-from tables.draining_backends import DrainingBackend, new_draining_backends_table
-from tables.frontends import Frontend, get_status, set_status
+from tables.cluster.k8s_watches import K8sWatch, new_k8s_watches_table
+from tables.cluster.namespaces import Namespace, new_namespaces_table
+from tables.cluster.nodes import Node, new_nodes_table
+from tables.cluster.pods import Pod, new_pods_table
 from tables.health import Health, new_health_table
-from tables.health_check_ports import HealthCheckPort, new_health_check_ports_table
-from tables.k8s_watches import K8sWatch, new_k8s_watches_table
-from tables.namespaces import Namespace, new_namespaces_table
-from tables.node_addresses import NodeAddress, new_node_addresses_table
-from tables.nodes import Node, new_nodes_table
-from tables.pods import Pod, new_pods_table
+from tables.loadbalancer.convergence import Convergence, new_convergence_table
+from tables.loadbalancer.draining_backends import DrainingBackend, new_draining_backends_table
+from tables.loadbalancer.frontends import Frontend, get_status, set_status
+from tables.loadbalancer.health_check_ports import HealthCheckPort, new_health_check_ports_table
+from tables.node.node_addresses import NodeAddress, new_node_addresses_table
 from tables.problems import Problem, new_problems_table
 
 Job = Callable[[], Awaitable[object]]

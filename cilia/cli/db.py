@@ -11,11 +11,11 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from statedb.columns import layout, positions
 from statedb.errors import RemoteError, StateDBError, Unreachable
-from statedb.queries import At
-from statedb.remote import Form, RemoteChange, RemoteDB, RemoteTxn, Restart, Synced
-from statedb.rendering import check_format, summary_text, value_texts
+from statedb.shown.columns import layout, positions
+from statedb.shown.queries import At
+from statedb.shown.rendering import check_format, summary_text, value_texts
+from statedb.web.remote import Form, RemoteChange, RemoteDB, RemoteTxn, Restart, Synced
 
 Events = Iterator[Restart | RemoteChange[Any] | Synced]
 Decorator = Callable[[Callable[..., Any]], Any]

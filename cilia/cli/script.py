@@ -19,7 +19,7 @@ import click
 
 from cilia.script import ScriptFailed, Suite, run_file
 
-DEFAULT_SUITE = "cilia.agent.script:SUITE"
+DEFAULT_SUITE = "cilia.agent.script.application:SUITE"
 FAILED, UNUSABLE = 1, 2
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cilia.api.client import ApiError, request
-from cilia.cli.output import show
+from cilia.program.output import show
 
 OK, WARN, BAD = "green", "yellow", "red"
 #: By the state of the switch: who has connections that begin now.
@@ -60,7 +60,7 @@ def status(
     """
     wait_s = wait_duration if wait else 0
     if cluster or kubeconfig:
-        from cilia.cli.cluster.status import cluster_status  # with all of a client's libraries
+        from cilia.cli.install.status import cluster_status  # with all of a client's libraries
 
         rollout = cluster_status(kubeconfig, namespace, wait_s)
         show(rollout.as_dict(), output, _text(rollout.lines()))

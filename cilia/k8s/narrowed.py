@@ -12,8 +12,8 @@ from typing import Final
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.resource import Resource
-from cilia.k8s.selectors import Selector, parse_selector
 from cilia.k8s.watch import Delete, Event, Upsert
+from tables.selectors import Selector, parse_selector
 
 
 class NarrowedSource:

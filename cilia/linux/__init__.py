@@ -2,7 +2,7 @@
 """The kernel edge outside BPF: netlink, network namespaces, sysctl, cgroup and mounts.
 
 Belongs here: what talks to the kernel and knows no table. What moves rows does not: see
-`cilia/reflectors/devices.py` (kernel to tables) and `reconcilers/` (tables to kernel). No program
+`cilia/node/devices.py` (kernel to tables) and `reconcilers/` (tables to kernel). No program
 such as ip, tc or sysctl is called. Start at `netlink.py`; `rtnl.py` is what it says as values,
 `netns.py` how everything works inside another namespace.
 """

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from cilia.cluster.access_options import KubernetesOptions
 from cilia.operator.election import Timing
-from cilia.program.kubernetes import KubernetesOptions
 from cilia.program.values import ListenAddress, PositiveDuration
 from cilia.script.environment import parse_duration
 

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from cilia.cluster.access_options import open_client
 from cilia.operator.config import OperatorConfig
 from cilia.operator.wiring import Operator, build
-from cilia.program.kubernetes import open_client
 from cilia.program.serving import metrics_routes, serve, tcp_socket
 
 log = structlog.get_logger("operator")

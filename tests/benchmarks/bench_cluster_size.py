@@ -15,10 +15,10 @@ from ipaddress import IPv4Address
 from bpf.maps.lb import LBMaps
 from cilia.k8s.objects import decode
 from cilia.k8s.watch import Listed, Listing, Upsert
-from cilia.reflectors.services import KINDS
+from cilia.loadbalancer.reflector import KINDS
 from tests.benchmarks.report import Report
 from tests.benchmarks.services_side import Line, resident_bytes
-from tests.k8s.forms import service_form, slice_form
+from tests.cilia.k8s.forms import service_form, slice_form
 
 SERVICES = 10_000
 BACKENDS = 10

@@ -18,18 +18,18 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bpf.maps.lb import LBMaps
-from cilia.controllers.loadbalancer.config import LoadBalancerConfig, LocalNode
-from cilia.controllers.loadbalancer.writer import LoadBalancerTables, Writer
 from cilia.k8s.objects import K8sObject, decode
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Upsert
-from cilia.reflectors.services import KINDS, ServiceReflector
-from reconcilers.frontends import FrontendConfig, FrontendOperations
+from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.reflector import KINDS, ServiceReflector
+from cilia.loadbalancer.writer import LoadBalancerTables, Writer
+from reconcilers.loadbalancer.frontends import FrontendConfig, FrontendOperations
 from reconcilers.reconciler import Reconciler
 from statedb import DB
-from tables.frontends import get_status, set_status
-from tables.node_addresses import new_node_addresses_table
+from tables.loadbalancer.frontends import get_status, set_status
+from tables.node.node_addresses import new_node_addresses_table
 from tables.problems import new_problems_table
-from tests.k8s.forms import service_form, slice_form
+from tests.cilia.k8s.forms import service_form, slice_form
 
 
 class Feed:

@@ -16,7 +16,7 @@ from bpf.link import AttachType, Link
 from bpf.object import Object
 from bpf.program import Program
 from cilia.linux.netlink import Netlink
-from reconcilers.attachment_places import foreign_filters
+from reconcilers.datapath.attachment_places import foreign_filters
 from tests.bpf.sources import build
 from tests.bpf.world import NetworkNamespace
 

@@ -18,8 +18,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from bpf import maglev, reasons
-from bpf.lb_choice import Chooser, Flow, Outcome, Settings
+from bpf import reasons
+from bpf.lb import maglev
+from bpf.lb.choice import Chooser, Flow, Outcome, Settings
 from bpf.maps import lb
 from bpf.maps.ct import CT_MAPS
 from bpf.maps.lb import Algorithm, BackendState, LBMaps, Scope, ServiceFlag

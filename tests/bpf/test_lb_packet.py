@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from scapy.layers.l2 import Ether
 
-from bpf import maglev
+from bpf.lb import maglev
 from bpf.libbpf import lib
 from bpf.maps import lb
 from bpf.maps.lb import (

@@ -17,15 +17,15 @@ import pytest
 
 from bpf.maps import lb
 from cilia.linux.netns import NetNS
-from reconcilers import socket_termination
-from reconcilers.socket_termination import SocketTermination, TerminationConfig
-from reconcilers.translated_sockets import BackendConnections, count_connections
+from cilia.loadbalancer.connections import socket_termination
+from cilia.loadbalancer.connections.socket_termination import SocketTermination, TerminationConfig
+from cilia.loadbalancer.connections.translated_sockets import BackendConnections, count_connections
 from statedb import DB
 from statedb.status import done
 from tables.addressing import L3n4Addr, ServiceName
-from tables.backends import Backend, BackendState, new_backends_table
-from tables.frontends import Frontend, FrontendType, new_frontends_table
-from tables.services import Service
+from tables.loadbalancer.backends import Backend, BackendState, new_backends_table
+from tables.loadbalancer.frontends import Frontend, FrontendType, new_frontends_table
+from tables.loadbalancer.services import Service
 from tables.sources import Source
 from tests.bpf.test_sock import SVC_ONE, SVC_ONE_V6, TCP, UDP, Datapath, packed
 from tests.bpf.test_sock_node import entries, node

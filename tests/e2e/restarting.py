@@ -20,7 +20,7 @@ from tests.e2e.kernel_objects import Kept, kept
 from tests.e2e.killed_agent import Nursery
 from tests.e2e.manifests import served
 from tests.e2e.world import POD_V4, POD_V6, World, world
-from tests.reconcilers.lb_view import Seen, seen
+from tests.reconcilers.loadbalancer.lb_view import Seen, seen
 
 ECHO, ECHO6, CHANGED, GONE = "10.203.0.10", "fd00:203::10", "10.203.0.11", "10.203.0.12"
 View = tuple[dict[str, Seen], dict[str, int]]

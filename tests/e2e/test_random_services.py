@@ -14,7 +14,7 @@ import pytest
 from bpf.errors import BPFError
 from bpf.maps.lb import LBMaps
 from cilia.script import run_file
-from statedb.remote import RemoteDB
+from statedb.web.remote import RemoteDB
 from tests.e2e.random_services import (
     ADDRESS,
     HERE,
@@ -32,7 +32,7 @@ from tests.e2e.random_services import (
     shrink,
 )
 from tests.e2e.world import PATIENCE, POD_V4, POD_V6, World, world
-from tests.reconcilers.lb_view import seen, seen_details
+from tests.reconcilers.loadbalancer.lb_view import seen, seen_details
 from tests.test_scripts import suite_of
 
 STEPS = 120

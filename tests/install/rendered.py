@@ -129,7 +129,7 @@ def _shown(value: Any) -> str:
 # What each file is made by; those of the first group need no helm.
 PAGES: dict[Path, Callable[[], str]] = {ROOT / "docs" / "configuration.md": options}
 RENDERED: dict[Path, Callable[[], str]] = {
-    ROOT / "cilia" / "cli" / "cluster" / "cilia.yaml": manifests
+    ROOT / "cilia" / "cli" / "install" / "cilia.yaml": manifests
 }
 
 

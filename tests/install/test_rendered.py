@@ -39,4 +39,4 @@ def test_manifests_are_stale_when_they_are_edited(tmp_path: Path) -> None:
 
 def test_the_manifests_for_kubectl_are_those_of_the_command() -> None:
     link = ROOT / "install" / "kubernetes" / "cilia.yaml"
-    assert link.is_symlink() and link.resolve() == ROOT / "cilia" / "cli" / "cluster" / "cilia.yaml"
+    assert link.is_symlink() and link.resolve() == ROOT / "cilia" / "cli" / "install" / "cilia.yaml"

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bpf.maps.lb import LBMaps
-from cilia.agent.cluster import cluster_resources
 from cilia.agent.config import AgentConfig
-from cilia.agent.datapath import MemoryDatapath
 from cilia.agent.wiring import Agent, build
+from cilia.cluster.access_options import open_client
+from cilia.cluster.inputs import cluster_resources
+from cilia.datapath.datapath import MemoryDatapath
 from cilia.k8s.api_source import ApiSource
 from cilia.k8s.resource_watch import Options
 from cilia.k8s.watch import Source
 from cilia.program.jobs import run_job
-from cilia.program.kubernetes import open_client
 
 # What is the same object, seen at another moment.
 VOLATILE = ("Since", "Age")

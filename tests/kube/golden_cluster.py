@@ -9,12 +9,12 @@ import json
 from collections import Counter
 from typing import Any, Final
 
+from cilia.cluster.access_options import open_client
 from cilia.k8s.objects import KINDS, K8sObject, ObjectKey
 from cilia.k8s.resource import Resource
 from cilia.k8s.tracker import resource_name
 from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
-from cilia.program.kubernetes import open_client
 
 from .apiserver import ApiServer, Settings
 from .golden_steps import Form, Put, Remove, Replace, Step

@@ -12,7 +12,7 @@ from unittest import mock
 
 import msgspec
 
-from cilia.agent.script import SUITE
+from cilia.agent.script.application import SUITE
 from cilia.k8s.documents import read_yaml
 from cilia.k8s.tracker import Conflict, NotFound, Tracker, TrackerError
 from cilia.script import run_file, txtar
@@ -95,7 +95,7 @@ def recorded(path: Path) -> Sequence[Step]:
     """Runs a script as `make test` does. Raises ScriptFailed."""
     tracker = _Recording()
     with (
-        mock.patch("cilia.agent.script.Tracker", return_value=tracker),
+        mock.patch("cilia.agent.script.application.Tracker", return_value=tracker),
         tempfile.TemporaryDirectory() as directory,
     ):
         run_file(path, SUITE, variant="fake", workdir=Path(directory), sink=lambda text: None)

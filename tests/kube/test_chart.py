@@ -14,7 +14,7 @@ import yaml
 
 from cilia.agent.build_config import write_directory
 from cilia.agent.config import AgentConfig
-from cilia.cli.cluster.manifests import Values, manifests
+from cilia.cli.install.manifests import Values, manifests
 from cilia.operator.command import operator
 from cilia.operator.config import OperatorConfig
 from cilia.program.errors import ProgramError

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cilia.cluster.access_options import open_client
 from cilia.k8s.crds import CiliumLocalRedirectPolicy
 from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
-from cilia.program.kubernetes import open_client
 
 from .apiserver import ApiServer
 

@@ -17,7 +17,7 @@ import pytest
 from cilia.k8s.api_source import ApiSource
 from cilia.k8s.objects import Pod, Service
 from cilia.k8s.watch_state import Anomaly, State
-from tests.k8s.reader import Reader
+from tests.cilia.k8s.reader import Reader
 
 from .agents import api_source, config_for
 from .apiserver import CLIENTS, ApiServer

@@ -7,7 +7,7 @@ from typing import Final
 
 import yaml
 
-from cilia.cli.cluster.manifests import Values, manifests
+from cilia.cli.install.manifests import Values, manifests
 from tests.kube.apiserver import ApiServer
 
 NAMESPACE: Final = "kube-system"

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tables.backends import BackendState
+from tables.loadbalancer.backends import BackendState
 from tests.kube.apiserver import ADMIN, ApiServer, Settings, free_port
 from tests.kube.assets import asset
 from tests.kube.programs import Program

@@ -18,7 +18,7 @@ from cilia.script.commands import CommandLike
 from cilia.script.state import State
 from reconcilers import Config, Drift, Reconciler, new_drift_table
 from statedb import DB, Column, Index, RWTable, new_table
-from statedb.commands import db_commands
+from statedb.shown.commands import db_commands
 from tests.reconcilers.targets import BatchTarget, Row, VerifiableTarget, get_status, set_status
 
 COLUMNS = (

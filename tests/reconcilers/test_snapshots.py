@@ -10,17 +10,17 @@ import anyio
 import msgspec
 import pytest
 
-from cilia.controllers.packet_devices import PacketDeviceConfig, PacketDevicesController
-from reconcilers.backend_audit import BackendAudit
+from cilia.datapath.packet_devices import PacketDeviceConfig, PacketDevicesController
+from cilia.loadbalancer.connections.backend_audit import BackendAudit
 from reconcilers.kernel_watch import DeviceArrivals, KernelWatch
 from statedb import DB, Index, RWTable, Status, new_table
 from statedb.status import pending
-from tables.attachments import new_attachments_table
-from tables.devices import Device, new_devices_table
-from tables.netdevs import new_netdevs_table
-from tests.reconcilers.lb_world import LBWorld
+from tables.datapath.attachments import new_attachments_table
+from tables.datapath.netdevs import new_netdevs_table
+from tables.node.devices import Device, new_devices_table
+from tests.cilia.datapath.test_conntrack import new_maps
+from tests.reconcilers.loadbalancer.lb_world import LBWorld
 from tests.reconcilers.targets import running
-from tests.reconcilers.test_conntrack import new_maps
 
 CHURN = 100
 #: A look of a job that is under way may take this long until it waits.

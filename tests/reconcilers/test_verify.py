@@ -13,7 +13,7 @@ import pytest
 
 from reconcilers import Drift, Reconciler, new_drift_table
 from statedb import DB
-from tests.reconcilers.lb_world import PLAIN, LBWorld, frontend
+from tests.reconcilers.loadbalancer.lb_world import PLAIN, LBWorld, frontend
 from tests.reconcilers.targets import (
     FAST,
     Target,

@@ -19,8 +19,8 @@ import time
 import click
 import structlog
 
-from tests.k8s.fault_proxy import Fault
-from tests.k8s.fault_world import FaultWorld, Outcome, Times
+from tests.cilia.k8s.fault_proxy import Fault
+from tests.cilia.k8s.fault_world import FaultWorld, Outcome, Times
 
 SILENT = (Fault.DROP,)
 VISIBLE_S = 5.0

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from statedb import DB
-from statedb.http import routes
+from statedb.web.server import routes
 
 
 class Server(uvicorn.Server):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statedb import DB, Column, Index, RWTable, new_table
-from statedb.columns import cells, columns_of, layout, positions, select, table_text
 from statedb.errors import UnknownColumn
+from statedb.shown.columns import cells, columns_of, layout, positions, select, table_text
 from tests.statedb_application import Author, Book, Kind, Shelf, new_books, new_shelves
 
 CELL = st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=12)

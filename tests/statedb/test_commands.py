@@ -14,10 +14,10 @@ from cilia.script import run_file
 from cilia.script.flags import parse_flags
 from cilia.script.helptext import command_help
 from cilia.script.state import State
-from statedb.command import Command, Output
-from statedb.commands import db_commands
-from statedb.compare import Expected
 from statedb.errors import CommandFailed, StateDBError, TableMismatch
+from statedb.shown.command import Command, Output
+from statedb.shown.commands import db_commands
+from statedb.shown.compare import Expected
 from tests.statedb_application import SUITE, Book, Library
 
 

@@ -16,8 +16,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from statedb import DB, Index, RWTable, http, new_table
-from statedb.http import routes
+from statedb import DB, Index, RWTable, new_table
+from statedb.web import server as http
+from statedb.web.server import routes
 from tests.statedb.serving import served
 from tests.statedb_application import Book, Library, Shelf
 

@@ -17,8 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from statedb.errors import UnreadableObject
-from statedb.plain import from_plain, json_line, json_text, to_plain
-from statedb.yaml_form import from_yaml, yaml_text
+from statedb.shown.plain import from_plain, json_line, json_text, to_plain
+from statedb.shown.yaml_form import from_yaml, yaml_text
 from tests.statedb_application import Author, Book, Kind, Shelf
 
 PLAIN = st.recursive(

@@ -31,8 +31,8 @@ from statedb.errors import (
     UnknownTable,
     Unreachable,
 )
-from statedb.plain import to_plain
-from statedb.remote import RemoteChange, RemoteDB, Restart, Synced
+from statedb.shown.plain import to_plain
+from statedb.web.remote import RemoteChange, RemoteDB, Restart, Synced
 from tests.statedb.serving import served
 from tests.statedb_application import BY_TAG, BY_YEAR, Book, Library, Shelf
 
@@ -364,7 +364,7 @@ def test_silence_is_told_after_the_timeout(tmp_path: Path) -> None:
 
 def test_reading_remotely_loads_no_server() -> None:
     code = (
-        "import sys, statedb.remote\n"
+        "import sys, statedb.web.remote\n"
         "heavy = {'starlette', 'uvicorn', 'yaml', 'prometheus_client', 'pydantic', 'kubernetes'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

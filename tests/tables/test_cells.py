@@ -13,11 +13,13 @@ import pytest
 
 from statedb import DB, RWTable
 from statedb.status import Status, StatusKind
-from tables import services, times
+from tables import times
 from tables.addressing import IP, L3n4Addr, ServiceName
-from tables.backends import Backend, BackendState, new_backends_table
-from tables.frontend_claims import Conflict, FrontendClaim, new_frontend_claims_table
-from tables.frontends import (
+from tables.health import Health, Level, new_health_table
+from tables.loadbalancer import services
+from tables.loadbalancer.backends import Backend, BackendState, new_backends_table
+from tables.loadbalancer.frontend_claims import Conflict, FrontendClaim, new_frontend_claims_table
+from tables.loadbalancer.frontends import (
     Frontend,
     FrontendParams,
     FrontendType,
@@ -25,10 +27,7 @@ from tables.frontends import (
     set_status,
     with_outcome,
 )
-from tables.health import Health, Level, new_health_table
-from tables.node_addresses import NodeAddress, new_node_addresses_table
-from tables.problems import ORIGIN, Problem, new_problems_table, replace_problems
-from tables.services import (
+from tables.loadbalancer.services import (
     Algorithm,
     ForwardingMode,
     ProxyRedirect,
@@ -38,6 +37,8 @@ from tables.services import (
     TrafficPolicy,
     new_services_table,
 )
+from tables.node.node_addresses import NodeAddress, new_node_addresses_table
+from tables.problems import ORIGIN, Problem, new_problems_table, replace_problems
 from tables.sources import PRIORITY, Source
 
 NAME = ServiceName("test/echo")

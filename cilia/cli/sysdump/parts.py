@@ -21,7 +21,7 @@ import cilia
 from bpf.errors import BPFError
 from cilia.api.client import ApiError, request_text
 from statedb.errors import StateDBError
-from statedb.remote import RemoteDB
+from statedb.web.remote import RemoteDB
 
 __all__ = ["EXPECTED", "Node", "Part", "parts", "redacted", "table_part"]
 

@@ -12,9 +12,9 @@ import click
 
 from cilia.cli.sysdump.archive import ArchiveError, Reader
 from cilia.cli.sysdump.parts import table_part
-from statedb.columns import layout, positions
 from statedb.errors import StateDBError
-from statedb.rendering import check_format, value_texts
+from statedb.shown.columns import layout, positions
+from statedb.shown.rendering import check_format, value_texts
 
 __all__ = ["show_archived"]
 

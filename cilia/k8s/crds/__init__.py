@@ -6,8 +6,8 @@ who acts on them (reflectors). Start at `definitions.py`.
 """
 
 from cilia.k8s.crds.definitions import DEFINITIONS, Definition
-from cilia.k8s.crds.local_redirect_policies import CiliumLocalRedirectPolicy
 from cilia.k8s.crds.node_configs import CiliumNodeConfig
+from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy
 from cilia.k8s.crds.schema import openapi_schema
 from cilia.k8s.objects import register
 

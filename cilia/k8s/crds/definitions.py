@@ -11,11 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cilia.k8s.crds.local_redirect_policies import (
-    CiliumLocalRedirectPolicy,
-    LocalRedirectPolicySpec,
-)
 from cilia.k8s.crds.node_configs import CiliumNodeConfig, NodeConfigSpec
+from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy, LocalRedirectPolicySpec
 from cilia.k8s.crds.schema import openapi_schema
 from cilia.k8s.objects import K8sObject, Model
 

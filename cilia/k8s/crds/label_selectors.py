@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from cilia.k8s.crds.custom import CustomModel
-from cilia.k8s.selectors import Requirement, Selector
+from tables.selectors import Requirement, Selector
 
 __all__ = ["LabelSelector", "LabelSelectorRequirement"]
 

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* Who is spared a local redirection: the pods behind it, which would be sent to themselves. */
+#include "common.h"
+#include "lb.h"
+#include "redirect_skips_types.h"
+#include "tuple.h"
+
+LB_HASH(cilia_skip_lb4, struct skip_lb4_key, struct skip_lb_value);
+LB_HASH(cilia_skip_lb6, struct skip_lb6_key, struct skip_lb_value);
+LB_HASH(cilia_skip_pod4, struct skip_pod4_key, struct skip_lb_value);
+LB_HASH(cilia_skip_pod6, struct skip_pod6_key, struct skip_lb_value);
+
+/* Whether a socket of this network namespace reaches the frontend itself. The maps are asked for
+ * redirected frontends only, so that no other pays for them. */
+static __always_inline bool lrp4_skips(const struct lb_service *svc, __u64 netns_cookie,
+				       __be32 address, __be16 port)
+{
+	struct skip_lb4_key key = {
+		.netns_cookie = netns_cookie,
+		.address = address,
+		.port = port,
+	};
+
+	return svc->type == LB_TYPE_LOCAL_REDIRECT && bpf_map_lookup_elem(&cilia_skip_lb4, &key);
+}
+
+static __always_inline bool lrp6_skips(const struct lb_service *svc, __u64 netns_cookie,
+				       const __be32 *address, __be16 port)
+{
+	struct skip_lb6_key key = { .netns_cookie = netns_cookie, .port = port };
+
+	if (svc->type != LB_TYPE_LOCAL_REDIRECT)
+		return false;
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return bpf_map_lookup_elem(&cilia_skip_lb6, &key);
+}
+
+/* Whether a workload's packet reaches the frontend itself. */
+static __noinline __attribute__((unused)) bool lrp_skips_packet(const struct lb_service *svc,
+								const struct tuple *tuple, bool v6)
+{
+	if (svc->type != LB_TYPE_LOCAL_REDIRECT)
+		return false;
+	if (v6) {
+		struct skip_pod6_key key = { .port = tuple->dport };
+
+		address_copy(key.pod, tuple->saddr, true);
+		address_copy(key.address, tuple->daddr, true);
+		return bpf_map_lookup_elem(&cilia_skip_pod6, &key);
+	} else {
+		struct skip_pod4_key key = {
+			.pod = tuple->saddr[0],
+			.address = tuple->daddr[0],
+			.port = tuple->dport,
+		};
+
+		return bpf_map_lookup_elem(&cilia_skip_pod4, &key);
+	}
+}

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One kind of object into one table, a row an object, for pods, nodes, namespaces and the like.
+
+An object whose row cannot be made is a problem for as long as it is so, and the row that it had
+stays in force. So is what a reader remarks of an object whose row is made.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from cilia.cluster.batch import WAIT_S, batches
+from cilia.k8s.objects import InvalidObject, K8sObject, ObjectKey
+from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
+from statedb import DB, RWTable
+from tables.problems import Problem, replace_problems
+
+K = TypeVar("K", bound=K8sObject)
+T = TypeVar("T")
+
+# Field path and message of all that is wrong with an object; empty: all is well.
+Remarks = Sequence[tuple[str, str]]
+
+INITIALIZER = "k8s"
+
+
+class ObjectReflector(Generic[K, T]):
+    """Follows one kind of a source. ``run`` ends only when it is cancelled.
+
+    ``convert`` gives the row of an object, or None for one that the table does not want; where it
+    may raise InvalidObject, there is a table of ``problems``, and ``warn`` is told each new one.
+    ``remarks`` says what else is wrong with an object, its row being made all the same.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        kind: type[K],
+        db: DB,
+        table: RWTable[T],
+        convert: Callable[[K], T | None],
+        *,
+        wait_s: float = WAIT_S,
+        problems: RWTable[Problem] | None = None,
+        warn: Callable[[Problem], None] = lambda problem: None,
+        remarks: Callable[[K], Remarks] = lambda obj: (),
+    ) -> None:
+        self._source = source
+        self._problems = problems
+        self._warn = warn
+        self._remarks = remarks
+        # Objects of which something is wrong, so that all others cost no look-up.
+        self._wrong: set[ObjectKey] = set()
+        self._kind = kind
+        self._db = db
+        self._table = table
+        self._convert = convert
+        self._wait_s = wait_s
+        # A cache of the table by the key of the object.
+        self._rows: dict[ObjectKey, T] = {}
+        # Objects sent while a list is under way.
+        self._sent: set[ObjectKey] | None = None
+        with db.write_txn(table) as wtxn:
+            self._complete = table.register_initializer(wtxn, INITIALIZER)
+
+    async def run(self) -> None:
+        async for events in batches(self._source.watch(self._kind), self._wait_s):
+            self.apply(events)
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """Writes one batch, in one transaction; of several events for an object, the last."""
+        wanted: dict[ObjectKey, T | None] = {}
+        wrong: dict[ObjectKey, Remarks] = {}
+        listed = False
+        for event in events:
+            match event:
+                case Upsert() if isinstance(event.obj, self._kind):
+                    key = event.obj.key
+                    self._take(key, event.obj, wanted, wrong)
+                    if self._sent is not None:
+                        self._sent.add(key)
+                case Delete():
+                    wanted[event.key] = None
+                    wrong[event.key] = ()
+                case Listing():
+                    self._sent = set()
+                case Listed():
+                    sent, self._sent = self._sent or set(), None
+                    gone = sorted((self._rows.keys() | wanted.keys() | self._wrong) - sent)
+                    wanted.update(dict.fromkeys(gone))
+                    wrong.update(dict.fromkeys(gone, ()))
+                    listed = True
+        self._complain(wrong)
+        self._write(wanted, listed)
+
+    def _take(
+        self,
+        key: ObjectKey,
+        obj: K,
+        wanted: dict[ObjectKey, T | None],
+        wrong: dict[ObjectKey, Remarks],
+    ) -> None:
+        wrong[key] = self._remarks(obj)
+        try:
+            wanted[key] = self._convert(obj)
+        except InvalidObject as error:
+            if self._problems is None:
+                raise
+            wrong[key] = [*error.errors, *wrong[key]]
+
+    def _complain(self, wrong: dict[ObjectKey, Remarks]) -> None:
+        changed = {key: said for key, said in wrong.items() if said or key in self._wrong}
+        if self._problems is None or not changed:
+            return
+        fresh: list[Problem] = []
+        with self._db.write_txn(self._problems) as wtxn:
+            for key, said in changed.items():
+                origin = f"{key[0]}:{key[1]}/{key[2]}"
+                rows = [Problem(origin, text, "", 0, *key, field) for field, text in said]
+                fresh += replace_problems(self._problems, wtxn, origin, rows, time.time())
+        for key, said in changed.items():
+            if said:
+                self._wrong.add(key)
+            else:
+                self._wrong.discard(key)
+        for problem in fresh:
+            self._warn(problem)
+
+    def _write(self, wanted: dict[ObjectKey, T | None], listed: bool) -> None:
+        with self._db.write_txn(self._table) as wtxn:
+            for key, row in wanted.items():
+                before = self._rows.get(key)
+                if row is None and before is not None:
+                    self._table.delete(wtxn, before)
+                elif row is not None and row != before:
+                    self._table.insert(wtxn, row)
+            if listed:
+                self._complete(wtxn)
+        for key, row in wanted.items():
+            if row is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = row
+
+
+def seconds(timestamp: str | None) -> float:
+    """Seconds since the epoch of an RFC 3339 time; 0 for none, or one that is not understood.
+
+    For times that are only ever shown as an age.
+    """
+    try:
+        return datetime.datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
+    except ValueError:
+        return 0.0

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's options on what it reads of the cluster, and how that is checked."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from cilia.cluster.access_options import KubernetesOptions
+from cilia.program.values import PositiveDuration
+from cilia.script.environment import parse_duration
+
+__all__ = ["ClusterOptions"]
+
+
+class ClusterOptions(KubernetesOptions):
+    """What of the cluster is read, and how it is checked."""
+
+    # The pages of the first lists come at once.
+    k8s_client_burst: Annotated[
+        int, Field(ge=1, description="Requests to the API server at once.")
+    ] = 100
+    k8s_service_proxy_name: Annotated[
+        str,
+        Field(
+            description="Serve only services with this service.kubernetes.io/service-proxy-name;"
+            " default: only those without."
+        ),
+    ] = ""
+    k8s_watch_list_page_size: Annotated[
+        int, Field(ge=1, le=10_000, description="Objects in a page of a list.")
+    ] = 1000
+    k8s_watch_proof_interval: Annotated[
+        PositiveDuration,
+        Field(description="How often each watch is compared with a list of versions."),
+    ] = "1m"
+
+    @property
+    def proof_interval_s(self) -> float:
+        return parse_duration(self.k8s_watch_proof_interval)
+
+    @property
+    def reads_api_server(self) -> bool:
+        """Somebody said where an API server is, or who we are to it."""
+        named = self.k8s_api_server or self.k8s_api_server_urls or self.k8s_kubeconfig_path
+        return bool(named)

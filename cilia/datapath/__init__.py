@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps and programs of the node: opening, devices, conntrack, drift.
+
+Belongs here: what every feature of the datapath shares. Start with `datapath.py`.
+"""
+
+__all__: list[str] = []

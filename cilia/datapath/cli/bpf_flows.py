@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cilia bpf ct|nat|metrics`: connections, translations and counters of the datapath."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cilia.program.output import show
+from statedb.shown.columns import layout
+
+if TYPE_CHECKING:
+    from bpf.maps.map import Map
+    from bpf.maps.nat import NatKey
+
+Row = dict[str, Any]
+
+BPF_ROOT = click.option(
+    "--bpf-root",
+    type=click.Path(path_type=Path),
+    default=Path("/sys/fs/bpf"),
+    show_default=True,
+    help="As given to the agent.",
+)
+OUTPUT = click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table"
+)
+
+
+@click.group()
+def ct() -> None:
+    """Connection tracking."""
+
+
+@ct.command(name="list")
+@BPF_ROOT
+@OUTPUT
+@click.pass_context
+def list_connections(ctx: click.Context, bpf_root: Path, output: str) -> None:
+    """Every connection that the datapath knows, expired ones that were not collected yet too.
+
+    \b
+    Examples:
+      cilia bpf ct list
+      cilia bpf ct list -o json
+    """
+    from bpf.maps.ct import CT_MAPS
+
+    rows = list(_rows(_maps_dir(ctx, bpf_root), CT_MAPS, _connections))
+    columns = ["protocol", "direction", "source", "destination", "translated", "expires_in_s"]
+    _show(rows, [*columns, "backend_id", "rev_nat", "flags", "packets", "bytes"], output)
+
+
+@click.group()
+def nat() -> None:
+    """Source translation."""
+
+
+@nat.command(name="list")
+@BPF_ROOT
+@OUTPUT
+@click.pass_context
+def list_translations(ctx: click.Context, bpf_root: Path, output: str) -> None:
+    """Ways back of translated sources; those of clients have the way there in `cilia bpf ct list`.
+
+    \b
+    Examples:
+      cilia bpf nat list
+      cilia bpf nat list -o yaml
+    """
+    from bpf.maps.nat import NAT_MAPS
+
+    rows = list(_rows(_maps_dir(ctx, bpf_root), NAT_MAPS, _translations))
+    columns = ["protocol", "direction", "source", "destination", "translated", "expires_in_s"]
+    _show(rows, [*columns, "rev_nat", "flags"], output)
+
+
+@click.group()
+def metrics() -> None:
+    """Counters of packets."""
+
+
+@metrics.command(name="list")
+@BPF_ROOT
+@OUTPUT
+@click.pass_context
+def list_metrics(ctx: click.Context, bpf_root: Path, output: str) -> None:
+    """What the datapath dropped and why, and what it forwarded, since its maps were made.
+
+    \b
+    Examples:
+      cilia bpf metrics list
+      cilia bpf metrics list -o json
+    """
+    rows = list(_rows(_maps_dir(ctx, bpf_root), ["cilia_metrics"], _counters))
+    rows.sort(key=lambda row: (row["reason"], row["direction"], row["file"], row["line"]))
+    _show(rows, ["reason", "direction", "packets", "bytes", "line", "file"], output)
+
+
+def _maps_dir(ctx: click.Context, bpf_root: Path) -> Path:
+    return bpf_root / str(ctx.obj["instance"]) / "maps"
+
+
+def _rows(directory: Path, names: Any, read: Callable[[Map], Iterator[Row]]) -> Iterator[Row]:
+    """What `read` finds in each of the pinned maps.
+
+    Raises: ClickException when none is pinned, or when one cannot be opened.
+    """
+    from bpf.errors import BPFError, NotFound
+    from bpf.maps.map import Map
+
+    found = False
+    for name in names:
+        try:
+            opened = Map.open_pinned(directory / name)
+        except NotFound:
+            continue
+        except BPFError as error:
+            raise click.ClickException(f"{error}: run this as root") from None
+        found = True
+        with opened:
+            yield from read(opened)
+    if not found:
+        raise click.ClickException(
+            f"{', '.join(names)}: not pinned below {directory}: no agent of this instance has run"
+        )
+
+
+def _connections(opened: Map) -> Iterator[Row]:
+    from bpf.maps import ct as maps
+    from bpf.maps.text import endpoint_text
+
+    now = int(time.monotonic())
+    for key, entry in maps.connections(opened):
+        source = entry.translated_source(key)
+        yield {
+            "protocol": _protocol(key.proto),
+            "direction": maps.Direction(key.direction).name.lower(),
+            "source": key.source_text,
+            "destination": key.destination_text,
+            "expires_in_s": entry.expires_s - now,
+            "backend_id": entry.backend_id,
+            "rev_nat": entry.rev_nat,
+            "source_identity": entry.source_identity,
+            "flags": _flags(maps.CtFlag(entry.flags)),
+            "packets": entry.packets,
+            "bytes": entry.bytes,
+            "reply_packets": entry.reply_packets,
+            "reply_bytes": entry.reply_bytes,
+            "translated": "" if source is None else f"source {endpoint_text(*source)}",
+            "ifindex": entry.ifindex,
+            "age_s": now - entry.created_s,
+        }
+
+
+def _translations(opened: Map) -> Iterator[Row]:
+    from bpf.maps import nat as maps
+
+    now = int(time.monotonic())
+    for key, value in maps.translations(opened):
+        yield {
+            "protocol": _protocol(key.proto),
+            "direction": maps.NatDirection(key.direction).name.lower(),
+            "source": key.source_text,
+            "destination": key.destination_text,
+            "translated": _translated(key, value.address, value.port),
+            "expires_in_s": value.expires_s - now,
+            "rev_nat": value.rev_nat,
+            "flags": _flags(maps.NatFlag(value.flags)),
+            "ifindex": value.ifindex,
+            "age_s": now - value.created_s,
+        }
+
+
+def _translated(key: NatKey, address: bytes, port: int) -> str:
+    from bpf.maps.nat import NatDirection
+    from bpf.maps.text import endpoint_text
+
+    side = "source" if key.direction == NatDirection.OUT else "destination"
+    return f"{side} {endpoint_text(address, port)}"
+
+
+def _counters(opened: Map) -> Iterator[Row]:
+    from bpf import events, reasons
+    from bpf.maps.percpu import PerCpuMap
+
+    for metric in events.read_metrics(PerCpuMap(opened.detach_fd())):
+        yield {
+            "reason": reasons.reason_label(metric.reason),
+            "direction": events.Direction(metric.direction).name.lower(),
+            "packets": metric.packets,
+            "bytes": metric.bytes,
+            "line": metric.line,
+            "file": reasons.file_label(metric.file),
+        }
+
+
+def _protocol(number: int) -> str:
+    from bpf.maps.text import PROTOCOL_NAMES
+
+    names = {socket.IPPROTO_ICMP: "ICMP", socket.IPPROTO_ICMPV6: "ICMPv6", **PROTOCOL_NAMES}
+    return names.get(number, str(number))
+
+
+def _flags(flags: Any) -> str:
+    return ",".join(flag.name.lower().replace("_", "-") for flag in flags)
+
+
+def _show(rows: list[Row], columns: list[str], output: str) -> None:
+    """A table has the columns that fit a terminal, the other forms have all."""
+    heads = [column.replace("_", " ").capitalize() for column in columns]
+    cells = [[str(row[column]) for column in columns] for row in rows]
+    show(rows, output, layout([heads, *cells]))

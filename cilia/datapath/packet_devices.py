@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices to programs: which device of the node runs which packet program at which hook.
+
+Devices that face other nodes (*selected*) get the programs of the node, and a row in ``netdevs``
+with the addresses that translated packets leave with; host ends of pods' devices get those of pods.
+Everything else is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from cilia.node.node_addresses import sorted_addresses
+from statedb import DB, RWTable, Table, WriteTxn, wait_initialized
+from tables.addressing import IP
+from tables.datapath.attachments import AttachHook, Attachment, XdpMode, attachment_key
+from tables.datapath.netdevs import Netdev
+from tables.node.devices import Device
+from tables.node.routes import RouteScope
+
+__all__ = ["OWNER", "PacketDeviceConfig", "PacketDevicesController"]
+
+#: Owner of the attachments.
+OWNER: Final = "cilia"
+
+#: Program of each hook, by the kind of device.
+NODE_PROGRAMS: Final = {AttachHook.INGRESS: "from_netdev", AttachHook.EGRESS: "to_netdev"}
+POD_PROGRAMS: Final = {AttachHook.INGRESS: "from_pod", AttachHook.EGRESS: "to_pod"}
+XDP_PROGRAM: Final = "from_netdev_xdp"
+
+
+class PacketDeviceConfig(msgspec.Struct, frozen=True):
+    # Directory of the programs' pins.
+    programs_dir: str
+    # None: no XDP.
+    xdp: XdpMode | None = None
+    # A driver that cannot is left to tc.
+    xdp_optional: bool = False
+
+
+class PacketDevicesController:
+    """One task calls `run`. Owns all of ``netdevs``, and the rows of `OWNER` in ``attachments``."""
+
+    def __init__(
+        self,
+        db: DB,
+        devices: Table[Device],
+        netdevs: RWTable[Netdev],
+        attachments: RWTable[Attachment],
+        config: PacketDeviceConfig,
+        is_pod_device: Callable[[Device], bool],
+    ) -> None:
+        self._db = db
+        self._devices = devices
+        self._netdevs = netdevs
+        self._attachments = attachments
+        self._config = config
+        self._is_pod_device = is_pod_device
+        with db.write_txn(netdevs, attachments) as wtxn:
+            self._initialized = [
+                table.register_initializer(wtxn, "packet-devices")
+                for table in (netdevs, attachments)
+            ]
+
+    async def run(self) -> None:
+        """Follow the table of devices for ever."""
+        await wait_initialized(self._db, self._devices)
+        while True:
+            txn = self._db.read_txn()
+            devices, changed = self._devices.all_watch(txn)
+            self.step(list(devices))
+            await changed.wait()
+
+    def step(self, devices: Iterable[Device]) -> None:
+        """Write what differs; the first call makes the tables initialized."""
+        netdevs: dict[int, Netdev] = {}
+        attachments: list[Attachment] = []
+        for dev in devices:
+            if dev.selected:
+                netdevs[dev.index] = netdev_of(dev)
+                attachments += self._node_attachments(dev)
+            elif dev.is_up and self._is_pod_device(dev):
+                attachments += self._of(dev, POD_PROGRAMS)
+        with self._db.write_txn(self._netdevs, self._attachments) as wtxn:
+            self._write_netdevs(wtxn, netdevs)
+            self._write_attachments(wtxn, attachments)
+            while self._initialized:
+                self._initialized.pop()(wtxn)
+
+    def _node_attachments(self, dev: Device) -> Iterator[Attachment]:
+        yield from self._of(dev, NODE_PROGRAMS)
+        if self._config.xdp is not None:
+            yield Attachment(
+                target=dev.name,
+                hook=AttachHook.XDP,
+                owner=OWNER,
+                program=f"{self._config.programs_dir}/{XDP_PROGRAM}",
+                xdp_mode=self._config.xdp,
+                optional=self._config.xdp_optional,
+            )
+
+    def _of(self, dev: Device, programs: dict[AttachHook, str]) -> Iterator[Attachment]:
+        for hook, program in programs.items():
+            path = f"{self._config.programs_dir}/{program}"
+            yield Attachment(target=dev.name, hook=hook, owner=OWNER, program=path)
+
+    def _write_netdevs(self, wtxn: WriteTxn, wanted: dict[int, Netdev]) -> None:
+        for old in list(self._netdevs.all(wtxn)):
+            if old.index not in wanted:
+                self._netdevs.delete(wtxn, old)
+        for row in wanted.values():
+            found = self._netdevs.get(wtxn, row.index)
+            if found is None or msgspec.structs.replace(found, status=row.status) != row:
+                self._netdevs.insert(wtxn, row)
+
+    def _write_attachments(self, wtxn: WriteTxn, wanted: list[Attachment]) -> None:
+        keys = {attachment_key(row) for row in wanted}
+        for old in list(self._attachments.all(wtxn)):
+            if old.owner == OWNER and attachment_key(old) not in keys:
+                self._attachments.delete(wtxn, old)
+        for row in wanted:
+            found = self._attachments.get(wtxn, attachment_key(row))
+            if found is None or _wish(found) != _wish(row):
+                self._attachments.insert(wtxn, row)
+
+
+def _wish(row: Attachment) -> tuple[object, ...]:
+    """What the controller says of a row; the rest is the reconciler's."""
+    return row.program, row.order, row.xdp_mode, row.optional
+
+
+def netdev_of(dev: Device) -> Netdev:
+    """The row of a selected device: the best global address of each family."""
+    best: dict[bool, IP] = {}
+    for address in sorted_addresses(dev.addresses):
+        if address.scope < RouteScope.LINK:
+            best.setdefault(address.address.is_ipv6, address.address)
+    return Netdev(dev.index, dev.name, best.get(False), best.get(True))

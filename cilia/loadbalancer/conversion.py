@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a Kubernetes Service to its row and the frontends that it asks for; pure.
+
+Frontends come in the order of their addresses, which is the order in which they are written and so,
+later, the order in which ids are given out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from cilia.k8s import objects as k8s
+from cilia.loadbalancer import annotations as ann
+from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr, ServiceName, pack_ip
+from tables.loadbalancer.frontends import FrontendParams, FrontendType
+from tables.loadbalancer.services import (
+    Algorithm,
+    ForwardingMode,
+    ProxyDelegation,
+    Service,
+    SourceRangesPolicy,
+    TrafficDistribution,
+    TrafficPolicy,
+)
+from tables.sources import Source
+
+DEFAULT_AFFINITY_TIMEOUT_S: Final = 10800
+_SURROGATES: Final = {"IPv4": "0.0.0.0", "IPv6": "::"}
+_NONE: Final[dict[str, str]] = {}
+_EXTERNAL: Final = (SCOPE_EXTERNAL,)
+_BOTH: Final = (SCOPE_EXTERNAL, SCOPE_INTERNAL)
+T = TypeVar("T")
+
+# Pairs of annotation and what is wrong with it.
+Warnings = list[tuple[str, str]]
+
+
+class ConvertedService(msgspec.Struct, frozen=True):
+    """``service`` is None when the Service is meant for other nodes."""
+
+    name: ServiceName
+    service: Service | None
+    frontends: tuple[FrontendParams, ...] = ()
+    warnings: Warnings = []
+
+
+def convert_service(
+    obj: k8s.Service, config: LoadBalancerConfig, node: LocalNode, source: Source = Source.K8S
+) -> ConvertedService:
+    """Never fails: an annotation that means nothing is left out and reported in ``warnings``."""
+    meta, spec = obj.metadata, obj.spec
+    name = ServiceName(f"{meta.namespace}/{meta.name}")
+    notes = meta.annotations
+    warnings: Warnings = []
+    if notes and not _is_for_node(notes, node, warnings):
+        return ConvertedService(name, None, (), warnings)
+    ext, int_ = _policies(spec)
+    asked = _annotated(notes, config, warnings) if notes else _NOTHING_ASKED
+    service = Service(  # by position: by name it takes five times as long
+        name,
+        source,
+        meta.labels or _NONE,
+        notes or _NONE,
+        spec.selector or _NONE,
+        _port_names(spec.ports or ()),
+        ext,
+        int_,
+        asked.forwarding_mode,
+        asked.algorithm,
+        _affinity_timeout(spec),
+        spec.load_balancer_class,
+        None,  # proxy_redirect: no Service object asks for one
+        asked.proxy_delegation,
+        spec.health_check_node_port,
+        False,  # loopback_host_port: of host ports alone
+        _source_ranges(spec),
+        asked.source_ranges_policy,
+        _distribution(spec, notes, int_),
+        asked.scale_to_zero,
+    )
+    return ConvertedService(
+        name, service, _frontends(obj, service, asked.exposed, config), warnings
+    )
+
+
+def _port_names(ports: Sequence[k8s.ServicePort]) -> Mapping[str, int]:
+    if len(ports) == 1:
+        return _only_port(ports[0].name, ports[0].port)
+    return {port.name: port.port for port in ports}
+
+
+@lru_cache(1024)
+def _only_port(name: str, port: int) -> Mapping[str, int]:
+    """Shared: most services have one port, and of these most have the same few."""
+    return {name: port}
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    exposed: frozenset[str] | None = None
+    algorithm: Algorithm = Algorithm.UNDEF
+    forwarding_mode: ForwardingMode = ForwardingMode.UNDEF
+    source_ranges_policy: SourceRangesPolicy = SourceRangesPolicy.ALLOW
+    proxy_delegation: ProxyDelegation = ProxyDelegation.NONE
+    scale_to_zero: bool = False
+
+
+_NOTHING_ASKED: Final = _Asked()
+
+
+def _annotated(notes: Mapping[str, str], config: LoadBalancerConfig, warnings: Warnings) -> _Asked:
+    """The algorithm is kept, and shown, whether or not the node lets a service choose."""
+    warnings.extend(_ignored(error) for error in ann.of_clusters(notes))
+    return _Asked(
+        _read(lambda: ann.exposed_types(notes), None, warnings),
+        _read(lambda: ann.algorithm(notes), Algorithm.UNDEF, warnings),
+        _read(lambda: ann.forwarding_mode(notes), ForwardingMode.UNDEF, warnings)
+        if config.bpf_lb_mode_annotation
+        else ForwardingMode.UNDEF,
+        _read(lambda: ann.source_ranges_policy(notes), SourceRangesPolicy.ALLOW, warnings),
+        _read(lambda: ann.proxy_delegation(notes), ProxyDelegation.NONE, warnings),
+        _read(lambda: ann.scale_to_zero(notes), False, warnings),
+    )
+
+
+def _is_for_node(notes: Mapping[str, str], node: LocalNode, warnings: Warnings) -> bool:
+    return _read(lambda: ann.is_for_node(notes, node), True, warnings)
+
+
+def _read(reader: Callable[[], T], default: T, warnings: Warnings) -> T:
+    try:
+        return reader()
+    except ann.IgnoredAnnotation as error:
+        warnings.append(_ignored(error))
+        return default
+
+
+def _ignored(error: ann.IgnoredAnnotation) -> tuple[str, str]:
+    return f"metadata.annotations[{error.name}]", f"is ignored: {error.message}"
+
+
+def _policies(spec: k8s.ServiceSpec) -> tuple[TrafficPolicy, TrafficPolicy]:
+    return (
+        TrafficPolicy.LOCAL if spec.external_traffic_policy == "Local" else TrafficPolicy.CLUSTER,
+        TrafficPolicy.LOCAL if spec.internal_traffic_policy == "Local" else TrafficPolicy.CLUSTER,
+    )
+
+
+def _affinity_timeout(spec: k8s.ServiceSpec) -> int:
+    if spec.session_affinity != "ClientIP":
+        return 0
+    config = spec.session_affinity_config
+    timeout_s = config.client_ip.timeout_seconds if config and config.client_ip else None
+    return timeout_s or DEFAULT_AFFINITY_TIMEOUT_S
+
+
+def _source_ranges(spec: k8s.ServiceSpec) -> tuple[Any, ...]:
+    ranges = spec.load_balancer_source_ranges
+    return tuple(ipaddress.ip_network(cidr, strict=False) for cidr in ranges) if ranges else ()
+
+
+def _distribution(
+    spec: k8s.ServiceSpec, notes: Mapping[str, str] | None, internal: TrafficPolicy
+) -> TrafficDistribution:
+    """The spec's preference, else the older annotation's; an internal Local rules both out."""
+    if internal is TrafficPolicy.LOCAL:
+        return TrafficDistribution.DEFAULT
+    if spec.traffic_distribution:
+        try:
+            return TrafficDistribution(spec.traffic_distribution)
+        except ValueError:
+            # A preference of a newer Kubernetes: none that is known here.
+            return TrafficDistribution.DEFAULT
+    if notes and ann.wants_topology(notes):
+        return TrafficDistribution.PREFER_SAME_ZONE
+    return TrafficDistribution.DEFAULT
+
+
+def _frontends(
+    obj: k8s.Service,
+    service: Service,
+    exposed: frozenset[str] | None,
+    config: LoadBalancerConfig,
+) -> tuple[FrontendParams, ...]:
+    spec = obj.spec
+    if spec.type == "ExternalName" or not spec.ports or is_headless(obj):
+        return ()
+    all_ = _all_frontends(obj, service, exposed, config)
+    if len(all_) == 1:
+        return (all_[0],)
+    # One frontend an address: a ClusterIP that is also an external IP stays a ClusterIP.
+    found: dict[L3n4Addr, FrontendParams] = {}
+    for params in all_:
+        found.setdefault(params.address, params)
+    return tuple([found[address] for address in sorted(found)])
+
+
+def is_headless(obj: k8s.Service) -> bool:
+    labels = obj.metadata.labels
+    if labels and ann.HEADLESS_LABEL in labels:
+        return True
+    ips = (obj.spec.cluster_ip, *(obj.spec.cluster_ips or ()))
+    return "none" in [ip.lower() for ip in ips]
+
+
+def _all_frontends(
+    obj: k8s.Service,
+    service: Service,
+    exposed: frozenset[str] | None,
+    config: LoadBalancerConfig,
+) -> list[FrontendParams]:
+    spec, found = obj.spec, list[FrontendParams]()
+    kind = spec.type
+    scopes = _EXTERNAL if service.ext_traffic_policy is service.int_traffic_policy else _BOTH
+    if exposed is None or "ClusterIP" in exposed:
+        ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
+        _at(found, spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config)
+    if kind in ("NodePort", "LoadBalancer"):
+        if config.kube_proxy_replacement and (exposed is None or "NodePort" in exposed):
+            _node_ports(found, spec, scopes, config)
+        if kind == "LoadBalancer" and (exposed is None or "LoadBalancer" in exposed):
+            _at(found, spec, _virtual_ips(obj.status), FrontendType.LOAD_BALANCER, scopes, config)
+    external_ips = spec.external_ips
+    if external_ips and config.enable_external_ips:
+        _at(found, spec, external_ips, FrontendType.EXTERNAL_IPS, scopes, config)
+    return found
+
+
+def _at(
+    found: list[FrontendParams],
+    spec: k8s.ServiceSpec,
+    ips: Iterable[str],
+    type_: FrontendType,
+    scopes: tuple[int, ...],
+    config: LoadBalancerConfig,
+) -> None:
+    """Adds each port at each address, in each scope."""
+    for ip in ips:
+        if not ip or not (config.enable_ipv6 if ":" in ip else config.enable_ipv4):
+            continue
+        packed = pack_ip(ip)
+        for port in spec.ports or ():
+            number = port.port
+            for scope in scopes:
+                address = L3n4Addr.of(packed, number, port.protocol, scope)
+                found.append(FrontendParams(address, type_, port.name, number))
+
+
+def _node_ports(
+    found: list[FrontendParams],
+    spec: k8s.ServiceSpec,
+    scopes: tuple[int, ...],
+    config: LoadBalancerConfig,
+) -> None:
+    """Adds the surrogate address of each family; the reconciler knows the node's addresses."""
+    for family in _families(spec):
+        if not (config.enable_ipv6 if family == "IPv6" else config.enable_ipv4):
+            continue
+        packed = pack_ip(_SURROGATES[family])
+        for port in spec.ports or ():
+            for scope in scopes if port.node_port else ():
+                address = L3n4Addr.of(packed, port.node_port, port.protocol, scope)
+                found.append(FrontendParams(address, FrontendType.NODE_PORT, port.name, port.port))
+
+
+def _families(spec: k8s.ServiceSpec) -> list[str]:
+    """As stated, else as the cluster addresses are."""
+    if spec.ip_families:
+        return list(spec.ip_families)
+    ips = spec.cluster_ips or [spec.cluster_ip]
+    return list(dict.fromkeys("IPv6" if ":" in ip else "IPv4" for ip in ips if ip))
+
+
+def _virtual_ips(status: k8s.ServiceStatus | None) -> list[str]:
+    """Addresses that the load balancer leaves for the node to answer (KEP-1860: mode VIP)."""
+    balancer = status.load_balancer if status else None
+    ingresses = balancer.ingress if balancer else None
+    return [
+        ingress.ip for ingress in ingresses or () if ingress.ip and ingress.ip_mode in (None, "VIP")
+    ]

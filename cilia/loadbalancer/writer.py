@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one writer of ``services``, ``frontends`` and ``backends``; it keeps them consistent.
+
+Everything happens in one write transaction over all tables, one ``ServiceChange`` a service:
+
+    1. the backends of the change's source replace what that source said before;
+    2. the service row and its frontends replace the previous ones, unless an address is owned by
+       another service: then all stays as it was and a claim waits (first owner keeps); of several
+       sources that define a service, the preferred one is served and the others wait;
+    3. every frontend that shows the service's backends gets them selected anew, and is pending;
+    4. addresses that became free go to the claim that has waited longest.
+
+What does not change is not written, so that the reconciler sees true changes only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from cilia.loadbalancer.claim_queue import ClaimQueue
+from cilia.loadbalancer.claims import asks_for, grantable
+from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.selection import in_order, probed, select_backends
+from cilia.loadbalancer.shadows import Shadows, is_preferred
+from statedb import DB, RWTable, WriteTxn
+from statedb.status import pending
+from tables.addressing import L3n4Addr, ServiceName
+from tables.loadbalancer import backends as be_table
+from tables.loadbalancer import frontends as fe_table
+from tables.loadbalancer.backends import Backend, new_backends_table
+from tables.loadbalancer.frontend_claims import FrontendClaim, new_frontend_claims_table
+from tables.loadbalancer.frontends import (
+    Frontend,
+    FrontendParams,
+    new_frontends_table,
+    params_of,
+    set_status,
+)
+from tables.loadbalancer.services import Service, new_services_table
+from tables.loadbalancer.shadowed_services import new_shadowed_services_table
+from tables.problems import Problem
+from tables.sources import Source
+
+
+class Keep(Enum):
+    """Says of a part of a change that it stays as it is."""
+
+    KEEP = "keep"
+
+
+KEEP: Final = Keep.KEEP
+
+
+class ServiceChange(msgspec.Struct, frozen=True, gc=False):
+    """What becomes of one service."""
+
+    name: ServiceName
+    # None: the service goes, and its frontends with it.
+    service: Service | Keep | None = KEEP
+    # All that the service asks for, in address order; meaningless without a service.
+    frontends: Sequence[FrontendParams] = ()
+    # All that ``source`` in ``cluster_id`` has for this service now.
+    backends: Sequence[Backend] | Keep = KEEP
+    source: Source = Source.K8S
+    cluster_id: int = 0
+
+
+class LoadBalancerTables:
+    """The tables that belong together; ``problems`` is shared with others."""
+
+    def __init__(self, db: DB, problems: RWTable[Problem]) -> None:
+        self.services = new_services_table(db)
+        self.frontends = new_frontends_table(db)
+        self.backends = new_backends_table(db)
+        self.claims = new_frontend_claims_table(db)
+        self.shadows = new_shadowed_services_table(db)
+        self.problems = problems
+
+
+RedirectFor = Callable[[ServiceName, FrontendParams], ServiceName | None]
+
+
+def _never(_: Service) -> bool:
+    return False
+
+
+class Writer:
+    """Validated write access to the load-balancing tables.
+
+    The node and the predicate for health-checked services may change while running; both are
+    followed by ``refresh_all``. ``redirect_for`` tells where a frontend that is new is redirected.
+    """
+
+    def __init__(
+        self,
+        db: DB,
+        tables: LoadBalancerTables,
+        config: LoadBalancerConfig,
+        node: LocalNode,
+        *,
+        now: Callable[[], float] = time.time,
+        warn: Callable[[Problem], None] = lambda problem: None,
+    ) -> None:
+        self.db = db
+        self.tables = tables
+        self.config = config
+        self.node = node
+        self.is_health_checked: Callable[[Service], bool] = _never
+        self.redirect_for: RedirectFor | None = None
+        self.now = now
+        # Whether a frontend was ever redirected, which saves a look-up for each change until then.
+        self._redirects = False
+        self._claims = ClaimQueue(tables.frontends, tables.claims, tables.problems, now, warn)
+        self._shadows = Shadows(tables.shadows, tables.problems, now, warn)
+
+    def write_txn(self) -> WriteTxn:
+        """A transaction over everything that ``apply`` may write."""
+        t = self.tables
+        return self.db.write_txn(
+            t.services, t.frontends, t.backends, t.claims, t.shadows, t.problems
+        )
+
+    def register_initializer(self, name: str) -> Callable[[WriteTxn], None]:
+        """Nothing is pruned from the datapath until the returned function was called."""
+        t = self.tables
+        with self.write_txn() as wtxn:
+            done = [
+                t.services.register_initializer(wtxn, name),
+                t.frontends.register_initializer(wtxn, name),
+                t.backends.register_initializer(wtxn, name),
+            ]
+
+        def complete(wtxn: WriteTxn) -> None:
+            for mark in done:
+                mark(wtxn)
+
+        return complete
+
+    def apply(self, wtxn: WriteTxn, change: ServiceChange) -> None:
+        """Makes one change. Idempotent."""
+        name, t = change.name, self.tables
+        rows: Sequence[Backend] = t.backends.list(wtxn, name, be_table.SERVICE)
+        moved = False
+        if change.backends is not KEEP:
+            rows, moved = self._set_backends(wtxn, rows, change, change.backends)
+        addresses: list[L3n4Addr] = []
+        if change.service is KEEP:
+            if moved:
+                self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.SERVICE), rows)
+        elif change.service is None:
+            addresses = self._delete_service(wtxn, name, change.source)
+        else:
+            addresses = self._upsert_service(
+                wtxn, change.service, change.frontends, rows, moved=moved
+            )
+        if moved and self._redirects:
+            self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.REDIRECT), rows)
+        if addresses and t.claims.num_objects(wtxn):
+            self._settle(wtxn, addresses)
+
+    # -- backends
+
+    def _set_backends(
+        self,
+        wtxn: WriteTxn,
+        rows: Sequence[Backend],
+        change: ServiceChange,
+        wanted: Sequence[Backend],
+    ) -> tuple[Sequence[Backend], bool]:
+        """Writes the difference; returns all rows of the service and whether any changed."""
+        table = self.tables.backends
+        if not rows:
+            table.insert_many(wtxn, wanted)
+            return wanted, bool(wanted)
+        old: dict[L3n4Addr, Backend] = {}
+        others: list[Backend] = []
+        for be in rows:
+            if be.source is change.source and be.cluster_id == change.cluster_id:
+                old[be.address] = be
+            else:
+                others.append(be)
+        changed = False
+        for be in wanted:
+            before = old.pop(be.address, None)
+            if before is not None:
+                be = _with_health_of(before, be)
+                if before == be:
+                    others.append(before)
+                    continue
+            table.insert(wtxn, be)
+            others.append(be)
+            changed = True
+        for be in old.values():
+            table.delete(wtxn, be)
+            changed = True
+        return others, changed
+
+    def set_backend_health(
+        self, wtxn: WriteTxn, name: ServiceName, address: L3n4Addr, *, healthy: bool
+    ) -> bool:
+        """Records a probe; true if it changed anything. Unknown backends are not recorded."""
+        table = self.tables.backends
+        rows = list(table.list(wtxn, name, be_table.SERVICE))
+        changed = False
+        for i, be in enumerate(rows):
+            known = be.unhealthy is not healthy and be.unhealthy_updated_at is not None
+            if be.address != address or known:
+                continue
+            rows[i] = msgspec.structs.replace(
+                be, unhealthy=not healthy, unhealthy_updated_at=self.now()
+            )
+            table.insert(wtxn, rows[i])
+            changed = True
+        if changed:
+            self.refresh_service(wtxn, name)
+        return changed
+
+    # -- services and frontends
+
+    def _upsert_service(
+        self,
+        wtxn: WriteTxn,
+        svc: Service,
+        wanted: Sequence[FrontendParams],
+        rows: Sequence[Backend],
+        *,
+        moved: bool,
+    ) -> list[L3n4Addr]:
+        """Returns the addresses that claims may be concerned with: taken, given up, waited for."""
+        t, name = self.tables, svc.name
+        before = t.services.get(wtxn, name)
+        present: dict[L3n4Addr, Frontend] = {}
+        if before is not None:
+            present = {fe.address: fe for fe in t.frontends.list(wtxn, name, fe_table.SERVICE)}
+            if is_preferred(before, svc):
+                self._shadows.put(wtxn, svc, wanted, before)
+                if moved:
+                    self._refresh(wtxn, present.values(), rows)
+                return []
+        conflicts = self._claims.conflicts(wtxn, name, wanted)
+        if conflicts:
+            self._claims.put(wtxn, svc, wanted, conflicts)
+            if moved:
+                self._refresh(wtxn, present.values(), rows)
+            # An owner that waits too may wait for what this service has and asks for no more.
+            return [c.address for c in conflicts if t.claims.get(wtxn, c.owner) is not None]
+        waiting = self._claims.drop(wtxn, name)
+        if waiting is not None and waiting.service.source is not svc.source:
+            self._shadows.put(wtxn, waiting.service, waiting.frontends, svc)
+        if before is not None and before == svc:
+            svc = before
+        else:
+            if before is not None and before.source is not svc.source:
+                self._shadows.put(wtxn, before, map(params_of, present.values()), svc)
+                self._shadows.drop(wtxn, name, svc.source)
+            t.services.insert(wtxn, svc)
+        candidates = in_order(rows) if len(rows) > 1 else rows
+        moved_addresses: list[L3n4Addr] = []
+        for params in wanted:
+            fe = present.pop(params.address, None)
+            if fe is None:
+                moved_addresses.append(params.address)
+            redirect = fe.redirect_to if fe is not None else self._redirect_of(name, params)
+            self._put(wtxn, params, svc, fe, candidates, redirect)
+        for fe in present.values():
+            t.frontends.delete(wtxn, fe)
+            moved_addresses.append(fe.address)
+        return moved_addresses
+
+    def _redirect_of(self, name: ServiceName, params: FrontendParams) -> ServiceName | None:
+        if self.redirect_for is None:
+            return None
+        redirect = self.redirect_for(name, params)
+        self._redirects = self._redirects or redirect is not None
+        return redirect
+
+    def _put(
+        self,
+        wtxn: WriteTxn,
+        params: FrontendParams | Frontend,
+        svc: Service,
+        before: Frontend | None,
+        candidates: Sequence[Backend],
+        redirect: ServiceName | None,
+    ) -> None:
+        """Writes one frontend with the backends chosen for it, if it is not so already."""
+        if redirect is not None:
+            candidates = in_order(self.tables.backends.list(wtxn, redirect, be_table.SERVICE))
+        all_chosen = select_backends(
+            params.address,
+            params.type,
+            params.port_name,
+            svc,
+            candidates,
+            self.node,
+            self.config,
+            redirected=redirect is not None,
+        )
+        chosen = all_chosen
+        if self.is_health_checked is not _never and self.is_health_checked(svc):
+            chosen = probed(all_chosen)
+        row = Frontend(
+            params.address,
+            params.type,
+            svc.name,
+            params.port_name,
+            params.service_port or params.address.port,
+            svc,
+            chosen,
+            all_chosen,
+            redirect,
+            pending() if before is None else before.status,
+            0 if before is None else before.id,
+        )
+        if before is None:
+            self.tables.frontends.insert(wtxn, row)
+        elif row != before:
+            self.tables.frontends.insert(wtxn, set_status(row, pending()))
+
+    def _refresh(self, wtxn: WriteTxn, fes: Iterable[Frontend], rows: Sequence[Backend]) -> None:
+        candidates = in_order(rows) if len(rows) > 1 else rows
+        for fe in list(fes):
+            self._put(wtxn, fe, fe.service, fe, candidates, fe.redirect_to)
+
+    def refresh_service(self, wtxn: WriteTxn, name: ServiceName) -> None:
+        """Selects the backends anew for every frontend that shows those of this service."""
+        t = self.tables
+        rows = list(t.backends.list(wtxn, name, be_table.SERVICE))
+        self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.SERVICE), rows)
+        self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.REDIRECT), rows)
+
+    def refresh_all(self, wtxn: WriteTxn) -> None:
+        """After a change of the node or of what is health-checked."""
+        for svc in list(self.tables.services.all(wtxn)):
+            self.refresh_service(wtxn, svc.name)
+
+    def set_redirect(self, wtxn: WriteTxn, address: L3n4Addr, to: ServiceName | None) -> None:
+        """Lets a frontend show the backends of another service, or (None) its own again."""
+        fe = self.tables.frontends.get(wtxn, address)
+        if fe is None or fe.redirect_to == to:
+            return
+        self._redirects = True
+        own = (
+            ()
+            if to
+            else in_order(self.tables.backends.list(wtxn, fe.service_name, be_table.SERVICE))
+        )
+        self._put(wtxn, fe, fe.service, fe, own, to)
+
+    def _delete_service(self, wtxn: WriteTxn, name: ServiceName, source: Source) -> list[L3n4Addr]:
+        """Returns the addresses that became free, or went to what another source defines."""
+        t = self.tables
+        svc = t.services.get(wtxn, name)
+        if svc is not None and svc.source is not source:
+            self._shadows.drop(wtxn, name, source)
+            return []
+        self._claims.drop(wtxn, name)
+        self._shadows.drop(wtxn, name, source)
+        if svc is None:
+            return []
+        fes = list(t.frontends.list(wtxn, name, fe_table.SERVICE))
+        for fe in fes:
+            t.frontends.delete(wtxn, fe)
+        t.services.delete(wtxn, svc)
+        freed = [fe.address for fe in fes]
+        heir = self._shadows.take(wtxn, name)
+        if heir is not None:
+            rows = t.backends.list(wtxn, name, be_table.SERVICE)
+            freed += self._upsert_service(wtxn, heir.service, heir.frontends, rows, moved=False)
+        return freed
+
+    # -- ownership
+
+    def _settle(self, wtxn: WriteTxn, moved: Iterable[L3n4Addr]) -> None:
+        """Serves the claims that can be met now that these addresses have other owners, or none.
+
+        A grant moves further addresses; claims that remain learn who owns what they wait for.
+        """
+        t, moved = self.tables, list(moved)
+        while True:
+            asking = self._claims.asking_for(wtxn, moved)
+            ready = grantable(asking)
+            if not ready:
+                break
+            for claim in ready:
+                moved += self._release(wtxn, claim)
+            for claim in ready:
+                rows = t.backends.list(wtxn, claim.service.name, be_table.SERVICE)
+                moved += self._upsert_service(
+                    wtxn, claim.service, claim.frontends, rows, moved=False
+                )
+        for claim in asking:
+            self._claims.put(wtxn, claim.service, claim.frontends, claim.conflicts)
+
+    def _release(self, wtxn: WriteTxn, claim: FrontendClaim) -> list[L3n4Addr]:
+        """Takes away what a service that is about to be granted its claim asks for no more."""
+        t, asked = self.tables, asks_for(claim)
+        gone = [
+            fe
+            for fe in t.frontends.list(wtxn, claim.service.name, fe_table.SERVICE)
+            if fe.address not in asked
+        ]
+        for fe in gone:
+            t.frontends.delete(wtxn, fe)
+        return [fe.address for fe in gone]
+
+
+def _with_health_of(before: Backend, be: Backend) -> Backend:
+    """Health belongs to the checker: a new reading of the object does not change it."""
+    if before.unhealthy_updated_at is None:
+        return be
+    return msgspec.structs.replace(
+        be, unhealthy=before.unhealthy, unhealthy_updated_at=before.unhealthy_updated_at
+    )

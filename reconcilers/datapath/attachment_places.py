@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a program gets to a hook: as a pinned bpf link, or as a tc filter where there is no TCX.
+
+Each way finds again what is ours without any record: links by their pins in a directory of ours,
+filters by a handle that begins with our mark. A kill between making a link and pinning it takes the
+link along; one between two other steps leaves what the next update or prune knows how to finish.
+"""
+
+from __future__ import annotations
+
+import errno
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from bpf import clsact, pins
+from bpf.descriptors import Fd
+from bpf.errors import Detached, NotFound
+from bpf.foreign import ForeignProgram, program_name
+from bpf.link import (
+    FIRST,
+    LAST,
+    AttachType,
+    Link,
+    LinkInfo,
+    Place,
+    after,
+    before,
+    read_hook,
+)
+from bpf.link import XdpMode as KernelXdpMode
+from bpf.program import Program
+from cilia.linux.errors import NetlinkError
+from cilia.linux.netlink import Netlink
+from cilia.linux.rtnl import FilterMessage
+from tables.datapath.attachments import AttachHook, Attachment, OrderKind, XdpMode
+
+__all__ = [
+    "Attached",
+    "FilterPlaces",
+    "LinkPlaces",
+    "NotAttached",
+    "Places",
+    "foreign_filters",
+    "is_ours",
+    "pin_name",
+]
+
+ATTACH_TYPES: Final = {
+    AttachHook.INGRESS: AttachType.TCX_INGRESS,
+    AttachHook.EGRESS: AttachType.TCX_EGRESS,
+    AttachHook.XDP: AttachType.XDP,
+    AttachHook.CONNECT4: AttachType.CGROUP_INET4_CONNECT,
+    AttachHook.CONNECT6: AttachType.CGROUP_INET6_CONNECT,
+    AttachHook.SENDMSG4: AttachType.CGROUP_UDP4_SENDMSG,
+    AttachHook.SENDMSG6: AttachType.CGROUP_UDP6_SENDMSG,
+    AttachHook.RECVMSG4: AttachType.CGROUP_UDP4_RECVMSG,
+    AttachHook.RECVMSG6: AttachType.CGROUP_UDP6_RECVMSG,
+    AttachHook.GETPEERNAME4: AttachType.CGROUP_INET4_GETPEERNAME,
+    AttachHook.GETPEERNAME6: AttachType.CGROUP_INET6_GETPEERNAME,
+}
+XDP_FLAGS: Final = {
+    XdpMode.ANY: KernelXdpMode.ANY,
+    XdpMode.NATIVE: KernelXdpMode.NATIVE,
+    XdpMode.GENERIC: KernelXdpMode.GENERIC,
+}
+_LISTS: Final = (AttachHook.INGRESS, AttachHook.EGRESS)
+
+
+class NotAttached(Exception):
+    """What an order is relative to is not at the hook (yet)."""
+
+
+class Attached(msgspec.Struct, frozen=True):
+    """What is at a place: all that is compared when reading back."""
+
+    target_id: int
+    program_id: int
+    link_id: int = 0
+
+
+class Places(Protocol):
+    """One way of attaching."""
+
+    def name(self, row: Attachment) -> str:
+        """What a place is called; it follows from the target's name, the hook and the owner."""
+        ...
+
+    def attach(self, row: Attachment, target_id: int, target_fd: int, program: Program) -> Attached:
+        """Puts the program at its place, atomically replacing another one of ours there."""
+        ...
+
+    def detach(self, name: str) -> None:
+        """Takes what is at a place away; absent is success."""
+        ...
+
+    def installed(self) -> dict[str, Attached]:
+        """Everything of ours that the kernel holds now."""
+        ...
+
+
+def pin_name(row: Attachment) -> str:
+    """The name of a link's pin: target, hook and owner."""
+    return ":".join(map(_escape, (row.target, row.hook.value, row.owner)))
+
+
+def _escape(text: str) -> str:
+    """A bpffs keeps names with dots for itself: they are written ``=2e``."""
+    return "".join(c if c.isalnum() or c in "-_" else f"={ord(c):02x}" for c in text)
+
+
+class LinkPlaces:
+    """TCX, XDP and cgroup links, each pinned in `directory` under its place's name."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+
+    def name(self, row: Attachment) -> str:
+        return pin_name(row)
+
+    def attach(self, row: Attachment, target_id: int, target_fd: int, program: Program) -> Attached:
+        link = self._pinned(self.name(row))
+        if link is not None:
+            with link:
+                if self._keeps(link, row, target_id) and _swap(link, program):
+                    return _attached(link.info())
+                link.detach()  # it is at another device, or on the wrong side of its neighbour
+        with self._place(row, target_id) as place:
+            made = Link.create(
+                program, target_fd, ATTACH_TYPES[row.hook], flags=_flags(row), place=place
+            )
+        with made:
+            pins.replace(made.number, self._directory / self.name(row))
+            return _attached(made.info())
+
+    def detach(self, name: str) -> None:
+        link = self._pinned(name)
+        if link is not None:
+            with link:
+                link.detach()
+            pins.unpin(self._directory / name)
+
+    def installed(self) -> dict[str, Attached]:
+        found: dict[str, Attached] = {}
+        for name in {path.name.removesuffix(pins.NEW) for path in self._directory.iterdir()}:
+            link = self._pinned(name)
+            if link is not None:
+                with link:
+                    found[name] = _attached(link.info())
+        return found
+
+    def _pinned(self, name: str) -> Link | None:
+        path = self._directory / name
+        new = path.with_name(name + pins.NEW)
+        if new.exists():
+            new.rename(path)  # made by a process that was killed before this step
+        try:
+            return Link.open_pinned(path)
+        except NotFound:
+            return None
+
+    def _keeps(self, link: Link, row: Attachment, target_id: int) -> bool:
+        """Whether a link can stay: at the right target, and on the right side of its neighbour."""
+        info = link.info()
+        return info.target == target_id and self._is_in_order(info, row, target_id)
+
+    def _is_in_order(self, info: LinkInfo, row: Attachment, target_id: int) -> bool:
+        if row.hook not in _LISTS or not row.order.owner:
+            return True
+        other = self._pinned(pin_name(_neighbour(row)))
+        if other is None:
+            return True
+        with other:
+            neighbour = other.info().id
+        links = read_hook(target_id, ATTACH_TYPES[row.hook]).link_ids
+        if neighbour not in links or info.id not in links:
+            return True
+        is_before = links.index(info.id) < links.index(neighbour)
+        return is_before == (row.order.kind is OrderKind.BEFORE)
+
+    @contextmanager
+    def _place(self, row: Attachment, target_id: int) -> Iterator[Place | None]:
+        """Valid inside the block, which holds what it is relative to.
+
+        Raises: NotAttached when the neighbour that the order names is not there.
+        """
+        if row.hook not in _LISTS:
+            yield None
+        elif row.order.kind is OrderKind.FIRST:
+            yield FIRST
+        elif row.order.kind is OrderKind.LAST:
+            yield LAST
+        else:
+            relative = before if row.order.kind is OrderKind.BEFORE else after
+            with self._open_neighbour(row, target_id) as neighbour:
+                yield relative(neighbour)
+
+    def _open_neighbour(self, row: Attachment, target_id: int) -> Fd:
+        if row.order.program_id:
+            return Program.by_id(row.order.program_id)
+        link = self._pinned(pin_name(_neighbour(row)))
+        if link is not None and link.info().target == target_id:
+            return link
+        if link is not None:
+            link.close()
+        raise NotAttached(f"{row.order.owner} is not attached to {row.target} {row.hook}")
+
+
+def _flags(row: Attachment) -> int:
+    return XDP_FLAGS[row.xdp_mode] if row.hook is AttachHook.XDP else 0
+
+
+def _attached(info: LinkInfo) -> Attached:
+    return Attached(info.target, info.program_id, info.id)
+
+
+def _neighbour(row: Attachment) -> Attachment:
+    return msgspec.structs.replace(row, owner=row.order.owner)
+
+
+def _swap(link: Link, program: Program) -> bool:
+    """Makes a link run `program`; False if its target went away meanwhile."""
+    if link.info().program_id == program.info().id:
+        return True
+    try:
+        link.update(program)
+    except Detached:
+        return False
+    return True
+
+
+# clsact: the fallback for ingress and egress.
+
+_MARK: Final = 0xC1000000
+_MARK_BITS: Final = 0xFF000000
+_PARENTS: Final = {
+    AttachHook.INGRESS: (clsact.Direction.INGRESS, 0xFFFFFFF2),
+    AttachHook.EGRESS: (clsact.Direction.EGRESS, 0xFFFFFFF3),
+}
+_FIRST_PRIORITY, _LAST_PRIORITY = 100, 50_000
+
+
+class FilterPlaces:
+    """tc filters; the mark and a hash of the owner are the handle, the order is the priority."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+
+    def name(self, row: Attachment) -> str:
+        return _filter_name(row.target, row.hook, _handle(row.owner))
+
+    def attach(self, row: Attachment, target_id: int, target_fd: int, program: Program) -> Attached:
+        priority = self._priority(row, target_id)
+        direction, _ = _PARENTS[row.hook]
+        where = clsact.Filter(target_id, direction, priority, _handle(row.owner))
+        program_id = clsact.attach(program, where)
+        for old in self._filters(target_id, row.hook):
+            if old.handle == where.handle and old != where:
+                clsact.detach(old)
+        return Attached(target_id, program_id)
+
+    def detach(self, name: str) -> None:
+        for found, where in self._all():
+            if found == name:
+                clsact.detach(where)
+
+    def installed(self) -> dict[str, Attached]:
+        found = {}
+        for name, where in self._all():
+            program_id = clsact.attached(where)
+            if program_id is not None:
+                found[name] = Attached(where.ifindex, program_id)
+        return found
+
+    def _all(self) -> Iterator[tuple[str, clsact.Filter]]:
+        for link in self._netlink.links():
+            for hook in _PARENTS:
+                for where in self._filters(link.index, hook):
+                    yield _filter_name(link.name, hook, where.handle), where
+
+    def _filters(self, index: int, hook: AttachHook) -> list[clsact.Filter]:
+        """Ours at one hook."""
+        direction, parent = _PARENTS[hook]
+        return [
+            clsact.Filter(index, direction, f.priority, f.handle)
+            for f in _filters_below(self._netlink, index, parent)
+            if is_ours(f.handle)
+        ]
+
+    def _priority(self, row: Attachment, index: int) -> int:
+        if row.order.kind is OrderKind.FIRST:
+            return _FIRST_PRIORITY
+        if row.order.kind is OrderKind.LAST:
+            return _LAST_PRIORITY
+        handle = _handle(row.order.owner)
+        for other in self._filters(index, row.hook):
+            if other.handle == handle:
+                step = -1 if row.order.kind is OrderKind.BEFORE else 1
+                return other.priority + step
+        raise NotAttached(f"{row.order.owner} is not attached to {row.target} {row.hook}")
+
+
+def foreign_filters(netlink: Netlink, index: int) -> Iterator[ForeignProgram]:
+    """Programs that others attached to a device's clsact. Raises: NetlinkError."""
+    for direction, parent in _PARENTS.values():
+        for found in _filters_below(netlink, index, parent):
+            where = clsact.Filter(index, direction, found.priority, found.handle)
+            number = None
+            if found.kind == "bpf" and found.handle and not is_ours(found.handle):
+                number = clsact.attached(where)
+            if number is not None:
+                hook = f"clsact {direction.name.lower()}"
+                yield ForeignProgram(index, hook, number, program_name(number))
+
+
+def _filters_below(netlink: Netlink, index: int, parent: int) -> list[FilterMessage]:
+    """None where the device is gone, or has no clsact. Raises: NetlinkError."""
+    try:
+        return netlink.filters(index, parent)
+    except NetlinkError as error:
+        if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
+            raise
+        return []
+
+
+def _filter_name(device: str, hook: AttachHook, handle: int) -> str:
+    return f"{device}:{hook}:{handle:#x}"
+
+
+def is_ours(handle: int) -> bool:
+    """Whether a filter's handle bears our mark."""
+    return handle & _MARK_BITS == _MARK
+
+
+def _handle(owner: str) -> int:
+    return _MARK | zlib.crc32(owner.encode()) & ~_MARK_BITS

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map entries that only some frontends have, all found by the id of the frontend.
+
+Affinity matches name the backends that clients may stay with, source ranges the clients that are
+let in or kept out, a Maglev table the backend for each hash of a connection; and a mark says that a
+frontend wakes up by traffic. Pure functions, as in `frontend_entries`.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from bpf.maps.lb import AFFINITY_MATCH, ID, PRESENT, SourceRange, encode_source_range
+from reconcilers.loadbalancer.frontend_entries import Choice, FrontendConfig
+from reconcilers.loadbalancer.frontend_maps import FamilyMaps
+from reconcilers.loadbalancer.maglev import Member, Recipe
+from reconcilers.maps.staged import StagedMap
+from tables.addressing import L3n4Addr
+from tables.loadbalancer.backends import Backend, BackendState
+from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.services import Algorithm
+
+#: With which packets look at a table; sockets that count connections have no use for it.
+BY_TABLE = (Algorithm.MAGLEV, Algorithm.LEAST_CONNECTIONS)
+
+Detail = tuple[StagedMap, bytes, bytes]
+
+
+def has_details(fe: Frontend, config: FrontendConfig) -> bool:
+    """Whether it is worth asking for them; most frontends have none."""
+    svc = fe.service
+    return bool(
+        svc.affinity_timeout_s
+        or svc.source_ranges
+        or (svc.scale_to_zero and config.scale_to_zero)
+        or config.algorithm in BY_TABLE
+        or (config.algorithm_annotation and svc.algorithm in BY_TABLE)
+    )
+
+
+def details_of(
+    fe: Frontend,
+    addr: L3n4Addr,
+    number: int,
+    choice: Choice,
+    backend_ids: Mapping[L3n4Addr, int],
+    family: FamilyMaps,
+    config: FrontendConfig,
+) -> Iterator[Detail]:
+    """Those of `addr`, the frontend's own address or one it is expanded to."""
+    active = active_backends(choice)
+    if fe.service.affinity_timeout_s:
+        for be in active:
+            key = AFFINITY_MATCH.pack(backend_ids[be.address], number)
+            yield family.affinity, key, PRESENT
+    for prefix in fe.service.source_ranges:
+        if (prefix.version == 6) is addr.is_ipv6:
+            source = SourceRange(number, prefix.network_address.packed, prefix.prefixlen)
+            yield family.source, encode_source_range(source), PRESENT
+    if fe.service.scale_to_zero and config.scale_to_zero:
+        yield family.scale_to_zero, ID.pack(number), PRESENT
+    if active and wants_maglev(fe, addr, config):
+        recipe = Recipe.of(
+            (Member(turn_name(be), backend_ids[be.address], be.weight) for be in active),
+            config.maglev_table_size,
+            config.maglev_seed,
+        )
+        yield family.maglev, ID.pack(number), recipe
+
+
+def active_backends(choice: Choice) -> list[Backend]:
+    """Healthy and active; those that are used because no other is left are not."""
+    return [be for be in choice.shown[: choice.used] if be.state is BackendState.ACTIVE]
+
+
+def wants_maglev(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
+    """Surrogates are not looked up by packets, nor are cluster addresses unless they are open to
+    the outside, or the service asks for it by name."""
+    if addr.is_surrogate:
+        return False
+    asked = fe.service.algorithm
+    if config.algorithm_annotation and asked is not Algorithm.UNDEF:
+        return asked in BY_TABLE
+    if config.algorithm not in BY_TABLE:
+        return False
+    return fe.type is not FrontendType.CLUSTER_IP or config.external_clusterip
+
+
+def turn_name(be: Backend) -> str:
+    """What the turns of a table are ordered by: the same text on every node."""
+    return f"[{be.address},State:active]"

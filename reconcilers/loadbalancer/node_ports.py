@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which addresses a node port stands for.
+
+A node or host port frontend has the surrogate address `0.0.0.0` or `::`; the datapath looks up
+real addresses, so each address of this node that answers for node ports gets an entry of its own.
+"""
+
+from collections.abc import Callable
+
+from reconcilers.loadbalancer.frontend_entries import FrontendConfig
+from statedb import ReadTxn, Table
+from tables.addressing import IP, L3n4Addr
+from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.node.node_addresses import NodeAddress
+
+_ANY_V4 = IP.parse("0.0.0.0")
+_ANY_V6 = IP.parse("::")
+_OWNERS = (FrontendType.LOAD_BALANCER, FrontendType.EXTERNAL_IPS)
+
+
+class NodePortAddresses:
+    """The node's addresses as of the last `refresh`; a cache of the table `node-addresses`."""
+
+    def __init__(self, table: Table[NodeAddress], config: FrontendConfig) -> None:
+        self._table = table
+        self._config = config
+        self._revision = -1
+        self._node_port: list[IP] = []
+        self.all_addresses: frozenset[IP] = frozenset()
+
+    def refresh(self, txn: ReadTxn) -> None:
+        revision = self._table.revision(txn)
+        if revision != self._revision:
+            rows = list(self._table.all(txn))
+            self.all_addresses = frozenset(row.address for row in rows)
+            self._node_port = sorted({row.address for row in rows if row.node_port})
+            self._revision = revision
+
+    def has(self, addr: L3n4Addr) -> bool:
+        """Whether `addr` is on an address of this node."""
+        return bool(self.all_addresses) and addr[:16] in self.all_addresses
+
+    def expand(
+        self, owner_of: Callable[[L3n4Addr], Frontend | None], fe: Frontend
+    ) -> tuple[L3n4Addr, ...]:
+        """The addresses that the surrogate frontend `fe` stands for, in address order.
+
+        An address that a load-balancer or external-IP frontend has for itself is left to it; in the
+        range of node ports the node port wins.
+        """
+        surrogate = fe.address
+        is_ipv6 = surrogate.is_ipv6
+        addresses = [surrogate.with_ip(ip) for ip in self._node_port if ip.is_ipv6 is is_ipv6]
+        if self._config.node_port_min <= surrogate.port <= self._config.node_port_max:
+            return tuple(addresses)
+        return tuple(addr for addr in addresses if not _is_taken(owner_of(addr)))
+
+
+def _is_taken(owner: Frontend | None) -> bool:
+    return owner is not None and owner.type in _OWNERS
+
+
+def surrogate_of(addr: L3n4Addr) -> L3n4Addr:
+    """The surrogate address of the same family, port, protocol and scope."""
+    return addr.with_ip(_ANY_V6 if addr.is_ipv6 else _ANY_V4)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What expired is collected; UDP towards a backend that is gone does not wait for that."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import ip_address
+
+import anyio
+import pytest
+
+from bpf.maps import ct, nat
+from bpf.maps.fake import FakeMap, FaultyMap
+from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC, ConntrackMaps, next_interval
+from cilia.loadbalancer.connections.backend_audit import BackendAudit
+from tables.loadbalancer.frontends import FrontendType
+from tests.reconcilers.loadbalancer.lb_world import LBWorld, frontend
+from tests.reconcilers.targets import running
+
+TCP, UDP = 6, 17
+CLIENT, NODE = "192.0.2.9", "192.0.2.1"
+VIP, A, B = "10.96.0.1", "10.244.1.1", "10.244.1.2"
+
+
+def new_maps() -> ConntrackMaps:
+    sizes = {4: 16, 6: 40}
+    maps: dict[str, FakeMap] = {
+        name: FakeMap(name, sizes[int(name[8])], ct.ENTRY_SIZE, 1024) for name in ct.CT_MAPS
+    }
+    for name in nat.NAT_MAPS:
+        maps[name] = FakeMap(name, sizes[int(name[-1])], nat.VALUE_SIZE[name], 1024)
+    return ConntrackMaps.of(maps)
+
+
+def packed(text: str) -> bytes:
+    return ip_address(text).packed
+
+
+def connection(
+    maps: ConntrackMaps,
+    source: str,
+    destination: str,
+    *,
+    direction: ct.Direction = ct.Direction.EGRESS,
+    proto: int = UDP,
+    expires_s: int = 100,
+    backend_id: int = 0,
+    rev_nat: int = 0,
+) -> None:
+    key = ct.CtKey(packed(destination), packed(source), 53, 4000, proto, direction)
+    kind = "tcp" if proto == TCP else "any"
+    raw = maps.connections[f"cilia_ct{4 if len(key.source) == 4 else 6}_{kind}"]
+    entry = ct.CtEntry(expires_s=expires_s, backend_id=backend_id, rev_nat=rev_nat)
+    raw.update(ct.encode_key(key), ct.encode_entry(entry))
+
+
+def translation(maps: ConntrackMaps, backend: str, *, rev_nat: int, expires_s: int = 100) -> None:
+    """Both entries of a flow of CLIENT to a backend through NODE."""
+    raw = maps.translations["cilia_snat4"]
+    out = nat.NatKey(packed(backend), packed(CLIENT), 53, 4000, UDP, nat.NatDirection.OUT)
+    to_node = nat.NatValue(packed(NODE), 50000, expires_s=expires_s)
+    to_client = nat.NatValue(packed(CLIENT), 4000, expires_s=expires_s, rev_nat=rev_nat)
+    raw.update(nat.encode_key(out), nat.encode_value(to_node))
+    raw.update(nat.encode_key(nat.partner(out, to_node)), nat.encode_value(to_client))
+
+
+def left(maps: ConntrackMaps) -> list[str]:
+    return sorted(str(key) for raw in maps.connections.values() for key, _ in ct.connections(raw))
+
+
+def test_only_what_expired_is_deleted() -> None:
+    maps = new_maps()
+    connection(maps, CLIENT, A, expires_s=99)
+    connection(maps, CLIENT, B, expires_s=100)
+    connection(maps, "fd00::9", "fd00::1", proto=TCP, expires_s=1)
+    translation(maps, A, rev_nat=1, expires_s=99)
+    result = ConntrackGC(maps).sweep(now_s=100)
+    assert left(maps) == [f"{CLIENT}:4000 -> {B}:53"]
+    assert not dict(maps.translations["cilia_snat4"].items())
+    assert result.deleted["cilia_ct4_any"] == 1
+    assert result.alive["cilia_ct4_any"] == 1
+    assert result.deleted["cilia_ct6_tcp"] == 1
+    assert result.deleted["cilia_snat4"] == 2
+    assert result.deleted_share == 1.0
+
+
+def test_random_sweeps_agree_with_a_filter() -> None:
+    rng = random.Random(5)
+    for _ in range(50):
+        maps = new_maps()
+        expiry = {f"10.0.{n // 250}.{n % 250}": rng.randrange(200) for n in range(100)}
+        for source, at in expiry.items():
+            connection(maps, source, A, proto=rng.choice((TCP, UDP)), expires_s=at)
+        now = rng.randrange(200)
+        ConntrackGC(maps).sweep(now_s=now)
+        kept = sorted(f"{source}:4000 -> {A}:53" for source, at in expiry.items() if at >= now)
+        assert left(maps) == kept
+
+
+def test_wait_follows_what_was_found() -> None:
+    assert next_interval(20, 0.9) == 10.0
+    assert next_interval(100, 0.5) == 50.0
+    assert next_interval(100, 0.1) == 100
+    assert next_interval(100, 0.0) == 150.0
+    assert next_interval(MAX_INTERVAL_S, 0.0) == MAX_INTERVAL_S
+
+
+async def test_sweeps_go_on_and_are_told() -> None:
+    maps = new_maps()
+    connection(maps, CLIENT, A, expires_s=0)
+    told = anyio.Event()
+    collector = ConntrackGC(maps, done=lambda result: told.set())
+    async with anyio.create_task_group() as group:
+        group.start_soon(collector.run)
+        with anyio.fail_after(5):
+            await told.wait()
+        group.cancel_scope.cancel()
+    assert left(maps) == []
+
+
+async def lb_world(*backends: str) -> LBWorld:
+    world = LBWorld()
+    world.put(frontend(f"{VIP}:53/UDP", [f"{be}:53/UDP" for be in backends]))
+    async with running(world.reconciler):
+        await world.settled()
+    return world
+
+
+def audit(world: LBWorld, maps: ConntrackMaps) -> int:
+    return BackendAudit(maps, world.maps, world.frontends).step(world.db.read_txn())
+
+
+def rev_nat_of(world: LBWorld, address: str) -> int:
+    line = next(line for line in world.dump().splitlines() if f"ADDR={address}" in line)
+    return int(line.split("ID=")[1].split()[0])
+
+
+async def test_entries_towards_a_removed_backend_go_and_others_stay() -> None:
+    world = await lb_world(A)
+    maps = new_maps()
+    number = rev_nat_of(world, VIP)
+    connection(maps, CLIENT, A, rev_nat=number)
+    connection(maps, CLIENT, B, rev_nat=number)
+    connection(maps, "192.0.2.10", B, proto=TCP, rev_nat=number)
+    connection(maps, "192.0.2.11", B)  # dialled directly
+    connection(maps, CLIENT, VIP, direction=ct.Direction.SERVICE, backend_id=1, rev_nat=number)
+    connection(
+        maps, "192.0.2.12", VIP, direction=ct.Direction.SERVICE, backend_id=77, rev_nat=number
+    )
+    translation(maps, B, rev_nat=number)
+    assert audit(world, maps) == 4
+    assert left(maps) == [
+        f"192.0.2.10:4000 -> {B}:53",
+        f"192.0.2.11:4000 -> {B}:53",
+        f"{CLIENT}:4000 -> {A}:53",
+        f"{CLIENT}:4000 -> {VIP}:53",
+    ]
+    assert not dict(maps.translations["cilia_snat4"].items())
+
+
+async def test_entries_go_when_no_backend_is_left() -> None:
+    world = await lb_world(A)
+    maps = new_maps()
+    number = rev_nat_of(world, VIP)
+    connection(maps, CLIENT, A, rev_nat=number)
+    translation(maps, A, rev_nat=number)
+    assert audit(world, maps) == 0
+    world.put(frontend(f"{VIP}:53/UDP"))
+    assert audit(world, maps) == 3
+    assert left(maps) == []
+
+
+async def test_a_node_port_is_found_by_its_surrogate() -> None:
+    world = LBWorld()
+    world.set_nodes(NODE)
+    world.put(frontend("0.0.0.0:53/UDP", [f"{A}:53/UDP"], FrontendType.NODE_PORT))
+    async with running(world.reconciler):
+        await world.settled()
+    maps = new_maps()
+    number = rev_nat_of(world, f"{NODE}:53")
+    connection(maps, CLIENT, A, rev_nat=number)
+    connection(maps, CLIENT, B, rev_nat=number)
+    assert audit(world, maps) == 1
+    assert left(maps) == [f"{CLIENT}:4000 -> {A}:53"]
+
+
+async def test_a_change_that_is_in_the_kernel_is_audited() -> None:
+    world = LBWorld()
+    world.put(frontend(f"{VIP}:53/UDP", [f"{A}:53/UDP", f"{B}:53/UDP"]))
+    maps = new_maps()
+    watcher = BackendAudit(maps, world.maps, world.frontends)
+    async with running(world.reconciler), anyio.create_task_group() as group:
+        await world.settled()
+        connection(maps, CLIENT, B, rev_nat=rev_nat_of(world, VIP))
+        group.start_soon(watcher.run, world.db, world.reconciler)
+        world.put(frontend(f"{VIP}:53/UDP", [f"{A}:53/UDP"]))
+        with anyio.fail_after(5):
+            while left(maps):
+                await anyio.sleep(0.005)
+        group.cancel_scope.cancel()
+
+
+async def test_nothing_goes_before_all_inputs_are_known() -> None:
+    world = LBWorld()
+    with world.db.write_txn(world.frontends) as wtxn:
+        done = world.frontends.register_initializer(wtxn, "listing")
+    maps = new_maps()
+    connection(maps, CLIENT, B, rev_nat=1)
+    watcher = BackendAudit(maps, world.maps, world.frontends)
+    async with running(world.reconciler), anyio.create_task_group() as group:
+        group.start_soon(watcher.run, world.db, world.reconciler)
+        await anyio.wait_all_tasks_blocked()
+        assert left(maps)
+        with world.db.write_txn(world.frontends) as wtxn:
+            done(wtxn)
+        with anyio.fail_after(5):
+            while left(maps):
+                await anyio.sleep(0.005)
+        group.cancel_scope.cancel()
+
+
+def test_a_sweep_that_fails_is_told() -> None:
+    maps = new_maps()
+    connection(maps, CLIENT, A, expires_s=0)
+    faulty = ConntrackMaps(
+        {name: FaultyMap(raw, 1.0, random.Random(1)) for name, raw in maps.connections.items()},
+        {},
+    )
+    with pytest.raises(Exception, match="delete from cilia_ct4_any"):
+        ConntrackGC(faulty).sweep(now_s=10)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random changes, compared after each with a recomputation that knows no incremental step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cilia.loadbalancer.config import ZONE_LABEL, LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.writer import KEEP, Keep, ServiceChange
+from tables.addressing import L3n4Addr
+from tables.loadbalancer.backends import Backend, BackendState
+from tables.loadbalancer.frontends import FrontendParams, FrontendType
+from tables.loadbalancer.services import Service, TrafficDistribution, TrafficPolicy
+from tables.sources import PRIORITY, Source
+from tests.cilia.loadbalancer.world import World, name_of
+
+NAMES = ["a", "b", "c", "d"]
+NODE = LocalNode("here", {ZONE_LABEL: "z1"})
+CONFIG = LoadBalancerConfig(enable_service_topology=True)
+
+
+class Step(msgspec.Struct):
+    name: str
+    service: dict[str, Any] | Keep | None
+    frontends: list[FrontendParams]
+    backends: list[Backend] | Keep
+    source: Source
+
+
+class Model:
+    """What the tables ought to hold, kept in the plainest way."""
+
+    def __init__(self) -> None:
+        self.owned: dict[str, tuple[Service, list[FrontendParams]]] = {}
+        self.waiting: dict[str, tuple[Service, list[FrontendParams]]] = {}
+        self.backends: dict[tuple[str, Source], list[Backend]] = {}
+
+    def apply(self, step: Step, svc: Service | Keep | None) -> None:
+        if step.backends is not KEEP:
+            self.backends[step.name, step.source] = step.backends
+        if svc is KEEP:
+            return
+        if svc is None:
+            self.owned.pop(step.name, None)
+            self.waiting.pop(step.name, None)
+        elif self._conflicts(step.name, step.frontends):
+            # An update keeps its place in the queue: assignment to a dict does.
+            self.waiting[step.name] = (svc, step.frontends)
+        else:
+            self.waiting.pop(step.name, None)
+            self.owned[step.name] = (svc, step.frontends)
+        self._settle()
+
+    def owner(self, address: L3n4Addr) -> str | None:
+        for name, (_, frontends) in self.owned.items():
+            if any(params.address == address for params in frontends):
+                return name
+        return None
+
+    def _conflicts(self, name: str, frontends: list[FrontendParams]) -> list[tuple[L3n4Addr, str]]:
+        found = [(params.address, self.owner(params.address)) for params in frontends]
+        return [(addr, owner) for addr, owner in found if owner is not None and owner != name]
+
+    def _settle(self) -> None:
+        while chosen := self._grantable():
+            for name in chosen:
+                self.owned.pop(name, None)
+            for name in chosen:
+                self.owned[name] = self.waiting.pop(name)
+
+    def _grantable(self) -> list[str]:
+        """The first of the queue, with all who must be served with it, where that is possible."""
+        for name in self.waiting:
+            chosen = self._needed(name, set())
+            if chosen <= self.waiting.keys():
+                asked = [p.address for n in chosen for p in self.waiting[n][1]]
+                if len(asked) == len(set(asked)):
+                    return sorted(chosen)
+        return []
+
+    def _needed(self, name: str, seen: set[str]) -> set[str]:
+        if name not in seen:
+            seen.add(name)
+            for _, owner in self._conflicts(name, self.waiting.get(name, (None, []))[1]):
+                self._needed(owner, seen)
+        return seen
+
+    # -- what follows
+
+    def frontends(self) -> dict[L3n4Addr, tuple[str, FrontendType, list[Backend]]]:
+        return {
+            params.address: (name, params.type, self._selected(name, svc, params))
+            for name, (svc, frontends) in self.owned.items()
+            for params in frontends
+        }
+
+    def _selected(self, name: str, svc: Service, params: FrontendParams) -> list[Backend]:
+        best: dict[L3n4Addr, Backend] = {}
+        for source in sorted(Source, key=PRIORITY.__getitem__, reverse=True):
+            for be in self.backends.get((name, source), []):
+                if fits(params, be):
+                    best[be.address] = be
+        chosen = [best[addr] for addr in sorted(best)]
+        own = [be for be in chosen if be.node_name == "here"]
+        if svc.traffic_distribution == "PreferSameNode" and own:
+            return own
+        internal = params.address.scope == 1 or params.type == "ClusterIP"
+        policy = svc.int_traffic_policy if internal else svc.ext_traffic_policy
+        if policy == "Local":
+            chosen = [be for be in chosen if be.node_name in ("", "here")]
+        if svc.traffic_distribution in ("PreferClose", "PreferSameZone"):
+            hints = [be.for_zones for be in chosen]
+            if all(hints) and any("z1" in zones for zones in hints):
+                chosen = [be for be in chosen if "z1" in be.for_zones]
+        return chosen
+
+
+def fits(params: FrontendParams, be: Backend) -> bool:
+    return (
+        be.address.protocol == params.address.protocol
+        and be.address.is_ipv6 == params.address.is_ipv6
+        and (not params.port_name or not be.port_names or params.port_name in be.port_names)
+    )
+
+
+FRONTENDS = [
+    FrontendParams(L3n4Addr.parse(address), type_, port_name, 80)
+    for address, type_, port_name in [
+        ("10.96.0.1:80/TCP", FrontendType.CLUSTER_IP, ""),
+        ("10.96.0.2:80/TCP", FrontendType.CLUSTER_IP, "http"),
+        ("0.0.0.0:30080/TCP", FrontendType.NODE_PORT, "http"),
+        ("0.0.0.0:30080/TCP/i", FrontendType.NODE_PORT, "http"),
+        ("172.16.0.1:53/UDP", FrontendType.LOAD_BALANCER, "dns"),
+        ("[fd00::1]:80/TCP", FrontendType.EXTERNAL_IPS, ""),
+    ]
+]
+policies = st.sampled_from(list(TrafficPolicy))
+services = st.fixed_dictionaries(
+    {
+        "ext_traffic_policy": policies,
+        "int_traffic_policy": policies,
+        "traffic_distribution": st.sampled_from(list(TrafficDistribution)),
+        "affinity_timeout_s": st.sampled_from([0, 42]),
+    }
+)
+
+
+@st.composite
+def backends(draw: st.DrawFn, name: str, source: Source) -> list[Backend]:
+    addresses = ["10.1.0.1:80/TCP", "10.1.0.2:80/TCP", "10.1.0.3:53/UDP", "[fd00::2]:80/TCP"]
+    return [
+        Backend(
+            name_of(name),
+            L3n4Addr.parse(address),
+            source,
+            draw(st.sampled_from(list(BackendState)[:5])),
+            draw(st.sampled_from([(), ("http",), ("dns", "http")])),
+            node_name=draw(st.sampled_from(["", "here", "there"])),
+            for_zones=draw(st.sampled_from([(), ("z1",), ("z2",), ("z1", "z2")])),
+        )
+        for address in draw(st.lists(st.sampled_from(addresses), unique=True))
+    ]
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Step:
+    name = draw(st.sampled_from(NAMES))
+    source = draw(st.sampled_from([Source.K8S, Source.API]))
+    wanted = draw(st.lists(st.sampled_from(FRONTENDS), unique_by=lambda p: p.address, max_size=4))
+    return Step(
+        name,
+        # Which of two sources' services is served: test_writer.py.
+        draw(st.one_of(services, st.none(), st.just(KEEP))) if source is Source.K8S else KEEP,
+        sorted(wanted, key=lambda p: p.address),
+        draw(st.one_of(st.just(KEEP), backends(name, source))),
+        source,
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(steps(), min_size=1, max_size=3), max_size=12))
+def test_tables_are_what_a_recomputation_gives(batches: Sequence[Sequence[Step]]) -> None:
+    world, model = World(CONFIG, NODE), Model()
+    for batch in batches:
+        changes = []
+        for step in batch:
+            svc = step.service
+            row = Service(name_of(step.name), Source.K8S, **svc) if isinstance(svc, dict) else svc
+            model.apply(step, row)
+            changes.append(
+                ServiceChange(name_of(step.name), row, step.frontends, step.backends, step.source)
+            )
+        world.apply(*changes)
+        compare(world, model)
+        # The last word on each service said again changes nothing.
+        before = world.revisions()
+        last = {(change.name, change.source): change for change in changes}
+        if len({name for name, _ in last}) == len(changes):
+            world.apply(*changes)
+            assert world.revisions() == before
+
+
+def compare(world: World, model: Model) -> None:
+    txn, t = world.db.read_txn(), world.tables
+    assert {svc.name.name: svc for svc in t.services.all(txn)} == {
+        name: svc for name, (svc, _) in model.owned.items()
+    }
+    assert {
+        fe.address: (fe.service_name.name, fe.type, list(fe.backends))
+        for fe in t.frontends.all(txn)
+    } == model.frontends()
+    for fe in t.frontends.all(txn):
+        assert fe.service == model.owned[fe.service_name.name][0]
+    assert sorted(t.backends.all(txn), key=repr) == sorted(
+        (be for rows in model.backends.values() for be in rows), key=repr
+    )
+    assert [claim.service.name.name for claim in t.claims.all(txn)] == sorted(model.waiting)
+    for claim in t.claims.all(txn):
+        owners = [(c.address, c.owner.name) for c in claim.conflicts]
+        assert owners == model._conflicts(claim.service.name.name, list(claim.frontends))
+    assert len(world.problems) == sum(len(c.conflicts) for c in t.claims.all(txn))

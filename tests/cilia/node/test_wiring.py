@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's part of the agent in one piece: set up, changed by hand, ended, started again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from bpf import pins
+from bpf.link import all_links
+from bpf.object import Object
+from bpf.program import Program
+from cilia.linux.mounts import mount_bpffs
+from cilia.node.wiring import Job, KernelEdge, KernelOptions, build_kernel
+from reconcilers.verify import new_drift_table
+from statedb import DB
+from tables.addressing import IP, Prefix
+from tables.datapath.attachments import AttachHook, Attachment
+from tables.node.desired_addresses import DesiredAddress
+from tables.node.desired_devices import DesiredDevice, VethSpec
+from tables.node.desired_routes import DesiredRoute
+from tables.node.desired_rules import desired_rule
+from tables.node.node_addresses import new_node_addresses_table
+from tables.node.rules import Rule
+from tables.node.sysctl import SysctlSetting
+from tests.bpf.sources import build
+from tests.kernel import Kernel, new_kernel
+
+pytestmark = pytest.mark.root
+
+SOURCE = 'SEC("tc") int main_a(struct __sk_buff *ctx) { return -1; }'
+SECONDS = 10
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    with new_kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "bpf"
+    mount_bpffs(path)
+    with Object.open("test", build(SOURCE)) as obj:
+        obj.load()
+        with obj.program("main_a") as program:
+            pins.pin(program.number, path / "main_a")
+    yield path
+    ctypes.CDLL(None).umount2(os.fsencode(path), 2)
+
+
+async def run(job: Job) -> None:
+    await job()
+
+
+@asynccontextmanager
+async def running(kernel: Kernel, bpffs: Path) -> AsyncIterator[KernelEdge]:
+    db = DB()
+    options = KernelOptions(netns=kernel.netns, links_dir=bpffs / "links")
+    edge = build_kernel(db, new_drift_table(db), new_node_addresses_table(db), options)
+    async with anyio.create_task_group() as tasks:
+        for job in edge.jobs.values():
+            tasks.start_soon(run, job)
+        yield edge
+        tasks.cancel_scope.cancel()
+    edge.close()
+
+
+def write_all(edge: KernelEdge, bpffs: Path) -> None:
+    """Everything hangs on a device that is itself only wanted so far."""
+    rule = Rule(family=2, priority=20, table=2000, destination=Prefix.parse("10.8.0.0/16"))
+    route = DesiredRoute(
+        owner="test", prefix=Prefix.parse("10.8.0.0/16"), device="cilia_a", table=2000
+    )
+    program = str(bpffs / "main_a")
+    with edge.db.write_txn(*edge.desired_tables()) as wtxn:
+        edge.attachments.insert(
+            wtxn,
+            Attachment(target="cilia_a", hook=AttachHook.INGRESS, owner="test", program=program),
+        )
+        edge.routes_writer.upsert(wtxn, route)
+        edge.desired_addresses.insert(
+            wtxn,
+            DesiredAddress(
+                owner="test", device="cilia_a", address=IP.parse("10.8.0.1"), prefix_len=24
+            ),
+        )
+        edge.desired_rules.insert(wtxn, desired_rule("test", rule))
+        edge.sysctl.insert(wtxn, SysctlSetting("net.ipv4.conf.cilia_a.rp_filter", "0"))
+        edge.desired_devices.insert(
+            wtxn, DesiredDevice(owner="test", name="cilia_a", spec=VethSpec("cilia_b"))
+        )
+
+
+def shown(kernel: Kernel, bpffs: Path) -> list[object]:
+    """What the node looks like from outside."""
+    links = bpffs / "links"
+    return [
+        "cilia_a" in kernel.ip("-br link show"),
+        "10.8.0.1/24" in kernel.ip("-br addr show"),
+        "10.8.0.0/16 dev cilia_a" in kernel.ip("route show table all proto 196"),
+        "20:" in kernel.ip("rule show"),
+        sorted(path.name for path in links.iterdir()) if links.exists() else [],
+    ]
+
+
+NOTHING: list[object] = [False, False, False, False, []]
+WHOLE: list[object] = [True, True, True, True, ["cilia_a:ingress:test"]]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.move_on_after(SECONDS):
+        while not condition():
+            await anyio.sleep(0.02)
+    assert condition()
+
+
+def all_done(edge: KernelEdge) -> bool:
+    txn = edge.db.read_txn()
+    return all(str(row.status.kind) == "done" for t in edge.desired_tables() for row in t.all(txn))
+
+
+CHILD = """
+import sys, anyio
+from pathlib import Path
+from cilia.linux.netns import NetNS
+from tests.cilia.node.test_wiring import running, write_all
+from tests.kernel import Kernel
+
+async def main():
+    kernel, bpffs = Kernel(NetNS.open(sys.argv[1])), Path(sys.argv[2])
+    print("ready", flush=True)
+    while True:
+        async with running(kernel, bpffs) as edge:
+            write_all(edge, bpffs)
+            edge.owners_known()
+            await anyio.sleep(0.15)
+            with edge.db.write_txn(*edge.desired_tables()) as wtxn:
+                for table in edge.desired_tables():
+                    table.delete_all(wtxn)
+            await anyio.sleep(0.1)
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.timeout(90)
+async def test_a_process_killed_anywhere_leaves_nothing_that_a_start_does_not_mend(
+    kernel: Kernel, bpffs: Path
+) -> None:
+    """A child sets everything up and takes it down again and again; it is killed in between."""
+    command = [sys.executable, "-c", CHILD, kernel.netns.path, str(bpffs)]
+    left = []
+    for delay_s in (0.03, 0.08, 0.15, 0.25, 0.4, 0.6):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert await anyio.to_thread.run_sync(child.stdout.readline) == b"ready\n"
+            await anyio.sleep(delay_s)
+            child.kill()
+        left.append(shown(kernel, bpffs))
+    assert any(state != NOTHING for state in left), "killed too early to show anything"
+    async with running(kernel, bpffs) as edge:
+        write_all(edge, bpffs)
+        edge.owners_known()
+        await until(lambda: all_done(edge) and shown(kernel, bpffs) == WHOLE)
+        assert kernel.ip("route show table all proto 196").count("10.8.0.0/16") == 1
+        assert kernel.ip("rule show").count("proto 196") == 1
+        assert kernel.ip("-br link show").count("cilia_") == 4  # a@b and b@a
+    async with running(kernel, bpffs) as edge:
+        edge.owners_known()
+        await until(lambda: shown(kernel, bpffs) == NOTHING)
+    with Program.open_pinned(bpffs / "main_a") as program:
+        number = program.info().id
+    await until(lambda: all(link.program_id != number for link in all_links()))
+
+
+@pytest.mark.timeout(60)
+async def test_a_node_is_set_up_repaired_and_restarted(kernel: Kernel, bpffs: Path) -> None:
+    async with running(kernel, bpffs) as edge:
+        write_all(edge, bpffs)
+        edge.owners_known()
+        await until(lambda: all_done(edge) and shown(kernel, bpffs) == WHOLE)
+        # The device goes, and with it address, route and program: all come back by themselves.
+        kernel.ip("link del cilia_a")
+        await until(lambda: shown(kernel, bpffs) != WHOLE)
+        await until(lambda: all_done(edge) and shown(kernel, bpffs) == WHOLE)
+    before = kernel.ip("-br link show dev cilia_a")
+    async with running(kernel, bpffs) as edge:
+        await anyio.sleep(1.0)  # time enough to do harm
+        assert shown(kernel, bpffs) == WHOLE, "nothing is taken away before the owners are known"
+        write_all(edge, bpffs)
+        edge.owners_known()
+        await until(lambda: all_done(edge))
+        assert kernel.ip("-br link show dev cilia_a") == before
+        assert shown(kernel, bpffs) == WHOLE
+    async with running(kernel, bpffs) as edge:
+        edge.owners_known()
+        await until(lambda: shown(kernel, bpffs) == NOTHING)

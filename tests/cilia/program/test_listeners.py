@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections without a request, more than a process may have files: the rest of it goes on."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from tests.cilia.program.listener import OPEN_FILES
+
+CONNECTIONS = OPEN_FILES + 100
+#: In this time the listener has accepted what it accepts.
+WATCHED_S = 1.0
+#: A queue that is full drops the first packet; the kernel repeats it only after a second.
+CONNECT_S, TRIES = 0.05, 10
+
+Listener = tuple[subprocess.Popen[str], int]
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process open the connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(params=["metrics", "health"])
+def listener(request: pytest.FixtureRequest) -> Iterator[Listener]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cilia.program.listener", request.param],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout
+        yield process, int(process.stdout.readline())
+        process.kill()
+
+
+def opens_files(process: subprocess.Popen[str]) -> str:
+    """Return `ok`, or the error that the process gets when it opens a file."""
+    assert process.stdin and process.stdout
+    process.stdin.write("?\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def connected(port: int) -> socket.socket | None:
+    """Return an idle connection; None if the listener's queue stays full."""
+    for _ in range(TRIES):
+        with suppress(TimeoutError):
+            return socket.create_connection(("127.0.0.1", port), CONNECT_S)
+    return None
+
+
+@pytest.mark.usefixtures("many_files")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a listener accepts connections until the process can open no file any more",
+)
+def test_files_can_be_opened_while_many_connections_are_idle(listener: Listener) -> None:
+    process, port = listener
+    assert opens_files(process) == "ok"
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            client = connected(port)
+            if client is None:  # the listener takes no more
+                break
+            stack.enter_context(client)
+        end = time.monotonic() + WATCHED_S
+        while time.monotonic() < end:
+            assert opens_files(process) == "ok"
