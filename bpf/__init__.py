@@ -3,7 +3,7 @@
 
 Here belong the C programs (``*.bpf.c``, one file a hook; ``lib/*.h``, one file a topic), the
 binding of libbpf, objects, programs, links, maps and their codecs. Not here: what the maps should
-contain (``reconcilers``) and why (``cilia.controllers``).
+contain (``reconcilers``) and why (the features below ``cilia``).
 
 Start with ``object.py`` (a program from file to kernel), ``loader.py`` (the same on pinned maps),
 ``maps/map.py`` (one map) and ``sock.py`` (a whole object with its pins and links). ``libbpf.py``

@@ -2,9 +2,9 @@
 """One module a table: the object, its indexes, the constructor and the columns as printed.
 
 Belongs here: immutable row objects and how they are keyed and shown. Does not belong here: who
-writes them (``cilia.reflectors``, ``cilia.controllers``) and who carries them out
-(``reconcilers``). Start with ``addressing`` (the value types that are keys), then ``services``,
-``frontends``, ``backends``.
+writes them (a feature below ``cilia``) and who carries them out (``reconcilers``). A folder a
+feature, value types beside them. Start with ``addressing`` (the value types that are keys), then
+``loadbalancer/services.py``, ``frontends.py``, ``backends.py``.
 
 To add a table: a module named as the table, with the object (``msgspec.Struct``, frozen; a comment
 says which fields who writes), its indexes (each with ``parse``, or people cannot ask by it), the

@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = [
     "tests/statedb",
     "tests/reconcilers",
-    "tests/controllers",
-    "tests/reflectors",
+    "tests/cilia/loadbalancer",
     "tests/test_scripts.py",
 ]
 INTERPRETED = {"CILIA_COMPILED": "0"}

@@ -202,7 +202,7 @@ static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, stru
 	asked->continues = lb_continue(&decision->target, asked->service, packet, asked->svc, now_s,
 				       v6);
 	if (!asked->continues && ((packet->flags & PACKET_ICMP_ERROR) ||
-				  (!outside && lrp_skips_packet(asked->svc, tuple, v6)) ||
+				  (!outside && redirect_skips_packet(asked->svc, tuple, v6)) ||
 				  lb_left_to_others(packet, asked->service, v6)))
 		return LB_PASS;
 	decision->rev_nat = asked->svc->rev_nat;

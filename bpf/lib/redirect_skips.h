@@ -14,7 +14,7 @@ LB_HASH(cilia_skip_pod6, struct skip_pod6_key, struct skip_lb_value);
 
 /* Whether a socket of this network namespace reaches the frontend itself. The maps are asked for
  * redirected frontends only, so that no other pays for them. */
-static __always_inline bool lrp4_skips(const struct lb_service *svc, __u64 netns_cookie,
+static __always_inline bool redirect4_skips(const struct lb_service *svc, __u64 netns_cookie,
 				       __be32 address, __be16 port)
 {
 	struct skip_lb4_key key = {
@@ -26,7 +26,7 @@ static __always_inline bool lrp4_skips(const struct lb_service *svc, __u64 netns
 	return svc->type == LB_TYPE_LOCAL_REDIRECT && bpf_map_lookup_elem(&cilia_skip_lb4, &key);
 }
 
-static __always_inline bool lrp6_skips(const struct lb_service *svc, __u64 netns_cookie,
+static __always_inline bool redirect6_skips(const struct lb_service *svc, __u64 netns_cookie,
 				       const __be32 *address, __be16 port)
 {
 	struct skip_lb6_key key = { .netns_cookie = netns_cookie, .port = port };
@@ -38,7 +38,7 @@ static __always_inline bool lrp6_skips(const struct lb_service *svc, __u64 netns
 }
 
 /* Whether a workload's packet reaches the frontend itself. */
-static __noinline __attribute__((unused)) bool lrp_skips_packet(const struct lb_service *svc,
+static __noinline __attribute__((unused)) bool redirect_skips_packet(const struct lb_service *svc,
 								const struct tuple *tuple, bool v6)
 {
 	if (svc->type != LB_TYPE_LOCAL_REDIRECT)

@@ -183,7 +183,7 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 		return sock_refused(DROP_NO_SERVICE, no_backend_error);
 	if (svc->flags & LB_SVC_FOR_PACKETS)
 		return SOCK_PASS;
-	if (lrp4_skips(svc, bpf_get_netns_cookie(ctx), *address, *port))
+	if (redirect4_skips(svc, bpf_get_netns_cookie(ctx), *address, *port))
 		return SOCK_PASS;
 	backend = sock4_backend(ctx, &key, svc, &backend_id);
 	if (!backend)
@@ -222,7 +222,7 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 		return sock_refused(DROP_NO_SERVICE, no_backend_error);
 	if (svc->flags & LB_SVC_FOR_PACKETS)
 		return SOCK_PASS;
-	if (lrp6_skips(svc, bpf_get_netns_cookie(ctx), address, *port))
+	if (redirect6_skips(svc, bpf_get_netns_cookie(ctx), address, *port))
 		return SOCK_PASS;
 	backend = sock6_backend(ctx, &key, svc, &backend_id);
 	if (!backend)

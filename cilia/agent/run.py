@@ -45,7 +45,7 @@ from cilia.node.wiring import KernelOptions
 from cilia.program.jobs import run_job
 from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
 from cilia.program.serving import serve as serve_http
-from statedb.web import server as http
+from statedb.web import server as tables_server
 
 if TYPE_CHECKING:
     from bpf.sock import SockConfig
@@ -200,7 +200,7 @@ def _start_servers(
         *server.log_routes(),
         *server.health_routes(agent.status),
         *metrics_routes(agent.registry),
-        *http.routes(agent.tables.db),
+        *tables_server.routes(agent.tables.db),
         *shell_routes(agent, datapath),
         *replacement_routes(replacement),
     ]

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objects of the cluster: their source, pods, nodes, namespaces, problems.
 
-Belongs here: reflectors of objects that no other feature owns. Start with `inputs.py` (the
-source), then `objects.py` (how a table follows it).
+Belongs here: which source is followed, and reflectors of objects that no other feature owns. A
+reflector follows a source, gathers what comes, converts it and writes it in short transactions; it
+decides nothing beyond that. Start with ``inputs`` (the source) and ``objects`` (how a table follows
+it).
+
+To add a source of Kubernetes objects: a module with the conversion of one object and a constructor
+like ``nodes.node_reflector``; it registers the table's initializer and ends it when the source has
+listed everything. The feature's ``wiring.py`` runs it as a job.
 """
 
 __all__: list[str] = []

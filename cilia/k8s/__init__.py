@@ -3,7 +3,7 @@
 
 Belongs here: the slim object models, the protocol of list-then-watch events (``watch``) and its
 sources (a directory of manifests, an object tracker for scripts). Does not belong here: tables and
-what the objects mean, which is the business of ``cilia.reflectors``. Start with ``watch``.
+what the objects mean, which is the business of each feature's reflectors. Start with ``watch``.
 """
 
 __all__: list[str] = []

@@ -2,8 +2,8 @@
 """From objects to ``services``, ``frontends`` and ``backends``: conversion, ownership, selection.
 
 ``conversion`` and ``endpoints`` turn Kubernetes objects into rows, ``selection`` chooses the
-backends of a frontend; these are pure. ``writer`` alone writes the tables. Does not belong here:
-reading objects (``cilia.reflectors``) and BPF maps (``reconcilers``). Start with ``writer``.
+backends of a frontend; these are pure. ``writer`` alone writes the tables, ``reflector`` feeds it
+from objects. Does not belong here: BPF maps (``reconcilers/loadbalancer``). Start with ``writer``.
 """
 
 from cilia.loadbalancer.compiled import LOADBALANCER

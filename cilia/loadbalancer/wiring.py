@@ -17,7 +17,7 @@ from cilia.loadbalancer.reflector import ServiceReflector
 from cilia.loadbalancer.writer import Writer
 from reconcilers.config import Config
 from reconcilers.loadbalancer.health_check_ports import HealthPortOperations
-from reconcilers.loadbalancer.redirect_skips import SkipRedirectOperations
+from reconcilers.loadbalancer.redirect_skips import RedirectSkipOperations
 from reconcilers.metrics import Metrics
 from reconcilers.reconciler import Health, Reconciler
 from reconcilers.verify import Drift
@@ -25,10 +25,9 @@ from statedb import DB, RWTable, Table
 from tables.cluster.nodes import Node
 from tables.cluster.pod_namespaces import new_pod_namespaces_table
 from tables.cluster.pods import Pod
-from tables.loadbalancer import health_check_ports
-from tables.loadbalancer import redirect_skips as skip_redirects
+from tables.loadbalancer import health_check_ports, redirect_skips
 from tables.loadbalancer.health_check_ports import HealthCheckPort
-from tables.loadbalancer.redirect_policies import new_local_redirect_policies_table
+from tables.loadbalancer.redirect_policies import new_redirect_policies_table
 from tables.problems import Problem
 from tables.sources import Source
 
@@ -57,10 +56,10 @@ def state_file_jobs(
 def new_redirect_tables(db: DB, pods: RWTable[Pod]) -> RedirectTables:
     """The tables are there, and empty, also while `--enable-local-redirect-policy` is off."""
     return RedirectTables(
-        policies=new_local_redirect_policies_table(db),
+        policies=new_redirect_policies_table(db),
         pods=pods,
         namespaces=new_pod_namespaces_table(db),
-        skips=skip_redirects.new_skip_redirects_table(db),
+        skips=redirect_skips.new_redirect_skips_table(db),
     )
 
 
@@ -93,9 +92,9 @@ def redirect_jobs(
         jobs["reconcile-skip-redirects"] = Reconciler(
             db,
             tables.skips,
-            SkipRedirectOperations(maps),
-            get_status=skip_redirects.get_status,
-            set_status=skip_redirects.set_status,
+            RedirectSkipOperations(maps),
+            get_status=redirect_skips.get_status,
+            set_status=redirect_skips.set_status,
             config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
             health=health,
             metrics=metrics,

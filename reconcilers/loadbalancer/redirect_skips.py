@@ -14,13 +14,13 @@ from typing import Any
 from bpf.errors import NotFound
 from bpf.maps.redirect_skips import VALUE, PodSkipKey, SkipKey, SkipMaps, encode_key, line
 from statedb import ReadTxn
+from tables.loadbalancer.redirect_skips import RedirectSkip, skip_key
 from tables.loadbalancer.redirect_skips import SkipKey as RowKey
-from tables.loadbalancer.redirect_skips import SkipRedirect, skip_key
 
-__all__ = ["SkipRedirectOperations"]
+__all__ = ["RedirectSkipOperations"]
 
 
-class SkipRedirectOperations:
+class RedirectSkipOperations:
     """Operations with verification; see `reconcilers.operations`."""
 
     def __init__(self, maps: SkipMaps) -> None:
@@ -28,7 +28,7 @@ class SkipRedirectOperations:
         # What each row has, or may have, in the maps.
         self._written: dict[RowKey, frozenset[bytes]] = {}
 
-    def update(self, txn: ReadTxn, revision: int, obj: SkipRedirect) -> None:
+    def update(self, txn: ReadTxn, revision: int, obj: RedirectSkip) -> None:
         name, wanted = skip_key(obj), frozenset(_keys(obj))
         before = self._written.get(name, frozenset())
         self._written[name] = before | wanted
@@ -37,12 +37,12 @@ class SkipRedirectOperations:
         self._remove(before - wanted, name)
         self._written[name] = wanted
 
-    def delete(self, txn: ReadTxn, revision: int, obj: SkipRedirect) -> None:
+    def delete(self, txn: ReadTxn, revision: int, obj: RedirectSkip) -> None:
         name = skip_key(obj)
         self._remove(self._written.get(name, frozenset()) | frozenset(_keys(obj)), name)
         self._written.pop(name, None)
 
-    def prune(self, txn: ReadTxn, objects: Iterable[SkipRedirect]) -> None:
+    def prune(self, txn: ReadTxn, objects: Iterable[RedirectSkip]) -> None:
         wanted = {key for row in objects for key in _keys(row)}.union(*self._written.values())
         for raw in self._maps:
             raw.delete_batch([key for key, _ in raw.items() if key not in wanted])
@@ -51,8 +51,8 @@ class SkipRedirectOperations:
         return {key: value for raw in self._maps for key, value in raw.items()}
 
     def expected(
-        self, txn: ReadTxn, objects: Iterable[SkipRedirect]
-    ) -> Iterator[tuple[Any, Any, SkipRedirect]]:
+        self, txn: ReadTxn, objects: Iterable[RedirectSkip]
+    ) -> Iterator[tuple[Any, Any, RedirectSkip]]:
         for row in objects:
             for key in _keys(row):
                 yield key, VALUE, row
@@ -69,7 +69,7 @@ class SkipRedirectOperations:
                 continue
 
 
-def _keys(row: SkipRedirect) -> Iterator[bytes]:
+def _keys(row: RedirectSkip) -> Iterator[bytes]:
     """Of sockets once the namespace of the pod is known; of packets by its addresses."""
     for address in row.frontends:
         packed = address.ip.packed

@@ -62,7 +62,7 @@ class BackendPort(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
 
 
-class LocalRedirectPolicy(msgspec.Struct, frozen=True, gc=False):
+class RedirectPolicy(msgspec.Struct, frozen=True, gc=False):
     # "namespace/name" of the policy, as of a service.
     name: ServiceName
     type: RedirectType
@@ -102,7 +102,7 @@ def selector_text(
     )
 
 
-def to_json(policy: LocalRedirectPolicy) -> dict[str, Any]:
+def to_json(policy: RedirectPolicy) -> dict[str, Any]:
     return {
         "Name": str(policy.name),
         "Type": policy.type.value,
@@ -120,11 +120,11 @@ def to_json(policy: LocalRedirectPolicy) -> dict[str, Any]:
     }
 
 
-def _name(policy: LocalRedirectPolicy) -> ServiceName:
+def _name(policy: RedirectPolicy) -> ServiceName:
     return policy.name
 
 
-def _service(policy: LocalRedirectPolicy) -> tuple[ServiceName, ...]:
+def _service(policy: RedirectPolicy) -> tuple[ServiceName, ...]:
     return () if policy.service is None else (policy.service,)
 
 
@@ -141,7 +141,7 @@ COLUMNS: Final = (
 )
 
 
-def new_local_redirect_policies_table(db: DB) -> RWTable[LocalRedirectPolicy]:
+def new_redirect_policies_table(db: DB) -> RWTable[RedirectPolicy]:
     """Registers ``localredirectpolicies`` with the database."""
     return new_table(
         db,
@@ -149,6 +149,6 @@ def new_local_redirect_policies_table(db: DB) -> RWTable[LocalRedirectPolicy]:
         NAME,
         SERVICE,
         columns=COLUMNS,
-        row_type=LocalRedirectPolicy,
+        row_type=RedirectPolicy,
         to_json=to_json,
     )

@@ -23,7 +23,7 @@ TABLE_NAME: Final = "desired-skiplbmap"
 SkipKey = tuple[str, ServiceName]
 
 
-class SkipRedirect(msgspec.Struct, frozen=True, gc=False):
+class RedirectSkip(msgspec.Struct, frozen=True, gc=False):
     # "namespace/name" of the pod.
     pod: str
     policy: ServiceName
@@ -35,15 +35,15 @@ class SkipRedirect(msgspec.Struct, frozen=True, gc=False):
     status: Status = msgspec.field(default_factory=pending)
 
 
-def get_status(row: SkipRedirect) -> Status:
+def get_status(row: RedirectSkip) -> Status:
     return row.status
 
 
-def set_status(row: SkipRedirect, status: Status) -> SkipRedirect:
+def set_status(row: RedirectSkip, status: Status) -> RedirectSkip:
     return msgspec.structs.replace(row, status=status)
 
 
-def to_json(row: SkipRedirect) -> dict[str, Any]:
+def to_json(row: RedirectSkip) -> dict[str, Any]:
     return {
         "Pod": row.pod,
         "LocalRedirectPolicy": str(row.policy),
@@ -54,7 +54,7 @@ def to_json(row: SkipRedirect) -> dict[str, Any]:
     }
 
 
-def skip_key(row: SkipRedirect) -> SkipKey:
+def skip_key(row: RedirectSkip) -> SkipKey:
     return (row.pod, row.policy)
 
 
@@ -71,6 +71,6 @@ COLUMNS: Final = (
 )
 
 
-def new_skip_redirects_table(db: DB) -> RWTable[SkipRedirect]:
+def new_redirect_skips_table(db: DB) -> RWTable[RedirectSkip]:
     """Registers ``desired-skiplbmap`` with the database."""
-    return new_table(db, TABLE_NAME, KEY, columns=COLUMNS, row_type=SkipRedirect, to_json=to_json)
+    return new_table(db, TABLE_NAME, KEY, columns=COLUMNS, row_type=RedirectSkip, to_json=to_json)

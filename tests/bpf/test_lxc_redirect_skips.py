@@ -9,7 +9,7 @@ import pytest
 from scapy.packet import Packet
 
 from bpf.libbpf import ffi
-from bpf.maps import redirect_skips as lrp
+from bpf.maps import redirect_skips
 from bpf.maps.lb import ServiceType
 from tests.bpf.datapath_world import Datapath, packed
 from tests.bpf.lxc_world import (
@@ -33,9 +33,9 @@ def redirected(datapath: Datapath, family: Family, proto: str, kind: ServiceType
 
 
 def spare(datapath: Datapath, family: Family, pod: str, port: int = 80) -> None:
-    key = lrp.PodSkipKey(packed(pod), packed(family.service), port)
+    key = redirect_skips.PodSkipKey(packed(pod), packed(family.service), port)
     raw = datapath.maps[f"cilia_skip_pod{4 if family is V4 else 6}"]
-    raw.update(lrp.encode_key(key), lrp.VALUE)
+    raw.update(redirect_skips.encode_key(key), redirect_skips.VALUE)
 
 
 def asked(family: Family, proto: str, flags: str = "S") -> Packet:
@@ -91,11 +91,11 @@ def test_connection_that_was_redirected_goes_on(pod: Datapath, family: Family) -
     ],
 )
 def test_codec_writes_the_c_struct(struct: str, pod_address: bytes, address: bytes) -> None:
-    key = lrp.PodSkipKey(pod_address, address, 0x1F90)
-    raw = lrp.encode_key(key)
+    key = redirect_skips.PodSkipKey(pod_address, address, 0x1F90)
+    raw = redirect_skips.encode_key(key)
     assert len(raw) == ffi.sizeof(f"struct {struct}")
     view = ffi.from_buffer(f"struct {struct} *", raw)
     assert bytes(ffi.buffer(ffi.addressof(view[0], "pod"))) == pod_address
     assert bytes(ffi.buffer(ffi.addressof(view[0], "address"))) == address
     assert socket.ntohs(view.port) == 0x1F90
-    assert lrp.decode_key(raw) == key
+    assert redirect_skips.decode_key(raw) == key

@@ -12,8 +12,7 @@ import pytest
 
 from bpf import features
 from bpf.libbpf import ffi
-from bpf.maps import lb
-from bpf.maps import redirect_skips as lrp
+from bpf.maps import lb, redirect_skips
 from bpf.maps.lb import LBMaps, ServiceType
 from bpf.sock import SockConfig, SockDatapath, cleanup
 from tests.bpf.world import World
@@ -27,7 +26,7 @@ PLAIN, REDIRECTED = b"what was there", b"the pod"
 class Datapath(NamedTuple):
     world: World
     maps: LBMaps
-    skip: lrp.SkipMaps
+    skip: redirect_skips.SkipMaps
 
     def redirect(self, address: str, port: int, backend_port: int, kind: ServiceType) -> None:
         key = ipaddress.ip_address(address).packed
@@ -45,8 +44,8 @@ class Datapath(NamedTuple):
 
     def spare(self, cookie: int, address: str, port: int) -> None:
         packed = ipaddress.ip_address(address).packed
-        raw = lrp.encode_key(lrp.SkipKey(cookie, packed, port))
-        self.skip.of(raw).update(raw, lrp.VALUE)
+        raw = redirect_skips.encode_key(redirect_skips.SkipKey(cookie, packed, port))
+        self.skip.of(raw).update(raw, redirect_skips.VALUE)
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_another_namespace_is_not_spared(datapath: Datapath) -> None:
     ("struct", "address"), [("skip_lb4_key", bytes([10, 1, 2, 3])), ("skip_lb6_key", bytes(16))]
 )
 def test_codec_writes_the_c_struct(struct: str, address: bytes) -> None:
-    raw = lrp.encode_key(lrp.SkipKey(0x0102030405060708, address, 0x1F90))
+    raw = redirect_skips.encode_key(redirect_skips.SkipKey(0x0102030405060708, address, 0x1F90))
     assert len(raw) == ffi.sizeof(f"struct {struct}")
     view = ffi.from_buffer(f"struct {struct} *", raw)
     assert view.netns_cookie == 0x0102030405060708

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from statedb import DB, Index, RWTable, new_table
-from statedb.web import server as http
+from statedb.web import server
 from statedb.web.server import routes
 from tests.statedb.serving import served
 from tests.statedb_application import Book, Library, Shelf
@@ -258,7 +258,7 @@ async def test_nothing_is_made_ahead_of_a_slow_reader(url: str) -> None:
 
 @pytest.mark.parametrize("url", BIG_URLS)
 async def test_reader_that_stalls_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "STALL_S", 0.05)
+    monkeypatch.setattr(server, "STALL_S", 0.05)
     big = Big()
     reader = Reader(Starlette(routes=routes(big.db)), url)
     with anyio.fail_after(5):
@@ -268,8 +268,8 @@ async def test_reader_that_stalls_is_cut_off(url: str, monkeypatch: pytest.Monke
 
 
 async def test_reader_that_falls_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_LAG", 1000)
-    monkeypatch.setattr(http, "LAG_LOOK_S", 0.01)
+    monkeypatch.setattr(server, "MAX_LAG", 1000)
+    monkeypatch.setattr(server, "LAG_LOOK_S", 0.01)
     big = Big(100)
     reader = Reader(Starlette(routes=routes(big.db)), "/statedb/changes/shelves")
     async with anyio.create_task_group() as group:
@@ -299,14 +299,14 @@ async def test_tracker_is_closed_when_the_reader_goes_away(library: Library) -> 
 async def test_idle_stream_has_a_heartbeat(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(server, "HEARTBEAT_S", 0.02)
     async with reading(library.db, "/statedb/changes/books") as reader:
         reader.taking.set()
         await reader.until(lambda: reader.body.endswith(b"}\n\n\n"))
 
 
 async def test_streams_are_limited(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_STREAMS", 2)
+    monkeypatch.setattr(server, "MAX_STREAMS", 2)
     app = Starlette(routes=routes(library.db))
     readers = [Reader(app, "/statedb/changes/books") for _ in range(4)]
     for reader in readers:
@@ -345,9 +345,9 @@ async def test_batches_tell_the_last_state_of_each_object(library: Library) -> N
 def test_server_stops_sending_to_a_socket_that_nobody_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "STALL_S", 0.3)
+    monkeypatch.setattr(server, "STALL_S", 0.3)
     ended = threading.Event()
-    answer = http._Pulled.__call__
+    answer = server._Pulled.__call__
 
     async def noted(response: Any, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -355,7 +355,7 @@ def test_server_stops_sending_to_a_socket_that_nobody_reads(
         finally:
             ended.set()
 
-    monkeypatch.setattr(http._Pulled, "__call__", noted)
+    monkeypatch.setattr(server._Pulled, "__call__", noted)
     big = Big(50_000)  # 6 MB, far more than sockets and buffers hold
     with (
         served(big.db, tmp_path / "s") as path,

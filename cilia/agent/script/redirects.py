@@ -15,7 +15,7 @@ from tables.addressing import L3n4Addr
 from tables.cluster.pods import pod_key
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import SERVICE, params_of
-from tables.loadbalancer.redirect_policies import LocalRedirectPolicy
+from tables.loadbalancer.redirect_policies import RedirectPolicy
 
 __all__ = ["redirect_commands", "redirect_test_commands"]
 
@@ -71,7 +71,7 @@ def policies_text(agent: Agent) -> str:
 
 
 def _frontends(
-    agent: Agent, txn: ReadTxn, policy: LocalRedirectPolicy
+    agent: Agent, txn: ReadTxn, policy: RedirectPolicy
 ) -> Iterator[tuple[L3n4Addr, tuple[Backend, ...]]]:
     table, redirect = agent.tables.lb.frontends, policy.redirect_service
     if policy.service is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cilia.k8s.crds.node_configs import CiliumNodeConfig, NodeConfigSpec
-from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy, LocalRedirectPolicySpec
+from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy, RedirectPolicySpec
 from cilia.k8s.crds.schema import openapi_schema
 from cilia.k8s.objects import K8sObject, Model
 
@@ -94,7 +94,7 @@ class Definition:
 DEFINITIONS: Final = (
     Definition(
         CiliumLocalRedirectPolicy,
-        LocalRedirectPolicySpec,
+        RedirectPolicySpec,
         short_names=("ciliumlrp",),
         categories=("cilium", "ciliumpolicy"),
     ),

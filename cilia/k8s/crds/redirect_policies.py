@@ -11,7 +11,7 @@ from cilia.k8s.crds.custom import CustomModel, CustomObject
 from cilia.k8s.crds.label_selectors import LabelSelector
 from cilia.k8s.objects import Address, Name
 
-__all__ = ["CiliumLocalRedirectPolicy", "LocalRedirectPolicySpec"]
+__all__ = ["CiliumLocalRedirectPolicy", "RedirectPolicySpec"]
 
 # A port is a text in these policies: 1 to 65535 without leading zeros.
 PORT = r"^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
@@ -72,7 +72,7 @@ class RedirectBackend(CustomModel):
     to_ports: list[PortInfo]
 
 
-class LocalRedirectPolicySpec(CustomModel):
+class RedirectPolicySpec(CustomModel):
     redirect_frontend: Annotated[
         RedirectFrontend,
         Field(
@@ -97,4 +97,4 @@ class CiliumLocalRedirectPolicy(CustomObject):
     KIND: ClassVar[str] = "CiliumLocalRedirectPolicy"
     RESOURCE: ClassVar[str] = "ciliumlocalredirectpolicies"
 
-    spec: LocalRedirectPolicySpec
+    spec: RedirectPolicySpec

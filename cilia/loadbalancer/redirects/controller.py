@@ -24,8 +24,8 @@ from tables.cluster.pod_namespaces import PodNamespace
 from tables.cluster.pods import Pod, pod_key
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import REDIRECT, SERVICE, FrontendParams, FrontendType, params_of
-from tables.loadbalancer.redirect_policies import FrontendMatch, LocalRedirectPolicy
-from tables.loadbalancer.redirect_skips import SkipKey, SkipRedirect, skip_key
+from tables.loadbalancer.redirect_policies import FrontendMatch, RedirectPolicy
+from tables.loadbalancer.redirect_skips import RedirectSkip, SkipKey, skip_key
 from tables.loadbalancer.services import Service
 from tables.problems import Problem, replace_problems
 from tables.sources import Source
@@ -37,7 +37,7 @@ _ORIGIN: Final = "redirect-policies"
 class Redirection(msgspec.Struct, frozen=True):
     """A policy with the pods that serve it now."""
 
-    policy: LocalRedirectPolicy
+    policy: RedirectPolicy
     backends: tuple[Backend, ...]
     # "namespace/name" of those pods.
     pods: tuple[str, ...]
@@ -47,7 +47,7 @@ class Redirection(msgspec.Struct, frozen=True):
         return bool(matching(params.address, params.port_name, self.backends))
 
 
-def redirection(policy: LocalRedirectPolicy, pods: Iterable[Pod]) -> Redirection:
+def redirection(policy: RedirectPolicy, pods: Iterable[Pod]) -> Redirection:
     """Pods count while they are ready, with the ports that they declare."""
     names: dict[L3n4Addr, tuple[str, ...]] = {}
     serving: list[str] = []
@@ -65,7 +65,7 @@ def redirection(policy: LocalRedirectPolicy, pods: Iterable[Pod]) -> Redirection
     return Redirection(policy, tuple(in_order(backends)), tuple(serving))
 
 
-def _is_candidate(policy: LocalRedirectPolicy, pod: Pod) -> bool:
+def _is_candidate(policy: RedirectPolicy, pod: Pod) -> bool:
     return (
         pod.namespace == policy.name.namespace
         and pod.ready
@@ -74,7 +74,7 @@ def _is_candidate(policy: LocalRedirectPolicy, pod: Pod) -> bool:
     )
 
 
-def _addresses(policy: LocalRedirectPolicy, pod: Pod) -> Iterator[tuple[L3n4Addr, str]]:
+def _addresses(policy: RedirectPolicy, pod: Pod) -> Iterator[tuple[L3n4Addr, str]]:
     """Declared ports that the policy names, each with the name by which frontends find it."""
     for container in pod.containers:
         for declared in container.ports:
@@ -84,7 +84,7 @@ def _addresses(policy: LocalRedirectPolicy, pod: Pod) -> Iterator[tuple[L3n4Addr
                         yield L3n4Addr.of(ip, port.port, port.protocol), port.name
 
 
-def wants(policy: LocalRedirectPolicy, params: FrontendParams) -> bool:
+def wants(policy: RedirectPolicy, params: FrontendParams) -> bool:
     """Whether a policy for a service redirects this one of its frontends."""
     address = params.address
     if params.type is not FrontendType.CLUSTER_IP or address.scope != SCOPE_EXTERNAL:
@@ -126,10 +126,10 @@ class _Plan(msgspec.Struct):
 class RedirectTables(msgspec.Struct, frozen=True):
     """What there is beside the writer's tables; the controller writes ``skips`` alone."""
 
-    policies: RWTable[LocalRedirectPolicy]
+    policies: RWTable[RedirectPolicy]
     pods: RWTable[Pod]
     namespaces: RWTable[PodNamespace]
-    skips: RWTable[SkipRedirect]
+    skips: RWTable[RedirectSkip]
 
 
 class RedirectController:
@@ -186,7 +186,7 @@ class RedirectController:
     # -- what is wanted
 
     def _redirections(
-        self, txn: ReadTxn, policies: Sequence[LocalRedirectPolicy], watch: WatchSet
+        self, txn: ReadTxn, policies: Sequence[RedirectPolicy], watch: WatchSet
     ) -> dict[ServiceName, Redirection]:
         if not policies:
             return {}
@@ -295,7 +295,7 @@ class RedirectController:
         if not wanted and not complete and not table.num_objects(txn):
             return
         with self._writer.db.write_txn(table) as wtxn:
-            held: Mapping[SkipKey, SkipRedirect] = {skip_key(row): row for row in table.all(wtxn)}
+            held: Mapping[SkipKey, RedirectSkip] = {skip_key(row): row for row in table.all(wtxn)}
             for key, row in wanted.items():
                 before = held.get(key)
                 if before is None or msgspec.structs.replace(row, status=before.status) != before:
@@ -306,7 +306,7 @@ class RedirectController:
             if complete:
                 self._skips_complete(wtxn)
 
-    def _skips(self, txn: ReadTxn, plan: _Plan) -> Iterator[SkipRedirect]:
+    def _skips(self, txn: ReadTxn, plan: _Plan) -> Iterator[RedirectSkip]:
         for name, redirection in plan.redirections.items():
             policy = redirection.policy
             addresses = tuple(plan.redirected[name])
@@ -315,7 +315,7 @@ class RedirectController:
             for pod in redirection.pods:
                 namespace = self._tables.namespaces.get(txn, pod)
                 cookie = None if namespace is None else namespace.cookie
-                yield SkipRedirect(
+                yield RedirectSkip(
                     pod, policy.name, addresses, cookie, self._pod_addresses(txn, pod)
                 )
 
@@ -325,7 +325,7 @@ class RedirectController:
         return () if pod is None or pod.host_network else pod.ips
 
 
-def _taken(policy: LocalRedirectPolicy, address: L3n4Addr, first: ServiceName) -> Problem:
+def _taken(policy: RedirectPolicy, address: L3n4Addr, first: ServiceName) -> Problem:
     return Problem(
         _ORIGIN,
         f"{address} is redirected by {first.removesuffix(':local-redirect')} already",

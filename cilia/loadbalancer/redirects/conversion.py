@@ -23,8 +23,8 @@ from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.redirect_policies import (
     BackendPort,
     FrontendMatch,
-    LocalRedirectPolicy,
     RedirectFrontend,
+    RedirectPolicy,
     RedirectType,
     selector_text,
 )
@@ -41,7 +41,7 @@ _BACKEND: Final = "spec.redirectBackend"
 
 def convert_policy(
     obj: CiliumLocalRedirectPolicy, allowed: Sequence[IPNetwork] = ()
-) -> LocalRedirectPolicy:
+) -> RedirectPolicy:
     """The row of a policy. ``allowed``: where matched addresses must be; empty: anywhere.
 
     Raises:
@@ -61,7 +61,7 @@ def convert_policy(
     _check_ports(f"{_BACKEND}.toPorts", backend.to_ports, errors)
     if errors:
         raise InvalidObject(obj.KIND, meta.namespace, meta.name, errors)
-    return LocalRedirectPolicy(
+    return RedirectPolicy(
         ServiceName.of(meta.namespace, meta.name),
         RedirectType.ADDRESS if service is None else RedirectType.SERVICE,
         match,

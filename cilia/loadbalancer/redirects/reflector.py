@@ -13,7 +13,7 @@ from cilia.k8s.crds.custom import UNKNOWN
 from cilia.k8s.watch import Source
 from cilia.loadbalancer.redirects.conversion import convert_policy
 from statedb import DB, RWTable
-from tables.loadbalancer.redirect_policies import LocalRedirectPolicy
+from tables.loadbalancer.redirect_policies import RedirectPolicy
 from tables.loadbalancer.services import IPNetwork
 from tables.problems import Problem
 
@@ -21,13 +21,13 @@ from tables.problems import Problem
 def redirect_policy_reflector(
     source: Source,
     db: DB,
-    policies: RWTable[LocalRedirectPolicy],
+    policies: RWTable[RedirectPolicy],
     problems: RWTable[Problem],
     *,
     allowed: Sequence[IPNetwork] = (),
     wait_s: float = WAIT_S,
     warn: Callable[[Problem], None] = lambda problem: None,
-) -> ObjectReflector[CiliumLocalRedirectPolicy, LocalRedirectPolicy]:
+) -> ObjectReflector[CiliumLocalRedirectPolicy, RedirectPolicy]:
     """``allowed``: see ``convert_policy``."""
     return ObjectReflector(
         source,

@@ -11,17 +11,17 @@ import pytest
 from bpf.errors import KernelError
 from bpf.maps.fake import FaultyMap
 from bpf.maps.redirect_skips import VALUE, SkipKey, SkipMaps, decode_key, dump, encode_key, line
-from reconcilers.loadbalancer.redirect_skips import SkipRedirectOperations
+from reconcilers.loadbalancer.redirect_skips import RedirectSkipOperations
 from statedb import DB
 from tables.addressing import IP, L3n4Addr, ServiceName
-from tables.loadbalancer.redirect_skips import SkipRedirect
+from tables.loadbalancer.redirect_skips import RedirectSkip
 
 TXN = DB().read_txn()
 
 
-def row(policy: str, *addresses: str, cookie: int | None = 7) -> SkipRedirect:
+def row(policy: str, *addresses: str, cookie: int | None = 7) -> RedirectSkip:
     frontends = tuple(map(L3n4Addr.parse, addresses))
-    return SkipRedirect("test/one", ServiceName(f"test/{policy}"), frontends, cookie)
+    return RedirectSkip("test/one", ServiceName(f"test/{policy}"), frontends, cookie)
 
 
 A, B, SIX = "10.0.0.1:80/TCP", "10.0.0.2:53/UDP", "[fd00::1]:80/TCP"
@@ -42,7 +42,7 @@ def test_key_is_read_as_it_was_written(address: bytes) -> None:
 
 def test_an_entry_stays_while_another_row_wants_it() -> None:
     maps = SkipMaps.fake()
-    ops = SkipRedirectOperations(maps)
+    ops = RedirectSkipOperations(maps)
     ops.update(TXN, 1, row("one", A, B))
     ops.update(TXN, 2, row("two", A, SIX))
     assert dump(maps) == LINES[A] + LINES[B] + LINES[SIX]
@@ -54,7 +54,7 @@ def test_an_entry_stays_while_another_row_wants_it() -> None:
 
 def test_a_namespace_that_changes_takes_its_entries_along() -> None:
     maps = SkipMaps.fake()
-    ops = SkipRedirectOperations(maps)
+    ops = RedirectSkipOperations(maps)
     ops.update(TXN, 1, row("one", A))
     ops.update(TXN, 2, row("one", A, cookie=8))
     assert dump(maps) == LINES[A].replace("=7", "=8")
@@ -64,7 +64,7 @@ def test_a_namespace_that_changes_takes_its_entries_along() -> None:
 
 def test_packets_are_spared_by_the_addresses_of_their_family() -> None:
     maps = SkipMaps.fake()
-    ops = SkipRedirectOperations(maps)
+    ops = RedirectSkipOperations(maps)
     ips = ("10.0.1.7", "fd00:1::7")
     pod = msgspec.structs.replace(
         row("one", A, SIX, cookie=None), pod_addresses=tuple(map(IP.parse, ips))
@@ -82,7 +82,7 @@ def test_what_a_predecessor_left_goes_with_the_prune() -> None:
     for address in (A, B):
         addr = L3n4Addr.parse(address)
         maps.v4.update(encode_key(SkipKey(7, addr.ip.packed, addr.port)), VALUE)
-    ops = SkipRedirectOperations(maps)
+    ops = RedirectSkipOperations(maps)
     ops.update(TXN, 1, row("one", A))
     ops.prune(TXN, [row("one", A)])
     assert dump(maps) == LINES[A]
@@ -91,9 +91,9 @@ def test_what_a_predecessor_left_goes_with_the_prune() -> None:
 def test_nothing_is_forgotten_when_writes_fail() -> None:
     maps = SkipMaps.fake()
     rng = Random(1)
-    ops = SkipRedirectOperations(maps.wrap(lambda raw: FaultyMap(raw, 0.5, rng)))
+    ops = RedirectSkipOperations(maps.wrap(lambda raw: FaultyMap(raw, 0.5, rng)))
 
-    def until_done(*states: SkipRedirect) -> None:
+    def until_done(*states: RedirectSkip) -> None:
         for state in states:
             for _ in range(100):
                 try:

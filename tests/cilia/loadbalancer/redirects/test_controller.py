@@ -21,16 +21,16 @@ from tables.cluster.pod_namespaces import PodNamespace, new_pod_namespaces_table
 from tables.cluster.pods import Container, ContainerPort, Pod, new_pods_table
 from tables.loadbalancer.frontends import FrontendParams, FrontendType
 from tables.loadbalancer.redirect_policies import (
-    LocalRedirectPolicy,
-    new_local_redirect_policies_table,
+    RedirectPolicy,
+    new_redirect_policies_table,
 )
-from tables.loadbalancer.redirect_skips import new_skip_redirects_table
+from tables.loadbalancer.redirect_skips import new_redirect_skips_table
 from tests.cilia.loadbalancer.world import World, change
 
 VIP, NEAR, FAR = "10.96.0.1:80/TCP", "10.1.0.1:8080/TCP", "10.1.1.1:8080/TCP"
 
 
-def policy(name: str = "near", service: str = "echo", **spec: Any) -> LocalRedirectPolicy:
+def policy(name: str = "near", service: str = "echo", **spec: Any) -> RedirectPolicy:
     form = {
         "metadata": {"name": name, "namespace": "test"},
         "spec": {
@@ -131,10 +131,10 @@ class Redirects:
         self.world = World()
         db = self.world.db
         self.tables = RedirectTables(
-            new_local_redirect_policies_table(db),
+            new_redirect_policies_table(db),
             new_pods_table(db),
             new_pod_namespaces_table(db),
-            new_skip_redirects_table(db),
+            new_redirect_skips_table(db),
         )
         self.controller = RedirectController(self.world.writer, self.tables)
 
