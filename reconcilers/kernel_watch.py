@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the observed kernel back to the reconcilers: what was changed by hand is repaired at once.
+"""From observed tables back to the reconcilers: what was changed by hand is repaired at once.
 
 The reflector fills tables such as `routes` from netlink events. A watch looks through their changes
 for those that touch what we want, and asks the reconciler for a read-back, which records the drift
-and repairs it. Objects that failed because their device was missing are asked for when it comes.
+and repairs it. Rows that failed because what they name was missing are tried when it comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 import anyio
 
 from statedb import DB, Change, ChangeIterator, Index, ReadTxn, RWTable, Status, StatusKind
 from statedb.status import pending
-from tables.node.devices import Device
 
-__all__ = ["Concerns", "DeviceArrivals", "KernelWatch"]
+__all__ = ["Concerns", "KernelWatch", "NamedArrivals"]
 
 Observed = TypeVar("Observed")
 T = TypeVar("T")
@@ -58,25 +57,30 @@ class KernelWatch(Generic[Observed]):
             await more.wait()
 
 
-class DeviceArrivals(Generic[T]):
-    """Asks again for rows that failed, as soon as a device that they name comes or changes."""
+class NamedArrivals(Generic[T]):
+    """Has rows that failed tried again as soon as what they name comes or changes.
+
+    ``names_of`` gives the names of an observed object, under which ``by_name`` finds rows.
+    """
 
     def __init__(
         self,
         db: DB,
-        devices: RWTable[Device],
+        observed: RWTable[Any],
+        names_of: Callable[[Any], Iterable[str]],
         table: RWTable[T],
-        by_device: Index,
+        by_name: Index,
         get_status: Callable[[T], Status],
         set_status: Callable[[T, Status], T],
     ) -> None:
         self._db = db
         self._table = table
-        self._by_device = by_device
+        self._names_of = names_of
+        self._by_name = by_name
         self._get_status = get_status
         self._set_status = set_status
-        with db.write_txn(devices) as wtxn:
-            self._changes: ChangeIterator[Device] = devices.changes(wtxn)
+        with db.write_txn(observed) as wtxn:
+            self._changes: ChangeIterator[Any] = observed.changes(wtxn)
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -87,12 +91,12 @@ class DeviceArrivals(Generic[T]):
                 name
                 for change in changes
                 if not change.deleted
-                for name in (change.obj.name, *change.obj.alternative_names)
+                for name in self._names_of(change.obj)
             }
             failed = any(
                 self._get_status(row).kind is StatusKind.ERROR
                 for name in names
-                for row in self._table.list(txn, name, self._by_device)
+                for row in self._table.list(txn, name, self._by_name)
             )
             if failed:
                 self._ask(names)
@@ -101,6 +105,6 @@ class DeviceArrivals(Generic[T]):
     def _ask(self, names: set[str]) -> None:
         with self._db.write_txn(self._table) as wtxn:
             for name in names:
-                for row in self._table.list(wtxn, name, self._by_device):
+                for row in self._table.list(wtxn, name, self._by_name):
                     if self._get_status(row).kind is StatusKind.ERROR:
                         self._table.insert(wtxn, self._set_status(row, pending()))

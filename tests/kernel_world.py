@@ -14,7 +14,7 @@ from cilia.node.device_selection import DeviceFilter
 from cilia.node.devices import DevicesReflector
 from cilia.node.kernel_batch import KernelTables
 from reconcilers import Config, Drift, Operations, Reconciler, new_drift_table
-from reconcilers.kernel_watch import Concerns, DeviceArrivals, KernelWatch
+from reconcilers.kernel_watch import Concerns, KernelWatch, NamedArrivals
 from statedb import DB, ChangeIterator, Column, Index, RWTable, Status, Table
 from statedb.shown.columns import table_text
 from tables.node import devices, neighbors, routes, rules
@@ -237,8 +237,8 @@ async def repairing(
             watch = KernelWatch(db, observed, concerns, reconciler.verify_now)
             tasks.start_soon(watch.run)
         if by_device is not None:
-            arrivals = DeviceArrivals(
-                db, world.tables.devices, table, by_device, get_status, set_status
+            arrivals = NamedArrivals(
+                db, world.tables.devices, devices.names, table, by_device, get_status, set_status
             )
             tasks.start_soon(arrivals.run)
         yield Repairing(world, table, reconciler, drift, get_status)

@@ -25,7 +25,7 @@ from cilia.node.kernel_batch import KernelTables
 from cilia.node.node_addresses import NodeAddressConfig, NodeAddressController
 from cilia.node.routes import DesiredRoutes
 from reconcilers.config import Config
-from reconcilers.kernel_watch import Concerns, DeviceArrivals, KernelWatch
+from reconcilers.kernel_watch import Concerns, KernelWatch, NamedArrivals
 from reconcilers.metrics import Metrics
 from reconcilers.node.addresses import AddressOperations, concerns_addresses
 from reconcilers.node.devices import DeviceOperations, concerns_devices
@@ -210,9 +210,10 @@ class _Parts:
         self.edge.jobs[f"watch-{reconciler.name}"] = watch.run
 
     def retry_with_devices(self, table: RWTable[T], by_device: Index, rows: Any) -> None:
-        arrivals = DeviceArrivals(
+        arrivals = NamedArrivals(
             self.db,
             self.edge.observed.devices,
+            devices.names,
             table,
             by_device,
             rows.get_status,

@@ -120,7 +120,8 @@ def _index(dev: Device) -> int:
     return dev.index
 
 
-def _names(dev: Device) -> tuple[str, ...]:
+def names(dev: Device) -> tuple[str, ...]:
+    """Return all names under which the kernel knows the device."""
     return (dev.name, *dev.alternative_names)
 
 
@@ -136,7 +137,7 @@ def _parse_bool(text: str) -> bool:
 
 ID: Final = Index("id", key=_index, parse=int)
 # Not unique: a name may pass from one device to another within one batch of events.
-NAME: Final = Index("name", keys=_names, unique=False, parse=str)
+NAME: Final = Index("name", keys=names, unique=False, parse=str)
 SELECTED: Final = Index("selected", key=_selected, unique=False, parse=_parse_bool)
 
 COLUMNS: Final = (

@@ -12,12 +12,12 @@ import pytest
 
 from cilia.datapath.packet_devices import PacketDeviceConfig, PacketDevicesController
 from cilia.loadbalancer.connections.backend_audit import BackendAudit
-from reconcilers.kernel_watch import DeviceArrivals, KernelWatch
+from reconcilers.kernel_watch import KernelWatch, NamedArrivals
 from statedb import DB, Index, RWTable, Status, new_table
 from statedb.status import pending
 from tables.datapath.attachments import new_attachments_table
 from tables.datapath.netdevs import new_netdevs_table
-from tables.node.devices import Device, new_devices_table
+from tables.node.devices import Device, names, new_devices_table
 from tests.cilia.datapath.test_conntrack import new_maps
 from tests.reconcilers.loadbalancer.lb_world import LBWorld
 from tests.reconcilers.targets import running
@@ -70,12 +70,13 @@ def kernel_watch(db: DB) -> Job:
     return KernelWatch(db, new_rows(db, "quiet"), lambda txn, change: False, lambda: None).run
 
 
-def device_arrivals(db: DB) -> Job:
+def named_arrivals(db: DB) -> Job:
     by_name: Index = Index("name", key=lambda row: row.name)
     rows = new_rows(db, "quiet")
-    return DeviceArrivals(
+    return NamedArrivals(
         db,
         listed_devices(db),
+        names,
         rows,
         by_name,
         lambda row: row.status,
@@ -107,7 +108,7 @@ async def test_no_deleted_row_is_kept_without_a_job() -> None:
     raises=AssertionError,
     reason="a job that waits for a change of its table holds the snapshot that it looked at",
 )
-@pytest.mark.parametrize("job", [kernel_watch, device_arrivals, packet_devices])
+@pytest.mark.parametrize("job", [kernel_watch, named_arrivals, packet_devices])
 async def test_no_deleted_row_is_kept_while_a_job_waits(job: Callable[[DB], Job]) -> None:
     db = DB()
     assert await deleted_rows_kept(db, job(db)) <= ALLOWED
