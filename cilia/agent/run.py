@@ -26,7 +26,6 @@ from bpf.maps.lb import Algorithm, LBMaps
 from bpf.maps.lb_dump import dump
 from cilia.agent import server
 from cilia.agent.config import AgentConfig
-from cilia.agent.errors import AgentError
 from cilia.agent.shell import shell_routes
 from cilia.agent.wiring import Agent, build
 from cilia.cluster.inputs import Input, open_input
@@ -42,6 +41,7 @@ from cilia.loadbalancer.proxy_healthz import proxy_healthz_app
 from cilia.loadbalancer.replacement import Replacement, replacement_routes
 from cilia.node.device_selection import DeviceFilter
 from cilia.node.wiring import KernelOptions
+from cilia.program.errors import ProgramError
 from cilia.program.jobs import run_job
 from cilia.program.serving import metrics_routes, tcp_socket, unix_socket
 from cilia.program.serving import serve as serve_http
@@ -57,7 +57,7 @@ async def serve(config: AgentConfig) -> None:
     """Run the agent until cancelled.
 
     Raises:
-        AgentError: something is missing; one sentence for the person at the terminal.
+        ProgramError: something is missing; one sentence for the person at the terminal.
     """
     # Tables are many small objects in no cycles: with the default thresholds the collector walks
     # them again and again (p99 of a commit on a million rows: 20 ms; with these: 1 ms).
@@ -100,9 +100,9 @@ def _locked(config: AgentConfig) -> Iterator[Path]:
         lock.acquire(config.pin_dir, cgroup)
         yield cgroup
     except AlreadyRunning as error:
-        raise AgentError(str(error)) from None
+        raise ProgramError(str(error)) from None
     except PermissionError as error:
-        raise AgentError(f"{error.filename}: {error.strerror}: run the agent as root") from None
+        raise ProgramError(f"{error.filename}: {error.strerror}: run the agent as root") from None
     finally:
         lock.release()
 
@@ -112,7 +112,7 @@ def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
         datapath = KernelDatapath(_sock_config(config, cgroup), packet_config(config))
         datapath.attach_early()
     except (BPFError, ImportError) as error:
-        raise AgentError(str(error)) from None
+        raise ProgramError(str(error)) from None
     return datapath
 
 

@@ -22,7 +22,7 @@ from cilia.agent.metrics import TableMetrics
 from cilia.agent.metrics_samples import MetricsSampler, SelectiveRegistry
 from cilia.agent.status import StatusView
 from cilia.cluster.k8s_watches import K8sWatchReflector
-from cilia.cluster.metrics import WatchMetrics, convergence_histogram
+from cilia.cluster.metrics import WatchMetrics
 from cilia.cluster.nodes import namespace_reflector, node_reflector
 from cilia.cluster.pod_namespaces import PodNamespaceReflector
 from cilia.cluster.pods import pod_reflector
@@ -39,6 +39,7 @@ from cilia.loadbalancer.convergence import ConvergenceRecorder
 from cilia.loadbalancer.draining import ConnectionCounter, DrainController
 from cilia.loadbalancer.host_ports import HostPortController
 from cilia.loadbalancer.local_node import LocalNodeController
+from cilia.loadbalancer.metrics import convergence_histogram
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower
 from cilia.loadbalancer.redirects.controller import RedirectTables
 from cilia.loadbalancer.reflector import ServiceReflector

@@ -11,15 +11,10 @@ from typing import Any
 import click
 
 from cilia.api.client import ApiError, request
+from cilia.loadbalancer.cli.replacement import REPLACEMENT
 from cilia.program.output import show
 
 OK, WARN, BAD = "green", "yellow", "red"
-#: By the state of the switch: who has connections that begin now.
-REPLACEMENT = {
-    "serve": "served here",
-    "hand_back": "handed back, those that are known go on: see cilia replacement",
-    "take_over": "served here; TCP connections that another proxy has are left to it",
-}
 NEARLY_FULL = 0.8  # part of a map from which on an operator has to act
 
 

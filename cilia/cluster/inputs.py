@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cilia.agent.config import AgentConfig
-from cilia.agent.errors import AgentError
 from cilia.cluster.access_options import open_client
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.narrowed import NarrowedSource
+from cilia.program.errors import ProgramError
 
 if TYPE_CHECKING:  # without an API server the `kubernetes` package is not loaded
     from cilia.k8s.api_source import ApiSource
@@ -44,19 +44,19 @@ def open_input(config: AgentConfig) -> Input:
     """Connects to nothing yet.
 
     Raises:
-        AgentError: no source is named, two are, or the one that is named cannot be read.
+        ProgramError: no source is named, two are, or the one that is named cannot be read.
     """
     if config.k8s_manifests is None:
         if not (config.reads_api_server or os.path.exists(_ACCOUNT_TOKEN)):
-            raise AgentError(
+            raise ProgramError(
                 "no source of Kubernetes objects: name an API server with --k8s-api-server or"
                 " --k8s-kubeconfig-path, or a directory of manifests with --k8s-manifests"
             )
         return _api_server(config)
     if config.reads_api_server:
-        raise AgentError("--k8s-manifests and an API server are two sources: name one of them")
+        raise ProgramError("--k8s-manifests and an API server are two sources: name one of them")
     if not config.k8s_manifests.is_dir():
-        raise AgentError(f"--k8s-manifests={config.k8s_manifests} is no directory")
+        raise ProgramError(f"--k8s-manifests={config.k8s_manifests} is no directory")
     source = NarrowedSource(ManifestSource(config.k8s_manifests), cluster_resources(config))
     return Input(source, str(config.k8s_manifests), "watch-manifests")
 

@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of the watches, read from their table when they are scraped, and of convergence."""
+"""Metrics of the watches, read from their table when they are scraped."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from statedb import DB, Table
 from tables.cluster.k8s_watches import K8sWatch
-from tables.loadbalancer.convergence import Convergence
 
-__all__ = ["WatchMetrics", "convergence_histogram"]
-
-# Seconds: from one table change to an API server that was away.
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+__all__ = ["WatchMetrics"]
 
 _GAUGES: dict[str, tuple[str, Callable[[K8sWatch, float], float]]] = {
     "up": ("1 while the resource is followed, or is not there.", lambda w, now: float(w.well)),
@@ -78,20 +73,3 @@ class WatchMetrics(Collector):
                 anomalies.add_metric([row.resource, kind], count)
         yield repairs
         yield anomalies
-
-
-def convergence_histogram(registry: CollectorRegistry) -> Callable[[Convergence], None]:
-    """`cilia_convergence_seconds`; call the result with each change that reached the maps."""
-    histogram = Histogram(
-        "cilia_convergence_seconds",
-        "From a change to the tables (api, table), to the maps (map), and all of it (total).",
-        ("kind", "stage", "time_source"),
-        buckets=BUCKETS,
-        registry=registry,
-    )
-
-    def observe(row: Convergence) -> None:
-        for stage, seconds in row.stages_s.items():
-            histogram.labels(row.kind, stage, row.time_source).observe(seconds)
-
-    return observe

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from bpf import features
 from cilia.agent.config import AgentConfig
-from cilia.agent.errors import AgentError
 from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.errors import MountError
 from cilia.linux.mounts import mount
+from cilia.program.errors import ProgramError
 
 RECORD = "mounts.json"
 MNT_DETACH = 2
@@ -29,7 +29,7 @@ def prepare_bpf_root(config: AgentConfig) -> Path:
     """The BPF file system, mounted if it is not.
 
     Raises:
-        AgentError: it is not there and cannot be mounted.
+        ProgramError: it is not there and cannot be mounted.
     """
     _ensure_mounted(config, "bpf", config.bpf_root, "--bpf-root")
     return config.bpf_root
@@ -39,12 +39,12 @@ def prepare_cgroup_root(config: AgentConfig) -> Path:
     """The cgroup2 directory to attach to: as asked for, or the root of the hierarchy.
 
     Raises:
-        AgentError: what was asked for is no cgroup2 directory, or none is there and it cannot be
+        ProgramError: what was asked for is no cgroup2 directory, or none is there and it cannot be
             mounted.
     """
     if config.cgroup_root is not None:
         if not (config.cgroup_root / "cgroup.procs").exists():
-            raise AgentError(
+            raise ProgramError(
                 f"--cgroup-root={config.cgroup_root} is no cgroup v2 directory:"
                 " `grep cgroup2 /proc/mounts` shows where the hierarchy is"
             )
@@ -69,7 +69,7 @@ def _ensure_mounted(config: AgentConfig, fstype: str, path: Path, option: str) -
     try:
         mount(fstype, path)
     except (MountError, OSError) as error:
-        raise AgentError(
+        raise ProgramError(
             f"no {fstype} file system at {path} and it cannot be mounted ({error.strerror}):"
             f" run as root with CAP_SYS_ADMIN, or mount one and name it with {option}"
         ) from None

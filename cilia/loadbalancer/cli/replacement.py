@@ -13,7 +13,13 @@ from typing import Any
 import click
 
 from cilia.api.client import ApiError, request
-from cilia.cli.status import REPLACEMENT
+
+#: By the state of the switch: who has connections that begin now.
+REPLACEMENT = {
+    "serve": "served here",
+    "hand_back": "handed back, those that are known go on: see cilia replacement",
+    "take_over": "served here; TCP connections that another proxy has are left to it",
+}
 
 LOOK_S = 0.5  # nobody pushes what is left
 

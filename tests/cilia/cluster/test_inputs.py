@@ -15,10 +15,10 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 
 from cilia.agent.config import AgentConfig
-from cilia.agent.errors import AgentError
 from cilia.agent.wiring import Agent
 from cilia.cluster.inputs import cluster_resources, open_input
 from cilia.k8s.change_time import TRIGGER
+from cilia.program.errors import ProgramError
 from statedb.status import StatusKind
 from tables.loadbalancer.convergence import Convergence
 from tests.cilia.k8s.fake_api import FakeApi
@@ -155,10 +155,10 @@ def test_resources_are_narrowed_by_the_api_server() -> None:
 
 
 def test_two_sources_and_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AgentError, match="--k8s-api-server"):
+    with pytest.raises(ProgramError, match="--k8s-api-server"):
         open_input(AgentConfig())
     both = AgentConfig(k8s_manifests=tmp_path, k8s_api_server="https://192.0.2.1:6443")
-    with pytest.raises(AgentError, match="two sources"):
+    with pytest.raises(ProgramError, match="two sources"):
         open_input(both)
 
 
