@@ -14,9 +14,10 @@ from pathlib import Path
 
 import click
 
-from cilia.agent.config import DEFAULT_INSTANCE, AgentConfig
+from cilia.agent.config import AgentConfig
 from cilia.datapath.mounts import unmount_ours
 from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.program.instance import DEFAULT_INSTANCE
 from cilia.program.options import validated
 
 WAIT_S = 10.0

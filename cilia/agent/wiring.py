@@ -33,7 +33,6 @@ from cilia.datapath.map_pressure import MapPressure
 from cilia.datapath.metrics import DatapathMetrics
 from cilia.datapath.packets import PacketTables, packet_jobs
 from cilia.k8s.watch import FollowedSource, Source
-from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.loadbalancer.connections import socket_termination as sockets
 from cilia.loadbalancer.convergence import ConvergenceRecorder
 from cilia.loadbalancer.draining import ConnectionCounter, DrainController
@@ -43,6 +42,7 @@ from cilia.loadbalancer.metrics import convergence_histogram
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower
 from cilia.loadbalancer.redirects.controller import RedirectTables
 from cilia.loadbalancer.reflector import ServiceReflector
+from cilia.loadbalancer.this_node import LocalNode
 from cilia.loadbalancer.wiring import (
     health_check_jobs,
     new_redirect_tables,
@@ -53,7 +53,6 @@ from cilia.loadbalancer.writer import LoadBalancerTables, Writer
 from cilia.node.wiring import KernelEdge, KernelOptions, build_kernel
 from cilia.program.health import HealthReporter, ModuleHealth
 from reconcilers.config import Config
-from reconcilers.loadbalancer.frontend_entries import FrontendConfig
 from reconcilers.loadbalancer.frontends import FrontendOperations, run_frontends
 from reconcilers.loadbalancer.health_check_ports import ANY_ADDRESS
 from reconcilers.metrics import PrometheusMetrics
@@ -166,42 +165,6 @@ def _log_problem(problem: Problem) -> None:
     log.warning("wrong object", problem=str(problem), origin=problem.origin)
 
 
-def _load_balancer_config(config: AgentConfig) -> LoadBalancerConfig:
-    first, last = config.node_ports
-    return LoadBalancerConfig(
-        kube_proxy_replacement=config.kube_proxy_replacement,
-        enable_ipv4=config.enable_ipv4,
-        enable_ipv6=config.enable_ipv6,
-        enable_external_ips=config.enable_external_ips,
-        enable_service_topology=config.enable_service_topology,
-        bpf_lb_algorithm_annotation=config.bpf_lb_algorithm_annotation,
-        bpf_lb_mode_annotation=config.bpf_lb_mode_annotation,
-        health_check_loadbalancer_ip=config.enable_health_check_nodeport
-        and config.enable_health_check_loadbalancer_ip,
-        node_port_min=first,
-        node_port_max=last,
-    )
-
-
-def _frontend_config(config: AgentConfig) -> FrontendConfig:
-    first, last = config.node_ports
-    return FrontendConfig(
-        kube_proxy_replacement=config.kube_proxy_replacement,
-        algorithm=config.bpf_lb_algorithm,
-        algorithm_annotation=config.bpf_lb_algorithm_annotation,
-        maglev_table_size=config.bpf_lb_maglev_table_size,
-        maglev_seed=config.maglev_seed,
-        mode=config.bpf_lb_mode,
-        mode_annotation=config.bpf_lb_mode_annotation,
-        external_clusterip=config.bpf_lb_external_clusterip,
-        source_range_all_types=config.bpf_lb_source_range_all_types,
-        wildcard_entries=config.bpf_lb_enable_wildcard_entries,
-        scale_to_zero=config.enable_scale_to_zero,
-        node_port_min=first,
-        node_port_max=last,
-    )
-
-
 def _packet_jobs(
     config: AgentConfig,
     tables: Tables,
@@ -265,7 +228,7 @@ def build(
     writer = Writer(
         tables.db,
         tables.lb,
-        _load_balancer_config(config),
+        config,
         LocalNode(config.node_name),
         warn=_log_problem,
     )
@@ -295,7 +258,7 @@ def build(
         datapath.maps,
         tables.lb.frontends,
         tables.node_addresses,
-        _frontend_config(config),
+        config,
     )
     pressure = MapPressure(datapath.all_maps(), operations.map_entries)
     registry.register(pressure)

@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from cilia.cluster.access_options import KubernetesOptions
+from cilia.program.instance import InstanceOptions
 from cilia.program.values import PositiveDuration
 from cilia.script.environment import parse_duration
 
 __all__ = ["ClusterOptions"]
 
 
-class ClusterOptions(KubernetesOptions):
-    """What of the cluster is read, and how it is checked."""
+class ClusterOptions(KubernetesOptions, InstanceOptions):
+    """The source of objects, what of the cluster is read, and how it is checked."""
+
+    k8s_manifests: Annotated[
+        Path | None,
+        Field(description="Directory of Kubernetes YAML to read and watch for changes."),
+    ] = None
 
     # The pages of the first lists come at once.
     k8s_client_burst: Annotated[

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's options on packets at devices: which devices, how they are forwarded, what is
-remembered.
+"""The agent's options on the datapath: which devices, and what is remembered of flows.
 
 Named and set as in the field, but for `--pod-devices`, which stands for what another CNI plugin
 knows. Durations are written as Go does (`10s`, `2h13m20s`).
@@ -8,40 +7,30 @@ knows. Durations are written as Go does (`10s`, `2h13m20s`).
 
 from __future__ import annotations
 
-import base64
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from cilia.program.options import ProgramConfig
+from cilia.program.instance import InstanceOptions
 from cilia.program.values import Duration, PositiveDuration
 from cilia.script.environment import parse_duration
 
-__all__ = ["PacketOptions"]
+__all__ = ["DatapathOptions"]
 
 Entries = Annotated[int, Field(ge=1024, le=1 << 24)]
-
-#: Of the Maglev seed: four for the tables, four for the hash of IPv4, four for that of IPv6.
-SEED_BYTES = 12
 
 #: Host ends of pods' devices by the names that common CNI plugins give them.
 POD_DEVICES = "veth+,lxc+,cali+,eni+,azv+,gke+"
 
 
-def _seed(text: str) -> str:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise ValueError(f"{text!r} is not base64") from None
-    if len(raw) != SEED_BYTES:
-        raise ValueError(
-            f"has {len(raw)} bytes, not {SEED_BYTES}: make one with head -c12 /dev/urandom | base64"
-        )
-    return text
+class DatapathOptions(InstanceOptions):
+    """Programs at cgroup and devices, connection tracking and source translation."""
 
-
-class PacketOptions(ProgramConfig):
-    """Programs at devices, connection tracking and source translation."""
+    cgroup_root: Annotated[
+        Path | None,
+        Field(description="cgroup v2 directory whose processes are served; default: its root."),
+    ] = None
 
     pod_devices: Annotated[
         str,
@@ -50,25 +39,6 @@ class PacketOptions(ProgramConfig):
             " (veth+, !veth9); devices that face other nodes are never among them."
         ),
     ] = POD_DEVICES
-    bpf_lb_dsr_dispatch: Annotated[
-        Literal["opt", "ipip"],
-        Field(description="How packets reach the backend's node in mode dsr."),
-    ] = "opt"
-    bpf_lb_acceleration: Annotated[
-        Literal["disabled", "native", "best-effort", "testing-only"],
-        Field(
-            description="Forward node ports in XDP: native needs a driver that can, best-effort"
-            " uses those that can, testing-only runs it in the stack."
-        ),
-    ] = "disabled"
-    bpf_lb_maglev_hash_seed: Annotated[
-        str,
-        Field(
-            description="Seed of the Maglev tables and of the hash of flows, 12 bytes in base64;"
-            " the same on all nodes of a cluster."
-        ),
-        AfterValidator(_seed),
-    ] = "JLfvgnHc2kaSUFaI"
     bpf_ct_global_tcp_max: Annotated[
         Entries, Field(description="TCP connections remembered, a family.")
     ] = 524_288
@@ -113,17 +83,6 @@ class PacketOptions(ProgramConfig):
     ] = "0s"
 
     @property
-    def maglev_seed(self) -> bytes:
-        """The whole seed, from which the tables follow."""
-        return base64.b64decode(self.bpf_lb_maglev_hash_seed)
-
-    @property
-    def flow_hash_seeds(self) -> tuple[int, int]:
-        """Of IPv4 and of IPv6."""
-        raw = self.maglev_seed
-        return int.from_bytes(raw[4:8], "big"), int.from_bytes(raw[8:], "big")
-
-    @property
     def pod_device_patterns(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.pod_devices.split(",") if name.strip())
 
@@ -133,7 +92,7 @@ class PacketOptions(ProgramConfig):
         prefix = "bpf_ct_timeout_"
         return {
             name.removeprefix(prefix): max(1, round(parse_duration(getattr(self, name))))
-            for name in PacketOptions.model_fields
+            for name in DatapathOptions.model_fields
             if name.startswith(prefix)
         }
 

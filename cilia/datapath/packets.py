@@ -103,14 +103,13 @@ def _objects(config: AgentConfig) -> list[str]:
 
 
 def _constants(config: AgentConfig) -> dict[str, bytes]:
-    _, last_node_port = config.node_ports
     seed4, seed6 = config.flow_hash_seeds
     numbers = {
         "lb_algorithm": Algorithm.named(config.bpf_lb_algorithm),
         "lb_hash4_seed": seed4,
         "lb_hash6_seed": seed6,
         "lb_maglev_size": config.bpf_lb_maglev_table_size,
-        "nat_min_port": last_node_port + 1,
+        "nat_min_port": config.node_port_max + 1,
         "nat_max_port": 65535,
         **{f"ct_timeout_{name}_s": s for name, s in config.conntrack_timeouts_s.items()},
     }

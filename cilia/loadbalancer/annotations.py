@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
-from cilia.loadbalancer.config import LocalNode
+from cilia.loadbalancer.this_node import LocalNode
 from tables.loadbalancer.services import (
     Algorithm,
     ForwardingMode,

@@ -16,7 +16,8 @@ import msgspec
 
 from cilia.k8s import objects as k8s
 from cilia.loadbalancer import annotations as ann
-from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.this_node import LocalNode
 from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr, ServiceName, pack_ip
 from tables.loadbalancer.frontends import FrontendParams, FrontendType
 from tables.loadbalancer.services import (
@@ -51,7 +52,7 @@ class ConvertedService(msgspec.Struct, frozen=True):
 
 
 def convert_service(
-    obj: k8s.Service, config: LoadBalancerConfig, node: LocalNode, source: Source = Source.K8S
+    obj: k8s.Service, config: LoadBalancerOptions, node: LocalNode, source: Source = Source.K8S
 ) -> ConvertedService:
     """Never fails: an annotation that means nothing is left out and reported in ``warnings``."""
     meta, spec = obj.metadata, obj.spec
@@ -113,7 +114,7 @@ class _Asked(msgspec.Struct, frozen=True):
 _NOTHING_ASKED: Final = _Asked()
 
 
-def _annotated(notes: Mapping[str, str], config: LoadBalancerConfig, warnings: Warnings) -> _Asked:
+def _annotated(notes: Mapping[str, str], config: LoadBalancerOptions, warnings: Warnings) -> _Asked:
     """The algorithm is kept, and shown, whether or not the node lets a service choose."""
     warnings.extend(_ignored(error) for error in ann.of_clusters(notes))
     return _Asked(
@@ -185,7 +186,7 @@ def _frontends(
     obj: k8s.Service,
     service: Service,
     exposed: frozenset[str] | None,
-    config: LoadBalancerConfig,
+    config: LoadBalancerOptions,
 ) -> tuple[FrontendParams, ...]:
     spec = obj.spec
     if spec.type == "ExternalName" or not spec.ports or is_headless(obj):
@@ -212,7 +213,7 @@ def _all_frontends(
     obj: k8s.Service,
     service: Service,
     exposed: frozenset[str] | None,
-    config: LoadBalancerConfig,
+    config: LoadBalancerOptions,
 ) -> list[FrontendParams]:
     spec, found = obj.spec, list[FrontendParams]()
     kind = spec.type
@@ -237,7 +238,7 @@ def _at(
     ips: Iterable[str],
     type_: FrontendType,
     scopes: tuple[int, ...],
-    config: LoadBalancerConfig,
+    config: LoadBalancerOptions,
 ) -> None:
     """Adds each port at each address, in each scope."""
     for ip in ips:
@@ -255,7 +256,7 @@ def _node_ports(
     found: list[FrontendParams],
     spec: k8s.ServiceSpec,
     scopes: tuple[int, ...],
-    config: LoadBalancerConfig,
+    config: LoadBalancerOptions,
 ) -> None:
     """Adds the surrogate address of each family; the reconciler knows the node's addresses."""
     for family in _families(spec):

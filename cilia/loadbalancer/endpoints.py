@@ -13,8 +13,8 @@ import msgspec
 
 from cilia.k8s import objects as k8s
 from cilia.loadbalancer import annotations as ann
-from cilia.loadbalancer.config import LoadBalancerConfig
 from cilia.loadbalancer.conversion import Warnings
+from cilia.loadbalancer.options import LoadBalancerOptions
 from tables.addressing import L3n4Addr, ServiceName, pack_ip
 from tables.loadbalancer.backends import DEFAULT_WEIGHT, Backend, BackendState
 from tables.sources import Source
@@ -37,7 +37,7 @@ def service_of(obj: k8s.EndpointSlice) -> ServiceName | None:
 def convert_slice(
     obj: k8s.EndpointSlice,
     service: ServiceName,
-    config: LoadBalancerConfig,
+    config: LoadBalancerOptions,
     source: Source = Source.K8S,
 ) -> ConvertedSlice:
     """The backends of one slice; none for a family that is off, and none for host names."""
@@ -68,7 +68,7 @@ def convert_slice(
     return ConvertedSlice(tuple(found.values()), warnings)
 
 
-def _is_enabled(family: str, config: LoadBalancerConfig) -> bool:
+def _is_enabled(family: str, config: LoadBalancerOptions) -> bool:
     return (family == "IPv4" and config.enable_ipv4) or (family == "IPv6" and config.enable_ipv6)
 
 

@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
-from cilia.loadbalancer.config import LocalNode
 from cilia.loadbalancer.conversion import ConvertedService
 from cilia.loadbalancer.selection import local_backends_of_service
+from cilia.loadbalancer.this_node import LocalNode
 from cilia.loadbalancer.writer import ServiceChange, Writer
 from statedb import ChangeIterator, ReadTxn, RWTable, Table, WatchSet
 from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, ServiceName

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from cilia.loadbalancer.config import LoadBalancerConfig
+from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.writer import KEEP, ServiceChange, Writer
 from statedb import Change, ChangeIterator, RWTable, WatchSet, WriteTxn
 from tables.addressing import IP, L3n4Addr, ServiceName
@@ -37,7 +37,7 @@ class ConvertedPod(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def convert_pod(pod: Pod, config: LoadBalancerConfig) -> ConvertedPod:
+def convert_pod(pod: Pod, config: LoadBalancerOptions) -> ConvertedPod:
     """The services of a running pod's host ports, TCP and UDP of one port together."""
     changes: Changes = {}
     warnings: list[str] = []
@@ -62,7 +62,7 @@ def _add(
     name: ServiceName,
     pod: Pod,
     port: ContainerPort,
-    config: LoadBalancerConfig,
+    config: LoadBalancerOptions,
 ) -> bool:
     """Adds a port to its service; false if it does not agree with the ports that are there."""
     loopback = port.host_ip is not None and port.host_ip.is_loopback

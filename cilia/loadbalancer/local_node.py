@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cilia.loadbalancer.config import LocalNode
+from cilia.loadbalancer.this_node import LocalNode
 from cilia.loadbalancer.writer import Writer
 from statedb import Channel, Table
 from tables.cluster.nodes import Node

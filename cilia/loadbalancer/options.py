@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's options on what services are made of, beside the API server's objects.
+"""The agent's options on the load balancer, and those on what services are made of.
 
 Named and, with one exception, set as in the field: health check node ports are on, redirect
 policies and scale-to-zero are not. Durations are written as Go does (`1s`, `1m30s`).
@@ -14,12 +14,15 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from cilia.k8s.manifest_files import READERS
+from cilia.loadbalancer.frontend_options import FrontendOptions
+from cilia.loadbalancer.map_options import MapOptions
+from cilia.loadbalancer.socket_options import SocketOptions
 from cilia.program.options import ProgramConfig
 from cilia.program.values import Duration, ListenAddress
 from cilia.script.environment import parse_duration
 from tables.loadbalancer.services import IPNetwork
 
-__all__ = ["ServiceOptions"]
+__all__ = ["LoadBalancerOptions", "ServiceOptions"]
 
 
 def _networks(text: str) -> tuple[IPNetwork, ...]:
@@ -37,7 +40,7 @@ def _state_file(path: Path | None) -> Path | None:
 
 
 class ServiceOptions(ProgramConfig):
-    """Further sources of services, redirect policies, health ports."""
+    """Further sources of services, redirect policies, health ports, retries."""
 
     lb_state_file: Annotated[
         Path | None,
@@ -75,13 +78,6 @@ class ServiceOptions(ProgramConfig):
     lb_retry_backoff_max: Annotated[
         Duration, Field(description="Longest wait between two tries of an object that fails.")
     ] = "1m"
-    metrics_sampling_interval: Annotated[
-        Duration, Field(description="How often metrics are sampled for `metrics -s`; 0: never.")
-    ] = "5m"
-    metrics: Annotated[
-        str,
-        Field(description="Metrics to leave out (-NAME) or to keep (+NAME), by blanks or commas."),
-    ] = ""
 
     @property
     def lrp_networks(self) -> tuple[IPNetwork, ...]:
@@ -97,5 +93,10 @@ class ServiceOptions(ProgramConfig):
         return parse_duration(self.lb_state_file_interval)
 
     @property
-    def metrics_sampling_interval_s(self) -> float:
-        return parse_duration(self.metrics_sampling_interval)
+    def health_check_loadbalancer_ip(self) -> bool:
+        """True if health checks are answered, and at load-balancer addresses too."""
+        return self.enable_health_check_nodeport and self.enable_health_check_loadbalancer_ip
+
+
+class LoadBalancerOptions(ServiceOptions, SocketOptions, FrontendOptions, MapOptions):
+    """All options of the feature; handed on whole to whoever reads one."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.this_node import LocalNode
 from tables.addressing import SCOPE_INTERNAL, L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import FrontendType
@@ -44,7 +45,7 @@ def select_backends(
     service: Service,
     candidates: Sequence[Backend],
     node: LocalNode,
-    config: LoadBalancerConfig,
+    config: LoadBalancerOptions,
     *,
     redirected: bool = False,
 ) -> tuple[Backend, ...]:

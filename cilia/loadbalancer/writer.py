@@ -24,9 +24,10 @@ import msgspec
 
 from cilia.loadbalancer.claim_queue import ClaimQueue
 from cilia.loadbalancer.claims import asks_for, grantable
-from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.selection import in_order, probed, select_backends
 from cilia.loadbalancer.shadows import Shadows, is_preferred
+from cilia.loadbalancer.this_node import LocalNode
 from statedb import DB, RWTable, WriteTxn
 from statedb.status import pending
 from tables.addressing import L3n4Addr, ServiceName
@@ -100,7 +101,7 @@ class Writer:
         self,
         db: DB,
         tables: LoadBalancerTables,
-        config: LoadBalancerConfig,
+        config: LoadBalancerOptions,
         node: LocalNode,
         *,
         now: Callable[[], float] = time.time,

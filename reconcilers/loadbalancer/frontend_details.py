@@ -9,7 +9,8 @@ frontend wakes up by traffic. Pure functions, as in `frontend_entries`.
 from collections.abc import Iterator, Mapping
 
 from bpf.maps.lb import AFFINITY_MATCH, ID, PRESENT, SourceRange, encode_source_range
-from reconcilers.loadbalancer.frontend_entries import Choice, FrontendConfig
+from reconcilers.loadbalancer.frontend_config import FrontendConfig
+from reconcilers.loadbalancer.frontend_entries import Choice
 from reconcilers.loadbalancer.frontend_maps import FamilyMaps
 from reconcilers.loadbalancer.maglev import Member, Recipe
 from reconcilers.maps.staged import StagedMap
@@ -30,9 +31,9 @@ def has_details(fe: Frontend, config: FrontendConfig) -> bool:
     return bool(
         svc.affinity_timeout_s
         or svc.source_ranges
-        or (svc.scale_to_zero and config.scale_to_zero)
-        or config.algorithm in BY_TABLE
-        or (config.algorithm_annotation and svc.algorithm in BY_TABLE)
+        or (svc.scale_to_zero and config.enable_scale_to_zero)
+        or config.bpf_lb_algorithm in BY_TABLE
+        or (config.bpf_lb_algorithm_annotation and svc.algorithm in BY_TABLE)
     )
 
 
@@ -55,12 +56,12 @@ def details_of(
         if (prefix.version == 6) is addr.is_ipv6:
             source = SourceRange(number, prefix.network_address.packed, prefix.prefixlen)
             yield family.source, encode_source_range(source), PRESENT
-    if fe.service.scale_to_zero and config.scale_to_zero:
+    if fe.service.scale_to_zero and config.enable_scale_to_zero:
         yield family.scale_to_zero, ID.pack(number), PRESENT
     if active and wants_maglev(fe, addr, config):
         recipe = Recipe.of(
             (Member(turn_name(be), backend_ids[be.address], be.weight) for be in active),
-            config.maglev_table_size,
+            config.bpf_lb_maglev_table_size,
             config.maglev_seed,
         )
         yield family.maglev, ID.pack(number), recipe
@@ -77,11 +78,11 @@ def wants_maglev(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
     if addr.is_surrogate:
         return False
     asked = fe.service.algorithm
-    if config.algorithm_annotation and asked is not Algorithm.UNDEF:
+    if config.bpf_lb_algorithm_annotation and asked is not Algorithm.UNDEF:
         return asked in BY_TABLE
-    if config.algorithm not in BY_TABLE:
+    if config.bpf_lb_algorithm not in BY_TABLE:
         return False
-    return fe.type is not FrontendType.CLUSTER_IP or config.external_clusterip
+    return fe.type is not FrontendType.CLUSTER_IP or config.bpf_lb_external_clusterip
 
 
 def turn_name(be: Backend) -> str:

@@ -6,10 +6,8 @@ structs of `bpf.maps.lb` are used directly where a field for each of a million e
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from struct import Struct
-from typing import Literal
 
 from bpf.maps.lb import (
     IPV4,
@@ -24,6 +22,7 @@ from bpf.maps.lb import (
 )
 from bpf.maps.lb import BackendState as EntryState
 from bpf.maps.text import PROTOCOL_NAMES
+from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import Frontend, FrontendType
@@ -35,33 +34,6 @@ from tables.loadbalancer.services import (
     SourceRangesPolicy,
     TrafficPolicy,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class FrontendConfig:
-    """How frontends are programmed, for the whole node."""
-
-    kube_proxy_replacement: bool = True
-    tunnel: bool = True
-    # How a backend is chosen where a service does not say; services are heard with the annotation.
-    algorithm: Literal["random", "maglev", "least-connections"] = "random"
-    algorithm_annotation: bool = False
-    # A prime above the number of backends of any service.
-    maglev_table_size: int = 16381
-    # The same on all nodes, so that a client keeps its backend whichever node it comes by.
-    maglev_seed: bytes = b""
-    # How a node port's traffic is forwarded to another node; likewise.
-    mode: Literal["snat", "dsr", "hybrid"] = "snat"
-    mode_annotation: bool = False
-    # Cluster addresses also answer packets that come from outside the node.
-    external_clusterip: bool = False
-    source_range_all_types: bool = False
-    # Unknown ports of a known address are answered by the datapath, not routed away.
-    wildcard_entries: bool = True
-    # Frontends of services that wake up by traffic are marked.
-    scale_to_zero: bool = False
-    node_port_min: int = 30000
-    node_port_max: int = 32767
 
 
 class Choice:
@@ -213,10 +185,10 @@ def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
     flags = _policy_flags(svc, kind)
     if svc.affinity_timeout_s:
         flags |= _AFFINITY
-    if (kind is _CLUSTER_IP and not config.external_clusterip) or addr.is_surrogate:
+    if (kind is _CLUSTER_IP and not config.bpf_lb_external_clusterip) or addr.is_surrogate:
         flags |= _NON_ROUTABLE
     if svc.source_ranges and (
-        config.source_range_all_types or kind in (_LOAD_BALANCER, _EXTERNAL_IPS)
+        config.bpf_lb_source_range_all_types or kind in (_LOAD_BALANCER, _EXTERNAL_IPS)
     ):
         flags |= _SOURCE_RANGE
         if svc.source_ranges_policy is _DENY:
@@ -247,17 +219,19 @@ def _policy_flags(svc: Service, kind: FrontendType) -> int:
 
 
 def _is_dsr(svc: Service, addr: L3n4Addr, config: FrontendConfig) -> bool:
-    if config.mode_annotation and svc.forwarding_mode is not _UNDEF_MODE:
+    if config.bpf_lb_mode_annotation and svc.forwarding_mode is not _UNDEF_MODE:
         return svc.forwarding_mode is ForwardingMode.DSR
-    return config.mode == "dsr" or (config.mode == "hybrid" and addr.protocol == "TCP")
+    mode = config.bpf_lb_mode
+    return mode == "dsr" or (mode == "hybrid" and addr.protocol == "TCP")
 
 
 def algorithm(fe: Frontend, config: FrontendConfig) -> Algorithm:
     """The algorithm as written to the map: undef unless services may choose."""
-    if not config.algorithm_annotation:
+    if not config.bpf_lb_algorithm_annotation:
         return _UNDEF_ALGORITHM
     chosen = fe.service.algorithm
-    return _ALGORITHMS[config.algorithm if chosen is ServiceAlgorithm.UNDEF else chosen.value]
+    own = chosen is not ServiceAlgorithm.UNDEF
+    return _ALGORITHMS[chosen.value if own else config.bpf_lb_algorithm]
 
 
 def l7_port(fe: Frontend) -> int:
@@ -372,7 +346,7 @@ def wildcard_value(kind: int) -> bytes:
 
 def wants_wildcard(fe: Frontend, config: FrontendConfig) -> bool:
     return (
-        config.wildcard_entries
+        config.bpf_lb_enable_wildcard_entries
         and fe.type in (_CLUSTER_IP, _LOAD_BALANCER)
         and fe.address[23] == SCOPE_EXTERNAL
         and fe.service.load_balancer_class in _WILDCARD_CLASSES

@@ -13,8 +13,9 @@ from mypy_extensions import mypyc_attr
 from bpf.maps.lb import ID
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.backend_references import BackendReferences
+from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_details import Detail, details_of, has_details
-from reconcilers.loadbalancer.frontend_entries import Choice, FrontendConfig
+from reconcilers.loadbalancer.frontend_entries import Choice
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
 from reconcilers.loadbalancer.id_allocator import IdAllocator, IdsExhaustedError
 from reconcilers.loadbalancer.node_ports import NodePortAddresses

@@ -14,7 +14,7 @@ from typing import Any
 
 from bpf.maps.lb import LBMaps, decode_id, encode_id
 from reconcilers.loadbalancer import frontend_entries as layout
-from reconcilers.loadbalancer.frontend_entries import FrontendConfig
+from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
 from reconcilers.loadbalancer.frontend_plans import FrontendPlanner
 from reconcilers.loadbalancer.node_ports import NodePortAddresses, surrogate_of
@@ -49,7 +49,7 @@ class FrontendOperations:
         node_addresses: Table[NodeAddress],
         config: FrontendConfig,
     ) -> None:
-        self._config = config
+        self.config = config
         self._frontends = frontends
         self._node_ports = NodePortAddresses(node_addresses, config)
         self._maps = FrontendMaps(maps)
@@ -60,7 +60,7 @@ class FrontendOperations:
     def restore(self) -> None:
         """Forget everything and take ids and contents from the maps."""
         self._maps.load()
-        self._planner = FrontendPlanner(self._maps, self._node_ports, self._config)
+        self._planner = FrontendPlanner(self._maps, self._node_ports, self.config)
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
@@ -180,7 +180,7 @@ class FrontendOperations:
         plan = Plan()
         plan.resume(self._unfinished.get(fe.address, ()))
         try:
-            if not layout.is_programmed(fe, self._config):
+            if not layout.is_programmed(fe, self.config):
                 self._remove_all(txn, plan, fe.address)
                 return plan
             self._planner.program(plan, fe, fe.address)
@@ -220,7 +220,7 @@ class FrontendOperations:
         """Remove an address of the row `owner`, and program it for another row that wants it."""
         self._planner.remove(plan, addr, owner)
         heir = self._frontends.get(txn, addr)
-        if heir is not None and heir.address != owner and layout.is_programmed(heir, self._config):
+        if heir is not None and heir.address != owner and layout.is_programmed(heir, self.config):
             self._planner.program(plan, heir, addr)
             return
         if not self._expanded:

@@ -7,7 +7,7 @@ real addresses, so each address of this node that answers for node ports gets an
 
 from collections.abc import Callable
 
-from reconcilers.loadbalancer.frontend_entries import FrontendConfig
+from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from statedb import ReadTxn, Table
 from tables.addressing import IP, L3n4Addr
 from tables.loadbalancer.frontends import Frontend, FrontendType

@@ -20,10 +20,11 @@ from pathlib import Path
 from bpf.maps.lb import LBMaps
 from cilia.k8s.objects import K8sObject, decode
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Upsert
-from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.reflector import KINDS, ServiceReflector
+from cilia.loadbalancer.this_node import LocalNode
 from cilia.loadbalancer.writer import LoadBalancerTables, Writer
-from reconcilers.loadbalancer.frontends import FrontendConfig, FrontendOperations
+from reconcilers.loadbalancer.frontends import FrontendOperations
 from reconcilers.reconciler import Reconciler
 from statedb import DB
 from tables.loadbalancer.frontends import get_status, set_status
@@ -62,13 +63,13 @@ class Line:
         self.db = DB()
         self.tables = LoadBalancerTables(self.db, new_problems_table(self.db))
         node = LocalNode("here")
-        writer = Writer(self.db, self.tables, LoadBalancerConfig(), node)
+        writer = Writer(self.db, self.tables, LoadBalancerOptions(), node)
         self.reflector = ServiceReflector(self.feed, writer)
         operations = FrontendOperations(
             maps,
             self.tables.frontends,
             new_node_addresses_table(self.db),
-            FrontendConfig(),
+            LoadBalancerOptions(),
         )
         self.reconciler = Reconciler(
             self.db,

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from cilia.loadbalancer.config import LoadBalancerConfig
+from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.selection import in_order, matching
 from cilia.loadbalancer.writer import ServiceChange, Writer
 from statedb import ReadTxn, RWTable, WatchSet, WriteTxn
@@ -100,7 +100,7 @@ def wants(policy: RedirectPolicy, params: FrontendParams) -> bool:
     return False
 
 
-def own_frontends(redirection: Redirection, config: LoadBalancerConfig) -> list[FrontendParams]:
+def own_frontends(redirection: Redirection, config: LoadBalancerOptions) -> list[FrontendParams]:
     """The addresses of an address policy that a backend can serve."""
     policy = redirection.policy
     if policy.service is not None:

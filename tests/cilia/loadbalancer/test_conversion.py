@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cilia.k8s.objects import InvalidObject
 from cilia.loadbalancer import annotations as ann
-from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
 from cilia.loadbalancer.conversion import ConvertedService, convert_service
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.this_node import LocalNode
 from tables.loadbalancer.services import (
     Algorithm,
     ForwardingMode,
@@ -24,11 +25,11 @@ from tables.loadbalancer.services import (
 from tests.cilia.k8s.forms import as_service, service_form, with_metadata
 
 NODE = LocalNode("node1", {"zone": "a", "service.cilium.io/node": "edge"})
-CONFIG = LoadBalancerConfig()
+CONFIG = LoadBalancerOptions()
 
 
 def convert(
-    config: LoadBalancerConfig = CONFIG,
+    config: LoadBalancerOptions = CONFIG,
     *,
     notes: dict[str, str] | None = None,
     labels: dict[str, str] | None = None,
@@ -161,7 +162,7 @@ def test_options_leave_frontends_out() -> None:
     }
 
     def count(**options: bool) -> int:
-        return len(convert(LoadBalancerConfig(**options), **spec).frontends)
+        return len(convert(LoadBalancerOptions.model_validate(options), **spec).frontends)
 
     assert count() == 8
     assert count(enable_ipv4=False) == 4
@@ -282,7 +283,7 @@ def test_annotations_become_fields() -> None:
         proxy_delegation="delegate-if-local",
         scale_to_zero="true",
     )
-    service = convert(LoadBalancerConfig(bpf_lb_mode_annotation=True), notes=notes).service
+    service = convert(LoadBalancerOptions(bpf_lb_mode_annotation=True), notes=notes).service
     assert service is not None
     assert service.forwarding_mode is ForwardingMode.DSR
     assert service.algorithm is Algorithm.MAGLEV
@@ -379,7 +380,7 @@ def test_whatever_was_decoded_is_converted(
         obj = as_service(form)
     except InvalidObject:
         return
-    converted = convert_service(obj, LoadBalancerConfig(enable_ipv6=v6), NODE)
+    converted = convert_service(obj, LoadBalancerOptions(enable_ipv6=v6), NODE)
     addresses = [params.address for params in converted.frontends]
     assert addresses == sorted(set(addresses))
     assert v6 or not any(address.is_ipv6 for address in addresses)

@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from cilia.k8s.objects import EndpointSlice, decode
-from cilia.loadbalancer.config import LoadBalancerConfig
 from cilia.loadbalancer.endpoints import ConvertedSlice, convert_slice, merge_slices, service_of
+from cilia.loadbalancer.options import LoadBalancerOptions
 from tables.addressing import ServiceName
 from tables.loadbalancer.backends import Backend, BackendState
 from tests.cilia.k8s.forms import slice_form, with_metadata
 
 NAME = ServiceName("test/echo")
-CONFIG = LoadBalancerConfig()
+CONFIG = LoadBalancerOptions()
 
 
 def convert(
-    config: LoadBalancerConfig = CONFIG,
+    config: LoadBalancerOptions = CONFIG,
     notes: dict[str, str] | None = None,
     addresses: tuple[str, ...] = ("10.1.0.1",),
     **fields: Any,
@@ -119,8 +119,8 @@ def test_node_and_zones_are_kept() -> None:
 def test_families_that_are_off_and_host_names_give_nothing() -> None:
     v6: dict[str, Any] = {"addresses": ("fd00::1",)}
     assert str(one(convert(**v6)).address) == "[fd00::1]:8080/TCP"
-    assert convert(LoadBalancerConfig(enable_ipv6=False), **v6).backends == ()
-    assert convert(LoadBalancerConfig(enable_ipv4=False)).backends == ()
+    assert convert(LoadBalancerOptions(enable_ipv6=False), **v6).backends == ()
+    assert convert(LoadBalancerOptions(enable_ipv4=False)).backends == ()
     named: dict[str, Any] = {"addressType": "FQDN", "endpoints": [endpoint("example.com")]}
     assert convert(**named).backends == ()
 

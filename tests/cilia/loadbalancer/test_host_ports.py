@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cilia.loadbalancer.config import LoadBalancerConfig
 from cilia.loadbalancer.host_ports import HostPortController, convert_pod
+from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.writer import KEEP
 from statedb import WatchSet
 from tables.addressing import IP
@@ -27,10 +27,10 @@ def pod(*ports: ContainerPort, ips: tuple[str, ...] = ("10.1.0.1",), **fields: A
     return Pod("test", name, ips=addresses, containers=(container,), **values)
 
 
-def shown(pod: Pod, config: LoadBalancerConfig | None = None) -> dict[str, list[str]]:
+def shown(pod: Pod, config: LoadBalancerOptions | None = None) -> dict[str, list[str]]:
     """Frontends and backends by service, a loopback service marked with an exclamation mark."""
     found = {}
-    for name, change in convert_pod(pod, config or LoadBalancerConfig()).changes.items():
+    for name, change in convert_pod(pod, config or LoadBalancerOptions()).changes.items():
         assert isinstance(change.service, Service)
         assert change.backends is not KEEP
         mark = "!" if change.service.loopback_host_port else ""
@@ -53,7 +53,7 @@ def test_families_follow_the_pod_and_the_options() -> None:
         "-> 10.1.0.1:8080/TCP",
         "-> [fd00::1]:8080/TCP",
     ]
-    [frontends] = shown(both, LoadBalancerConfig(enable_ipv6=False)).values()
+    [frontends] = shown(both, LoadBalancerOptions(enable_ipv6=False)).values()
     assert frontends == ["0.0.0.0:80/TCP", "-> 10.1.0.1:8080/TCP"]
 
 
@@ -88,7 +88,7 @@ def test_host_ip(host_ip: str, mark: str, address: str) -> None:
 def test_what_cannot_be_opened_is_left_out_and_reported() -> None:
     loopback = ContainerPort(8080, "UDP", host_port=80, host_ip=IP.parse("127.0.0.1"))
     node_port = ContainerPort(8080, host_port=30000)
-    converted = convert_pod(pod(HTTP, loopback, node_port), LoadBalancerConfig())
+    converted = convert_pod(pod(HTTP, loopback, node_port), LoadBalancerOptions())
     assert list(converted.changes) == ["test/web:host-port:80:u1"]
     assert len(converted.warnings) == 2
     above = pod(ContainerPort(8080, host_port=32768))

@@ -5,8 +5,9 @@ import asyncio
 
 import msgspec
 
-from cilia.loadbalancer.config import ZONE_LABEL, LoadBalancerConfig, LocalNode
 from cilia.loadbalancer.local_node import LocalNodeController
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from tables.addressing import IP
 from tables.cluster.nodes import Node, new_nodes_table
 from tables.loadbalancer.services import TrafficDistribution
@@ -16,7 +17,7 @@ FRONTEND, ONE, TWO = "10.96.0.1:80/TCP", "10.1.0.1:80/TCP", "10.1.0.2:80/TCP"
 
 
 async def test_the_row_of_the_node_is_followed() -> None:
-    world = World(LoadBalancerConfig(enable_service_topology=True))
+    world = World(LoadBalancerOptions(enable_service_topology=True))
     nodes = new_nodes_table(world.db)
     asked = msgspec.structs.replace(
         change("echo", FRONTEND),

@@ -10,7 +10,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cilia.loadbalancer.config import ZONE_LABEL, LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from cilia.loadbalancer.writer import KEEP, Keep, ServiceChange
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
@@ -21,7 +22,7 @@ from tests.cilia.loadbalancer.world import World, name_of
 
 NAMES = ["a", "b", "c", "d"]
 NODE = LocalNode("here", {ZONE_LABEL: "z1"})
-CONFIG = LoadBalancerConfig(enable_service_topology=True)
+CONFIG = LoadBalancerOptions(enable_service_topology=True)
 
 
 class Step(msgspec.Struct):

@@ -16,8 +16,8 @@ from cilia.k8s.objects import EndpointSlice, K8sObject, Service, decode
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
 from cilia.k8s.watch import Problem as Refusal
-from cilia.loadbalancer.config import LocalNode
 from cilia.loadbalancer.reflector import Report, ServiceReflector
+from cilia.loadbalancer.this_node import LocalNode
 from statedb import ChangeIterator
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from cilia.loadbalancer.config import ZONE_LABEL, LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.selection import (
     in_order,
     local_backends_of_service,
     probed,
     select_backends,
 )
+from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import FrontendType
@@ -25,8 +26,8 @@ from tables.sources import Source
 
 NAME = ServiceName("test/echo")
 NODE = LocalNode("here", {ZONE_LABEL: "a"})
-TOPOLOGY = LoadBalancerConfig(enable_service_topology=True)
-PLAIN = LoadBalancerConfig()
+TOPOLOGY = LoadBalancerOptions(enable_service_topology=True)
+PLAIN = LoadBalancerOptions()
 
 
 def backend(address: str, **fields: Any) -> Backend:
@@ -38,7 +39,7 @@ def select(
     address: str = "10.96.0.1:80/TCP",
     type_: FrontendType = FrontendType.CLUSTER_IP,
     port_name: str = "",
-    config: LoadBalancerConfig = PLAIN,
+    config: LoadBalancerOptions = PLAIN,
     node: LocalNode = NODE,
     redirected: bool = False,
     **service: Any,

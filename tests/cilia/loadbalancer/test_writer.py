@@ -4,7 +4,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cilia.loadbalancer.config import ZONE_LABEL, LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from cilia.loadbalancer.writer import ServiceChange
 from statedb import ChangeIterator, StatusKind
 from statedb.status import done
@@ -340,7 +341,7 @@ def test_a_redirected_frontend_shows_the_backends_of_the_other_service(world: Wo
 
 
 def test_a_change_of_the_node_is_followed() -> None:
-    world = World(LoadBalancerConfig(enable_service_topology=True))
+    world = World(LoadBalancerOptions(enable_service_topology=True))
     near = backend("echo", ONE, for_zones=("a",))
     far = backend("echo", TWO, for_zones=("b",))
     svc = service("echo", traffic_distribution=TrafficDistribution.PREFER_SAME_ZONE)

@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from cilia.loadbalancer.config import LoadBalancerConfig, LocalNode
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.this_node import LocalNode
 from cilia.loadbalancer.writer import KEEP, Keep, LoadBalancerTables, ServiceChange, Writer
 from statedb import DB
 from tables.addressing import L3n4Addr, ServiceName
@@ -39,7 +40,7 @@ class World:
     """Changes go in one a transaction; what the tables then say comes out as text."""
 
     def __init__(
-        self, config: LoadBalancerConfig | None = None, node: LocalNode | None = None
+        self, config: LoadBalancerOptions | None = None, node: LocalNode | None = None
     ) -> None:
         self.db = DB()
         self.tables = LoadBalancerTables(self.db, new_problems_table(self.db))
@@ -48,7 +49,7 @@ class World:
         self.writer = Writer(
             self.db,
             self.tables,
-            config or LoadBalancerConfig(),
+            config or LoadBalancerOptions(),
             node or LocalNode("here"),
             now=lambda: float(next(clock)),
             warn=self.warnings.append,

@@ -14,8 +14,9 @@ from bpf.maps.fake import FaultyMap
 from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
 from bpf.maps.raw import RawMap
+from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers import Config, Drift, Reconciler, new_drift_table
-from reconcilers.loadbalancer.frontends import FrontendConfig, FrontendOperations
+from reconcilers.loadbalancer.frontends import FrontendOperations
 from statedb import DB
 from statedb.status import pending
 from tables.addressing import IP, L3n4Addr, ServiceName
@@ -35,7 +36,7 @@ from tests.reconcilers.targets import FAST
 ECHO = ServiceName("test/echo")
 
 # The thin line without the entries for unknown ports, which would be in every dump.
-PLAIN = FrontendConfig(wildcard_entries=False)
+PLAIN = LoadBalancerOptions(bpf_lb_enable_wildcard_entries=False)
 
 
 class Killed(BaseException):
@@ -98,7 +99,7 @@ class LBWorld:
 
     def __init__(
         self,
-        config: FrontendConfig = PLAIN,
+        config: LoadBalancerOptions = PLAIN,
         faults: float = 0.0,
         kernel: Kernel | None = None,
         reconciler_config: Config = FAST,

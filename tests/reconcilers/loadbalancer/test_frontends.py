@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
+from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers.loadbalancer.frontend_entries import service_keys
-from reconcilers.loadbalancer.frontends import FrontendConfig, PruneError
+from reconcilers.loadbalancer.frontends import PruneError
 from statedb import StatusKind
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import BackendState
@@ -77,7 +77,7 @@ async def test_both_families_and_protocols_share_the_ids() -> None:
 
 
 async def test_maps_are_empty_and_bytes_are_none_when_all_frontends_are_gone() -> None:
-    world = LBWorld(FrontendConfig())
+    world = LBWorld(LoadBalancerOptions())
     world.put(frontend(VIP, ["10.244.1.1:8080/TCP"]), frontend("10.96.0.2:80/TCP"))
     async with running(world.reconciler):
         await world.settled()
@@ -365,7 +365,7 @@ DENY: dict[str, Any] = {**RANGES, "source_ranges_policy": SourceRangesPolicy.DEN
 
 FLAGS: list[tuple[FrontendType, dict[str, Any], dict[str, Any], str]] = [
     (CLUSTER_IP, {}, {}, "ClusterIP+non-routable"),
-    (CLUSTER_IP, {}, {"external_clusterip": True}, "ClusterIP"),
+    (CLUSTER_IP, {}, {"bpf_lb_external_clusterip": True}, "ClusterIP"),
     (CLUSTER_IP, {"int_traffic_policy": LOCAL}, {}, "ClusterIP+InternalLocal+non-routable"),
     (CLUSTER_IP, {"ext_traffic_policy": LOCAL}, {}, "ClusterIP+non-routable"),
     (LOAD_BALANCER, {}, {}, "LoadBalancer"),
@@ -381,26 +381,26 @@ FLAGS: list[tuple[FrontendType, dict[str, Any], dict[str, Any], str]] = [
     (LOAD_BALANCER, RANGES, {}, "LoadBalancer+check source-range"),
     (EXTERNAL_IPS, DENY, {}, "ExternalIPs+check source-range+deny"),
     (NODE_PORT, RANGES, {}, "NodePort"),
-    (NODE_PORT, RANGES, {"source_range_all_types": True}, "NodePort+check source-range"),
+    (NODE_PORT, RANGES, {"bpf_lb_source_range_all_types": True}, "NodePort+check source-range"),
     (
         LOAD_BALANCER,
         {"proxy_delegation": ProxyDelegation.DELEGATE_IF_LOCAL},
         {},
         "LoadBalancer+delegate-if-local",
     ),
-    (LOAD_BALANCER, {}, {"mode": "dsr"}, "LoadBalancer+dsr"),
-    (LOAD_BALANCER, {}, {"mode": "hybrid"}, "LoadBalancer+dsr"),
+    (LOAD_BALANCER, {}, {"bpf_lb_mode": "dsr"}, "LoadBalancer+dsr"),
+    (LOAD_BALANCER, {}, {"bpf_lb_mode": "hybrid"}, "LoadBalancer+dsr"),
     (LOAD_BALANCER, {"forwarding_mode": ForwardingMode.DSR}, {}, "LoadBalancer"),
     (
         LOAD_BALANCER,
         {"forwarding_mode": ForwardingMode.DSR},
-        {"mode_annotation": True},
+        {"bpf_lb_mode_annotation": True},
         "LoadBalancer+dsr",
     ),
     (
         LOAD_BALANCER,
         {"forwarding_mode": ForwardingMode.SNAT},
-        {"mode_annotation": True, "mode": "dsr"},
+        {"bpf_lb_mode_annotation": True, "bpf_lb_mode": "dsr"},
         "LoadBalancer",
     ),
 ]
@@ -410,7 +410,7 @@ FLAGS: list[tuple[FrontendType, dict[str, Any], dict[str, Any], str]] = [
 async def test_flags(
     kind: FrontendType, svc: dict[str, Any], config: dict[str, Any], flags: str
 ) -> None:
-    world = LBWorld(dataclasses.replace(PLAIN, **config))
+    world = LBWorld(PLAIN.model_copy(update=config))
     world.put(frontend(VIP, ["10.244.1.1:80/TCP"], kind, service(**svc)))
     async with running(world.reconciler):
         await world.settled()
@@ -420,7 +420,7 @@ async def test_flags(
 
 
 async def test_hybrid_mode_is_for_tcp_only() -> None:
-    world = LBWorld(dataclasses.replace(PLAIN, mode="hybrid"))
+    world = LBWorld(PLAIN.model_copy(update={"bpf_lb_mode": "hybrid"}))
     world.put(frontend("10.96.0.1:53/UDP", (), LOAD_BALANCER))
     async with running(world.reconciler):
         await world.settled()
@@ -428,7 +428,9 @@ async def test_hybrid_mode_is_for_tcp_only() -> None:
 
 
 async def test_affinity_proxy_and_algorithm_stand_in_the_master_entry() -> None:
-    world = LBWorld(dataclasses.replace(PLAIN, algorithm_annotation=True, algorithm="maglev"))
+    world = LBWorld(
+        PLAIN.model_copy(update={"bpf_lb_algorithm_annotation": True, "bpf_lb_algorithm": "maglev"})
+    )
     world.put(
         frontend(VIP, (), LOAD_BALANCER, service(affinity_timeout_s=42)),
         frontend(
@@ -458,6 +460,12 @@ async def test_redirected_frontend_is_of_type_local_redirect_and_routable() -> N
     assert world.dump().splitlines()[1].endswith("FLAGS=LocalRedirect")
 
 
+class WithoutTunnel(LoadBalancerOptions):
+    @property
+    def tunnel(self) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("kind", "tunnel", "programmed"),
     [
@@ -472,7 +480,8 @@ async def test_redirected_frontend_is_of_type_local_redirect_and_routable() -> N
 async def test_what_is_programmed_beside_kube_proxy(
     kind: FrontendType, tunnel: bool, programmed: bool
 ) -> None:
-    world = LBWorld(dataclasses.replace(PLAIN, kube_proxy_replacement=False, tunnel=tunnel))
+    options = LoadBalancerOptions if tunnel else WithoutTunnel
+    world = LBWorld(options(kube_proxy_replacement=False, bpf_lb_enable_wildcard_entries=False))
     world.put(frontend(VIP, ["10.244.1.1:80/TCP"], kind))
     async with running(world.reconciler):
         await world.settled()
@@ -485,7 +494,7 @@ async def test_what_is_programmed_beside_kube_proxy(
 
 
 async def test_wildcard_entry_is_one_an_address_and_goes_with_the_last_frontend() -> None:
-    world = LBWorld(FrontendConfig())
+    world = LBWorld(LoadBalancerOptions())
     world.put(frontend(VIP), frontend("10.96.0.1:443/TCP"), frontend("10.96.0.1:80/TCP/i"))
     wildcard = (
         "SVC: ID=0 ADDR=10.96.0.1:0/ANY SLOT=0 LBALG=undef AFFTimeout=0 COUNT=0 QCOUNT=0 "
@@ -518,7 +527,7 @@ async def test_wildcard_entry_is_one_an_address_and_goes_with_the_last_frontend(
 async def test_which_frontends_have_a_wildcard_entry(
     kind: FrontendType, load_balancer_class: str | None, wanted: bool
 ) -> None:
-    world = LBWorld(FrontendConfig())
+    world = LBWorld(LoadBalancerOptions())
     world.put(frontend(VIP, (), kind, service(load_balancer_class=load_balancer_class)))
     async with running(world.reconciler):
         await world.settled()
@@ -526,7 +535,7 @@ async def test_which_frontends_have_a_wildcard_entry(
 
 
 async def test_node_address_has_no_wildcard_entry() -> None:
-    world = LBWorld(FrontendConfig())
+    world = LBWorld(LoadBalancerOptions())
     world.set_nodes("10.96.0.1")
     world.put(frontend(VIP))
     async with running(world.reconciler):

@@ -12,7 +12,7 @@ from bpf import features
 from bpf.errors import RequirementMissing
 from bpf.maps.lb import LBMaps
 from bpf.maps.raw import RawMap
-from reconcilers.loadbalancer.frontends import FrontendConfig
+from cilia.loadbalancer.options import LoadBalancerOptions
 from tables.loadbalancer.frontends import Frontend, FrontendType
 from tests.reconcilers.loadbalancer.lb_world import Kernel, LBWorld, frontend, service
 from tests.reconcilers.targets import running
@@ -20,7 +20,7 @@ from tests.reconcilers.targets import running
 pytestmark = pytest.mark.root
 
 SIZES = range(1, 60)
-CONFIG = FrontendConfig(algorithm="maglev", maglev_table_size=251)
+CONFIG = LoadBalancerOptions(bpf_lb_algorithm="maglev", bpf_lb_maglev_table_size=251)
 
 
 @pytest.fixture

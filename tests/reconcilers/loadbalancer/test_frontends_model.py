@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from ipaddress import ip_network
 from typing import Any
@@ -54,8 +53,12 @@ PARTS = st.fixed_dictionaries(
         ).map(tuple),
     }
 )
-CONFIG = dataclasses.replace(
-    PLAIN, algorithm="maglev", external_clusterip=True, maglev_table_size=13
+CONFIG = PLAIN.model_copy(
+    update={
+        "bpf_lb_algorithm": "maglev",
+        "bpf_lb_external_clusterip": True,
+        "bpf_lb_maglev_table_size": 13,
+    }
 )
 
 
@@ -166,7 +169,7 @@ class FrontendsModel(RuleBasedStateMachine):
         assert frontends == expected_frontends
         assert backends == expected_backends
         assert seen_details(self.kernel.maps) == wanted_details(
-            self.rows.values(), self.nodes, CONFIG.maglev_table_size
+            self.rows.values(), self.nodes, CONFIG.bpf_lb_maglev_table_size
         )
         rows = self.world.frontends.all(self.world.db.read_txn())
         assert all(row.id and row.status.kind == "done" for row in rows)

@@ -10,7 +10,8 @@ import anyio
 import pytest
 
 from bpf.maps.lb import BackendValue, RevNatValue, encode_backend, encode_id, encode_rev_nat
-from reconcilers.loadbalancer.frontends import FrontendConfig, run_frontends
+from cilia.loadbalancer.options import LoadBalancerOptions
+from reconcilers.loadbalancer.frontends import run_frontends
 from tables.loadbalancer.backends import BackendState
 from tables.loadbalancer.frontends import Frontend, FrontendType
 from tests.reconcilers.loadbalancer.lb_world import (
@@ -45,7 +46,7 @@ def rows() -> list[Frontend]:
     ]
 
 
-async def lived(config: FrontendConfig = PLAIN) -> Kernel:
+async def lived(config: LoadBalancerOptions = PLAIN) -> Kernel:
     """What an agent leaves behind that had all rows and got them in an order of its own."""
     world = LBWorld(config)
     world.set_nodes(*NODES)
@@ -59,8 +60,8 @@ async def lived(config: FrontendConfig = PLAIN) -> Kernel:
     return world.kernel
 
 
-@pytest.mark.parametrize("config", [PLAIN, FrontendConfig()])
-async def test_nothing_is_written_when_the_maps_are_right(config: FrontendConfig) -> None:
+@pytest.mark.parametrize("config", [PLAIN, LoadBalancerOptions()])
+async def test_nothing_is_written_when_the_maps_are_right(config: LoadBalancerOptions) -> None:
     kernel = await lived(config)
     before = LBWorld(config, kernel=kernel).dump()
     world = LBWorld(config, kernel=kernel)
@@ -76,7 +77,7 @@ async def test_nothing_is_written_when_the_maps_are_right(config: FrontendConfig
 
 
 async def test_prune_takes_foreign_entries_and_spares_wildcards() -> None:
-    config = FrontendConfig()
+    config = LoadBalancerOptions()
     kernel = await lived(config)
     for family in (kernel.maps.v4, kernel.maps.v6):
         family.rev_nat.update(encode_id(99), next(iter(family.rev_nat.items()))[1])

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cilia.loadbalancer.config import LocalNode
 from cilia.loadbalancer.health_checks import count_local, wants_health_check
 from cilia.loadbalancer.proxy_healthz import proxy_healthz_app
+from cilia.loadbalancer.this_node import LocalNode
 from cilia.program.serving import serve, tcp_socket
 from reconcilers.loadbalancer import health_check_ports as health_ports
 from reconcilers.loadbalancer.health_check_ports import HealthPortOperations

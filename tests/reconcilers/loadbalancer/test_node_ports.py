@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import anyio
 
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower, refresh_frontends
-from reconcilers.loadbalancer.frontends import FrontendConfig
+from cilia.loadbalancer.options import LoadBalancerOptions
 from tables.addressing import IP
 from tables.loadbalancer.frontends import FrontendType
 from tables.node.node_addresses import NodeAddress
-from tests.reconcilers.loadbalancer.lb_world import PLAIN, LBWorld, frontend, service
+from tests.reconcilers.loadbalancer.lb_world import LBWorld, frontend, service
 from tests.reconcilers.targets import running
 
 NODE_PORT, HOST_PORT = FrontendType.NODE_PORT, FrontendType.HOST_PORT
@@ -91,7 +90,7 @@ async def test_host_port_is_expanded_too_and_a_cluster_address_is_not() -> None:
 
 
 async def test_entries_follow_the_node_addresses() -> None:
-    world = LBWorld(FrontendConfig())
+    world = LBWorld(LoadBalancerOptions())
     world.set_nodes("192.0.2.1")
     world.put(frontend(SURROGATE, BACKENDS, NODE_PORT), frontend("192.0.2.3:80/TCP", BACKENDS))
     async with running(world.reconciler), anyio.create_task_group() as tasks:
@@ -147,7 +146,9 @@ async def test_address_of_its_own_is_left_to_it_outside_the_range_of_node_ports(
 
 
 async def test_node_port_wins_within_the_range_of_node_ports() -> None:
-    world = LBWorld(dataclasses.replace(PLAIN, node_port_min=8080, node_port_max=8080))
+    world = LBWorld(
+        LoadBalancerOptions(bpf_lb_enable_wildcard_entries=False, node_port_range="8080,8080")
+    )
     world.set_nodes("192.0.2.1")
     world.put(
         frontend("192.0.2.1:8080/TCP", BACKENDS, FrontendType.LOAD_BALANCER),
