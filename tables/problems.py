@@ -56,22 +56,19 @@ def _origin(p: Problem) -> str:
 
 def replace_problems(
     table: RWTable[Problem], wtxn: WriteTxn, origin: str, problems: Iterable[Problem], now: float
-) -> tuple[Problem, ...]:
-    """Makes ``problems`` the whole of what an origin has to say; returns those that are new.
+) -> None:
+    """Make ``problems`` the whole of what an origin has to say.
 
     Args:
         now: seconds since the epoch, the ``since`` of the new ones.
     """
     old = {problem_key(p): p for p in table.list(wtxn, origin, ORIGIN)}
-    fresh = []
     for problem in problems:
         row = msgspec.structs.replace(problem, origin=origin, since=now)
         if old.pop(problem_key(row), None) is None:
             table.insert(wtxn, row)
-            fresh.append(row)
     for gone in old.values():
         table.delete(wtxn, gone)
-    return tuple(fresh)
 
 
 def to_json(p: Problem) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from cilia.cluster.metrics import WatchMetrics
 from cilia.cluster.nodes import namespace_reflector, node_reflector
 from cilia.cluster.pod_namespaces import PodNamespaceReflector
 from cilia.cluster.pods import pod_reflector
-from cilia.cluster.problems import ProblemReflector
+from cilia.cluster.problems import ProblemLog, ProblemReflector
 from cilia.datapath.coexistence import Coexistence
 from cilia.datapath.datapath import Datapath
 from cilia.datapath.map_pressure import MapPressure
@@ -161,10 +161,6 @@ class Agent:
         return HealthReporter(self.tables.db, self.tables.health, "agent", name)
 
 
-def _log_problem(problem: Problem) -> None:
-    log.warning("wrong object", problem=str(problem), origin=problem.origin)
-
-
 def _packet_jobs(
     config: AgentConfig,
     tables: Tables,
@@ -230,7 +226,6 @@ def build(
         tables.lb,
         config,
         LocalNode(config.node_name),
-        warn=_log_problem,
     )
     convergence = ConvergenceRecorder(
         tables.db,
@@ -239,8 +234,8 @@ def build(
         lambda revision: frontends.wait_until_reconciled(revision),
         convergence_histogram(registry),
     )
-    services = ServiceReflector(source, writer, warn=_log_problem, committed=convergence.committed)
-    problems = ProblemReflector(source, tables.db, tables.problems, warn=_log_problem)
+    services = ServiceReflector(source, writer, committed=convergence.committed)
+    problems = ProblemReflector(source, tables.db, tables.problems)
     pods = pod_reflector(source, tables.db, tables.pods, config.node_name)
     nodes = node_reflector(source, tables.db, tables.nodes)
     namespaces = namespace_reflector(source, tables.db, tables.namespaces)
@@ -324,6 +319,7 @@ def build(
     agent.jobs = {
         "reflect-services": services.run,
         "reflect-problems": problems.run,
+        "log-problems": ProblemLog(tables.db, tables.problems).run,
         "reflect-pods": pods.run,
         "reflect-nodes": nodes.run,
         "reflect-namespaces": namespaces.run,
@@ -349,7 +345,7 @@ def build(
         health=ModuleHealth(tables.db, tables.health, "healthserver"),
         metrics=metrics,
     )
-    agent.jobs |= state_file_jobs(config, tables.db, tables.problems, writer, _log_problem)
+    agent.jobs |= state_file_jobs(config, tables.db, tables.problems, writer)
     if kernel is not None and config.enable_local_redirect_policy:
         agent.jobs["reflect-pod-namespaces"] = PodNamespaceReflector(
             tables.db, tables.pods, tables.redirects.namespaces
@@ -364,10 +360,9 @@ def build(
         drift=tables.drift,
         health=ModuleHealth(tables.db, tables.health, "redirectpolicy"),
         metrics=metrics,
-        warn=_log_problem,
     )
     if config.kube_proxy_replacement:
-        agent.jobs["host-ports"] = HostPortController(writer, tables.pods, warn=_log_problem).run
+        agent.jobs["host-ports"] = HostPortController(writer, tables.pods).run
     if edge is not None:
         agent.jobs |= edge.jobs
         agent.jobs[sockets.NAME] = sockets.SocketTermination(

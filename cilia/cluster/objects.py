@@ -31,7 +31,7 @@ class ObjectReflector(Generic[K, T]):
     """Follows one kind of a source. ``run`` ends only when it is cancelled.
 
     ``convert`` gives the row of an object, or None for one that the table does not want; where it
-    may raise InvalidObject, there is a table of ``problems``, and ``warn`` is told each new one.
+    may raise InvalidObject, there is a table of ``problems``.
     ``remarks`` says what else is wrong with an object, its row being made all the same.
     """
 
@@ -45,12 +45,10 @@ class ObjectReflector(Generic[K, T]):
         *,
         wait_s: float = WAIT_S,
         problems: RWTable[Problem] | None = None,
-        warn: Callable[[Problem], None] = lambda problem: None,
         remarks: Callable[[K], Remarks] = lambda obj: (),
     ) -> None:
         self._source = source
         self._problems = problems
-        self._warn = warn
         self._remarks = remarks
         # Objects of which something is wrong, so that all others cost no look-up.
         self._wrong: set[ObjectKey] = set()
@@ -115,19 +113,16 @@ class ObjectReflector(Generic[K, T]):
         changed = {key: said for key, said in wrong.items() if said or key in self._wrong}
         if self._problems is None or not changed:
             return
-        fresh: list[Problem] = []
         with self._db.write_txn(self._problems) as wtxn:
             for key, said in changed.items():
                 origin = f"{key[0]}:{key[1]}/{key[2]}"
                 rows = [Problem(origin, text, "", 0, *key, field) for field, text in said]
-                fresh += replace_problems(self._problems, wtxn, origin, rows, time.time())
+                replace_problems(self._problems, wtxn, origin, rows, time.time())
         for key, said in changed.items():
             if said:
                 self._wrong.add(key)
             else:
                 self._wrong.discard(key)
-        for problem in fresh:
-            self._warn(problem)
 
     def _write(self, wanted: dict[ObjectKey, T | None], listed: bool) -> None:
         with self._db.write_txn(self._table) as wtxn:

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source of objects refuses, into the table ``problems``."""
+"""The table ``problems``: objects that a source refuses go in, and each row is logged once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
+
+import structlog
 
 from cilia.cluster.batch import WAIT_S, batches
 from cilia.k8s.watch import Event, Invalid, Listed, Source
 from cilia.k8s.watch import Problem as Refusal
-from statedb import DB, RWTable
+from statedb import DB, Channel, RWTable
 from tables.problems import Problem, replace_problems
 
 INITIALIZER: Final = "source"
 
+log = structlog.get_logger("agent")
+
 
 class ProblemReflector:
-    """Follows the problems of one source; ``warn`` is told each one once.
+    """Follows the problems of one source.
 
     ``name`` tells the reflectors of several sources apart.
     """
@@ -30,13 +34,11 @@ class ProblemReflector:
         *,
         name: str = INITIALIZER,
         wait_s: float = WAIT_S,
-        warn: Callable[[Problem], None] = lambda problem: None,
     ) -> None:
         self._source = source
         self._db = db
         self._problems = problems
         self._wait_s = wait_s
-        self._warn = warn
         with db.write_txn(problems) as wtxn:
             self._complete = problems.register_initializer(wtxn, name)
 
@@ -45,16 +47,36 @@ class ProblemReflector:
             self.apply(events)
 
     def apply(self, events: Iterable[Event]) -> None:
-        fresh: list[Problem] = []
         with self._db.write_txn(self._problems) as wtxn:
             for event in events:
                 if isinstance(event, Invalid):
                     rows = [_row(event.origin, problem) for problem in event.problems]
-                    fresh += replace_problems(self._problems, wtxn, event.origin, rows, time.time())
+                    replace_problems(self._problems, wtxn, event.origin, rows, time.time())
                 elif isinstance(event, Listed):
                     self._complete(wtxn)
-        for problem in fresh:
-            self._warn(problem)
+
+
+class ProblemLog:
+    """Logs each problem once, whoever wrote it."""
+
+    def __init__(self, db: DB, problems: RWTable[Problem]) -> None:
+        self._db = db
+        with db.write_txn(problems) as wtxn:
+            self._changes = problems.changes(wtxn)
+
+    async def run(self) -> None:
+        """Log what is new, for ever."""
+        while True:
+            await self._log_new().wait()
+
+    def _log_new(self) -> Channel:
+        """Log the new rows; return what closes with the next one. No snapshot is kept."""
+        changes, more = self._changes.next(self._db.read_txn())
+        for change in changes:
+            if not change.deleted:
+                problem = change.obj
+                log.warning("wrong object", problem=str(problem), origin=problem.origin)
+        return more
 
 
 def _row(origin: str, refusal: Refusal) -> Problem:

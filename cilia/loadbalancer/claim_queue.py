@@ -27,13 +27,11 @@ class ClaimQueue:
         claims: RWTable[FrontendClaim],
         problems: RWTable[Problem],
         now: Callable[[], float],
-        warn: Callable[[Problem], None],
     ) -> None:
         self._frontends = frontends
         self._claims = claims
         self._problems = problems
         self._now = now
-        self._warn = warn
 
     def conflicts(
         self, wtxn: WriteTxn, name: ServiceName, wanted: Iterable[FrontendParams]
@@ -61,9 +59,7 @@ class ClaimQueue:
             return
         self._claims.insert(wtxn, claim)
         problems = [_problem(svc.name, conflict) for conflict in conflicts]
-        origin = _origin(svc.name)
-        for problem in replace_problems(self._problems, wtxn, origin, problems, self._now()):
-            self._warn(problem)
+        replace_problems(self._problems, wtxn, _origin(svc.name), problems, self._now())
 
     def drop(self, wtxn: WriteTxn, name: ServiceName) -> FrontendClaim | None:
         """Takes a service out of the queue, if it is in it."""

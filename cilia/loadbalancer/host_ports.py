@@ -8,7 +8,7 @@ pod's unique id, so that a pod and its successor of the same name are two.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -120,12 +120,9 @@ class HostPortController:
         self,
         writer: Writer,
         pods: RWTable[Pod],
-        *,
-        warn: Callable[[Problem], None] = lambda problem: None,
     ) -> None:
         self._writer = writer
         self._pods = pods
-        self._warn = warn
         self._complete = writer.register_initializer("host-ports")
         self._completed = False
         # A cache of the tables, by pod.
@@ -196,9 +193,7 @@ class HostPortController:
         rows = [
             Problem(origin, text, kind="Pod", namespace=namespace, name=name) for text in warnings
         ]
-        table = self._writer.tables.problems
-        for problem in replace_problems(table, wtxn, origin, rows, time.time()):
-            self._warn(problem)
+        replace_problems(self._writer.tables.problems, wtxn, origin, rows, time.time())
 
 
 def _pod_of(key: str) -> Pod:

@@ -95,7 +95,6 @@ class ServiceReflector:
         origin: Origin = Origin.K8S,
         wait_s: float = WAIT_S,
         report: Callable[[Report], None] = lambda report: None,
-        warn: Callable[[Problem], None] = lambda problem: None,
         committed: Callable[[Sequence[ObjectChange], int], None] = lambda changes, revision: None,
     ) -> None:
         """``committed`` is told changes with a time once they are in the tables, and the revision
@@ -106,7 +105,6 @@ class ServiceReflector:
         self._origin = origin
         self._wait_s = wait_s
         self._report = report
-        self._warn = warn
         self._complete = writer.register_initializer(f"{origin}-services")
         self._completed = False
         self._unlisted = {kind.KIND for kind in KINDS}
@@ -309,20 +307,17 @@ class ServiceReflector:
         changes = [self._change(name, what) for name, what in batch.touched.items()]
         if self._writer.config.health_check_loadbalancer_ip:
             changes += self._health_changes(batch)
-        fresh: list[Problem] = []
         with self._writer.write_txn() as wtxn:
             before = self._writer.tables.frontends.revision(wtxn)
             for change in changes:
                 self._writer.apply(wtxn, change)
             for origin, rows in batch.problems.items():
-                fresh += self._replace_problems(wtxn, origin, rows)
+                self._replace_problems(wtxn, origin, rows)
             if complete:
                 self._complete(wtxn)
         self._completed = self._completed or complete
         if batch.changes:
             self._committed(batch.changes, before)
-        for problem in fresh:
-            self._warn(problem)
 
     def _health_changes(self, batch: _Batch) -> Iterator[ServiceChange]:
         for name, what in batch.touched.items():
@@ -363,15 +358,12 @@ class ServiceReflector:
             for key in self._slices.keys_of(name)
         ]
 
-    def _replace_problems(
-        self, wtxn: WriteTxn, origin: str, rows: list[Problem]
-    ) -> Sequence[Problem]:
+    def _replace_problems(self, wtxn: WriteTxn, origin: str, rows: list[Problem]) -> None:
         if rows:
             self._complaints.add(origin)
         else:
             self._complaints.discard(origin)
-        table = self._writer.tables.problems
-        return replace_problems(table, wtxn, origin, rows, time.time())
+        replace_problems(self._writer.tables.problems, wtxn, origin, rows, time.time())
 
 
 def _parts(events: Sequence[Event], size: int) -> Iterator[Sequence[Event]]:

@@ -30,12 +30,10 @@ class Shadows:
         shadows: RWTable[ShadowedService],
         problems: RWTable[Problem],
         now: Callable[[], float],
-        warn: Callable[[Problem], None],
     ) -> None:
         self._shadows = shadows
         self._problems = problems
         self._now = now
-        self._warn = warn
 
     def put(
         self,
@@ -54,10 +52,7 @@ class Shadows:
             namespace=name.namespace,
             name=name.name,
         )
-        for fresh in replace_problems(
-            self._problems, wtxn, problem.origin, (problem,), self._now()
-        ):
-            self._warn(fresh)
+        replace_problems(self._problems, wtxn, problem.origin, (problem,), self._now())
 
     def drop(self, wtxn: WriteTxn, name: ServiceName, source: Source) -> None:
         """Forgets what a source asked for, if anything."""

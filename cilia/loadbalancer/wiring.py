@@ -34,18 +34,17 @@ from tables.sources import Source
 __all__ = ["health_check_jobs", "new_redirect_tables", "redirect_jobs", "state_file_jobs"]
 
 Jobs = dict[str, Callable[[], Awaitable[object]]]
-Warn = Callable[[Problem], None]
 
 
 def state_file_jobs(
-    config: ServiceOptions, db: DB, problems: RWTable[Problem], writer: Writer, warn: Warn
+    config: ServiceOptions, db: DB, problems: RWTable[Problem], writer: Writer
 ) -> Jobs:
     """Services of `--lb-state-file`, less preferred than those of the API server; or nothing."""
     if config.lb_state_file is None:
         return {}
     source = state_file_source(config.lb_state_file, config.lb_state_file_interval_s)
-    services = ServiceReflector(source, writer, origin=Source.API, warn=warn)
-    refused = ProblemReflector(source, db, problems, name="lb-state-file", warn=warn)
+    services = ServiceReflector(source, writer, origin=Source.API)
+    refused = ProblemReflector(source, db, problems, name="lb-state-file")
     return {
         "watch-state-file": source.run,
         "reflect-state-file": services.run,
@@ -74,18 +73,17 @@ def redirect_jobs(
     drift: RWTable[Drift],
     health: Health,
     metrics: Metrics,
-    warn: Warn,
 ) -> Jobs:
     """Local redirect policies, from objects to maps."""
     if not config.enable_local_redirect_policy:
         return {}
     problems = writer.tables.problems
     policies = redirect_policy_reflector(
-        source, db, tables.policies, problems, allowed=config.lrp_networks, warn=warn
+        source, db, tables.policies, problems, allowed=config.lrp_networks
     )
     jobs: Jobs = {
         "reflect-redirect-policies": policies.run,
-        "redirect-policies": RedirectController(writer, tables, warn=warn).run,
+        "redirect-policies": RedirectController(writer, tables).run,
     }
     if maps is not None:
         retry_min_s, retry_max_s = config.lb_retry_backoff_s

@@ -105,7 +105,6 @@ class Writer:
         node: LocalNode,
         *,
         now: Callable[[], float] = time.time,
-        warn: Callable[[Problem], None] = lambda problem: None,
     ) -> None:
         self.db = db
         self.tables = tables
@@ -116,8 +115,8 @@ class Writer:
         self.now = now
         # Whether a frontend was ever redirected, which saves a look-up for each change until then.
         self._redirects = False
-        self._claims = ClaimQueue(tables.frontends, tables.claims, tables.problems, now, warn)
-        self._shadows = Shadows(tables.shadows, tables.problems, now, warn)
+        self._claims = ClaimQueue(tables.frontends, tables.claims, tables.problems, now)
+        self._shadows = Shadows(tables.shadows, tables.problems, now)
 
     def write_txn(self) -> WriteTxn:
         """A transaction over everything that ``apply`` may write."""

@@ -10,7 +10,7 @@ when anything of it changes, from one snapshot: policies and pods of a node are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -139,12 +139,9 @@ class RedirectController:
         self,
         writer: Writer,
         tables: RedirectTables,
-        *,
-        warn: Callable[[Problem], None] = lambda problem: None,
     ) -> None:
         self._writer = writer
         self._tables = tables
-        self._warn = warn
         self._complete = writer.register_initializer(INITIALIZER)
         with writer.db.write_txn(tables.skips) as wtxn:
             self._skips_complete = tables.skips.register_initializer(wtxn, INITIALIZER)
@@ -244,15 +241,12 @@ class RedirectController:
                 writer.apply(wtxn, ServiceChange(name, None, (), ()))
             for name, redirection in plan.redirections.items():
                 self._apply(wtxn, name, redirection, plan.redirected[name])
-            fresh = replace_problems(
-                writer.tables.problems, wtxn, _ORIGIN, plan.problems, writer.now()
-            )
+            table = writer.tables.problems
+            replace_problems(table, wtxn, _ORIGIN, plan.problems, writer.now())
             if complete:
                 self._complete(wtxn)
         self._held, self._by_service = plan.redirections, by_service
         self._completed = self._completed or complete
-        for problem in fresh:
-            self._warn(problem)
 
     def _apply(
         self,

@@ -4,7 +4,7 @@ unknown into ``problems``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cilia.cluster.batch import WAIT_S
 from cilia.cluster.objects import ObjectReflector
@@ -26,7 +26,6 @@ def redirect_policy_reflector(
     *,
     allowed: Sequence[IPNetwork] = (),
     wait_s: float = WAIT_S,
-    warn: Callable[[Problem], None] = lambda problem: None,
 ) -> ObjectReflector[CiliumLocalRedirectPolicy, RedirectPolicy]:
     """``allowed``: see ``convert_policy``."""
     return ObjectReflector(
@@ -37,6 +36,5 @@ def redirect_policy_reflector(
         lambda obj: convert_policy(obj, allowed),
         wait_s=wait_s,
         problems=problems,
-        warn=warn,
         remarks=lambda obj: [(path, UNKNOWN) for path in obj.unknown_fields()],
     )

@@ -103,7 +103,7 @@ class PodWorld(World):
         self.pods = new_pods_table(self.db)
         with self.db.write_txn(self.pods) as wtxn:
             self.complete = self.pods.register_initializer(wtxn, "k8s")
-        self.controller = HostPortController(self.writer, self.pods, warn=self.warnings.append)
+        self.controller = HostPortController(self.writer, self.pods)
         self.task = asyncio.create_task(self.controller.run())
 
     def put(self, *pods: Pod) -> None:

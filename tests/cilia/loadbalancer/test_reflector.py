@@ -52,9 +52,7 @@ class Reflected(World):
         super().__init__(**fields)
         self.store = ObjectStore()
         self.reports: list[Report] = []
-        self.reflector = ServiceReflector(
-            self.store, self.writer, report=self.reports.append, warn=self.warnings.append
-        )
+        self.reflector = ServiceReflector(self.store, self.writer, report=self.reports.append)
 
     def take(self, *events: Event) -> None:
         self.reflector.apply(events)
@@ -211,7 +209,7 @@ def test_an_annotation_without_meaning_is_a_problem_and_the_service_works(
 def test_problems_of_a_source_come_and_go() -> None:
     world = World()
     table = world.tables.problems
-    reflector = ProblemReflector(ObjectStore(), world.db, table, warn=world.warnings.append)
+    reflector = ProblemReflector(ObjectStore(), world.db, table)
     refusal = Refusal("is missing", "a.yaml", 2, "Service", "test", "echo", "spec")
     reflector.apply([Invalid("manifests:a.yaml", (refusal,))])
     assert not table.initialized(world.db.read_txn())

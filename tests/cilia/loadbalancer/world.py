@@ -44,7 +44,9 @@ class World:
     ) -> None:
         self.db = DB()
         self.tables = LoadBalancerTables(self.db, new_problems_table(self.db))
-        self.warnings: list[Problem] = []
+        self._warnings: list[Problem] = []
+        with self.db.write_txn(self.tables.problems) as wtxn:
+            self._problem_changes = self.tables.problems.changes(wtxn)
         clock = itertools.count(1)
         self.writer = Writer(
             self.db,
@@ -52,8 +54,14 @@ class World:
             config or LoadBalancerOptions(),
             node or LocalNode("here"),
             now=lambda: float(next(clock)),
-            warn=self.warnings.append,
         )
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """Every problem that came, in order, also if it is gone."""
+        changes, _ = self._problem_changes.next(self.db.read_txn())
+        self._warnings += [change.obj for change in changes if not change.deleted]
+        return self._warnings
 
     def apply(self, *changes: ServiceChange) -> None:
         with self.writer.write_txn() as wtxn:
