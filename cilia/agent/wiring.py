@@ -244,9 +244,8 @@ def build(
     )
 
     if isinstance(source, FollowedSource):
-        source.report = K8sWatchReflector(
-            tables.db, tables.k8s_watches, ModuleHealth(tables.db, tables.health, "k8s")
-        ).report
+        health = ModuleHealth(tables.db, tables.health, "k8s")
+        source.observe(K8sWatchReflector(tables.db, tables.k8s_watches, health).report)
 
     # Datapath: frontends -> maps.
     operations = FrontendOperations(

@@ -91,8 +91,7 @@ class ApiSource:
         options: Options | None = None,
     ) -> None:
         self.client = client
-        # Is told each change of a watch's state.
-        self.report: Callable[[WatchState], None] = lambda state: None
+        self._observers: list[Callable[[WatchState], None]] = []
         self._audiences = {r.kind.KIND: _Audience(self, r.kind.KIND) for r in resources}
         self.watches = {
             r.kind.KIND: ResourceWatch(
@@ -103,6 +102,10 @@ class ApiSource:
         self._problems: dict[str, Invalid] = {}
         self._problem_readers: list[_Reader] = []
         self._complete = False
+
+    def observe(self, observer: Callable[[WatchState], None]) -> None:
+        """Have each change of a watch's state told from now on."""
+        self._observers.append(observer)
 
     async def run(self) -> None:
         """Follows every resource until cancelled."""
@@ -157,7 +160,8 @@ class ApiSource:
             self._complete = True
             for reader in self._problem_readers:
                 reader.put(PROBLEMS, [Listed(PROBLEMS)])
-        self.report(state)
+        for observer in self._observers:
+            observer(state)
 
 
 def _learn(servers: Servers, events: list[Event]) -> None:

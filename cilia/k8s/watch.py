@@ -82,5 +82,5 @@ class Source(Protocol):
 class FollowedSource(Protocol):
     """A source that follows something which can fail, and tells how that goes."""
 
-    # Is told each change; set by whoever wants to know.
-    report: Callable[[WatchState], None]
+    def observe(self, observer: Callable[[WatchState], None]) -> None:
+        """Have each change of a watch's state told from now on."""

@@ -43,9 +43,7 @@ class LocalNodeController:
         row, channel = self._nodes.get_watch(self._writer.db.read_txn(), name)
         node = local_node(name, row)
         if node != self._writer.node:
-            self._writer.node = node
-            with self._writer.write_txn() as wtxn:
-                self._writer.refresh_all(wtxn)
+            self._writer.set_node(node)
             self._changed()
         return channel
 

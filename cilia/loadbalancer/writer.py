@@ -93,8 +93,7 @@ def _never(_: Service) -> bool:
 class Writer:
     """Validated write access to the load-balancing tables.
 
-    The node and the predicate for health-checked services may change while running; both are
-    followed by ``refresh_all``. ``redirect_for`` tells where a frontend that is new is redirected.
+    The node and the predicate for health-checked services may change while running.
     """
 
     def __init__(
@@ -110,8 +109,8 @@ class Writer:
         self.tables = tables
         self.config = config
         self.node = node
-        self.is_health_checked: Callable[[Service], bool] = _never
-        self.redirect_for: RedirectFor | None = None
+        self._is_health_checked: Callable[[Service], bool] = _never
+        self._redirect_for: RedirectFor | None = None
         self.now = now
         # Whether a frontend was ever redirected, which saves a look-up for each change until then.
         self._redirects = False
@@ -124,6 +123,22 @@ class Writer:
         return self.db.write_txn(
             t.services, t.frontends, t.backends, t.claims, t.shadows, t.problems
         )
+
+    def set_node(self, node: LocalNode) -> None:
+        """Take over another state of the node, and choose all backends anew by it."""
+        self.node = node
+        with self.write_txn() as wtxn:
+            self.refresh_all(wtxn)
+
+    def set_health_checked(self, is_health_checked: Callable[[Service], bool]) -> None:
+        """Name the services whose backends count only when a probe says so; choose anew by it."""
+        self._is_health_checked = is_health_checked
+        with self.write_txn() as wtxn:
+            self.refresh_all(wtxn)
+
+    def set_redirects(self, redirect_for: RedirectFor | None) -> None:
+        """Name who says where a frontend that is new is redirected."""
+        self._redirect_for = redirect_for
 
     def register_initializer(self, name: str) -> Callable[[WriteTxn], None]:
         """Nothing is pruned from the datapath until the returned function was called."""
@@ -273,9 +288,9 @@ class Writer:
         return moved_addresses
 
     def _redirect_of(self, name: ServiceName, params: FrontendParams) -> ServiceName | None:
-        if self.redirect_for is None:
+        if self._redirect_for is None:
             return None
-        redirect = self.redirect_for(name, params)
+        redirect = self._redirect_for(name, params)
         self._redirects = self._redirects or redirect is not None
         return redirect
 
@@ -302,7 +317,7 @@ class Writer:
             redirected=redirect is not None,
         )
         chosen = all_chosen
-        if self.is_health_checked is not _never and self.is_health_checked(svc):
+        if self._is_health_checked is not _never and self._is_health_checked(svc):
             chosen = probed(all_chosen)
         row = Frontend(
             params.address,

@@ -99,9 +99,7 @@ def _told_commands(app: ScriptTarget) -> tuple[Command, ...]:
         if len(args) != 1:
             raise CommandFailed("expected ANNOTATION")
         writer, annotation = app.agent.writer, args[0]
-        writer.is_health_checked = lambda svc: annotation in svc.annotations
-        with writer.write_txn() as wtxn:
-            writer.refresh_all(wtxn)
+        writer.set_health_checked(lambda svc: annotation in svc.annotations)
 
     def node_labels(state: State, flags: Flags, args: list[str]) -> None:
         if not all("=" in arg for arg in args):

@@ -149,7 +149,7 @@ class RedirectController:
         # Caches of the tables: what is in force, by redirect service; service policies by service.
         self._held: dict[ServiceName, Redirection] = {}
         self._by_service: dict[ServiceName, list[Redirection]] = {}
-        writer.redirect_for = self._redirect_for
+        writer.set_redirects(self._redirect_for)
 
     async def run(self) -> None:
         while True:

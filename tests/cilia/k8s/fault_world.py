@@ -134,7 +134,7 @@ class FaultWorld:
         client = client_of(self.proxy.server.url, limits)
         options = Options(page_size=7, proof_interval_s=self.times.proof_s)
         self.source = ApiSource(client, [Resource(Service)], options)
-        self.source.report = self._report
+        self.source.observe(self._report)
         tasks = [asyncio.create_task(self.mirror.run(self.source))]
         tasks += [asyncio.create_task(self.source.run())]
         try:

@@ -232,12 +232,12 @@ def test_services_for_some_nodes_follow_the_labels_of_this_one() -> None:
         svc("c", "10.96.0.3"),
     )
     assert world.services == ["a", "c"]
-    world.writer.node = LocalNode("here", {"zone": "b"})
+    world.writer.set_node(LocalNode("here", {"zone": "b"}))
     world.reflector.reconvert_node_dependent()
     assert world.services == ["b", "c"]
     # Those that went, or are for all nodes now, are not looked at any more.
     world.take(no_svc("a"), svc("b", "10.96.0.2"))
-    world.writer.node = LocalNode("here", {"zone": "a"})
+    world.writer.set_node(LocalNode("here", {"zone": "a"}))
     world.reflector.reconvert_node_dependent()
     assert world.services == ["b", "c"]
 
@@ -246,11 +246,11 @@ def test_a_failed_transaction_does_not_lose_the_end_of_the_list(world: Reflected
     def fail(*_: object) -> None:
         raise RuntimeError("broken")
 
-    world.writer.redirect_for = fail
+    world.writer.set_redirects(fail)
     with pytest.raises(RuntimeError):
         world.take(*LISTING, svc(), *LISTED)
     assert not world.is_initialized()
-    world.writer.redirect_for = None
+    world.writer.set_redirects(None)
     # The job starts again, and with it the list.
     world.take(*LISTING, svc(), *LISTED)
     assert world.is_initialized()

@@ -311,7 +311,7 @@ def test_health_is_kept_when_the_object_changes(world: World) -> None:
 
 
 def test_a_health_checked_service_uses_what_was_probed(world: World) -> None:
-    world.writer.is_health_checked = lambda svc: "probe" in svc.annotations
+    world.writer.set_health_checked(lambda svc: "probe" in svc.annotations)
     world.upsert("echo", A, backends=[ONE, TWO], annotations={"probe": "yes"})
     assert world.backends_of(A) == []
     assert len(world.frontend(A).health_check_backends) == 2
@@ -348,9 +348,7 @@ def test_a_change_of_the_node_is_followed() -> None:
     asked = msgspec.structs.replace(change("echo", A), service=svc, backends=[near, far])
     world.apply(asked)
     assert world.backends_of(A) == [ONE, TWO]
-    world.writer.node = LocalNode("here", {ZONE_LABEL: "b"})
-    with world.writer.write_txn() as wtxn:
-        world.writer.refresh_all(wtxn)
+    world.writer.set_node(LocalNode("here", {ZONE_LABEL: "b"}))
     assert world.backends_of(A) == [TWO]
 
 
