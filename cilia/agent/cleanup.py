@@ -92,7 +92,7 @@ def remove_everything(config: AgentConfig) -> list[str]:
     """What was removed, a line each."""
     removed = []
     if config.pin_dir.exists():
-        from bpf.sock import cleanup as detach_and_unpin  # loads libbpf
+        from bpf.datapath import cleanup as detach_and_unpin  # loads libbpf
 
         detach_and_unpin(config.pin_dir)
         removed.append(f"programs, maps and links pinned below {config.pin_dir}")

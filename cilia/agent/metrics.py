@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,7 +22,7 @@ class TableMetrics(Collector):
         db: DB,
         problems: Table[Problem],
         frontends: Table[Frontend],
-        timings: Callable[[], dict[str, float]],
+        timings: Mapping[str, float],
     ) -> None:
         self._db, self._problems, self._frontends = db, problems, frontends
         self._timings = timings
@@ -48,6 +48,6 @@ class TableMetrics(Collector):
         start = GaugeMetricFamily(
             "cilia_datapath_start_seconds", "Duration of the phases of the start.", labels=["phase"]
         )
-        for phase, seconds in self._timings().items():
+        for phase, seconds in list(self._timings.items()):
             start.add_metric([phase], seconds)
         yield start

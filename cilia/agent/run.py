@@ -31,8 +31,8 @@ from cilia.agent.wiring import Agent, build
 from cilia.cluster.inputs import Input, open_input
 from cilia.datapath import mounts
 from cilia.datapath.datapath import Datapath, KernelDatapath, MemoryDatapath
-from cilia.datapath.drift import DatapathWatch
 from cilia.datapath.packets import packet_config
+from cilia.datapath.programs import NodePrograms, Succession
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.loadbalancer.connections.backend_flows import BackendFlows
 from cilia.loadbalancer.connections.translated_sockets import BackendConnections
@@ -107,13 +107,11 @@ def _locked(config: AgentConfig) -> Iterator[Path]:
         lock.release()
 
 
-def _open_datapath(config: AgentConfig, cgroup: Path) -> Datapath:
+def _open_datapath(config: AgentConfig, cgroup: Path) -> KernelDatapath:
     try:
-        datapath = KernelDatapath(_sock_config(config, cgroup), packet_config(config))
-        datapath.attach_early()
+        return KernelDatapath(_sock_config(config, cgroup), packet_config(config))
     except (BPFError, ImportError) as error:
         raise ProgramError(str(error)) from None
-    return datapath
 
 
 def _sock_config(config: AgentConfig, cgroup: Path) -> SockConfig:
@@ -134,14 +132,15 @@ def _sock_config(config: AgentConfig, cgroup: Path) -> SockConfig:
     )
 
 
-async def _run(config: AgentConfig, objects: Input, datapath: Datapath) -> None:
-    kernel = _kernel_options(config)
+async def _run(config: AgentConfig, objects: Input, datapath: KernelDatapath) -> None:
+    kernel = _kernel_options(config, datapath.programs)
     agent = build(
         config,
         objects.source,
         objects.name,
         datapath,
         kernel,
+        programs=datapath.programs,
         count_connections=_connection_counter(datapath),
     )
     try:
@@ -159,25 +158,32 @@ def _connection_counter(datapath: Datapath) -> ConnectionCounter:
     return lambda backends: Counter(sockets(backends)) + Counter(packets(backends))
 
 
-def _kernel_options(config: AgentConfig) -> KernelOptions:
+def _kernel_options(config: AgentConfig, programs: NodePrograms) -> KernelOptions:
     patterns = tuple(name for name in config.devices.split(",") if name)
-    links_dir = config.pin_dir / "attachments"
-    links_dir.mkdir(mode=0o700, exist_ok=True)
-    return KernelOptions(devices=DeviceFilter(patterns), links_dir=links_dir)
+    return KernelOptions(devices=DeviceFilter(patterns), attaching=programs.attaching())
 
 
-async def _run_agent(config: AgentConfig, agent: Agent, objects: Input, datapath: Datapath) -> None:
+async def _run_agent(
+    config: AgentConfig, agent: Agent, objects: Input, datapath: KernelDatapath
+) -> None:
+    succession = _succession(agent, datapath.programs)
     async with anyio.create_task_group() as group:
         replacement = Replacement(datapath, agent.tables.lb.frontends, agent.tables.db)
         _start_servers(group, config, agent, datapath, replacement)
         _start_jobs(group, agent, objects)
         log.info("started", instance=config.instance, socket=str(config.socket_path))
+        await succession.begin()
         await _synchronised(agent)
-        await anyio.to_thread.run_sync(datapath.attach_late)
-        watch = DatapathWatch(agent.tables.db, agent.tables.drift, datapath)
-        for name, work in (("watch-datapath", watch.run), ("take-over", replacement.run)):
-            group.start_soon(run_job, name, work, agent.reporter(f"job-{name}"))
+        await succession.finish()
+        group.start_soon(run_job, "take-over", replacement.run, agent.reporter("job-take-over"))
         log.info("synchronised", **agent.status.frontend_counts())
+
+
+def _succession(agent: Agent, programs: NodePrograms) -> Succession:
+    edge = agent.kernel
+    assert edge is not None
+    reconciler = edge.reconcilers[edge.attachments.name]
+    return Succession(agent.tables.db, edge.attachments, reconciler, programs)
 
 
 def _start_jobs(group: anyio.abc.TaskGroup, agent: Agent, objects: Input) -> None:

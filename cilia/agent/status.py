@@ -28,8 +28,13 @@ class Datapath(Protocol):
     switch: Switch
 
     def mode(self) -> str: ...
-    def links(self) -> list[dict[str, Any]]: ...
     def map_usage(self) -> list[dict[str, Any]]: ...
+
+
+class Programs(Protocol):
+    """What the status needs of attached programs."""
+
+    def links(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class StatusView:
     watches: Table[K8sWatch]
     datapath: Datapath
     coexistence: Coexistence | None = None
+    programs: Programs | None = None
     started: float = field(default_factory=time.time)
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,7 +73,7 @@ class StatusView:
             "replacement": self.datapath.switch.state.name.lower(),
             "datapath": {
                 "mode": self.datapath.mode(),
-                "links": self.datapath.links(),
+                "links": [] if self.programs is None else self.programs.links(),
                 "maps": self.datapath.map_usage(),
             },
             "watches": [watch_dict(row) for row in self.watches.all(txn)],

@@ -32,6 +32,7 @@ from cilia.datapath.datapath import Datapath
 from cilia.datapath.map_pressure import MapPressure
 from cilia.datapath.metrics import DatapathMetrics
 from cilia.datapath.packets import PacketTables, packet_jobs
+from cilia.datapath.programs import NodePrograms
 from cilia.k8s.watch import FollowedSource, Source
 from cilia.loadbalancer.connections import socket_termination as sockets
 from cilia.loadbalancer.convergence import ConvergenceRecorder
@@ -133,6 +134,7 @@ class Agent:
     health_history: HealthHistory
     # Its programs have traffic, which another proxy may have until now.
     on_node: bool = False
+    kernel: KernelEdge | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
     closing: list[Callable[[], None]] = field(default_factory=list)
 
@@ -201,13 +203,14 @@ def build(
     datapath: Datapath,
     kernel: KernelOptions | None = None,
     *,
+    programs: NodePrograms | None = None,
     health_check_address: str = ANY_ADDRESS,
     count_connections: ConnectionCounter | None = None,
 ) -> Agent:
     """Everything but the edges, which the caller opens: the source of objects and the datapath.
 
     Without `kernel` nothing is read from or written to the node's network: `node-addresses` is
-    what others put there.
+    what others put there. Without `programs` nothing is attached.
     """
     # Infrastructure.
     tables = Tables.new(config.instance, config.statedb_history)
@@ -215,7 +218,12 @@ def build(
     observe(tables.db, registry, "cilia_statedb")
     metrics = PrometheusMetrics(registry)
     registry.register(
-        TableMetrics(tables.db, tables.problems, tables.lb.frontends, datapath.timings)
+        TableMetrics(
+            tables.db,
+            tables.problems,
+            tables.lb.frontends,
+            {} if programs is None else programs.timings,
+        )
     )
 
     registry.register(WatchMetrics(tables.db, tables.k8s_watches))
@@ -301,7 +309,8 @@ def build(
         tables.problems,
         tables.k8s_watches,
         datapath,
-        _coexistence(tables, edge, datapath),
+        _coexistence(tables, edge, programs),
+        programs,
     )
     agent = Agent(
         config,
@@ -313,7 +322,8 @@ def build(
         status,
         MetricsSampler(registry, config.metrics_sampling_interval_s),
         HealthHistory(tables.db, tables.health),
-        on_node=kernel is not None and kernel.links_dir is not None,
+        on_node=programs is not None,
+        kernel=edge,
     )
     agent.jobs = {
         "reflect-services": services.run,
@@ -377,7 +387,9 @@ def build(
     return agent
 
 
-def _coexistence(tables: Tables, edge: KernelEdge | None, datapath: Datapath) -> Coexistence | None:
-    if edge is None:
+def _coexistence(
+    tables: Tables, edge: KernelEdge | None, programs: NodePrograms | None
+) -> Coexistence | None:
+    if edge is None or programs is None:
         return None
-    return Coexistence(tables.lb.frontends, edge.attachments, datapath, edge.netlink)
+    return Coexistence(tables.lb.frontends, edge.attachments, programs, edge.netlink)

@@ -28,7 +28,7 @@ EXAMPLES = 3
 
 
 class Hooks(Protocol):
-    """What is asked of the datapath."""
+    """What is asked of the programs."""
 
     def foreign_programs(self) -> list[ForeignProgram]: ...
 

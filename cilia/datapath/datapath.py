@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The datapath as the agent sees it: maps to reconcile into, in the kernel or in memory.
 
-`KernelDatapath` takes over what is pinned, `MemoryDatapath` is the dry run. Blocking: the agent
-calls `open` and `attach` in a worker thread.
+`KernelDatapath` takes over what is pinned and has programs to attach, `MemoryDatapath` is the dry
+run. Opening the former blocks: the agent does it in a worker thread.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from bpf.maps.raw import RawMap
 from bpf.maps.redirect_skips import SkipMaps
 from bpf.maps.switch import Switch, SwitchState
 from cilia.datapath.packets import FlowMaps
+from cilia.datapath.programs import NodePrograms
 
 if TYPE_CHECKING:
-    from bpf.foreign import ForeignProgram
     from bpf.packet_programs import PacketConfig
     from bpf.sock import SockConfig
 
@@ -25,7 +25,7 @@ __all__ = ["Datapath", "KernelDatapath", "MemoryDatapath"]
 
 
 class Datapath(Protocol):
-    """Open the maps, reconcile into them, attach; a start may be repeated after any failure."""
+    """Maps to reconcile into."""
 
     maps: LBMaps
     # None: these programs spare nobody a redirection.
@@ -34,30 +34,8 @@ class Datapath(Protocol):
     flows: FlowMaps | None
     switch: Switch
 
-    def attach_early(self) -> None:
-        """Put the programs in force now, unless they need maps that must be filled first."""
-
-    def attach_late(self) -> None:
-        """The maps are complete: put in force what was held back, remove the predecessor's."""
-
-    def drift(self) -> list[str]:
-        """Names of programs that should be in force and are not."""
-        ...
-
-    def repair(self) -> None:
-        """Attach what drifted."""
-
-    def timings(self) -> dict[str, float]:
-        """Seconds that each phase of the start took."""
-        ...
-
     def mode(self) -> str: ...
-    def links(self) -> list[dict[str, Any]]: ...
     def map_usage(self) -> list[dict[str, Any]]: ...
-
-    def foreign_programs(self) -> list[ForeignProgram]:
-        """Programs of others on the hooks that these have."""
-        ...
 
     def all_maps(self) -> Iterator[RawMap]:
         """All maps that are open, those of packet programs too."""
@@ -79,7 +57,7 @@ def _count(raw: RawMap) -> int:
 
 
 class MemoryDatapath:
-    """Maps in memory; nothing is attached."""
+    """Maps in memory, without programs."""
 
     def __init__(self, maps: LBMaps, skip: SkipMaps | None = None) -> None:
         self.maps = maps
@@ -87,32 +65,11 @@ class MemoryDatapath:
         self.flows: FlowMaps | None = None
         self.switch = Switch.fake()
 
-    def attach_early(self) -> None:
-        """Nothing to attach."""
-
-    def attach_late(self) -> None:
-        """Nothing to attach."""
-
-    def drift(self) -> list[str]:
-        return []
-
-    def repair(self) -> None:
-        """Nothing can drift."""
-
-    def timings(self) -> dict[str, float]:
-        return {}
-
     def mode(self) -> str:
         return "in memory (dry run)"
 
-    def links(self) -> list[dict[str, Any]]:
-        return []
-
     def map_usage(self) -> list[dict[str, Any]]:
         return _usage(self.maps)
-
-    def foreign_programs(self) -> list[ForeignProgram]:
-        return []
 
     def all_maps(self) -> Iterator[RawMap]:
         return self.maps.all()
@@ -122,7 +79,7 @@ class MemoryDatapath:
 
 
 class KernelDatapath:
-    """Pinned maps and links of one instance on one cgroup."""
+    """Pinned maps of one instance, and its verified programs."""
 
     def __init__(self, config: SockConfig, packets: PacketConfig | None = None) -> None:
         """Opens the pinned maps, makes those that are missing, and verifies the programs.
@@ -130,55 +87,25 @@ class KernelDatapath:
         Raises:
             bpf.errors.BPFError: something is missing or the kernel refuses; nothing was attached.
         """
-        from bpf.sock import SockDatapath
+        from bpf.datapath import NodeDatapath
 
-        SockDatapath.check_requirements(config)
-        self._sock = SockDatapath(config, packets)
-        self._cgroup = config.cgroup
-        self.maps = self._sock.open_maps()
-        self.skip: SkipMaps | None = self._sock.skip_maps()
-        self.flows = FlowMaps.of(self._sock) if packets is not None else None
-        self.switch = self._sock.switch()
+        NodeDatapath.check_requirements(config)
+        self._node = NodeDatapath(config, packets)
+        self.maps = self._node.open_maps()
+        self.skip: SkipMaps | None = self._node.skip_maps()
+        self.flows = FlowMaps.of(self._node) if packets is not None else None
+        self.switch = self._node.switch()
         # Until now someone else may have had the Services' connections.
-        if not self._sock.in_force and self.switch.state is SwitchState.SERVE:
+        if not self._node.in_force and self.switch.state is SwitchState.SERVE:
             self.switch.state = SwitchState.TAKE_OVER
-        self._sock.load()
-        self._attached = False
-
-    def attach_early(self) -> None:
-        if not self._sock.migrating:
-            self._sock.attach()
-            self._attached = True
-
-    def attach_late(self) -> None:
-        if not self._attached:
-            self._sock.attach()
-            self._attached = True
-        self._sock.retire()
-
-    def drift(self) -> list[str]:
-        return self._sock.drift()
-
-    def repair(self) -> None:
-        self._sock.attach()
-
-    def timings(self) -> dict[str, float]:
-        return self._sock.timings
+        self._node.load()
+        self.programs = NodePrograms(self._node)
 
     def mode(self) -> str:
-        return f"kernel, cgroup {self._cgroup}"
-
-    def links(self) -> list[dict[str, Any]]:
-        return [{"name": path.name} for path in sorted(self._sock.links_dir.iterdir())]
+        return f"kernel, cgroup {self._node.config.cgroup}"
 
     def map_usage(self) -> list[dict[str, Any]]:
         return _usage(self.maps)
-
-    def foreign_programs(self) -> list[ForeignProgram]:
-        from bpf.foreign import foreign_programs
-
-        directories = (self._sock.links_dir, self._sock.packets.links_dir)
-        return foreign_programs(directories, self._cgroup)
 
     def all_maps(self) -> Iterator[RawMap]:
         yield from self.maps.all()
@@ -193,4 +120,4 @@ class KernelDatapath:
         if self.flows is not None:
             self.flows.close()
         self.switch.close()
-        self._sock.close()
+        self._node.close()

@@ -40,9 +40,9 @@ from tables.loadbalancer.frontends import Frontend
 from tables.node.devices import Device
 
 if TYPE_CHECKING:
+    from bpf.datapath import NodeDatapath
     from bpf.maps.map import Map
     from bpf.maps.percpu import PerCpuMap
-    from bpf.sock import SockDatapath
 
 __all__ = ["FlowMaps", "PacketTables", "packet_config", "packet_jobs"]
 
@@ -70,15 +70,15 @@ class FlowMaps:
     held: Sequence[Map]
 
     @classmethod
-    def of(cls, sock: SockDatapath) -> FlowMaps:
+    def of(cls, node: NodeDatapath) -> FlowMaps:
         """To be called when its maps are open."""
         from bpf.maps.percpu import PerCpuMap
 
-        opened = {name: sock.map(name) for name in (*CT_MAPS, *NAT_MAPS, NETDEV)}
-        metrics = PerCpuMap(sock.map(METRICS).detach_fd())
+        opened = {name: node.map(name) for name in (*CT_MAPS, *NAT_MAPS, NETDEV)}
+        metrics = PerCpuMap(node.map(METRICS).detach_fd())
         held = [*opened.values(), metrics]
         conntrack = ConntrackMaps.of(opened)
-        return cls(conntrack, opened[NETDEV], metrics, sock.packets.directory, held)
+        return cls(conntrack, opened[NETDEV], metrics, node.programs_dir, held)
 
     def sized(self) -> Iterable[RawMap]:
         """Those that can be full."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
+from cilia.datapath.programs import Attaching
 from cilia.linux.netlink import Netlink
 from cilia.linux.netns import NetNS
 from cilia.linux.sysctl import Sysctl
@@ -35,7 +35,7 @@ from reconcilers.node.sysctl import SysctlOperations
 from reconcilers.operations import Operations
 from reconcilers.reconciler import Health, Reconciler
 from reconcilers.verify import Drift
-from statedb import DB, Index, RWTable, WriteTxn
+from statedb import DB, Channel, Index, RWTable, WriteTxn
 from tables.datapath import attachments, netdevs
 from tables.node import (
     desired_addresses,
@@ -68,8 +68,8 @@ class KernelOptions:
     netns: NetNS | None = None
     devices: DeviceFilter = field(default_factory=DeviceFilter)
     node_addresses: NodeAddressConfig = field(default_factory=NodeAddressConfig)
-    # Where links are pinned, on a bpffs; None: no attachments, and nothing of BPF is loaded.
-    links_dir: Path | None = None
+    # None: no attachments, and nothing of BPF is loaded.
+    attaching: Attaching | None = None
 
 
 @dataclass
@@ -89,6 +89,7 @@ class KernelEdge:
     netlink: Netlink
     jobs: dict[str, Job] = field(default_factory=dict)
     reconcilers: dict[str, Reconciler[Any]] = field(default_factory=dict)
+    closing: list[Callable[[], None]] = field(default_factory=list)
 
     _owners: list[tuple[RWTable[Any], Callable[[WriteTxn], None]]] = field(default_factory=list)
 
@@ -113,8 +114,10 @@ class KernelEdge:
                 mark_done(wtxn)
 
     def close(self) -> None:
-        """Gives the socket back; what is in force stays."""
+        """Gives back what is held open; what is in force stays."""
         self.netlink.close()
+        for close in self.closing:
+            close()
 
 
 def build_kernel(
@@ -142,8 +145,8 @@ def build_kernel(
     for build in (_build_routes, _build_devices, _build_addresses, _build_rules):
         build(parts)
     _build_sysctl(parts, Sysctl(options.netns))
-    if options.links_dir is not None:
-        _build_attachments(parts, options.links_dir, options.netns)
+    if options.attaching is not None:
+        _build_attachments(parts, options.attaching, options.netns)
     return edge
 
 
@@ -256,21 +259,43 @@ def _build_sysctl(parts: _Parts, parameters: Sysctl) -> None:
     parts.reconcile(table, SysctlOperations(parts.db, parameters, table), sysctl, SYSCTL_CONFIG)
 
 
-def _build_attachments(parts: _Parts, links_dir: Path, netns: NetNS | None) -> None:
+def _build_attachments(parts: _Parts, attaching: Attaching, netns: NetNS | None) -> None:
     """Imported here: an agent without attachments needs no libbpf."""
     from bpf import features
     from reconcilers.datapath import attachments as targets
     from reconcilers.datapath.attachment_places import FilterPlaces, LinkPlaces
+    from reconcilers.datapath.cgroup_places import CgroupPlaces
 
     edge = parts.edge
     filters = None if features.has_tcx() else FilterPlaces(edge.netlink)
+    cgroups = CgroupPlaces(attaching.cgroup_links)
+    edge.closing.append(cgroups.close)
     operations = targets.AttachmentOperations(
-        edge.observed.devices, LinkPlaces(links_dir), filters, netns=netns
+        edge.observed.devices,
+        LinkPlaces(attaching.device_links),
+        cgroups,
+        filters,
+        restore=attaching.restore,
+        netns=netns,
     )
     table = edge.attachments
+    with parts.db.write_txn(table) as wtxn:
+        for row in attaching.rows:
+            table.insert(wtxn, row)
     reconciler = parts.reconcile(table, operations, attachments, targets.CONFIG)
+    edge.jobs["reconcile-attachments"] = _once_closed(attaching.published, reconciler.run)
     parts.watch(reconciler, edge.observed.devices, targets.concerns_attachments(table))
     parts.retry_with_devices(table, attachments.TARGET, attachments)
-    edge.jobs["watch-pins"] = targets.PinWatch(links_dir, reconciler.verify_now).run
+    directories = (attaching.device_links, attaching.cgroup_links)
+    edge.jobs["watch-pins"] = targets.PinWatch(directories, reconciler.verify_now).run
     if filters is not None:
         edge.jobs["watch-filters"] = targets.FilterWatch(reconciler.verify_now, netns).run
+
+
+def _once_closed(channel: Channel | None, job: Job) -> Job:
+    async def run() -> None:
+        if channel is not None:
+            await channel.wait()
+        await job()
+
+    return run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a program gets to a hook: as a pinned bpf link, or as a tc filter where there is no TCX.
+"""How a program gets to a device: as a pinned bpf link, or as a tc filter where there is no TCX.
 
 Each way finds again what is ours without any record: links by their pins in a directory of ours,
 filters by a handle that begins with our mark. A kill between making a link and pinning it takes the
@@ -17,9 +17,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from bpf import clsact, pins
+from bpf import clsact
 from bpf.descriptors import Fd
-from bpf.errors import Detached, NotFound
+from bpf.errors import Detached
 from bpf.foreign import ForeignProgram, program_name
 from bpf.link import (
     FIRST,
@@ -37,14 +37,17 @@ from bpf.program import Program
 from cilia.linux.errors import NetlinkError
 from cilia.linux.netlink import Netlink
 from cilia.linux.rtnl import FilterMessage
+from reconcilers.datapath.link_pins import LinkPins
 from tables.datapath.attachments import AttachHook, Attachment, OrderKind, XdpMode
 
 __all__ = [
+    "ATTACH_TYPES",
     "Attached",
     "FilterPlaces",
     "LinkPlaces",
     "NotAttached",
     "Places",
+    "attached",
     "foreign_filters",
     "is_ours",
     "pin_name",
@@ -62,6 +65,9 @@ ATTACH_TYPES: Final = {
     AttachHook.RECVMSG6: AttachType.CGROUP_UDP6_RECVMSG,
     AttachHook.GETPEERNAME4: AttachType.CGROUP_INET4_GETPEERNAME,
     AttachHook.GETPEERNAME6: AttachType.CGROUP_INET6_GETPEERNAME,
+    AttachHook.POST_BIND4: AttachType.CGROUP_INET4_POST_BIND,
+    AttachHook.POST_BIND6: AttachType.CGROUP_INET6_POST_BIND,
+    AttachHook.SOCK_RELEASE: AttachType.CGROUP_INET_SOCK_RELEASE,
 }
 XDP_FLAGS: Final = {
     XdpMode.ANY: KernelXdpMode.ANY,
@@ -114,55 +120,38 @@ def _escape(text: str) -> str:
 
 
 class LinkPlaces:
-    """TCX, XDP and cgroup links, each pinned in `directory` under its place's name."""
+    """TCX and XDP links, each pinned in `directory` under its place's name."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
+        self._pins = LinkPins(directory)
 
     def name(self, row: Attachment) -> str:
         return pin_name(row)
 
     def attach(self, row: Attachment, target_id: int, target_fd: int, program: Program) -> Attached:
-        link = self._pinned(self.name(row))
+        link = self._pins.open(self.name(row))
         if link is not None:
             with link:
                 if self._keeps(link, row, target_id) and _swap(link, program):
-                    return _attached(link.info())
+                    return attached(link.info())
                 link.detach()  # it is at another device, or on the wrong side of its neighbour
         with self._place(row, target_id) as place:
             made = Link.create(
                 program, target_fd, ATTACH_TYPES[row.hook], flags=_flags(row), place=place
             )
         with made:
-            pins.replace(made.number, self._directory / self.name(row))
-            return _attached(made.info())
+            self._pins.put(self.name(row), made)
+            return attached(made.info())
 
     def detach(self, name: str) -> None:
-        link = self._pinned(name)
+        link = self._pins.open(name)
         if link is not None:
             with link:
                 link.detach()
-            pins.unpin(self._directory / name)
+            self._pins.remove(name)
 
     def installed(self) -> dict[str, Attached]:
-        found: dict[str, Attached] = {}
-        for name in {path.name.removesuffix(pins.NEW) for path in self._directory.iterdir()}:
-            link = self._pinned(name)
-            if link is not None:
-                with link:
-                    found[name] = _attached(link.info())
-        return found
-
-    def _pinned(self, name: str) -> Link | None:
-        path = self._directory / name
-        new = path.with_name(name + pins.NEW)
-        if new.exists():
-            new.rename(path)  # made by a process that was killed before this step
-        try:
-            return Link.open_pinned(path)
-        except NotFound:
-            return None
+        return {name: attached(info) for name, info in self._pins.read_all().items()}
 
     def _keeps(self, link: Link, row: Attachment, target_id: int) -> bool:
         """Whether a link can stay: at the right target, and on the right side of its neighbour."""
@@ -172,15 +161,13 @@ class LinkPlaces:
     def _is_in_order(self, info: LinkInfo, row: Attachment, target_id: int) -> bool:
         if row.hook not in _LISTS or not row.order.owner:
             return True
-        other = self._pinned(pin_name(_neighbour(row)))
+        other = self._pins.read(pin_name(_neighbour(row)))
         if other is None:
             return True
-        with other:
-            neighbour = other.info().id
         links = read_hook(target_id, ATTACH_TYPES[row.hook]).link_ids
-        if neighbour not in links or info.id not in links:
+        if other.id not in links or info.id not in links:
             return True
-        is_before = links.index(info.id) < links.index(neighbour)
+        is_before = links.index(info.id) < links.index(other.id)
         return is_before == (row.order.kind is OrderKind.BEFORE)
 
     @contextmanager
@@ -203,7 +190,7 @@ class LinkPlaces:
     def _open_neighbour(self, row: Attachment, target_id: int) -> Fd:
         if row.order.program_id:
             return Program.by_id(row.order.program_id)
-        link = self._pinned(pin_name(_neighbour(row)))
+        link = self._pins.open(pin_name(_neighbour(row)))
         if link is not None and link.info().target == target_id:
             return link
         if link is not None:
@@ -215,7 +202,8 @@ def _flags(row: Attachment) -> int:
     return XDP_FLAGS[row.xdp_mode] if row.hook is AttachHook.XDP else 0
 
 
-def _attached(info: LinkInfo) -> Attached:
+def attached(info: LinkInfo) -> Attached:
+    """A link as it is compared."""
     return Attached(info.target, info.program_id, info.id)
 
 

@@ -10,7 +10,7 @@ that vanish are seen by inotify and tc filters by netlink, and asked for at once
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -54,29 +54,38 @@ CONFIG: Final = Config(round_size=16, in_thread=True, verify_interval_s=1.0)
 class AttachmentOperations:
     """Operations with verification; see `reconcilers.operations`.
 
-    `links` serves every hook; `filters`, where given, takes over ingress and egress (no TCX).
+    `links` serves the hooks of devices, `cgroups` those of a cgroup; `filters`, where given, takes
+    over ingress and egress (no TCX). `restore` puts back pins of programs that somebody took; it is
+    called before each read-back.
     """
 
     def __init__(
         self,
         devices: Table[Device],
         links: Places,
+        cgroups: Places,
         filters: Places | None = None,
         *,
+        restore: Callable[[], None] = lambda: None,
         netns: NetNS | None = None,
     ) -> None:
         self._devices = devices
         self._links = links
+        self._cgroups = cgroups
         self._filters = filters
+        self._restore = restore
         self._netns = netns
 
     def _places(self, row: Attachment) -> Places:
+        if not row.hook.is_device:
+            return self._cgroups
         if self._filters is not None and row.hook in ("ingress", "egress"):
             return self._filters
         return self._links
 
     def _all_places(self) -> list[Places]:
-        return [self._links] if self._filters is None else [self._links, self._filters]
+        every = (self._links, self._cgroups, self._filters)
+        return [places for places in every if places is not None]
 
     def _inside(self, work: Callable[[], T]) -> T:
         """An interface index means what the calling thread's namespace says."""
@@ -141,6 +150,8 @@ class AttachmentOperations:
     # Verify
 
     def actual(self) -> Mapping[Hashable, Any]:
+        self._restore()
+
         def read() -> dict[Hashable, Any]:
             return {
                 name: (found.target_id, found.program_id)
@@ -176,7 +187,7 @@ class AttachmentOperations:
 
     def _target_id(self, txn: ReadTxn, row: Attachment) -> int:
         if not row.hook.is_device:
-            return row.target_id
+            return _cgroup_id(row.target)
         dev = device_by_name(self._devices, txn, row.target)
         return _GONE if dev is None else dev.index
 
@@ -186,6 +197,13 @@ class AttachmentOperations:
         target, program = value
         where = {0: "detached", _GONE: "its target is gone"}.get(target, f"at {target}")
         return str(key), f"program {program} {where}"
+
+
+def _cgroup_id(directory: str) -> int:
+    try:
+        return os.stat(directory).st_ino
+    except FileNotFoundError:
+        return _GONE
 
 
 def concerns_attachments(desired: Table[Attachment]) -> Concerns[Device]:
@@ -204,15 +222,15 @@ def concerns_attachments(desired: Table[Attachment]) -> Concerns[Device]:
 
 
 class PinWatch:
-    """Calls `ask` when a pin of a link vanishes."""
+    """Calls `ask` when a pin of a link vanishes from one of the directories."""
 
-    def __init__(self, directory: Path, ask: Callable[[], None]) -> None:
-        self._directory = directory
+    def __init__(self, directories: Sequence[Path], ask: Callable[[], None]) -> None:
+        self._directories = directories
         self._ask = ask
 
     async def run(self) -> None:
-        """Runs until cancelled. Raises: FileNotFoundError without the directory."""
-        async for changes in awatch(self._directory, step=20, debounce=100, recursive=False):
+        """Runs until cancelled. Raises: FileNotFoundError without a directory."""
+        async for changes in awatch(*self._directories, step=20, debounce=100, recursive=False):
             if any(kind is FileChange.deleted for kind, _ in changes):
                 self._ask()
 

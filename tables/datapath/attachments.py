@@ -34,6 +34,9 @@ class AttachHook(StrEnum):
     RECVMSG6 = "recvmsg6"
     GETPEERNAME4 = "getpeername4"
     GETPEERNAME6 = "getpeername6"
+    POST_BIND4 = "post_bind4"
+    POST_BIND6 = "post_bind6"
+    SOCK_RELEASE = "sock_release"
 
     @property
     def is_device(self) -> bool:

@@ -195,8 +195,10 @@ def _cgroup() -> Iterator[Path]:
 @contextmanager
 def _socket_programs(cgroup: Path, size: int) -> Iterator[None]:
     """The datapath as the agent starts it, with this many Services in its maps."""
+    from bpf.datapath import cleanup
     from bpf.features import mount_bpffs
-    from bpf.sock import SockConfig, SockDatapath, cleanup
+    from bpf.sock import SockConfig
+    from tests.bpf.attaching import AttachingDatapath
     from tests.bpf.world import unmount
 
     with tempfile.TemporaryDirectory() as directory:
@@ -204,7 +206,7 @@ def _socket_programs(cgroup: Path, size: int) -> Iterator[None]:
         bpffs.mkdir()
         mount_bpffs(bpffs)
         config = SockConfig(bpffs / "bench", cgroup, service_entries=4 * size + 16)
-        sock = SockDatapath(config)
+        sock = AttachingDatapath(config)
         try:
             with ExitStack() as stack:
                 maps = sock.open_maps()

@@ -69,13 +69,15 @@ def _alternated(names: Sequence[str], delays: Sequence[float]) -> dict[str, Resu
 
 def _measured(algorithm: str, delays: Sequence[float]) -> Result:
     """In a process and a network namespace of its own."""
+    from bpf.datapath import cleanup
     from bpf.maps.lb import Algorithm
-    from bpf.sock import SockConfig, SockDatapath, cleanup
+    from bpf.sock import SockConfig
+    from tests.bpf.attaching import AttachingDatapath
     from tests.bpf.world import World
 
     def inside() -> Result:
         config = SockConfig(bpffs / "bench", cgroup, 256, 4096, algorithm=Algorithm[algorithm])
-        sock = SockDatapath(config)
+        sock = AttachingDatapath(config)
         try:
             with ExitStack() as stack:
                 maps = sock.open_maps()

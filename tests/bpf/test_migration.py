@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from bpf import compile as bpf_compile
+from bpf.datapath import cleanup
 from bpf.maps import lb
 from bpf.maps.map import Map
 from bpf.maps.types import MapFlag, MapType
-from bpf.sock import SOCKET_MAPS, SockConfig, SockDatapath, cleanup
+from bpf.sock import SOCKET_MAPS, SockConfig
+from reconcilers.datapath.attachment_places import Attached
+from reconcilers.datapath.cgroup_places import CgroupPlaces
+from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.sources import build_changed
 from tests.bpf.test_sock import (
     SVC_ONE,
@@ -64,7 +68,7 @@ def put_other_layout(config: SockConfig) -> Path:
 
 
 def test_first_start_is_no_migration(config: SockConfig) -> None:
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
     assert sorted(sock.fresh) == sorted(map_names(config))
     assert not sock.migrating
@@ -76,7 +80,7 @@ def test_other_layout_is_made_beside_and_renamed_after_the_switch(config: SockCo
     path = put_other_layout(config)
     with Map.open_pinned(path) as old:
         old_id = old.info.id
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     maps = sock.open_maps()
     assert (sock.fresh, sock.migrating) == (["cilia_lb4_svc"], True)
     maps.v4.service.update(lb.encode_service_key(b"\1\2\3\4", 80), bytes(28))
@@ -99,7 +103,7 @@ def test_other_size_is_a_migration_that_keeps_what_programs_wrote(config: SockCo
     with Map.open_pinned(socket_path) as opened:
         opened.update(key, bytes(range(12)))
     larger = config._replace(socket_entries=4096)
-    sock = SockDatapath(larger)
+    sock = AttachingDatapath(larger)
     sock.open_maps().close()
     assert sorted(sock.fresh) == sorted(SOCKET_MAPS)
     sock.load()
@@ -119,13 +123,16 @@ def test_new_program_never_runs_without_the_ways_back(
     key = lb.encode_socket_key(lb.SocketKey(7, b"\1\2\3\4", 80))
     with Map.open_pinned(config.pin_dir / "maps" / "cilia_lb4_sk") as opened:
         opened.update(key, bytes(12))
-    sock = SockDatapath(config._replace(socket_entries=4096))
+    sock = AttachingDatapath(config._replace(socket_entries=4096))
     maps = sock.open_maps()
     sock.load()
     seen: list[bool] = []
-    monkeypatch.setattr(
-        sock, "_attach", lambda program: seen.append(maps.v4.socket.lookup(key) is not None)
-    )
+
+    def attach(*_: object) -> Attached:
+        seen.append(maps.v4.socket.lookup(key) is not None)
+        return Attached(0, 0)
+
+    monkeypatch.setattr(CgroupPlaces, "attach", attach)
     sock.attach()
     assert seen == [True] * len(PROGRAMS)
     sock.close()
@@ -136,7 +143,7 @@ def test_client_keeps_its_replies_through_a_migration_and_back(
     world: World, config: SockConfig
 ) -> None:
     def client() -> list[object]:
-        first = SockDatapath(config)
+        first = AttachingDatapath(config)
         maps = first.open_maps()
         first.load()
         first.attach()
@@ -168,7 +175,7 @@ def take_over(config: SockConfig, elf: bytes, extra: bytes, port: int) -> None:
     """A whole start of a build: open, fill, load, attach, retire."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpf_compile, "load_object", lambda name, cache_dir: elf)
-        sock = SockDatapath(config)
+        sock = AttachingDatapath(config)
         maps = sock.open_maps()
         backend = lb.BackendValue(packed("127.0.0.1"), port, TCP)
         maps.v4.backend.update(lb.encode_id(1), lb.encode_backend(backend))
@@ -247,10 +254,10 @@ SINGLE = {"cilia_metrics", "cilia_switch", "cilia_lb_counted", "cilia_lb_load"}
 STEPS: list[tuple[object, str, int]] = [
     (Map, "replace_pin", 1),
     (Map, "replace_pin", 8),
-    (SockDatapath, "load", 1),
-    (SockDatapath, "_attach", 1),
-    (SockDatapath, "_attach", 5),
-    (SockDatapath, "_attach", 8),
+    (AttachingDatapath, "load", 1),
+    (CgroupPlaces, "attach", 1),
+    (CgroupPlaces, "attach", 5),
+    (CgroupPlaces, "attach", 8),
 ]
 
 
@@ -277,8 +284,8 @@ def test_map_that_was_perhaps_not_in_use_counts_as_fresh(config: SockConfig) -> 
     start(config).close()
     ids = map_ids(config)
     larger = config._replace(service_entries=2048)
-    killed_in(larger, lambda: kill_at(SockDatapath, "_attach", 8, "after"))
-    sock = SockDatapath(config)
+    killed_in(larger, lambda: kill_at(CgroupPlaces, "attach", 8, "after"))
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
     assert sorted(sock.fresh) == sorted(set(map_names(config)) - SOCKET_MAPS)
     assert sock.migrating
@@ -293,7 +300,7 @@ def test_pins_that_nobody_wants_go_after_the_switch(config: SockConfig) -> None:
     with Map.create(MapType.HASH, "cilia_lb4_old", 4, 4, 10) as old:
         old.pin(config.pin_dir / "maps" / "cilia_lb4_old")
         old.pin(config.pin_dir / "maps" / "cilia_lb4_svc~next")
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
     sock.load()
     sock.attach()
@@ -307,7 +314,7 @@ def test_new_map_is_a_successor_even_if_its_name_is_free(config: SockConfig) -> 
     start(config).close()
     (config.pin_dir / "maps" / "cilia_lb4_be").unlink()
     for _ in range(2):
-        sock = SockDatapath(config)
+        sock = AttachingDatapath(config)
         sock.open_maps().close()
         assert "cilia_lb4_be" in sock.fresh
         assert sock.migrating
@@ -323,7 +330,7 @@ def test_no_map_is_trusted_while_another_build_has_not_settled(config: SockConfi
     start(config).close()
     with Map.create(MapType.HASH, "cilia_lb4_other", 4, 4, 10) as other:
         other.pin(config.pin_dir / "maps" / "cilia_lb4_oth~next")
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
     assert sock.migrating
     assert set(map_names(config)) - set(sock.fresh) == SOCKET_MAPS

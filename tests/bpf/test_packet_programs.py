@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of packets come with the socket programs: pinned, and swapped where links hold them."""
+"""Programs of packets come with the socket programs: pinned, and updated in links of devices."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import pytest
 
 from bpf import compile as bpf_compile
 from bpf import pins
-from bpf.link import AttachType, Link
+from bpf.datapath import cleanup
+from bpf.link import AttachType, Link, LinkInfo
 from bpf.packet_programs import PacketConfig
 from bpf.program import Program
-from bpf.sock import SockConfig, SockDatapath, cleanup
+from bpf.sock import SockConfig
+from reconcilers.datapath.attachment_places import pin_name
+from tables.datapath.attachments import AttachHook, Attachment
+from tables.node.devices import Device
+from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.sources import build
 from tests.bpf.world import NetworkNamespace, World
 
@@ -47,13 +52,30 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpf_compile, "load_object", load)
 
 
-def started(world: World, verdict: int, *, entries: int = 64) -> SockDatapath:
+def loaded(world: World, verdict: int, *, entries: int = 64) -> AttachingDatapath:
     packets = PacketConfig(
         ["host"], {"verdict": verdict.to_bytes(4, "little")}, {"cilia_ct4_tcp": entries}
     )
-    sock = SockDatapath(SockConfig(world.bpffs / "test", world.cgroup), packets)
+    sock = AttachingDatapath(SockConfig(world.bpffs / "test", world.cgroup), packets)
     sock.open_maps().close()
     sock.load()
+    return sock
+
+
+def started(
+    world: World,
+    verdict: int,
+    *,
+    entries: int = 64,
+    device: Device | None = None,
+    row: Attachment | None = None,
+) -> AttachingDatapath:
+    """`row`: an attachment of `device`."""
+    sock = loaded(world, verdict, entries=entries)
+    if device is not None and row is not None:
+        with sock.db.write_txn(sock.devices) as wtxn:
+            sock.devices.insert(wtxn, device)
+        sock.device_rows.append(row)
     sock.attach()
     return sock
 
@@ -75,7 +97,7 @@ def test_programs_are_pinned_and_drift_is_seen(world: World, pin_dir: Path) -> N
     assert sock.drift() == []
     pin.unlink()
     assert sock.drift() == ["from_netdev"]
-    sock.attach()
+    assert sock.not_in_force() == []  # looking puts it back
     assert sock.drift() == []
     sock.close()
 
@@ -83,18 +105,44 @@ def test_programs_are_pinned_and_drift_is_seen(world: World, pin_dir: Path) -> N
 def test_a_new_start_swaps_what_links_hold(
     tcx: None, world: World, pin_dir: Path, netns: NetworkNamespace
 ) -> None:
+    device = Device(netns.ifindex("one"), "one")
+    row = Attachment(
+        target="one",
+        hook=AttachHook.INGRESS,
+        owner="cilia",
+        program=str(pin_dir / "programs" / "from_netdev"),
+    )
+
+    def start(verdict: int) -> LinkInfo:
+        with netns.enter():
+            started(world, verdict, device=device, row=row).close()
+        with Link.open_pinned(pin_dir / "attachments" / pin_name(row)) as link:
+            return link.info()
+
+    first, second = start(0), start(2)
+    assert second.id == first.id
+    assert second.program_id == program_id(Path(row.program)) != first.program_id
+    assert second.target == device.index
+
+
+def test_nothing_is_retired_while_a_device_runs_a_predecessor(
+    tcx: None, world: World, pin_dir: Path, netns: NetworkNamespace
+) -> None:
     started(world, 0).close()
-    links = pin_dir / "attachments"
-    links.mkdir()
-    pin = pin_dir / "programs" / "from_netdev"
-    device = netns.ifindex("one")
-    with Program.open_pinned(pin) as program, netns.enter():
-        made = Link.create(program, device, AttachType.TCX_INGRESS)
+    with Program.open_pinned(pin_dir / "programs" / "from_netdev") as program, netns.enter():
+        made = Link.create(program, netns.ifindex("one"), AttachType.TCX_INGRESS)
     with made:
-        pins.pin(made.number, links / "one")
-        before = made.info().program_id
-        started(world, 2).close()
-        assert made.info().program_id == program_id(pin) != before
+        sock = loaded(world, 2)
+        pins.pin(made.number, pin_dir / "attachments" / "one")
+        sock.publish()
+        for revision, row in enumerate(sock.rows):
+            sock.operations.update(sock.db.read_txn(), revision, row)
+        assert sock.predecessors() == ["one"]
+        with pytest.raises(RuntimeError, match="before the links were updated: one"):
+            sock.retire()
+        sock.attach()  # no row wants it: it is pruned
+        assert sock.retire() == []
+        sock.close()
 
 
 def test_flows_move_to_a_larger_map(world: World, pin_dir: Path) -> None:
@@ -112,10 +160,12 @@ def test_flows_move_to_a_larger_map(world: World, pin_dir: Path) -> None:
 
 def test_programs_of_another_build_are_unpinned(world: World, pin_dir: Path) -> None:
     started(world, 0).close()
-    sock = SockDatapath(SockConfig(pin_dir, world.cgroup))
+    sock = AttachingDatapath(SockConfig(pin_dir, world.cgroup))
     sock.open_maps().close()
     sock.load()
     sock.attach()
     assert "from_netdev" in sock.retire()
-    assert not list((pin_dir / "programs").iterdir())
+    assert sorted(path.name for path in (pin_dir / "programs").iterdir()) == sorted(
+        sock.socket_programs
+    )
     sock.close()

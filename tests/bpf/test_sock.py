@@ -13,9 +13,11 @@ from typing import NamedTuple
 import pytest
 
 from bpf import features
+from bpf.datapath import cleanup
 from bpf.maps import lb
 from bpf.maps.lb import BackendValue, LBMaps, ServiceFlag, ServiceValue
-from bpf.sock import SockConfig, SockDatapath, cleanup
+from bpf.sock import SockConfig
+from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.world import World
 
 pytestmark = pytest.mark.root
@@ -35,7 +37,7 @@ class Datapath(NamedTuple):
     """The attached programs and what a test does with their maps."""
 
     world: World
-    sock: SockDatapath
+    sock: AttachingDatapath
     maps: LBMaps
 
     def service(
@@ -75,7 +77,7 @@ class Datapath(NamedTuple):
 
 @pytest.fixture
 def datapath(world: World) -> Iterator[Datapath]:
-    sock = SockDatapath(SockConfig(world.bpffs / "node", world.cgroup, 1024, 1024))
+    sock = AttachingDatapath(SockConfig(world.bpffs / "node", world.cgroup, 1024, 1024))
     maps = sock.open_maps()
     sock.load()
     sock.attach()
@@ -257,7 +259,7 @@ def test_kernel_without_set_retval_refuses_with_eperm(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "has_helper", lambda program_type, helper: False)
-    sock = SockDatapath(SockConfig(world.bpffs / "node", world.cgroup, 64, 64))
+    sock = AttachingDatapath(SockConfig(world.bpffs / "node", world.cgroup, 64, 64))
     maps = sock.open_maps()
     sock.load()
     sock.attach()
@@ -340,7 +342,7 @@ def test_surrogate_is_no_address_that_can_be_dialled(datapath: Datapath) -> None
 
 def test_node_reaches_its_surrogate_by_loopback(world: World) -> None:
     def node() -> list[object]:
-        sock = SockDatapath(SockConfig(world.bpffs / "node", world.cgroup, 64, 64))
+        sock = AttachingDatapath(SockConfig(world.bpffs / "node", world.cgroup, 64, 64))
         maps = sock.open_maps()
         sock.load()  # here, so that this namespace is the node's
         sock.attach()

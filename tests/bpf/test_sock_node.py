@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from bpf.datapath import cleanup
 from bpf.maps import lb
 from bpf.maps.lb import LBMaps, ServiceFlag, ServiceType, ServiceValue
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap
-from bpf.sock import SockConfig, SockDatapath, cleanup
+from bpf.sock import SockConfig
 from cilia.linux.netns import NetNS
+from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.test_sock import (
     SVC_ONE,
     SVC_ONE_V6,
@@ -48,7 +50,7 @@ NO_BACKEND, MAP_FULL, NO_SERVICE = -2, -3, -4
 def node(world: World, **options: Any) -> Iterator[Datapath]:
     """The datapath of a node, which is the namespace of the caller."""
     config = SockConfig(world.bpffs / "node", world.cgroup, 256, 256)._replace(**options)
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     maps = sock.open_maps()
     sock.load()
     sock.attach()
@@ -290,12 +292,11 @@ def test_switched_off_translation_keeps_the_way_back(world: World) -> None:
             client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             client.settimeout(3)
             client.connect((SVC_ONE, 53))
-            off = SockDatapath(datapath.sock.config._replace(translate=False))
+            off = AttachingDatapath(datapath.sock.config._replace(translate=False))
             off.open_maps().close()
             off.load()
             off.attach()
             off.retire()
-            datapath.sock._links.clear()
             client.send(b"x")
             echo_once(server)
             seen = client.recvfrom(10)[1]

@@ -11,10 +11,12 @@ from typing import NamedTuple
 import pytest
 
 from bpf import features
+from bpf.datapath import cleanup
 from bpf.libbpf import ffi
 from bpf.maps import lb, redirect_skips
 from bpf.maps.lb import LBMaps, ServiceType
-from bpf.sock import SockConfig, SockDatapath, cleanup
+from bpf.sock import SockConfig
+from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.world import World
 
 pytestmark = pytest.mark.root
@@ -50,7 +52,7 @@ class Datapath(NamedTuple):
 
 @pytest.fixture
 def datapath(world: World) -> Iterator[Datapath]:
-    sock = SockDatapath(SockConfig(world.bpffs / "node", world.cgroup, 1024, 1024))
+    sock = AttachingDatapath(SockConfig(world.bpffs / "node", world.cgroup, 1024, 1024))
     maps = sock.open_maps()
     skip = sock.skip_maps()
     sock.load()

@@ -19,6 +19,7 @@ import pytest
 
 from bpf import compile as bpf_compile
 from bpf import pins
+from bpf.datapath import NodeDatapath, cleanup
 from bpf.errors import KernelError, LoadError, RequirementMissing, kernel_error
 from bpf.link import Link, cgroup_id
 from bpf.maps import map as bpf_map
@@ -26,7 +27,8 @@ from bpf.maps.lb import LBMaps
 from bpf.maps.map import Map
 from bpf.object import Object
 from bpf.program import Program
-from bpf.sock import SERVICE_MAPS, SockConfig, SockDatapath, cleanup
+from bpf.sock import SERVICE_MAPS, SockConfig
+from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.sources import build
 from tests.bpf.test_sock import SVC_ONE, TCP, Datapath, peer_of, tcp_server
 from tests.bpf.world import World, fork_and_run, open_descriptors, wait_until
@@ -43,7 +45,7 @@ PROGRAMS = [
 ]
 
 
-#: As ``drift`` names them.
+#: As ``not_in_force`` names them.
 PROGRAMS_IN_SOURCE = [
     *(
         f"{hook}{family}"
@@ -63,9 +65,9 @@ def config(world: World) -> Iterator[SockConfig]:
     cleanup(config.pin_dir)
 
 
-def start(config: SockConfig) -> SockDatapath:
+def start(config: SockConfig) -> AttachingDatapath:
     """A whole start; the caller closes."""
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
     sock.load()
     sock.attach()
@@ -85,7 +87,12 @@ def in_force(config: SockConfig) -> dict[str, int]:
 def test_start_pins_maps_and_links_and_nothing_else(config: SockConfig) -> None:
     start(config).close()
     assert sorted(in_force(config)) == PROGRAMS
-    assert sorted(path.name for path in config.pin_dir.iterdir()) == ["links", "maps"]
+    assert sorted(path.name for path in config.pin_dir.iterdir()) == [
+        "attachments",
+        "links",
+        "maps",
+        "programs",
+    ]
     assert sorted(path.name for path in (config.pin_dir / "maps").iterdir()) == sorted(
         SERVICE_MAPS | {"cilia_metrics", "cilia_switch", "cilia_lb_load", "cilia_lb_counted"}
     )
@@ -141,7 +148,7 @@ def test_connections_work_while_the_owner_is_dead(world: World, config: SockConf
     def client() -> tuple[str, int]:
         server, port = tcp_server("127.0.0.1")
         killed_in(config)
-        sock = SockDatapath(config)
+        sock = AttachingDatapath(config)
         maps = sock.open_maps()
         Datapath(world, sock, maps).service(SVC_ONE, 80, TCP, [("127.0.0.1", port)])
         sock.close()
@@ -158,7 +165,7 @@ def killed_in(config: SockConfig, arm: Callable[[], object] | None = None) -> No
     if pid == 0:
         if arm is not None:
             arm()
-        sock = SockDatapath(config)
+        sock = AttachingDatapath(config)
         sock.open_maps()
         sock.load()
         sock.attach()
@@ -172,8 +179,8 @@ def killed_in(config: SockConfig, arm: Callable[[], object] | None = None) -> No
 #: does.
 STEPS = [
     *((bpf_map, "pin", n) for n in (1, 2, 8)),
-    *((pins, "pin", n) for n in (1, 2, 8)),
-    *((pins, "replace", n) for n in (1, 2, 8)),
+    *((pins, "pin", n) for n in (1, 2, 8, 12, 20)),
+    *((pins, "replace", n) for n in (1, 2, 8, 12, 20)),
     (Object, "load", 1),
     (Object, "load", 2),
     *((Link, "create", n) for n in (1, 5)),
@@ -256,7 +263,7 @@ def test_new_program_that_does_not_verify_leaves_the_old_one_in_force(
 ) -> None:
     start(config).close()
     before = in_force(config)
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     maps = sock.open_maps()
     sock._loader._elves = {"sock": build(BROKEN)}
     sock._loader.maps = {}
@@ -283,7 +290,7 @@ def test_attach_that_fails_in_the_middle_is_repeated(
 ) -> None:
     start(config).close()
     old = in_force(config)
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
     sock.load()
     real, calls = Link.update, 0
@@ -300,10 +307,10 @@ def test_attach_that_fails_in_the_middle_is_repeated(
         sock.attach()
     assert attached(config) == len(PROGRAMS)
     assert len(set(in_force(config).values()) & set(old.values())) == len(PROGRAMS) - 3
-    with pytest.raises(RuntimeError, match="before attach"):
+    with pytest.raises(RuntimeError, match="before the links were updated"):
         sock.retire()
     sock.attach()
-    assert sock.drift() == []
+    assert sock.not_in_force() == []
     assert sock.retire() == []
     assert not set(in_force(config).values()) & set(old.values())
     sock.close()
@@ -311,9 +318,9 @@ def test_attach_that_fails_in_the_middle_is_repeated(
 
 def test_retire_before_load_takes_nothing_away(config: SockConfig) -> None:
     start(config).close()
-    sock = SockDatapath(config)
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
-    with pytest.raises(RuntimeError, match="before attach"):
+    with pytest.raises(RuntimeError, match="before publish"):
         sock.retire()
     assert sorted(in_force(config)) == PROGRAMS
     sock.close()
@@ -322,25 +329,27 @@ def test_retire_before_load_takes_nothing_away(config: SockConfig) -> None:
 def test_removed_pin_detaches_nothing_and_is_put_back(config: SockConfig) -> None:
     sock = start(config)
     ids = link_ids(config)
-    assert sock.drift() == []
+    assert sock.not_in_force() == []
     (config.pin_dir / "links" / "connect4").unlink()
     assert attached(config) == len(PROGRAMS)
-    assert sock.drift() == ["connect4"]
+    assert sock.not_in_force() == ["connect4"]
     sock.attach()
-    assert sock.drift() == []
+    assert sock.not_in_force() == []
     assert link_ids(config) == ids
     sock.close()
 
 
-def test_retire_repairs_before_it_takes_anything_away(config: SockConfig) -> None:
-    sock = SockDatapath(config)
+def test_retire_takes_nothing_away_that_a_repair_needs(config: SockConfig) -> None:
+    sock = AttachingDatapath(config)
     sock.open_maps().close()
     sock.load()
     sock.attach()
     with Link.open_pinned(config.pin_dir / "links" / "connect6") as link:
         link.detach()
-    sock.retire()
-    assert sock.drift() == []
+    assert sock.retire() == []
+    assert sock.not_in_force() == ["connect6"]
+    sock.attach()
+    assert sock.not_in_force() == []
     assert attached(config) == len(PROGRAMS)
     sock.close()
 
@@ -350,9 +359,9 @@ def test_link_detached_by_hand_is_made_anew(config: SockConfig) -> None:
     with Link.open_pinned(config.pin_dir / "links" / "sendmsg6") as link:
         link.detach()
     assert attached(config) == len(PROGRAMS) - 1
-    assert sock.drift() == ["sendmsg6"]
+    assert sock.not_in_force() == ["sendmsg6"]
     sock.attach()
-    assert sock.drift() == []
+    assert sock.not_in_force() == []
     assert attached(config) == len(PROGRAMS)
     sock.close()
 
@@ -360,10 +369,10 @@ def test_link_detached_by_hand_is_made_anew(config: SockConfig) -> None:
 def test_program_swapped_by_hand_is_swapped_back(config: SockConfig) -> None:
     first = start(config)
     second = start(config)
-    assert second.drift() == []
-    assert first.drift() == PROGRAMS_IN_SOURCE
+    assert second.not_in_force() == []
+    assert first.not_in_force() == PROGRAMS_IN_SOURCE
     first.attach()
-    assert first.drift() == []
+    assert first.not_in_force() == []
     first.close()
     second.close()
 
@@ -438,7 +447,7 @@ def test_machine_without_privilege_is_told_so(config: SockConfig) -> None:
         os.setgid(65534)
         os.setuid(65534)
         try:
-            SockDatapath.check_requirements(config)
+            NodeDatapath.check_requirements(config)
         except RequirementMissing as error:
             return str(error)
         return "nothing missing"
@@ -447,11 +456,11 @@ def test_machine_without_privilege_is_told_so(config: SockConfig) -> None:
 
 
 def test_wrong_places_are_named(config: SockConfig, tmp_path: Path) -> None:
-    SockDatapath.check_requirements(config)
+    NodeDatapath.check_requirements(config)
     with pytest.raises(RequirementMissing, match="is not a cgroup2 directory"):
-        SockDatapath.check_requirements(config._replace(cgroup=tmp_path))
+        NodeDatapath.check_requirements(config._replace(cgroup=tmp_path))
     with pytest.raises(RequirementMissing, match="is not on a bpffs"):
-        SockDatapath.check_requirements(config._replace(pin_dir=tmp_path / "somewhere" / "else"))
+        NodeDatapath.check_requirements(config._replace(pin_dir=tmp_path / "somewhere" / "else"))
 
 
 def test_kernel_without_btf_is_told_so(
@@ -461,7 +470,7 @@ def test_kernel_without_btf_is_told_so(
 
     monkeypatch.setattr(features, "KERNEL_BTF", tmp_path / "nothing")
     with pytest.raises(RequirementMissing, match="CONFIG_DEBUG_INFO_BTF"):
-        SockDatapath.check_requirements(config)
+        NodeDatapath.check_requirements(config)
 
 
 def test_kernel_without_helpers_is_told_that_it_is_too_old(
@@ -471,4 +480,4 @@ def test_kernel_without_helpers_is_told_that_it_is_too_old(
 
     monkeypatch.setattr(features, "has_helper", lambda program_type, helper: False)
     with pytest.raises(RequirementMissing, match=r"is too old.*use Linux 6.1 or newer"):
-        SockDatapath.check_requirements(config)
+        NodeDatapath.check_requirements(config)

@@ -112,7 +112,7 @@ def run(order: Order) -> None:
 
 
 def main() -> None:
-    for module in ("bpf.sock", "cilia.agent.cleanup", "cilia.agent.command", "cilia.agent.run"):
+    for module in ("bpf.datapath", "cilia.agent.cleanup", "cilia.agent.command", "cilia.agent.run"):
         importlib.import_module(module)  # what the forked ones would import
     print('"ready"', flush=True)
     for line in sys.stdin:

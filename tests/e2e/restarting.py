@@ -49,11 +49,13 @@ class Restarting:
             self.kill()
             self.cleanup()
         assert self._views[False] != self._views[True]
-        # connect, sendmsg, recvmsg and getpeername of both families, each in its own link; programs
-        # of packets are pinned, for there is no device that they could be attached to.
-        packets = sum("programs/" in pin for pin in self._clean_pins)
-        assert self._clean_kept.programs == self._clean_kept.links + packets
-        assert self._clean_kept.links >= 8
+        # All programs are pinned. Those of sockets have a link each: connect, sendmsg, recvmsg and
+        # getpeername of both families, and more. There is no device for those of packets.
+        programs = {pin for pin in self._clean_pins if pin.startswith("programs/")}
+        sockets = {pin for pin in self._clean_pins if pin.startswith("links/")}
+        assert self._clean_kept.programs == len(programs)
+        assert self._clean_kept.links == len(sockets) >= 8
+        assert {pin.replace("links/", "programs/") for pin in sockets} < programs
         assert len(self._clean_pins) >= self._clean_kept.maps + self._clean_kept.links > 8
         self.start()
 

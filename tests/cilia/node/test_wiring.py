@@ -19,10 +19,11 @@ from bpf import pins
 from bpf.link import all_links
 from bpf.object import Object
 from bpf.program import Program
+from cilia.datapath.programs import Attaching
 from cilia.linux.mounts import mount_bpffs
 from cilia.node.wiring import Job, KernelEdge, KernelOptions, build_kernel
 from reconcilers.verify import new_drift_table
-from statedb import DB
+from statedb import DB, Channel
 from tables.addressing import IP, Prefix
 from tables.datapath.attachments import AttachHook, Attachment
 from tables.node.desired_addresses import DesiredAddress
@@ -64,9 +65,12 @@ async def run(job: Job) -> None:
 
 
 @asynccontextmanager
-async def running(kernel: Kernel, bpffs: Path) -> AsyncIterator[KernelEdge]:
+async def running(
+    kernel: Kernel, bpffs: Path, published: Channel | None = None
+) -> AsyncIterator[KernelEdge]:
     db = DB()
-    options = KernelOptions(netns=kernel.netns, links_dir=bpffs / "links")
+    attaching = Attaching(bpffs / "links", bpffs / "cgroup", published=published)
+    options = KernelOptions(netns=kernel.netns, attaching=attaching)
     edge = build_kernel(db, new_drift_table(db), new_node_addresses_table(db), options)
     async with anyio.create_task_group() as tasks:
         for job in edge.jobs.values():
@@ -206,3 +210,16 @@ async def test_a_node_is_set_up_repaired_and_restarted(kernel: Kernel, bpffs: Pa
     async with running(kernel, bpffs) as edge:
         edge.owners_known()
         await until(lambda: shown(kernel, bpffs) == NOTHING)
+
+
+async def test_nothing_is_attached_before_programs_are_published(
+    kernel: Kernel, bpffs: Path
+) -> None:
+    published = Channel()
+    async with running(kernel, bpffs, published) as edge:
+        write_all(edge, bpffs)
+        edge.owners_known()
+        await until(lambda: shown(kernel, bpffs) == [*WHOLE[:4], []])
+        assert [row.status.kind for row in edge.attachments.all(edge.db.read_txn())] == ["pending"]
+        published.close()
+        await until(lambda: shown(kernel, bpffs) == WHOLE)

@@ -33,6 +33,7 @@ from reconcilers.datapath.attachments import (
     PinWatch,
     concerns_attachments,
 )
+from reconcilers.datapath.cgroup_places import CgroupPlaces
 from statedb.shown.columns import table_text
 from tables.datapath import attachments
 from tables.datapath.attachments import FIRST, AttachHook, Attachment, AttachOrder, OrderKind
@@ -49,6 +50,7 @@ SEC("tc") int c(struct __sk_buff *ctx) { return -1; }
 SEC("tc") int d(struct __sk_buff *ctx) { return -1; }
 SEC("xdp") int pass(struct xdp_md *ctx) { return XDP_PASS; }
 SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *ctx) { return 1; }
+SEC("cgroup/connect4") int other4(struct bpf_sock_addr *ctx) { return 1; }
 """
 QUIET_S = 0.4
 
@@ -104,7 +106,9 @@ class Hooks:
         return self.world.kernel.netns.run(read)
 
     def link(self, row: Attachment) -> Link:
-        return Link.open_pinned(self.bpffs / "links" / pin_name(row))
+        if row.hook.is_device:
+            return Link.open_pinned(self.bpffs / "links" / pin_name(row))
+        return Link.open_pinned(self.bpffs / "cgroup" / row.hook.value)
 
 
 @asynccontextmanager
@@ -114,9 +118,11 @@ async def hooking(
     async with reflecting(kernel) as (world, _):
         with Netlink(kernel.netns) as netlink:
             table = attachments.new_attachments_table(world.db)
+            cgroups = CgroupPlaces(bpffs / "cgroup")
             operations = AttachmentOperations(
                 world.tables.devices,
                 LinkPlaces(bpffs / "links"),
+                cgroups,
                 FilterPlaces(netlink) if clsact else None,
                 netns=kernel.netns,
             )
@@ -133,6 +139,7 @@ async def hooking(
                 **settings,
             ) as bench:
                 yield Hooks(bench, bpffs)
+            cgroups.close()
 
 
 @pytest.fixture
@@ -241,6 +248,7 @@ async def test_xdp_and_cgroup_hooks(kernel: Kernel, bpffs: Path) -> None:
             hooks.bench.delete(*hooks.bench.table.all(hooks.world.db.read_txn()))
             await hooks.bench.settled()
             assert list((bpffs / "links").iterdir()) == []
+            assert list((bpffs / "cgroup").iterdir()) == []
     finally:
         cgroup.rmdir()
 
@@ -251,7 +259,7 @@ async def test_a_pin_taken_by_hand_is_back_at_once(kernel: Kernel, bpffs: Path) 
     async with hooking(kernel, bpffs, verify_interval_s=0.0) as hooks:
         hooks.bench.write(hooks.row("one", "a"))
         await hooks.bench.settled()
-        watch = PinWatch(bpffs / "links", hooks.bench.reconciler.verify_now)
+        watch = PinWatch([bpffs / "links"], hooks.bench.reconciler.verify_now)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
             await anyio.sleep(QUIET_S)  # inotify is set up in a thread that tells nobody

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The datapath of a node as one thing: maps and programs, opened, verified and pinned.
+
+::
+
+    PIN_DIR/maps/cilia_lb4_svc …     the maps, by name; they outlive programs and processes
+    PIN_DIR/programs/connect4 …      the programs of this build, of sockets and of packets, by name
+    PIN_DIR/links/connect4 …         links on the cgroup, by hook
+    PIN_DIR/attachments/…            links on devices
+
+Nothing is attached here: a row of the table ``attachments`` names the pin of a program, and its
+reconciler makes and updates the link.
+
+Every step is idempotent and leaves a state that the next start continues from, so a kill between
+any two loses nothing: maps are pinned before a program uses them; all programs are loaded
+(verified) before the first one is pinned; a pin is made and then renamed over its predecessor.
+
+A start is ``open_maps`` → fill them → ``load`` → ``carry`` → ``publish`` → links are updated →
+``carry`` → ``retire``. Unless it is ``migrating``, the order of filling and publishing does not
+matter; when maps of another layout or size are being introduced, publish only after the new ones
+are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from bpf import features, pins
+from bpf.errors import Detached, Invalid, NotFound
+from bpf.link import Link, LinkInfo
+from bpf.loader import Loader
+from bpf.maps.lb import LBMaps
+from bpf.maps.map import Map
+from bpf.maps.redirect_skips import SkipMaps
+from bpf.maps.switch import NAME as SWITCH
+from bpf.maps.switch import Switch
+from bpf.packet_programs import FLOW_MAPS, PacketConfig
+from bpf.program import Program
+from bpf.sock import SOCKET_MAPS, SockConfig, constants, map_entries, unwanted_programs
+
+
+class NodeDatapath:
+    """Maps and programs of one node. Used from one thread at a time."""
+
+    def __init__(self, config: SockConfig, packets: PacketConfig | None = None) -> None:
+        """``packets``: objects of packet programs that share the maps."""
+        self.config = config
+        self._packets = packets or PacketConfig((), {}, {})
+        self.maps_dir = config.pin_dir / "maps"
+        self.programs_dir = config.pin_dir / "programs"
+        self.links_dir = config.pin_dir / "links"
+        self.device_links_dir = config.pin_dir / "attachments"
+        self._loader = Loader(
+            ["sock", *self._packets.objects],
+            self.maps_dir,
+            entries=self._entries,
+            carried=SOCKET_MAPS | FLOW_MAPS,
+            cache_dir=config.cache_dir,
+        )
+        self._programs: dict[str, Program] = {}
+        #: Ids of these programs, by name.
+        self._ids: dict[str, int] = {}
+        self._published = False
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds a phase took: compile, maps, load, attach."""
+        return self._loader.timings
+
+    def timed(self, phase: str) -> AbstractContextManager[None]:
+        """Record how long a block took, also when it fails."""
+        return self._loader.timed(phase)
+
+    @property
+    def fresh(self) -> list[str]:
+        """Names of maps whose contents are not known to be complete."""
+        return self._loader.fresh
+
+    @staticmethod
+    def check_requirements(config: SockConfig) -> None:
+        """Raises: RequirementMissing with one sentence for the first thing that is missing."""
+        features.require_privilege()
+        features.require_kernel()
+        features.require_btf()
+        features.require_cgroup2(config.cgroup)
+        existing = next(path for path in (config.pin_dir, *config.pin_dir.parents) if path.exists())
+        features.require_bpffs(existing)
+
+    @property
+    def migrating(self) -> bool:
+        """True if programs in force use other maps than those of this build."""
+        return bool(self.fresh) and self.in_force
+
+    @property
+    def in_force(self) -> bool:
+        """True if programs are attached, of this start or an earlier one."""
+        return any(True for _ in self._links())
+
+    @property
+    def socket_programs(self) -> list[str]:
+        """Names of the loaded programs that belong on the cgroup; each is the name of its hook."""
+        return [name for name, program in self._programs.items() if _is_of_cgroup(program)]
+
+    def open_maps(self) -> LBMaps:
+        """Adopt the pinned maps that fit this build and its sizes, make and pin the others.
+
+        Raises: RequirementMissing, CompileError, LoadError, NoMemory.
+        """
+        for directory in (self.maps_dir, self.links_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._loader.open_maps()
+        return LBMaps.over(self._loader.maps)
+
+    def skip_maps(self) -> SkipMaps:
+        """Sockets and addresses that redirections spare; to be called after ``open_maps``."""
+        return SkipMaps.over(self._loader.maps)
+
+    def switch(self) -> Switch:
+        """Who has new connections; to be called after ``open_maps``."""
+        return Switch(self.map(SWITCH))
+
+    def map(self, name: str) -> Map:
+        """One of the maps, under a descriptor of the caller's. Raises: KeyError."""
+        return self._loader.maps[name].duplicate()
+
+    def load(self) -> None:
+        """Load and verify the programs on the maps, publishing nothing. Raises: LoadError."""
+        loaded = self._loader.load({**constants(self.config), **self._packets.constants})
+        unwanted = unwanted_programs(self.config)
+        for program in loaded:
+            if program.name in unwanted:
+                program.close()
+        self._close_programs()
+        self._programs = {
+            program.name: program for program in loaded if program.name not in unwanted
+        }
+        self._ids = {name: program.info().id for name, program in self._programs.items()}
+
+    def publish(self) -> None:
+        """Pin each program under its name, in one atomic step each; also puts back lost pins.
+
+        Raises: NoPrivilege; pins that were made stay, and the call can be repeated.
+        """
+        self.programs_dir.mkdir(exist_ok=True)
+        for name in self.drift():
+            pins.replace(self._programs[name].number, self.programs_dir / name)
+        self._published = True
+
+    def drift(self) -> list[str]:
+        """Names of programs whose pin is not the one that ``publish`` makes."""
+        return [
+            name
+            for name, number in self._ids.items()
+            if _pinned_program(self.programs_dir / name) != number
+        ]
+
+    def carry(self) -> None:
+        """Copy what programs wrote into predecessors of maps; call before and after the switch."""
+        self._loader.carry()
+
+    def predecessors(self) -> list[str]:
+        """Pins of links that still run the predecessor of a published program."""
+        current = set(self._ids.values())
+        return [
+            path.name
+            for path, info in self._links()
+            if info.target and info.program_id not in current and _name(info) in self._ids
+        ]
+
+    def retire(self) -> list[str]:
+        """Give successors of maps their names and remove the pins of other builds; returns those.
+
+        To be called when all links run published programs: then none uses the predecessors.
+        Raises: RuntimeError before that, because it would take away what is in force.
+        """
+        if not self._published:
+            raise RuntimeError("retire() before publish()")
+        if running := self.predecessors():
+            raise RuntimeError(f"retire() before the links were updated: {', '.join(running)}")
+        self._loader.settle()
+        old = [
+            path
+            for directory, names in (
+                (self.maps_dir, self._loader.maps.keys()),
+                (self.programs_dir, self._programs.keys()),
+            )
+            for path in directory.iterdir()
+            if path.name not in names
+        ]
+        for path in old:
+            pins.unpin(path)
+        return sorted(path.name for path in old)
+
+    def close(self) -> None:
+        """Close all descriptors; what is pinned stays in force."""
+        self._loader.close()
+        self._close_programs()
+
+    # -- steps --
+
+    def _close_programs(self) -> None:
+        for program in self._programs.values():
+            program.close()
+        self._programs, self._ids = {}, {}
+
+    def _entries(self, name: str) -> int | None:
+        sizes = {**self._packets.entries, **self.config.own_entries}
+        return sizes[name] if name in sizes else map_entries(self.config, name)
+
+    def _links(self) -> Iterator[tuple[Path, LinkInfo]]:
+        for directory in (self.links_dir, self.device_links_dir):
+            for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+                try:
+                    with Link.open_pinned(path) as link:
+                        info = link.info()
+                except NotFound:
+                    continue  # detached and unpinned meanwhile
+                yield path, info
+
+
+def _is_of_cgroup(program: Program) -> bool:
+    return program.section.startswith("cgroup/")
+
+
+def _name(info: LinkInfo) -> str:
+    """The name of the program that a link runs; empty if it is gone by now."""
+    try:
+        with Program.by_id(info.program_id) as program:
+            return program.name
+    except NotFound:
+        return ""
+
+
+def _pinned_program(path: Path) -> int:
+    """Id of the program pinned at ``path``, 0 if there is none."""
+    try:
+        with Program.open_pinned(path) as program:
+            return program.info().id
+    except NotFound:
+        return 0
+
+
+def cleanup(pin_dir: Path) -> None:
+    """Detach every program, remove every map and pin below ``pin_dir``; idempotent."""
+    links = pin_dir / "links"
+    for path in links.iterdir() if links.is_dir() else ():
+        with Link.open_pinned(path) as link:
+            _detach(link)
+        pins.unpin(path)
+    pins.remove_tree(pin_dir)
+
+
+def _detach(link: Link) -> None:
+    """Detach now, even while an agent holds the link; that of a gone cgroup is detached."""
+    try:
+        link.detach()
+    except (Detached, Invalid):
+        return

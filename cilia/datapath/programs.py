@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of this build, and how they take the place of those that are in force.
+
+::
+
+    publish (pins) ──> rows of `attachments` ──reconciler──> links ──> retire (maps, pins)
+
+A start publishes at once, unless programs in force use maps of another layout or size: then the
+new maps must be filled first, and until then the links of the run before are not touched.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.to_thread
+
+from bpf.errors import BPFError
+from cilia.program.errors import ProgramError
+from reconcilers.reconciler import Reconciler
+from statedb import DB, Channel, Table, wait_initialized
+from tables.datapath.attachments import AttachHook, Attachment
+
+if TYPE_CHECKING:
+    from bpf.datapath import NodeDatapath
+    from bpf.foreign import ForeignProgram
+
+__all__ = ["SOCKET_OWNER", "Attaching", "NodePrograms", "Succession", "socket_attachments"]
+
+#: Owner of the attachments of socket programs.
+SOCKET_OWNER: Final = "socket-lb"
+
+#: Links that still run a predecessor are looked at again after this time: a prune writes no row.
+LOOK_AGAIN_S: Final = 1.0
+
+
+def _nothing() -> None:
+    """Put back no pin."""
+
+
+@dataclass(frozen=True)
+class Attaching:
+    """What the reconciler of `attachments` needs to know of the programs."""
+
+    # Directories of the links' pins, on a bpffs.
+    device_links: Path
+    cgroup_links: Path
+    # Rows that are the same for the whole run.
+    rows: Sequence[Attachment] = ()
+    # Nothing is attached before it is closed; None: at once.
+    published: Channel | None = None
+    # Puts back the pins of programs.
+    restore: Callable[[], None] = _nothing
+
+
+class NodePrograms:
+    """Pins of a node's programs. Its methods block; they may be called from any thread."""
+
+    def __init__(self, node: NodeDatapath) -> None:
+        """`node`: its programs are loaded."""
+        self._node = node
+        self._lock = threading.Lock()
+        self.published = Channel()
+
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds that each phase of the start took."""
+        return self._node.timings
+
+    @property
+    def migrating(self) -> bool:
+        """True if the maps must be filled before the programs are published."""
+        return self._node.migrating
+
+    def attaching(self) -> Attaching:
+        node = self._node
+        rows = socket_attachments(node.config.cgroup, node.programs_dir, node.socket_programs)
+        return Attaching(node.device_links_dir, node.links_dir, rows, self.published, self._restore)
+
+    def publish(self) -> None:
+        """Pin the programs and let the reconciler attach them. Raises: BPFError."""
+        with self._lock:
+            self._node.carry()
+            self._node.publish()
+        self.published.close()
+
+    def _restore(self) -> None:
+        with self._lock:
+            self._node.publish()
+
+    def predecessors(self) -> list[str]:
+        """Pins of links that still run a program of the run before."""
+        return self._node.predecessors()
+
+    def retire(self) -> None:
+        """Remove what the run before left; no link may run its programs any more."""
+        with self._lock:
+            self._node.carry()
+            self._node.retire()
+
+    def took(self, phase: str, seconds: float) -> None:
+        self._node.timings[phase] = seconds
+
+    def links(self) -> list[dict[str, Any]]:
+        """The links on the cgroup, of this run or an earlier one."""
+        return [{"name": path.name} for path in sorted(self._node.links_dir.iterdir())]
+
+    def foreign_programs(self) -> list[ForeignProgram]:
+        """Programs of others on the hooks that these have."""
+        from bpf.foreign import foreign_programs
+
+        directories = (self._node.links_dir, self._node.device_links_dir)
+        return foreign_programs(directories, self._node.config.cgroup)
+
+
+def socket_attachments(cgroup: Path, programs_dir: Path, names: Iterable[str]) -> list[Attachment]:
+    """One row a program: its name is that of its hook."""
+    return [
+        Attachment(
+            target=str(cgroup),
+            hook=AttachHook(name),
+            owner=SOCKET_OWNER,
+            program=str(programs_dir / name),
+        )
+        for name in names
+    ]
+
+
+@dataclass(frozen=True)
+class Succession:
+    """Puts the programs of this run in the place of those of the run before."""
+
+    db: DB
+    attachments: Table[Attachment]
+    reconciler: Reconciler[Attachment]
+    programs: NodePrograms
+
+    async def begin(self) -> None:
+        """Attach now what needs no maps that must be filled first. Raises: ProgramError."""
+        if not self.programs.migrating:
+            await self._attach()
+
+    async def finish(self) -> None:
+        """The maps are complete: attach what waited for them, remove what the run before left."""
+        await wait_initialized(self.db, self.attachments)
+        if not self.programs.published.closed:
+            await self._attach()
+        while True:
+            _, changed = self.attachments.all_watch(self.db.read_txn())
+            await self._attempted()
+            if not await anyio.to_thread.run_sync(self.programs.predecessors):
+                break
+            with anyio.move_on_after(LOOK_AGAIN_S):
+                await changed.wait()
+        await anyio.to_thread.run_sync(self.programs.retire)
+
+    async def _attach(self) -> None:
+        started = anyio.current_time()
+        try:
+            await anyio.to_thread.run_sync(self.programs.publish)
+        except BPFError as error:
+            raise ProgramError(str(error)) from None
+        await self._attempted()
+        self.programs.took("attach", anyio.current_time() - started)
+
+    async def _attempted(self) -> None:
+        """Wait until each row that there is was attempted."""
+        revision = self.attachments.revision(self.db.read_txn())
+        await self.reconciler.wait_until_reconciled(revision)
