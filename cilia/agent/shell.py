@@ -23,7 +23,6 @@ from cilia.agent.script.lb import lb_commands
 from cilia.agent.script.observe import observe_commands
 from cilia.agent.script.redirects import redirect_commands
 from cilia.agent.wiring import Agent
-from cilia.datapath.datapath import Datapath
 from cilia.script import CommandLike, Sessions
 from cilia.script.documents import DOCUMENT_COMMANDS
 from cilia.script.sessions import describe_commands
@@ -35,17 +34,17 @@ T = TypeVar("T")
 class LiveTarget:
     """See `cilia.agent.script.target.Target`; commands run in anyio's worker threads."""
 
-    def __init__(self, agent: Agent, datapath: Datapath) -> None:
+    def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self.world: LBMaps = datapath.maps
-        self.skip: SkipMaps | None = datapath.skip
+        self.world: LBMaps = agent.datapath.edge.maps
+        self.skip: SkipMaps | None = agent.datapath.edge.skip
 
     def call(self, function: Callable[[], T]) -> T:
         return anyio.from_thread.run_sync(function)
 
 
 def commands(target: LiveTarget) -> Iterable[CommandLike]:
-    tables = db_commands(target.agent.tables.db, read_only=True)
+    tables = db_commands(target.agent.ctx.db, read_only=True)
     return (
         *DOCUMENT_COMMANDS,
         *tables,
@@ -55,9 +54,9 @@ def commands(target: LiveTarget) -> Iterable[CommandLike]:
     )
 
 
-def shell_routes(agent: Agent, datapath: Datapath) -> list[BaseRoute]:
+def shell_routes(agent: Agent) -> list[BaseRoute]:
     """`GET /script/commands` and `POST /script/run`."""
-    target = LiveTarget(agent, datapath)
+    target = LiveTarget(agent)
     sessions = Sessions(lambda: commands(target))
 
     async def describe(_: Request) -> Response:

@@ -28,13 +28,6 @@ class ClusterOptions(KubernetesOptions, InstanceOptions):
     k8s_client_burst: Annotated[
         int, Field(ge=1, description="Requests to the API server at once.")
     ] = 100
-    k8s_service_proxy_name: Annotated[
-        str,
-        Field(
-            description="Serve only services with this service.kubernetes.io/service-proxy-name;"
-            " default: only those without."
-        ),
-    ] = ""
     k8s_watch_list_page_size: Annotated[
         int, Field(ge=1, le=10_000, description="Objects in a page of a list.")
     ] = 1000

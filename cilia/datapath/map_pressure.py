@@ -32,19 +32,24 @@ class MapPressure(Collector):
     def __init__(
         self,
         maps: Iterable[RawMap],
-        known: Callable[[], Mapping[str, int]],
         interval_s: float = COUNT_INTERVAL_S,
     ) -> None:
-        """`known`: entries by the name of the map, of those that need not be counted."""
         self._maps = {raw.name: raw for raw in maps}
-        self._known = known
+        self._known: list[Callable[[], Mapping[str, int]]] = []
         self._interval_s = interval_s
         self._counted: dict[str, int] = {}
         self._full: set[str] = set()
 
+    def know(self, entries: Callable[[], Mapping[str, int]]) -> None:
+        """Name entries by the name of the map, of maps that need not be counted."""
+        self._known.append(entries)
+
+    def _known_entries(self) -> dict[str, int]:
+        return {name: count for known in self._known for name, count in known().items()}
+
     def pressures(self) -> dict[str, float]:
         """The used part by the name of the map, of those whose entries are known."""
-        entries = {**self._counted, **self._known()}
+        entries = {**self._counted, **self._known_entries()}
         return {
             name: entries[name] / raw.max_entries
             for name, raw in self._maps.items()
@@ -67,7 +72,7 @@ class MapPressure(Collector):
             await anyio.sleep(self._interval_s)
 
     def _count(self) -> dict[str, int]:
-        known = self._known()
+        known = self._known_entries()
         return {
             name: sum(1 for _ in raw.items())
             for name, raw in self._maps.items()

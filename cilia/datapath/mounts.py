@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from bpf import features
-from cilia.agent.config import AgentConfig
+from cilia.datapath.options import DatapathOptions
 from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.errors import MountError
 from cilia.linux.mounts import mount
@@ -25,7 +25,7 @@ MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def prepare_bpf_root(config: AgentConfig) -> Path:
+def prepare_bpf_root(config: DatapathOptions) -> Path:
     """The BPF file system, mounted if it is not.
 
     Raises:
@@ -35,7 +35,7 @@ def prepare_bpf_root(config: AgentConfig) -> Path:
     return config.bpf_root
 
 
-def prepare_cgroup_root(config: AgentConfig) -> Path:
+def prepare_cgroup_root(config: DatapathOptions) -> Path:
     """The cgroup2 directory to attach to: as asked for, or the root of the hierarchy.
 
     Raises:
@@ -60,7 +60,7 @@ def prepare_cgroup_root(config: AgentConfig) -> Path:
 _IS = {"bpf": features.is_bpffs, "cgroup2": features.is_cgroup2}
 
 
-def _ensure_mounted(config: AgentConfig, fstype: str, path: Path, option: str) -> None:
+def _ensure_mounted(config: DatapathOptions, fstype: str, path: Path, option: str) -> None:
     if _IS[fstype](path):
         return
     record = config.run_dir / RECORD

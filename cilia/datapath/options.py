@@ -8,13 +8,14 @@ knows. Durations are written as Go does (`10s`, `2h13m20s`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from cilia.program.instance import InstanceOptions
 from cilia.program.values import Duration, PositiveDuration
 from cilia.script.environment import parse_duration
+from tables.datapath.attachments import XdpMode
 
 __all__ = ["DatapathOptions"]
 
@@ -22,6 +23,15 @@ Entries = Annotated[int, Field(ge=1024, le=1 << 24)]
 
 #: Host ends of pods' devices by the names that common CNI plugins give them.
 POD_DEVICES = "veth+,lxc+,cali+,eni+,azv+,gke+"
+
+
+#: `--bpf-lb-acceleration`: how XDP is attached, and whether a driver may refuse.
+ACCELERATION: Final[dict[str, tuple[XdpMode | None, bool]]] = {
+    "disabled": (None, False),
+    "native": (XdpMode.NATIVE, False),
+    "best-effort": (XdpMode.NATIVE, True),
+    "testing-only": (XdpMode.GENERIC, False),
+}
 
 
 class DatapathOptions(InstanceOptions):
@@ -39,6 +49,13 @@ class DatapathOptions(InstanceOptions):
             " (veth+, !veth9); devices that face other nodes are never among them."
         ),
     ] = POD_DEVICES
+    bpf_lb_acceleration: Annotated[
+        Literal["disabled", "native", "best-effort", "testing-only"],
+        Field(
+            description="Forward node ports in XDP: native needs a driver that can, best-effort"
+            " uses those that can, testing-only runs it in the stack."
+        ),
+    ] = "disabled"
     bpf_ct_global_tcp_max: Annotated[
         Entries, Field(description="TCP connections remembered, a family.")
     ] = 524_288
@@ -81,6 +98,11 @@ class DatapathOptions(InstanceOptions):
     conntrack_gc_max_interval: Annotated[
         Duration, Field(description="Longest adaptive wait between two collections; 0: 12h.")
     ] = "0s"
+
+    @property
+    def xdp(self) -> tuple[XdpMode | None, bool]:
+        """Return how XDP is attached (None: not at all), and True if a driver may refuse."""
+        return ACCELERATION[self.bpf_lb_acceleration]
 
     @property
     def pod_device_patterns(self) -> tuple[str, ...]:

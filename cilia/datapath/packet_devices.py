@@ -8,20 +8,23 @@ Everything else is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from cilia.datapath.options import DatapathOptions
+from cilia.node.device_selection import DeviceFilter
 from cilia.node.node_addresses import sorted_addresses
 from statedb import DB, RWTable, Table, WriteTxn, wait_initialized
 from tables.addressing import IP
-from tables.datapath.attachments import AttachHook, Attachment, XdpMode, attachment_key
+from tables.datapath.attachments import AttachHook, Attachment, attachment_key
 from tables.datapath.netdevs import Netdev
-from tables.node.devices import Device
+from tables.node.devices import Device, names
 from tables.node.routes import RouteScope
 
-__all__ = ["OWNER", "PacketDeviceConfig", "PacketDevicesController"]
+__all__ = ["OWNER", "PacketDevicesController"]
 
 #: Owner of the attachments.
 OWNER: Final = "cilia"
@@ -30,15 +33,6 @@ OWNER: Final = "cilia"
 NODE_PROGRAMS: Final = {AttachHook.INGRESS: "from_netdev", AttachHook.EGRESS: "to_netdev"}
 POD_PROGRAMS: Final = {AttachHook.INGRESS: "from_pod", AttachHook.EGRESS: "to_pod"}
 XDP_PROGRAM: Final = "from_netdev_xdp"
-
-
-class PacketDeviceConfig(msgspec.Struct, frozen=True):
-    # Directory of the programs' pins.
-    programs_dir: str
-    # None: no XDP.
-    xdp: XdpMode | None = None
-    # A driver that cannot is left to tc.
-    xdp_optional: bool = False
 
 
 class PacketDevicesController:
@@ -50,15 +44,17 @@ class PacketDevicesController:
         devices: Table[Device],
         netdevs: RWTable[Netdev],
         attachments: RWTable[Attachment],
-        config: PacketDeviceConfig,
-        is_pod_device: Callable[[Device], bool],
+        options: DatapathOptions,
+        programs_dir: Path,
     ) -> None:
+        """`programs_dir`: the pins of the programs."""
         self._db = db
         self._devices = devices
         self._netdevs = netdevs
         self._attachments = attachments
-        self._config = config
-        self._is_pod_device = is_pod_device
+        self._xdp, self._xdp_optional = options.xdp
+        self._pod_devices = DeviceFilter(options.pod_device_patterns)
+        self._programs_dir = programs_dir
         with db.write_txn(netdevs, attachments) as wtxn:
             self._initialized = [
                 table.register_initializer(wtxn, "packet-devices")
@@ -90,21 +86,25 @@ class PacketDevicesController:
             while self._initialized:
                 self._initialized.pop()(wtxn)
 
+    def _is_pod_device(self, dev: Device) -> bool:
+        """Without a pattern there is none."""
+        return not self._pod_devices.is_empty and self._pod_devices.matches(names(dev))
+
     def _node_attachments(self, dev: Device) -> Iterator[Attachment]:
         yield from self._of(dev, NODE_PROGRAMS)
-        if self._config.xdp is not None:
+        if self._xdp is not None:
             yield Attachment(
                 target=dev.name,
                 hook=AttachHook.XDP,
                 owner=OWNER,
-                program=f"{self._config.programs_dir}/{XDP_PROGRAM}",
-                xdp_mode=self._config.xdp,
-                optional=self._config.xdp_optional,
+                program=f"{self._programs_dir}/{XDP_PROGRAM}",
+                xdp_mode=self._xdp,
+                optional=self._xdp_optional,
             )
 
     def _of(self, dev: Device, programs: dict[AttachHook, str]) -> Iterator[Attachment]:
         for hook, program in programs.items():
-            path = f"{self._config.programs_dir}/{program}"
+            path = f"{self._programs_dir}/{program}"
             yield Attachment(target=dev.name, hook=hook, owner=OWNER, program=path)
 
     def _write_netdevs(self, wtxn: WriteTxn, wanted: dict[int, Netdev]) -> None:

@@ -99,13 +99,6 @@ class FrontendOptions(ProgramConfig):
         Literal["opt", "ipip"],
         Field(description="How packets reach the backend's node in mode dsr."),
     ] = "opt"
-    bpf_lb_acceleration: Annotated[
-        Literal["disabled", "native", "best-effort", "testing-only"],
-        Field(
-            description="Forward node ports in XDP: native needs a driver that can, best-effort"
-            " uses those that can, testing-only runs it in the stack."
-        ),
-    ] = "disabled"
     bpf_lb_maglev_hash_seed: Annotated[
         str,
         Field(

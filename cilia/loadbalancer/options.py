@@ -17,6 +17,7 @@ from cilia.k8s.manifest_files import READERS
 from cilia.loadbalancer.frontend_options import FrontendOptions
 from cilia.loadbalancer.map_options import MapOptions
 from cilia.loadbalancer.socket_options import SocketOptions
+from cilia.program.instance import InstanceOptions
 from cilia.program.options import ProgramConfig
 from cilia.program.values import Duration, ListenAddress
 from cilia.script.environment import parse_duration
@@ -42,6 +43,13 @@ def _state_file(path: Path | None) -> Path | None:
 class ServiceOptions(ProgramConfig):
     """Further sources of services, redirect policies, health ports, retries."""
 
+    k8s_service_proxy_name: Annotated[
+        str,
+        Field(
+            description="Serve only services with this service.kubernetes.io/service-proxy-name;"
+            " default: only those without."
+        ),
+    ] = ""
     lb_state_file: Annotated[
         Path | None,
         Field(description="YAML or JSON file with further services and their endpoints."),
@@ -98,5 +106,7 @@ class ServiceOptions(ProgramConfig):
         return self.enable_health_check_nodeport and self.enable_health_check_loadbalancer_ip
 
 
-class LoadBalancerOptions(ServiceOptions, SocketOptions, FrontendOptions, MapOptions):
+class LoadBalancerOptions(
+    ServiceOptions, SocketOptions, FrontendOptions, MapOptions, InstanceOptions
+):
     """All options of the feature; handed on whole to whoever reads one."""

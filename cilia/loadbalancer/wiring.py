@@ -1,50 +1,224 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What services are made of beside the objects of the one source: built here, run by the wiring."""
+"""Services, wired: objects -> services, frontends, backends -> load-balancer maps."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from dataclasses import dataclass
 
-from bpf.maps.redirect_skips import SkipMaps
 from cilia.cluster.problems import ProblemReflector
+from cilia.cluster.wiring import ClusterPart
+from cilia.datapath.wiring import DatapathPart
 from cilia.k8s.state_file import state_file_source
-from cilia.k8s.watch import Source as Objects
+from cilia.loadbalancer.connections import socket_termination
+from cilia.loadbalancer.connections.backend_audit import BackendAudit
+from cilia.loadbalancer.connections.backend_flows import BackendFlows
+from cilia.loadbalancer.connections.translated_sockets import BackendConnections
+from cilia.loadbalancer.convergence import ConvergenceRecorder
+from cilia.loadbalancer.draining import ConnectionCounter, DrainController
 from cilia.loadbalancer.health_checks import HealthCheckController
-from cilia.loadbalancer.options import ServiceOptions
-from cilia.loadbalancer.redirects.controller import RedirectController, RedirectTables
-from cilia.loadbalancer.redirects.reflector import redirect_policy_reflector
+from cilia.loadbalancer.host_ports import HostPortController
+from cilia.loadbalancer.local_node import LocalNodeController
+from cilia.loadbalancer.metrics import convergence_histogram
+from cilia.loadbalancer.node_address_follower import NodeAddressFollower
+from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.redirects import wiring as redirects
+from cilia.loadbalancer.redirects.controller import RedirectTables
 from cilia.loadbalancer.reflector import ServiceReflector
-from cilia.loadbalancer.writer import Writer
+from cilia.loadbalancer.this_node import LocalNode
+from cilia.loadbalancer.writer import LoadBalancerTables, Writer
+from cilia.node.wiring import NodePart
+from cilia.program.parts import Context, Job, Part
 from reconcilers.config import Config
-from reconcilers.loadbalancer.health_check_ports import HealthPortOperations
-from reconcilers.loadbalancer.redirect_skips import RedirectSkipOperations
-from reconcilers.metrics import Metrics
-from reconcilers.reconciler import Health, Reconciler
-from reconcilers.verify import Drift
-from statedb import DB, RWTable, Table
-from tables.cluster.nodes import Node
-from tables.cluster.pod_namespaces import new_pod_namespaces_table
-from tables.cluster.pods import Pod
-from tables.loadbalancer import health_check_ports, redirect_skips
-from tables.loadbalancer.health_check_ports import HealthCheckPort
-from tables.loadbalancer.redirect_policies import new_redirect_policies_table
-from tables.problems import Problem
+from reconcilers.loadbalancer.frontends import FrontendOperations, run_frontends
+from reconcilers.loadbalancer.health_check_ports import ANY_ADDRESS, HealthPortOperations
+from reconcilers.reconciler import Reconciler
+from statedb import RWTable, wait_initialized
+from tables.loadbalancer import frontends, health_check_ports
+from tables.loadbalancer.convergence import Convergence, new_convergence_table
+from tables.loadbalancer.draining_backends import DrainingBackend, new_draining_backends_table
+from tables.loadbalancer.frontends import Frontend
+from tables.loadbalancer.health_check_ports import HealthCheckPort, new_health_check_ports_table
 from tables.sources import Source
 
-__all__ = ["health_check_jobs", "new_redirect_tables", "redirect_jobs", "state_file_jobs"]
-
-Jobs = dict[str, Callable[[], Awaitable[object]]]
+__all__ = ["LoadBalancerPart", "build"]
 
 
-def state_file_jobs(
-    config: ServiceOptions, db: DB, problems: RWTable[Problem], writer: Writer
-) -> Jobs:
+@dataclass(kw_only=True)
+class LoadBalancerPart(Part):
+    tables: LoadBalancerTables
+    redirects: RedirectTables
+    health_check_ports: RWTable[HealthCheckPort]
+    draining: RWTable[DrainingBackend]
+    convergence: RWTable[Convergence]
+    writer: Writer
+    operations: FrontendOperations
+    reconciler: Reconciler[Frontend]
+
+    async def synchronised(self) -> None:
+        """Wait until all inputs were listed and every frontend was attempted with what they say."""
+        db, tables = self.writer.db, self.tables
+        inputs = (tables.services, tables.frontends, tables.backends, tables.problems)
+        await wait_initialized(db, *inputs)
+        await self.reconciler.wait_until_reconciled(tables.frontends.revision(db.read_txn()))
+
+
+def build(
+    ctx: Context,
+    options: LoadBalancerOptions,
+    cluster: ClusterPart,
+    node: NodePart,
+    datapath: DatapathPart,
+    *,
+    health_check_address: str = ANY_ADDRESS,
+) -> LoadBalancerPart:
+    """Serve Services from `ctx.objects`; health checks are answered at an address of the node."""
+    tables = LoadBalancerTables(ctx.db, ctx.problems)
+    operations = FrontendOperations(datapath.edge.maps, tables.frontends, node.addresses, options)
+    part = LoadBalancerPart(
+        tables=tables,
+        redirects=redirects.new_redirect_tables(ctx, cluster),
+        health_check_ports=new_health_check_ports_table(ctx.db),
+        draining=new_draining_backends_table(ctx.db),
+        convergence=new_convergence_table(ctx.db),
+        writer=Writer(ctx.db, tables, options, LocalNode(options.node_name)),
+        operations=operations,
+        reconciler=_reconciler(ctx, options, tables, operations),
+    )
+    datapath.pressure.know(operations.map_entries)
+    part.jobs = {
+        **_control_plane(ctx, options, part, cluster),
+        **_datapath(ctx, options, part, node, datapath),
+        **_health_checks(ctx, options, part, cluster, health_check_address),
+        **_state_file(ctx, options, part.writer),
+        **redirects.build(
+            ctx,
+            options,
+            part.redirects,
+            part.writer,
+            datapath.edge.skip,
+            on_node=node.network is not None,
+        ).jobs,
+    }
+    return part
+
+
+def _reconciler(
+    ctx: Context,
+    options: LoadBalancerOptions,
+    tables: LoadBalancerTables,
+    operations: FrontendOperations,
+) -> Reconciler[Frontend]:
+    retry_min_s, retry_max_s = options.lb_retry_backoff_s
+    return Reconciler(
+        ctx.db,
+        tables.frontends,
+        operations,
+        get_status=frontends.get_status,
+        set_status=frontends.set_status,
+        config=Config(
+            retry_backoff_min_s=retry_min_s,
+            retry_backoff_max_s=retry_max_s,
+            verify_interval_s=options.lb_verify_interval_s,
+            verify_in_thread=True,
+        ),
+        health=ctx.health_of("loadbalancer"),
+        metrics=ctx.metrics,
+        drift=ctx.drift,
+    )
+
+
+def _control_plane(
+    ctx: Context, options: LoadBalancerOptions, part: LoadBalancerPart, cluster: ClusterPart
+) -> dict[str, Job]:
+    """Objects -> services, frontends, backends."""
+    convergence = ConvergenceRecorder(
+        ctx.db,
+        part.convergence,
+        part.tables.frontends,
+        part.reconciler.wait_until_reconciled,
+        convergence_histogram(ctx.registry),
+    )
+    services = ServiceReflector(ctx.objects, part.writer, committed=convergence.committed)
+    local_node = LocalNodeController(
+        part.writer, cluster.nodes, changed=services.reconvert_node_dependent
+    )
+    jobs: dict[str, Job] = {
+        "reflect-services": services.run,
+        "local-node": local_node.run,
+        "convergence": convergence.run,
+    }
+    if options.kube_proxy_replacement:
+        jobs["host-ports"] = HostPortController(part.writer, cluster.pods).run
+    return jobs
+
+
+def _datapath(
+    ctx: Context,
+    options: LoadBalancerOptions,
+    part: LoadBalancerPart,
+    node: NodePart,
+    datapath: DatapathPart,
+) -> dict[str, Job]:
+    """Frontends -> maps, and the connections of backends that go."""
+    tables = part.tables
+
+    async def reconcile_frontends() -> None:
+        # Programs that have traffic may have got it from another proxy a moment ago.
+        await run_frontends(
+            part.reconciler,
+            part.operations,
+            tables.services,
+            tables.frontends,
+            tables.backends,
+            beside_others=datapath.programs is not None,
+        )
+
+    jobs: dict[str, Job] = {
+        "reconcile-frontends": reconcile_frontends,
+        "follow-node-addresses": NodeAddressFollower(ctx.db, tables.frontends, node.addresses).run,
+        "draining": DrainController(
+            ctx.db, tables.backends, part.draining, _connection_counter(datapath)
+        ).run,
+    }
+    if node.network is not None:
+        jobs[socket_termination.NAME] = socket_termination.SocketTermination(
+            ctx.db,
+            tables.frontends,
+            tables.backends,
+            datapath.edge.maps,
+            part.reconciler.wait_until_reconciled,
+            ctx.health_of("loadbalancer"),
+            options.termination,
+        ).run
+    if datapath.edge.flows is not None:
+        audit = BackendAudit(datapath.edge.flows.conntrack, datapath.edge.maps, tables.frontends)
+
+        async def audit_backends() -> None:
+            await audit.run(ctx.db, part.reconciler)
+
+        jobs["conntrack-audit"] = audit_backends
+    return jobs
+
+
+def _connection_counter(datapath: DatapathPart) -> ConnectionCounter | None:
+    """Sockets of this node, and packets that were no socket's; None where there are none."""
+    if datapath.programs is None:
+        return None
+    sockets = BackendConnections(datapath.edge.maps)
+    if datapath.edge.flows is None:
+        return sockets
+    packets = BackendFlows(datapath.edge.flows.conntrack)
+    return lambda backends: Counter(sockets(backends)) + Counter(packets(backends))
+
+
+def _state_file(ctx: Context, options: LoadBalancerOptions, writer: Writer) -> dict[str, Job]:
     """Services of `--lb-state-file`, less preferred than those of the API server; or nothing."""
-    if config.lb_state_file is None:
+    if options.lb_state_file is None:
         return {}
-    source = state_file_source(config.lb_state_file, config.lb_state_file_interval_s)
+    source = state_file_source(options.lb_state_file, options.lb_state_file_interval_s)
     services = ServiceReflector(source, writer, origin=Source.API)
-    refused = ProblemReflector(source, db, problems, name="lb-state-file")
+    refused = ProblemReflector(source, ctx.db, ctx.problems, name="lb-state-file")
     return {
         "watch-state-file": source.run,
         "reflect-state-file": services.run,
@@ -52,80 +226,29 @@ def state_file_jobs(
     }
 
 
-def new_redirect_tables(db: DB, pods: RWTable[Pod]) -> RedirectTables:
-    """The tables are there, and empty, also while `--enable-local-redirect-policy` is off."""
-    return RedirectTables(
-        policies=new_redirect_policies_table(db),
-        pods=pods,
-        namespaces=new_pod_namespaces_table(db),
-        skips=redirect_skips.new_redirect_skips_table(db),
-    )
-
-
-def redirect_jobs(
-    config: ServiceOptions,
-    db: DB,
-    tables: RedirectTables,
-    source: Objects,
-    writer: Writer,
-    maps: SkipMaps | None,
-    *,
-    drift: RWTable[Drift],
-    health: Health,
-    metrics: Metrics,
-) -> Jobs:
-    """Local redirect policies, from objects to maps."""
-    if not config.enable_local_redirect_policy:
-        return {}
-    problems = writer.tables.problems
-    policies = redirect_policy_reflector(
-        source, db, tables.policies, problems, allowed=config.lrp_networks
-    )
-    jobs: Jobs = {
-        "reflect-redirect-policies": policies.run,
-        "redirect-policies": RedirectController(writer, tables).run,
-    }
-    if maps is not None:
-        retry_min_s, retry_max_s = config.lb_retry_backoff_s
-        jobs["reconcile-skip-redirects"] = Reconciler(
-            db,
-            tables.skips,
-            RedirectSkipOperations(maps),
-            get_status=redirect_skips.get_status,
-            set_status=redirect_skips.set_status,
-            config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
-            health=health,
-            metrics=metrics,
-            drift=drift,
-        ).run
-    return jobs
-
-
-def health_check_jobs(
-    config: ServiceOptions,
-    ports: RWTable[HealthCheckPort],
-    nodes: Table[Node],
-    writer: Writer,
+def _health_checks(
+    ctx: Context,
+    options: LoadBalancerOptions,
+    part: LoadBalancerPart,
+    cluster: ClusterPart,
     address: str,
-    *,
-    health: Health,
-    metrics: Metrics,
-) -> Jobs:
+) -> dict[str, Job]:
     """Health check node ports, answered at `address`."""
-    if not config.enable_health_check_nodeport:
+    if not options.enable_health_check_nodeport:
         return {}
-    retry_min_s, retry_max_s = config.lb_retry_backoff_s
+    retry_min_s, retry_max_s = options.lb_retry_backoff_s
+    ports = part.health_check_ports
     reconciler = Reconciler(
-        writer.db,
+        ctx.db,
         ports,
-        HealthPortOperations(writer.db, ports, address),
+        HealthPortOperations(ctx.db, ports, address),
         get_status=health_check_ports.get_status,
         set_status=health_check_ports.set_status,
         config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
-        health=health,
-        metrics=metrics,
+        health=ctx.health_of("healthserver"),
+        metrics=ctx.metrics,
     )
     return {
-        "health-checks": HealthCheckController(writer, nodes, ports).run,
+        "health-checks": HealthCheckController(part.writer, cluster.nodes, ports).run,
         "reconcile-health-check-ports": reconciler.run,
     }

@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from bpf.maps.lb import LBMaps
 from cilia.agent.config import AgentConfig
+from cilia.agent.resources import resources
 from cilia.agent.wiring import Agent, build
 from cilia.cluster.access_options import open_client
-from cilia.cluster.inputs import cluster_resources
 from cilia.datapath.datapath import MemoryDatapath
 from cilia.k8s.api_source import ApiSource
 from cilia.k8s.resource_watch import Options
 from cilia.k8s.watch import Source
-from cilia.program.jobs import run_job
 
 # What is the same object, seen at another moment.
 VOLATILE = ("Since", "Age")
@@ -27,7 +27,7 @@ VOLATILE = ("Since", "Age")
 def api_source(config: AgentConfig) -> ApiSource:
     """As the agent has it."""
     options = Options(config.k8s_watch_list_page_size, config.proof_interval_s)
-    return ApiSource(open_client(config), list(cluster_resources(config)), options)
+    return ApiSource(open_client(config), resources(config), options)
 
 
 @contextlib.asynccontextmanager
@@ -43,34 +43,24 @@ async def running_agent(
     agent = build(
         config,
         source,
-        "test",
         datapath or MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max)),
         health_check_address=health_check_address,
     )
-    jobs = dict(agent.jobs)
-    if run_source is not None:
-        jobs["source"] = run_source
-    tasks = [
-        asyncio.create_task(run_job(name, work, agent.reporter(f"job-{name}")))
-        for name, work in jobs.items()
-    ]
-    try:
-        async with asyncio.timeout(30):
-            await agent.listed()
-            frontends = agent.tables.lb.frontends
-            revision = frontends.revision(agent.tables.db.read_txn())
-            await agent.frontend_reconciler.wait_until_reconciled(revision)
-        yield agent
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        agent.close()
+    jobs = agent.jobs if run_source is None else {**agent.jobs, "source": run_source}
+    async with anyio.create_task_group() as group:
+        agent.ctx.start(group, jobs)
+        try:
+            with anyio.fail_after(30):
+                await agent.loadbalancer.synchronised()
+            yield agent
+        finally:
+            group.cancel_scope.cancel()
+            agent.close()
 
 
 def rows(agent: Agent, table: str) -> list[dict[str, str]]:
     """A table as it is printed, without what changes with the clock."""
-    db = agent.tables.db
+    db = agent.ctx.db
     columns: Any = [c for c in db.table(table).columns if c.name not in VOLATILE]
     return [
         {column.name: column.cell(row) for column in columns}

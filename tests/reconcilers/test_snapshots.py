@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
 import pytest
 
-from cilia.datapath.packet_devices import PacketDeviceConfig, PacketDevicesController
+from cilia.datapath.options import DatapathOptions
+from cilia.datapath.packet_devices import PacketDevicesController
 from cilia.loadbalancer.connections.backend_audit import BackendAudit
 from reconcilers.kernel_watch import KernelWatch, NamedArrivals
 from statedb import DB, Index, RWTable, Status, new_table
@@ -90,8 +92,8 @@ def packet_devices(db: DB) -> Job:
         listed_devices(db),
         new_netdevs_table(db),
         new_attachments_table(db),
-        PacketDeviceConfig(programs_dir="/pins"),
-        lambda dev: False,
+        DatapathOptions(),
+        Path("/pins"),
     ).run
 
 

@@ -36,7 +36,6 @@ from cilia.agent.script.redirects import redirect_commands, redirect_test_comman
 from cilia.agent.wiring import Agent, build
 from cilia.datapath.datapath import MemoryDatapath
 from cilia.k8s.tracker import Tracker
-from cilia.program.jobs import run_job
 from cilia.program.options import options_of, validated
 from cilia.program.values import Duration
 from cilia.script import CommandLike, Suite
@@ -137,7 +136,7 @@ class ScriptApplication:
 
         datapath = MemoryDatapath(self._world.wrap(faulty), self.skip.wrap(faulty))
         self.agent: Agent = build(
-            config, self.tracker, "tracker", datapath, health_check_address=HEALTH_ADDRESS
+            config, self.tracker, datapath, source="tracker", health_check_address=HEALTH_ADDRESS
         )
 
     def start(self, limit_s: float) -> None:
@@ -150,8 +149,7 @@ class ScriptApplication:
 
     async def _run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         async with anyio.create_task_group() as group:
-            for name, work in self.agent.jobs.items():
-                group.start_soon(run_job, name, work, self.agent.reporter(f"job-{name}"))
+            self.agent.ctx.start(group, self.agent.jobs)
             task_status.started()
 
     def stop(self, limit_s: float) -> None:
@@ -163,13 +161,13 @@ class ScriptApplication:
 
     def describe(self) -> str:
         jobs = "".join(f"  {name}\n" for name in sorted(self.agent.jobs))
-        tables = "".join(f"  {table.name}\n" for table in self.agent.tables.db.tables())
+        tables = "".join(f"  {table.name}\n" for table in self.agent.ctx.db.tables())
         return f"Jobs:\n{jobs}Tables:\n{tables}"
 
     def commands(self) -> Iterable[CommandLike]:
         return (
             *DOCUMENT_COMMANDS,
-            *db_commands(self.agent.tables.db),
+            *db_commands(self.agent.ctx.db),
             *k8s_commands(self.tracker),
             *observe_commands(self),
             *lb_commands(self),

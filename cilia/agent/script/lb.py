@@ -38,7 +38,7 @@ def lb_commands(app: Target) -> tuple[Command, ...]:
         return None
 
     def prune(state: State, flags: Flags, args: list[str]) -> None:
-        app.agent.frontend_reconciler.prune_now()
+        app.agent.loadbalancer.reconciler.prune_now()
 
     def summary(state: State, flags: Flags, args: list[str]) -> Output:
         return Output(_summary_text(app))
@@ -66,7 +66,7 @@ def lb_test_commands(app: ScriptTarget) -> tuple[Command, ...]:
         app.call(lambda: _forget(app.agent))
 
     def state_empty(state: State, flags: Flags, args: list[str]) -> None:
-        if any(app.agent.frontend_operations.summary().values()):
+        if any(app.agent.loadbalancer.operations.summary().values()):
             raise CommandFailed(f"state is left:\n{_summary_text(app)}")
 
     return (
@@ -89,7 +89,7 @@ def _told_commands(app: ScriptTarget) -> tuple[Command, ...]:
     def backend_health(state: State, flags: Flags, args: list[str]) -> None:
         if len(args) != 3 or args[2] not in ("true", "false"):
             raise CommandFailed("expected NAMESPACE/NAME ADDRESS true|false")
-        writer, name = app.agent.writer, ServiceName.parse(args[0])
+        writer, name = app.agent.loadbalancer.writer, ServiceName.parse(args[0])
         with writer.write_txn() as wtxn:
             writer.set_backend_health(
                 wtxn, name, L3n4Addr.parse(args[1]), healthy=args[2] == "true"
@@ -98,7 +98,7 @@ def _told_commands(app: ScriptTarget) -> tuple[Command, ...]:
     def health_checked(state: State, flags: Flags, args: list[str]) -> None:
         if len(args) != 1:
             raise CommandFailed("expected ANNOTATION")
-        writer, annotation = app.agent.writer, args[0]
+        writer, annotation = app.agent.loadbalancer.writer, args[0]
         writer.set_health_checked(lambda svc: annotation in svc.annotations)
 
     def node_labels(state: State, flags: Flags, args: list[str]) -> None:
@@ -112,11 +112,11 @@ def _told_commands(app: ScriptTarget) -> tuple[Command, ...]:
         app.set_node(ip=args[0])
 
     def init_wait(state: State, flags: Flags, args: list[str]) -> None:
-        tables = app.agent.tables
-        for table in (tables.lb.services, tables.lb.frontends, tables.lb.backends):
-            done, channel = table.initialized_watch(tables.db.read_txn())
+        db, lb = app.agent.ctx.db, app.agent.loadbalancer.tables
+        for table in (lb.services, lb.frontends, lb.backends):
+            done, channel = table.initialized_watch(db.read_txn())
             if not done and not channel.wait_sync(max(state.remaining_s(), 0)):
-                missing = ", ".join(table.pending_initializers(tables.db.read_txn()))
+                missing = ", ".join(table.pending_initializers(db.read_txn()))
                 raise CommandFailed(f"{table.name} still waits for {missing}")
 
     return (
@@ -139,14 +139,14 @@ def _told_commands(app: ScriptTarget) -> tuple[Command, ...]:
 
 
 def _forget(agent: Agent) -> None:
-    agent.frontend_operations.restore()
-    table, status = agent.tables.lb.frontends, refreshing()
-    with agent.tables.db.write_txn(table) as wtxn:
+    agent.loadbalancer.operations.restore()
+    table, status = agent.loadbalancer.tables.frontends, refreshing()
+    with agent.ctx.db.write_txn(table) as wtxn:
         for fe in list(table.all(wtxn)):
             if fe.status.kind is StatusKind.DONE:
                 table.insert(wtxn, set_status(fe, status))
 
 
 def _summary_text(app: Target) -> str:
-    summary = app.call(app.agent.frontend_operations.summary)
+    summary = app.call(app.agent.loadbalancer.operations.summary)
     return "".join(f"{name}: {size}\n" for name, size in summary.items())

@@ -41,26 +41,26 @@ def observe_commands(app: Target) -> tuple[Command, ...]:
     def health(state: State, flags: Flags, args: list[str]) -> Output:
         if len(args) > 1:
             raise CommandFailed("expected at most one MODULE")
-        table = app.agent.tables.health
-        rows = _select(table.all(app.agent.tables.db.read_txn()), flags, "".join(args))
+        table = app.agent.ctx.health
+        rows = _select(table.all(app.agent.ctx.db.read_txn()), flags, "".join(args))
         return Output(table_text(table.columns, rows, _HEALTH_COLUMNS))
 
     def health_ok(state: State, flags: Flags, args: list[str]) -> Output:
-        rows = app.agent.tables.health.all(app.agent.tables.db.read_txn())
+        rows = app.agent.ctx.health.all(app.agent.ctx.db.read_txn())
         bad = [row for row in rows if row.level is Level.DEGRADED]
-        text = table_text(app.agent.tables.health.columns, bad, _HEALTH_COLUMNS)
+        text = table_text(app.agent.ctx.health.columns, bad, _HEALTH_COLUMNS)
         return Output(error=CommandFailed(f"degraded:\n{text}")) if bad else Output()
 
     def history(state: State, flags: Flags, args: list[str]) -> Output:
         if len(args) > 1:
             raise CommandFailed("expected at most one MODULE")
-        rows = _select(app.agent.health_history.reports(), flags, "".join(args))
-        return Output(table_text(app.agent.tables.health.columns, rows, _HISTORY_COLUMNS))
+        rows = _select(app.agent.observation.health_history.reports(), flags, "".join(args))
+        return Output(table_text(app.agent.ctx.health.columns, rows, _HISTORY_COLUMNS))
 
     def metrics(state: State, flags: Flags, args: list[str]) -> Output:
         wanted = _pattern(args)
         sampled = flags["sampled"]
-        rows = _sampled(app.agent.sampler, wanted) if sampled else _current(app, wanted)
+        rows = _sampled(app.agent.observation.sampler, wanted) if sampled else _current(app, wanted)
         columns = _SAMPLED_COLUMNS if sampled else _METRIC_COLUMNS
         if flags["format"] not in _FORMATS:
             raise CommandFailed(f"no such format: {flags['format']}")
@@ -72,12 +72,12 @@ def observe_commands(app: Target) -> tuple[Command, ...]:
 
     def plot(state: State, flags: Flags, args: list[str]) -> Output:
         wanted = _pattern(args)
-        found = app.agent.sampler.history().items()
+        found = app.agent.observation.sampler.history().items()
         return Output("".join(_curve(*one) for one in found if _matches(wanted, one[0])))
 
     def page(state: State, flags: Flags, args: list[str]) -> Output:
         wanted = _pattern(args)
-        found = app.agent.sampler.history().items()
+        found = app.agent.observation.sampler.history().items()
         text = metrics_page(one for one in found if _matches(wanted, one[0]))
         if not flags["out"]:
             return Output(text)
@@ -148,7 +148,7 @@ def _matches(wanted: Regexp, series: tuple[str, str]) -> bool:
 
 
 def _current(app: Target, wanted: Regexp) -> list[Row]:
-    found = series_of(app.agent.registry.collect())
+    found = series_of(app.agent.ctx.registry.collect())
     return sorted((*series, f"{value:f}") for series, value in found if _matches(wanted, series))
 
 

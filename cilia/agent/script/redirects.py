@@ -55,10 +55,10 @@ def _deliver(state: State, args: list[str], text: str) -> Output | None:
 
 def policies_text(agent: Agent) -> str:
     """A line a policy, and below it one for each frontend that it redirects or would."""
-    txn = agent.tables.db.read_txn()
-    pods = {str(ip): pod_key(pod) for pod in agent.tables.pods.all(txn) for ip in pod.ips}
+    txn = agent.ctx.db.read_txn()
+    pods = {str(ip): pod_key(pod) for pod in agent.cluster.pods.all(txn) for ip in pod.ips}
     lines: list[str] = []
-    for policy in agent.tables.redirects.policies.all(txn):
+    for policy in agent.loadbalancer.redirects.policies.all(txn):
         lines.append(
             f"{policy.name} type={'svc' if policy.service else 'addr'} "
             f'frontend-type="{policy.match.description}" service={policy.service or ""}'
@@ -73,7 +73,7 @@ def policies_text(agent: Agent) -> str:
 def _frontends(
     agent: Agent, txn: ReadTxn, policy: RedirectPolicy
 ) -> Iterator[tuple[L3n4Addr, tuple[Backend, ...]]]:
-    table, redirect = agent.tables.lb.frontends, policy.redirect_service
+    table, redirect = agent.loadbalancer.tables.frontends, policy.redirect_service
     if policy.service is not None:
         for fe in table.list(txn, policy.service, SERVICE):
             if wants(policy, params_of(fe)):

@@ -23,23 +23,23 @@ MIB = 1 << 20
 
 def agent(directory: Path, **options: Any) -> Agent:
     config = AgentConfig(k8s_manifests=directory, **options)
-    return build(config, ManifestSource(directory), "test", MemoryDatapath(LBMaps.fake(64)))
+    return build(config, ManifestSource(directory), MemoryDatapath(LBMaps.fake(64)))
 
 
 def rows(made: Agent) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in made.status.as_dict()["tables"]}
+    return {row["name"]: row for row in made.observation.status.as_dict()["tables"]}
 
 
 def put(made: Agent, *names: str) -> None:
-    namespaces = made.tables.namespaces
+    namespaces = made.cluster.namespaces
     for name in names:
-        with made.tables.db.write_txn(namespaces) as wtxn:
+        with made.ctx.db.write_txn(namespaces) as wtxn:
             namespaces.insert(wtxn, Namespace(name))
 
 
 def test_past_states_are_kept_as_many_as_the_option_says(tmp_path: Path) -> None:
     made = agent(tmp_path, statedb_history=3)
-    db, namespaces = made.tables.db, made.tables.namespaces
+    db, namespaces = made.ctx.db, made.cluster.namespaces
     put(made, "a", "b", "c", "d")
     assert [row.name for row in namespaces.all(db.read_txn_at(namespaces, 2))] == ["a", "b"]
     with pytest.raises(RevisionGone):
@@ -50,7 +50,7 @@ def test_nothing_of_the_past_is_kept_when_history_is_off(tmp_path: Path) -> None
     made = agent(tmp_path, statedb_history=0)
     put(made, "a", "b")
     with pytest.raises(RevisionGone):
-        made.tables.db.read_txn_at(made.tables.namespaces, 1)
+        made.ctx.db.read_txn_at(made.cluster.namespaces, 1)
 
 
 def test_every_table_has_a_budget_and_its_size_in_the_status(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ async def test_what_a_reconciler_knows_is_not_counted_and_the_others_are() -> No
 
     entries: Mapping[str, int] = {"services": 3}
     maps = [Uncountable("services", 1, 1, 10), filled("connections", 5)]
-    watched = MapPressure(maps, lambda: entries)
+    watched = MapPressure(maps)
+    watched.know(lambda: entries)
     registry = CollectorRegistry()
     registry.register(watched)
     assert pressure(registry, "services") == 0.3
@@ -54,7 +55,7 @@ async def test_what_a_reconciler_knows_is_not_counted_and_the_others_are() -> No
 
 async def test_a_map_that_is_nearly_full_is_said_once_until_it_has_room_again() -> None:
     full = filled("connections", 8)
-    watched = MapPressure([full], dict, interval_s=0.001)
+    watched = MapPressure([full], interval_s=0.001)
 
     async def until(used: float, said: int) -> None:
         while watched.pressures().get("connections") != used or len(logs) < said:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
-from cilia.datapath.packet_devices import PacketDeviceConfig, PacketDevicesController
+from cilia.datapath.options import DatapathOptions
+from cilia.datapath.packet_devices import PacketDevicesController
 from statedb import DB
 from statedb.status import done
 from tables.addressing import IP
@@ -38,7 +41,7 @@ OTHER = Device(6, "docker0", type="bridge", flags=IFF_UP)
 
 
 class World:
-    def __init__(self, **config: object) -> None:
+    def __init__(self, **options: object) -> None:
         self.db = DB()
         self.devices = new_devices_table(self.db)
         self.netdevs = netdevs.new_netdevs_table(self.db)
@@ -48,8 +51,8 @@ class World:
             self.devices,
             self.netdevs,
             self.attachments,
-            msgspec.convert({"programs_dir": "/pins", **config}, PacketDeviceConfig),
-            lambda dev: dev.name.startswith("veth"),
+            DatapathOptions.model_validate({"pod_devices": "veth+", **options}),
+            Path("/pins"),
         )
 
     def programs(self) -> set[tuple[str, str, str]]:
@@ -108,7 +111,7 @@ def test_rows_that_are_as_wanted_are_not_written() -> None:
 
 
 def test_xdp_is_asked_for_on_devices_of_the_node_alone() -> None:
-    world = World(xdp="native", xdp_optional=True)
+    world = World(bpf_lb_acceleration="best-effort")
     world.controller.step([UPLINK, POD])
     (row,) = [
         row for row in world.attachments.all(world.db.read_txn()) if row.hook is AttachHook.XDP

@@ -54,6 +54,6 @@ def test_health_checks_at_load_balancers_need_health_checks() -> None:
 def test_the_agents_parts_hold_the_options_themselves() -> None:
     """A copy could leave an option behind."""
     config = AgentConfig()
-    agent = build(config, Tracker(), "tracker", MemoryDatapath(LBMaps.fake(16)))
-    assert agent.writer.config is config
-    assert agent.frontend_operations.config is config
+    agent = build(config, Tracker(), MemoryDatapath(LBMaps.fake(16)))
+    assert agent.loadbalancer.writer.config is config
+    assert agent.loadbalancer.operations.config is config

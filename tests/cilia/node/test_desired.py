@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's part of the agent in one piece: set up, changed by hand, ended, started again."""
+"""Everything that a node is to have, at once: set up, changed by hand, ended, started again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -20,32 +21,31 @@ from bpf.link import all_links
 from bpf.object import Object
 from bpf.program import Program
 from cilia.datapath.programs import Attaching
+from cilia.datapath.wiring import build_attachments
 from cilia.linux.mounts import mount_bpffs
-from cilia.node.wiring import Job, KernelEdge, KernelOptions, build_kernel
-from reconcilers.verify import new_drift_table
-from statedb import DB, Channel
+from cilia.node import desired
+from cilia.node.options import NodeOptions
+from cilia.node.repairs import Desired, Repairs
+from cilia.node.routes import DesiredRoutes
+from cilia.node.wiring import build as build_node
+from cilia.program.parts import Context, Job, Part
+from statedb import Channel, RWTable
 from tables.addressing import IP, Prefix
 from tables.datapath.attachments import AttachHook, Attachment
 from tables.node.desired_addresses import DesiredAddress
 from tables.node.desired_devices import DesiredDevice, VethSpec
 from tables.node.desired_routes import DesiredRoute
 from tables.node.desired_rules import desired_rule
-from tables.node.node_addresses import new_node_addresses_table
 from tables.node.rules import Rule
 from tables.node.sysctl import SysctlSetting
 from tests.bpf.sources import build
-from tests.kernel import Kernel, new_kernel
+from tests.context import new_context
+from tests.kernel import Kernel
 
 pytestmark = pytest.mark.root
 
 SOURCE = 'SEC("tc") int main_a(struct __sk_buff *ctx) { return -1; }'
 SECONDS = 10
-
-
-@pytest.fixture
-def kernel() -> Iterator[Kernel]:
-    with new_kernel() as kernel:
-        yield kernel
 
 
 @pytest.fixture
@@ -64,14 +64,52 @@ async def run(job: Job) -> None:
     await job()
 
 
+class Edge:
+    """All kinds of things that the kernel is to have, each with its table."""
+
+    def __init__(self, ctx: Context, kernel: Kernel, attaching: Attaching) -> None:
+        self.db = ctx.db
+        self.node = build_node(ctx, NodeOptions(), observe=True, netns=kernel.netns)
+        network = self.node.network
+        assert network is not None
+        repairs = Repairs(ctx, network)
+        self.routes = desired.build_routes(repairs)
+        self.devices = desired.build_devices(repairs)
+        self.addresses = desired.build_addresses(repairs)
+        self.rules = desired.build_rules(repairs)
+        self.sysctl = desired.build_sysctl(repairs)
+        self.programs = Part()
+        self.attachments = build_attachments(ctx, network, attaching, self.programs)
+        self.jobs: dict[str, Job] = {**self.node.jobs, **repairs.jobs, **self.programs.jobs}
+
+    def desired(self) -> tuple[Desired[Any], ...]:
+        return (
+            self.routes,
+            self.devices,
+            self.addresses,
+            self.rules,
+            self.sysctl,
+            self.attachments,
+        )
+
+    def desired_tables(self) -> tuple[RWTable[Any], ...]:
+        return tuple(kind.table for kind in self.desired())
+
+    def owners_known(self) -> None:
+        for kind in self.desired():
+            kind.owners_known(self.db)
+
+    def close(self) -> None:
+        for close in (*self.node.closing, *self.programs.closing):
+            close()
+
+
 @asynccontextmanager
 async def running(
     kernel: Kernel, bpffs: Path, published: Channel | None = None
-) -> AsyncIterator[KernelEdge]:
-    db = DB()
+) -> AsyncIterator[Edge]:
     attaching = Attaching(bpffs / "links", bpffs / "cgroup", published=published)
-    options = KernelOptions(netns=kernel.netns, attaching=attaching)
-    edge = build_kernel(db, new_drift_table(db), new_node_addresses_table(db), options)
+    edge = Edge(new_context(), kernel, attaching)
     async with anyio.create_task_group() as tasks:
         for job in edge.jobs.values():
             tasks.start_soon(run, job)
@@ -80,7 +118,7 @@ async def running(
     edge.close()
 
 
-def write_all(edge: KernelEdge, bpffs: Path) -> None:
+def write_all(edge: Edge, bpffs: Path) -> None:
     """Everything hangs on a device that is itself only wanted so far."""
     rule = Rule(family=2, priority=20, table=2000, destination=Prefix.parse("10.8.0.0/16"))
     route = DesiredRoute(
@@ -88,20 +126,20 @@ def write_all(edge: KernelEdge, bpffs: Path) -> None:
     )
     program = str(bpffs / "main_a")
     with edge.db.write_txn(*edge.desired_tables()) as wtxn:
-        edge.attachments.insert(
+        edge.attachments.table.insert(
             wtxn,
             Attachment(target="cilia_a", hook=AttachHook.INGRESS, owner="test", program=program),
         )
-        edge.routes_writer.upsert(wtxn, route)
-        edge.desired_addresses.insert(
+        DesiredRoutes(edge.routes.table).upsert(wtxn, route)
+        edge.addresses.table.insert(
             wtxn,
             DesiredAddress(
                 owner="test", device="cilia_a", address=IP.parse("10.8.0.1"), prefix_len=24
             ),
         )
-        edge.desired_rules.insert(wtxn, desired_rule("test", rule))
-        edge.sysctl.insert(wtxn, SysctlSetting("net.ipv4.conf.cilia_a.rp_filter", "0"))
-        edge.desired_devices.insert(
+        edge.rules.table.insert(wtxn, desired_rule("test", rule))
+        edge.sysctl.table.insert(wtxn, SysctlSetting("net.ipv4.conf.cilia_a.rp_filter", "0"))
+        edge.devices.table.insert(
             wtxn, DesiredDevice(owner="test", name="cilia_a", spec=VethSpec("cilia_b"))
         )
 
@@ -129,7 +167,7 @@ async def until(condition: Callable[[], bool]) -> None:
     assert condition()
 
 
-def all_done(edge: KernelEdge) -> bool:
+def all_done(edge: Edge) -> bool:
     txn = edge.db.read_txn()
     return all(str(row.status.kind) == "done" for t in edge.desired_tables() for row in t.all(txn))
 
@@ -138,7 +176,7 @@ CHILD = """
 import sys, anyio
 from pathlib import Path
 from cilia.linux.netns import NetNS
-from tests.cilia.node.test_wiring import running, write_all
+from tests.cilia.node.test_desired import running, write_all
 from tests.kernel import Kernel
 
 async def main():
@@ -220,6 +258,8 @@ async def test_nothing_is_attached_before_programs_are_published(
         write_all(edge, bpffs)
         edge.owners_known()
         await until(lambda: shown(kernel, bpffs) == [*WHOLE[:4], []])
-        assert [row.status.kind for row in edge.attachments.all(edge.db.read_txn())] == ["pending"]
+        assert [row.status.kind for row in edge.attachments.table.all(edge.db.read_txn())] == [
+            "pending"
+        ]
         published.close()
         await until(lambda: shown(kernel, bpffs) == WHOLE)

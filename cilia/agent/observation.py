@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is seen of an agent from outside: status, metrics of its tables, samples, past health."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from cilia.agent.budgets import give_budgets
+from cilia.agent.config import AgentConfig
+from cilia.agent.health_history import HealthHistory
+from cilia.agent.metrics import TableMetrics
+from cilia.agent.metrics_samples import MetricsSampler
+from cilia.agent.status import StatusView
+from cilia.cluster.wiring import ClusterPart
+from cilia.datapath.coexistence import Coexistence
+from cilia.datapath.wiring import DatapathPart
+from cilia.loadbalancer.wiring import LoadBalancerPart
+from cilia.node.wiring import NodePart
+from cilia.program.parts import Context, Part
+
+__all__ = ["Observation", "build"]
+
+log = structlog.get_logger("agent")
+
+
+@dataclass(kw_only=True)
+class Observation(Part):
+    status: StatusView
+    sampler: MetricsSampler
+    health_history: HealthHistory
+
+
+def build(
+    ctx: Context,
+    config: AgentConfig,
+    cluster: ClusterPart,
+    node: NodePart,
+    datapath: DatapathPart,
+    loadbalancer: LoadBalancerPart,
+    source: str,
+) -> Observation:
+    """Call it last: it looks at all tables. `source`: what people call the source of objects."""
+    programs, frontends = datapath.programs, loadbalancer.tables.frontends
+    timings = {} if programs is None else programs.timings
+    ctx.registry.register(TableMetrics(ctx.db, ctx.problems, frontends, timings))
+    for unknown in give_budgets(ctx.db, config.table_budgets):
+        log.warning("budget of a table that is not there", table=unknown)
+    part = Observation(
+        status=StatusView(
+            ctx.db,
+            config.instance,
+            source,
+            frontends,
+            ctx.health,
+            ctx.problems,
+            cluster.watches,
+            datapath.edge,
+            _coexistence(node, datapath, loadbalancer),
+            programs,
+        ),
+        sampler=MetricsSampler(ctx.registry, config.metrics_sampling_interval_s),
+        health_history=HealthHistory(ctx.db, ctx.health),
+    )
+    part.jobs = {"sample-metrics": part.sampler.run, "health-history": part.health_history.run}
+    return part
+
+
+def _coexistence(
+    node: NodePart, datapath: DatapathPart, loadbalancer: LoadBalancerPart
+) -> Coexistence | None:
+    if node.network is None or datapath.programs is None or datapath.attachments is None:
+        return None
+    return Coexistence(
+        loadbalancer.tables.frontends,
+        datapath.attachments.table,
+        datapath.programs,
+        node.network.netlink,
+    )

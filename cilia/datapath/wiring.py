@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The datapath of a node, wired: programs at hooks, devices that they know, what they remember.
+
+devices -> netdevs -> cilia_netdev           devices that lead to clients and other nodes
+devices, programs -> attachments -> links    the program of each hook of cgroup and devices
+time -> conntrack, snat                      entries that expired
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC
+from cilia.datapath.datapath import Datapath
+from cilia.datapath.map_pressure import MapPressure
+from cilia.datapath.metrics import DatapathMetrics
+from cilia.datapath.options import DatapathOptions
+from cilia.datapath.packet_devices import PacketDevicesController
+from cilia.datapath.packets import FlowMaps
+from cilia.datapath.programs import Attaching, NodePrograms
+from cilia.node.repairs import Desired, Repairs
+from cilia.node.wiring import Network, NodePart
+from cilia.program.parts import Context, Job, Part
+from reconcilers.datapath.netdevs import netdev_operations
+from reconcilers.reconciler import Reconciler
+from statedb import Channel, RWTable
+from tables.datapath import attachments, netdevs
+from tables.datapath.attachments import Attachment
+
+__all__ = ["DatapathPart", "build", "build_attachments"]
+
+
+@dataclass(kw_only=True)
+class DatapathPart(Part):
+    edge: Datapath
+    pressure: MapPressure
+    # None: maps in memory, no programs.
+    programs: NodePrograms | None = None
+    attachments: Desired[Attachment] | None = None
+
+
+def build(
+    ctx: Context,
+    options: DatapathOptions,
+    node: NodePart,
+    edge: Datapath,
+    programs: NodePrograms | None,
+) -> DatapathPart:
+    """Attach the programs and look after the maps that they write."""
+    part = DatapathPart(edge=edge, pressure=MapPressure(edge.all_maps()), programs=programs)
+    ctx.registry.register(part.pressure)
+    part.jobs["map-pressure"] = part.pressure.run
+    if node.network is None or programs is None:
+        return part
+    attaching = programs.attaching()
+    part.attachments = build_attachments(ctx, node.network, attaching, part)
+    if edge.flows is not None:
+        part.jobs |= _packet_jobs(ctx, options, node.network, edge.flows, part.attachments.table)
+    # Who wants more has an initializer of its own.
+    part.attachments.owners_known(ctx.db)
+    return part
+
+
+def build_attachments(
+    ctx: Context, network: Network, attaching: Attaching, part: Part
+) -> Desired[Attachment]:
+    """Make the table and its reconciler; jobs and closing are added to `part`.
+
+    Imported here: who attaches nothing needs no libbpf.
+    """
+    from bpf import features
+    from reconcilers.datapath import attachments as targets
+    from reconcilers.datapath.attachment_places import FilterPlaces, LinkPlaces
+    from reconcilers.datapath.cgroup_places import CgroupPlaces
+
+    filters = None if features.has_tcx() else FilterPlaces(network.netlink)
+    cgroups = CgroupPlaces(attaching.cgroup_links)
+    part.closing.append(cgroups.close)
+    devices = network.observed.devices
+    operations = targets.AttachmentOperations(
+        devices,
+        LinkPlaces(attaching.device_links),
+        cgroups,
+        filters,
+        restore=attaching.restore,
+        netns=network.netns,
+    )
+    table = attachments.new_attachments_table(ctx.db)
+    with ctx.db.write_txn(table) as wtxn:
+        for row in attaching.rows:
+            table.insert(wtxn, row)
+    repairs = Repairs(ctx, network)
+    desired = repairs.reconcile(table, operations, attachments, targets.CONFIG)
+    repairs.watch(desired.reconciler, devices, targets.concerns_attachments(table))
+    repairs.retry_with_devices(table, attachments.TARGET, attachments)
+    ask = desired.reconciler.verify_now
+    directories = (attaching.device_links, attaching.cgroup_links)
+    part.jobs |= repairs.jobs
+    part.jobs["reconcile-attachments"] = _once_closed(attaching.published, desired.reconciler.run)
+    part.jobs["watch-pins"] = targets.PinWatch(directories, ask).run
+    if filters is not None:
+        part.jobs["watch-filters"] = targets.FilterWatch(ask, network.netns).run
+    return desired
+
+
+def _once_closed(channel: Channel | None, job: Job) -> Job:
+    async def run() -> None:
+        if channel is not None:
+            await channel.wait()
+        await job()
+
+    return run
+
+
+def _packet_jobs(
+    ctx: Context,
+    options: DatapathOptions,
+    network: Network,
+    flows: FlowMaps,
+    table: RWTable[Attachment],
+) -> dict[str, Job]:
+    """Jobs around the programs of packets."""
+    metrics = DatapathMetrics(flows.read_metrics)
+    ctx.registry.register(metrics)
+    rows = netdevs.new_netdevs_table(ctx.db)
+    devices = PacketDevicesController(
+        ctx.db, network.observed.devices, rows, table, options, flows.programs_dir
+    )
+    reconciler = Reconciler(
+        ctx.db,
+        rows,
+        netdev_operations(flows.netdev),
+        get_status=netdevs.get_status,
+        set_status=netdevs.set_status,
+        health=ctx.health_of("netdevs"),
+        metrics=ctx.metrics,
+        drift=ctx.drift,
+    )
+    interval_s, max_interval_s = options.conntrack_gc_s
+    collector = ConntrackGC(
+        flows.conntrack,
+        interval_s=interval_s,
+        max_interval_s=max_interval_s or MAX_INTERVAL_S,
+        done=metrics.swept,
+    )
+    return {
+        "packet-devices": devices.run,
+        "reconcile-netdevs": reconciler.run,
+        "conntrack-gc": collector.run,
+    }
