@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden scripts that state what is right and fail until the product does it."""
+"""Tests and golden scripts that state what is right and fail until the product does it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 _HEAD: Final = "# expected failure: "
 
@@ -20,3 +24,15 @@ def expected_failure(script: Path) -> str:
         if line.startswith(_HEAD):
             return line.removeprefix(_HEAD)
     return ""
+
+
+@contextmanager
+def must_work() -> Iterator[None]:
+    """Guard what a test needs before its fault shows: an error in here is no expected failure."""
+    try:
+        yield
+    except (AssertionError, OSError) as error:
+        failure = repr(error)
+    else:
+        return
+    pytest.fail(f"the stage does not work: {failure}")

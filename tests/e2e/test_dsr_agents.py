@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from cilia.linux.cgroup import find_cgroup2
-from tests.e2e.nodes import Connection
+from tests.e2e.nodes import Connection, ask
 from tests.e2e.passes import FAMILIES, KINDS, REMOTE, Asked, asked_world
 from tests.e2e.world import PATIENCE, Inside, World
+from tests.expected_failure import must_work
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90 * PATIENCE)]
 
@@ -58,6 +59,10 @@ def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             each.start_agent(*OPTIONS)
         for each in worlds:
             each.eventually(lambda: each.ready() or refused(each), 30)  # noqa: B023
+        if not refused(made):
+            with must_work():
+                address, port = REMOTE.frontend("LoadBalancer", 4)
+                assert ask(made.nodes.client, address, port, KINDS["tcp"])[0] == "remote"
         yield made
 
 

@@ -15,6 +15,7 @@ from tests.e2e.manifests import endpoint_slice, served
 from tests.e2e.nodes import Server, node_address, pod_address
 from tests.e2e.passes import FAMILIES, KINDS, LOCAL, Asked, asked_world
 from tests.e2e.world import PATIENCE, POD_V4, World, world
+from tests.expected_failure import must_work
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90 * PATIENCE)]
 
@@ -23,6 +24,7 @@ ANSWER_S = 1.0
 WATCHED_S = 1.5
 #: A program of node2 that is no backend.
 OTHER, OTHER_PORT = "other", 6443
+INSIDE = ("host sockets", "pod sockets", "pod packets")
 
 NODE = """\
 apiVersion: v1
@@ -66,6 +68,11 @@ def ingress(w: Asked) -> Iterator[None]:
                 address = node_address(2, family)
                 server = Server(w.nodes.node[2], OTHER, address, OTHER_PORT, kind)
                 stack.callback(server.close)
+        with must_work():
+            for client in INSIDE:
+                for family in FAMILIES:
+                    asking = w.clients()[client]
+                    asking(node_address(2, family), OTHER_PORT, socket.SOCK_STREAM, ANSWER_S)
         every = [node_address(number, family) for number in (1, 2) for family in FAMILIES]
         addresses = ", ".join(f'{{ip: "{address}"}}' for address in every)
         slices = endpoint_slice("ingress", [pod_address(1, 4)])
@@ -89,7 +96,7 @@ def frontends_done(w: Asked, addresses: list[str]) -> bool:
     raises=OSError,
     reason="a status address that another node has gets a wildcard entry",
 )
-@pytest.mark.parametrize("client", ["host sockets", "pod sockets", "pod packets"])
+@pytest.mark.parametrize("client", INSIDE)
 @pytest.mark.parametrize("proto", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_ports_of_a_node_answer_when_its_address_is_a_load_balancers(
@@ -103,6 +110,8 @@ def test_other_ports_of_a_node_answer_when_its_address_is_a_load_balancers(
 def second_address(w: Asked) -> Iterator[str]:
     """An address of node1's device that sorts before the node's own."""
     address = "10.9.8.7"
+    with must_work():
+        w.clients()["outside"](*LOCAL.frontend("HostPort", 4), socket.SOCK_DGRAM, ANSWER_S)
     w.nodes.node[1].ip(f"addr add {address}/24 dev eth0")
     w.eventually(lambda: address in addresses_of(w))
     yield address
@@ -140,7 +149,10 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         made.inside.serve("pod", POD_V4[0], 8080)
         made.write("echo.yaml", served("echo", "10.203.0.10", POD_V4[:1]))
         agent = made.start_agent()
-        made.eventually(lambda: made.ready() or agent.poll() is not None)
+        with must_work():
+            made.eventually(lambda: made.ready() or agent.poll() is not None)
+            if agent.poll() is None:
+                assert made.inside.tcp("10.203.0.10", 80)["answer"] == "pod"
         yield made
 
 
