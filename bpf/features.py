@@ -44,12 +44,6 @@ def has_program_type(program_type: int) -> bool:
 
 
 @cache
-def has_map_type(map_type: int) -> bool:
-    """Whether maps of a kind can be made."""
-    return bool(lib.libbpf_probe_bpf_map_type(map_type, ffi.NULL) == 1)
-
-
-@cache
 def has_helper(program_type: int, helper: int) -> bool:
     """Whether programs of a type may call a helper."""
     return bool(lib.libbpf_probe_bpf_helper(program_type, helper, ffi.NULL) == 1)

@@ -95,11 +95,6 @@ class Object(Owned):
         rc = lib.bpf_map__set_max_entries(self._map(name), max_entries)
         check(rc, f"size map {name}")
 
-    def set_inner_map(self, name: str, inner: Map) -> None:
-        """The model of the maps inside a map of maps."""
-        rc = lib.bpf_map__set_inner_map_fd(self._map(name), inner.number)
-        check(rc, f"set inner map of {name}")
-
     def reuse(self, name: str, existing: Map) -> None:
         """Let the programs use a map that exists; that its layout fits is the caller's duty."""
         check(lib.bpf_map__reuse_fd(self._map(name), existing.number), f"reuse map {name}")

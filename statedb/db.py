@@ -23,7 +23,6 @@ from statedb import graveyard
 from statedb._row import NEVER
 from statedb._store import Snap
 from statedb.errors import (
-    ForeignTransaction,
     InstanceMismatch,
     RevisionGone,
     TableExists,
@@ -290,11 +289,6 @@ class DB:
         """Return the committed snap of a table."""
         snaps = self._root.snaps
         return snaps[position] if position < len(snaps) else None
-
-    def check_txn(self, txn: ReadTxn) -> None:
-        """Raise ForeignTransaction unless the transaction is of this database."""
-        if txn._db is not self:
-            raise ForeignTransaction(f"a transaction of {txn._db.name!r} given to {self.name!r}")
 
     def __repr__(self) -> str:
         return f"<DB {self.name} {len(self._tables)} tables>"

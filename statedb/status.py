@@ -36,11 +36,6 @@ class Status(msgspec.Struct, frozen=True, gc=False):
     error: str = ""
     id: int = 0
 
-    @property
-    def is_pending_or_refreshing(self) -> bool:
-        """Whether a reconciler has something to do."""
-        return self.kind is StatusKind.PENDING or self.kind is StatusKind.REFRESHING
-
     def __str__(self) -> str:
         kind = self.kind.value.capitalize()
         return f"{kind}: {self.error}" if self.error else kind

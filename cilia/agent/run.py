@@ -26,7 +26,7 @@ from cilia.agent.serving import start_servers
 from cilia.agent.wiring import Agent, build
 from cilia.cluster.inputs import Input, open_input
 from cilia.datapath import mounts
-from cilia.datapath.datapath import KernelDatapath, MemoryDatapath
+from cilia.datapath.opening import KernelDatapath, MemoryDatapath
 from cilia.datapath.packets import packet_config
 from cilia.datapath.programs import Succession
 from cilia.linux.lock import AlreadyRunning, InstanceLock

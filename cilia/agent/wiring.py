@@ -11,7 +11,7 @@ from cilia.agent.context import new_context
 from cilia.agent.observation import Observation
 from cilia.cluster import wiring as cluster
 from cilia.datapath import wiring as datapath
-from cilia.datapath.datapath import Datapath
+from cilia.datapath.opening import Datapath
 from cilia.datapath.programs import NodePrograms
 from cilia.k8s.watch import Source
 from cilia.loadbalancer import wiring as loadbalancer

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC
-from cilia.datapath.datapath import Datapath
 from cilia.datapath.map_pressure import MapPressure
 from cilia.datapath.metrics import DatapathMetrics
+from cilia.datapath.opening import Datapath
 from cilia.datapath.options import DatapathOptions
 from cilia.datapath.packet_devices import PacketDevicesController
 from cilia.datapath.packets import FlowMaps

@@ -27,7 +27,7 @@ from starlette.routing import BaseRoute, Route
 from bpf.maps import ct, nat
 from bpf.maps.switch import SwitchState
 from cilia.datapath.conntrack import ConntrackMaps
-from cilia.datapath.datapath import Datapath
+from cilia.datapath.opening import Datapath
 from cilia.linux.errors import NetlinkError
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netfilter import translated_tcp_ports

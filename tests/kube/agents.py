@@ -15,7 +15,7 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.resources import resources
 from cilia.agent.wiring import Agent, build
 from cilia.cluster.access_options import open_client
-from cilia.datapath.datapath import MemoryDatapath
+from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.api_source import ApiSource
 from cilia.k8s.resource_watch import Options
 from cilia.k8s.watch import Source

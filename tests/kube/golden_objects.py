@@ -36,7 +36,7 @@ from bpf.maps.redirect_skips import SkipMaps
 from cilia.agent.config import AgentConfig
 from cilia.agent.script.application import parse as parse_flags
 from cilia.agent.wiring import Agent
-from cilia.datapath.datapath import MemoryDatapath
+from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.objects import ObjectKey
 from cilia.k8s.tracker import NotFound, Tracker, TrackerError
 from cilia.k8s.watch import Delete, Source, Upsert

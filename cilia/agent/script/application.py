@@ -34,7 +34,7 @@ from cilia.agent.script.lb import lb_commands, lb_test_commands
 from cilia.agent.script.observe import observe_commands
 from cilia.agent.script.redirects import redirect_commands, redirect_test_commands
 from cilia.agent.wiring import Agent, build
-from cilia.datapath.datapath import MemoryDatapath
+from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.tracker import Tracker
 from cilia.program.options import options_of, validated
 from cilia.program.values import Duration

@@ -13,7 +13,7 @@ from bpf.maps.lb import LBMaps
 from cilia.agent.budgets import parse_budgets
 from cilia.agent.config import AgentConfig
 from cilia.agent.wiring import Agent, build
-from cilia.datapath.datapath import MemoryDatapath
+from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.manifests import ManifestSource
 from statedb import RevisionGone
 from tables.cluster.namespaces import Namespace

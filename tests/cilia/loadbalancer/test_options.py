@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from bpf.maps.lb import LBMaps
 from cilia.agent.config import AgentConfig
 from cilia.agent.wiring import build
-from cilia.datapath.datapath import MemoryDatapath
+from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.tracker import Tracker
 from cilia.loadbalancer.frontend_options import MAGLEV_TABLE_SIZES
 from cilia.loadbalancer.options import LoadBalancerOptions

@@ -10,7 +10,7 @@ import pytest
 from bpf.maps.ct import TCP_FIN, TCP_RST, CtEntry, is_over
 from bpf.maps.lb import LBMaps
 from bpf.maps.switch import SwitchState
-from cilia.datapath.datapath import MemoryDatapath
+from cilia.datapath.opening import MemoryDatapath
 from cilia.linux.errors import NetlinkError
 from cilia.loadbalancer.replacement import Replacement
 from tests.cilia.loadbalancer.world import World
