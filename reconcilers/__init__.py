@@ -13,7 +13,7 @@ target, read from it before the first round, so that a kill at any point loses n
 `actual`, `expected` and `describe`, so that drift is seen, and the batch operations where one call
 for many objects is cheaper. What blocks runs with `Config(in_thread=True)`. Write what others lead
 to before what leads to it, delete in the opposite order, and `prune` only what is certainly ours.
-`cilia/agent/wiring.py` makes the `Reconciler` and runs it as a job; `addresses.py` is a small
+The feature's `wiring.py` makes the `Reconciler` and its job; `node/addresses.py` is a small
 example. Tests run it against a fake target that fails at random, and against the real one.
 """
 
