@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from statedb import DB, Change, ChangeIterator, Index, ReadTxn, RWTable, Status, StatusKind
+from statedb import DB, Change, ChangeIterator, Channel, Index, ReadTxn, RWTable, Status, StatusKind
 from statedb.status import pending
 
 __all__ = ["Concerns", "KernelWatch", "NamedArrivals"]
@@ -48,13 +48,16 @@ class KernelWatch(Generic[Observed]):
     async def run(self) -> None:
         """Runs until cancelled."""
         while True:
-            txn = self._db.read_txn()
-            changes, more = self._changes.next(txn)
-            # All are looked at: what is not taken from the iterator would come again.
-            if sum(self._concerns(txn, change) for change in changes):
+            concerned, more = self._db.look(self._look)
+            if concerned:
                 self._ask()
                 await anyio.sleep(READ_BACK_INTERVAL_S)
             await more.wait()
+
+    def _look(self, txn: ReadTxn) -> tuple[bool, Channel]:
+        changes, more = self._changes.next(txn)
+        # All are looked at: what is not taken from the iterator would come again.
+        return sum(self._concerns(txn, change) for change in changes) > 0, more
 
 
 class NamedArrivals(Generic[T]):
@@ -85,22 +88,22 @@ class NamedArrivals(Generic[T]):
     async def run(self) -> None:
         """Runs until cancelled."""
         while True:
-            txn = self._db.read_txn()
-            changes, more = self._changes.next(txn)
-            names = {
-                name
-                for change in changes
-                if not change.deleted
-                for name in self._names_of(change.obj)
-            }
-            failed = any(
-                self._get_status(row).kind is StatusKind.ERROR
-                for name in names
-                for row in self._table.list(txn, name, self._by_name)
-            )
-            if failed:
-                self._ask(names)
-            await more.wait()
+            await self._db.look(self._look).wait()
+
+    def _look(self, txn: ReadTxn) -> Channel:
+        """Ask for rows of what came or changed; return what closes with the next change."""
+        changes, more = self._changes.next(txn)
+        names = {
+            name for change in changes if not change.deleted for name in self._names_of(change.obj)
+        }
+        failed = any(
+            self._get_status(row).kind is StatusKind.ERROR
+            for name in names
+            for row in self._table.list(txn, name, self._by_name)
+        )
+        if failed:
+            self._ask(names)
+        return more
 
     def _ask(self, names: set[str]) -> None:
         with self._db.write_txn(self._table) as wtxn:

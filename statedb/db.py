@@ -12,10 +12,12 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 import uuid
 import weakref
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from mypy_extensions import mypyc_attr
 
@@ -33,6 +35,8 @@ from statedb.table import RWTable, Table
 from statedb.txn import ReadTxn, WriteTxn
 from statedb.validate import validate
 from statedb.watch import Channel
+
+T = TypeVar("T")
 
 
 @mypyc_attr(native_class=False)
@@ -83,7 +87,7 @@ class DB:
         self._tables: list[RWTable[Any]] = []
         self._by_name: dict[str, RWTable[Any]] = {}
         self._numbers: Any = itertools.count(1)
-        self._live: deque[tuple[weakref.ref[object], list[Snap]]] = deque()
+        self._live: deque[tuple[weakref.ref[object], list[Snap], float]] = deque()
         self._root: ReadTxn = ReadTxn(self, [], Token())
         self._keeps_history: bool = history > 0
         self._history: deque[ReadTxn] = deque([self._root], maxlen=max(history, 0))
@@ -136,6 +140,14 @@ class DB:
         if len(tables) == 1 and tables[0].db is self:
             return WriteTxn(self, [tables[0]], number)
         return WriteTxn(self, self._in_order(tables), number)
+
+    def look(self, see: Callable[[ReadTxn], T]) -> T:
+        """Return what `see` makes of a new snapshot, which lives for this call alone.
+
+        A task that waits must hold no snapshot: every row that is deleted meanwhile would stay, in
+        all tables. So asynchronous code looks through this, and keeps what it needs of the rows.
+        """
+        return see(self.read_txn())
 
     def _in_order(self, tables: tuple[RWTable[Any], ...]) -> list[Table[Any]]:
         if not tables:
@@ -240,7 +252,7 @@ class DB:
             self._history.append(root)
         live = self._live
         if ref() is not None:
-            live.append((ref, old_snaps))
+            live.append((ref, old_snaps, time.monotonic()))
         while live and live[-1][0]() is None:
             live.pop()
         while live and live[0][0]() is None:
@@ -252,7 +264,7 @@ class DB:
         position = table.position
         rev = table.rev
         with self._lock:
-            for ref, snaps in reversed(self._live):
+            for ref, snaps, _ in reversed(self._live):
                 if position < len(snaps) and snaps[position].rev < rev and ref() is not None:
                     return snaps[position].rev
         return NEVER
@@ -263,10 +275,23 @@ class DB:
         """
         revs = {current}
         with self._lock:
-            for ref, snaps in self._live:
+            for ref, snaps, _ in self._live:
                 if position < len(snaps) and ref() is not None:
                     revs.add(snaps[position].rev)
         return sorted(revs)
+
+    def oldest_held(self) -> tuple[object, float] | None:
+        """Return the token of the oldest snapshot below the newest that someone holds, and since
+        when it is not the newest any more (`time.monotonic`); None if there is none. The history
+        that the database keeps is nobody's.
+        """
+        kept = [root._token for root in list(self._history)]
+        with self._lock:
+            for ref, _, since in self._live:
+                token = ref()
+                if token is not None and not any(token is own for own in kept):
+                    return token, since
+        return None
 
     def collect(self, table: Table[Any]) -> None:
         """Remove tombstones that all have passed; does nothing while a transaction holds the

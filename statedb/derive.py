@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
+from functools import partial
 from typing import Generic, TypeVar
 
 from statedb._change import Change
 from statedb.changes import ChangeIterator
 from statedb.db import DB
 from statedb.table import RWTable
-from statedb.txn import WriteTxn
-from statedb.watch import wait_any
+from statedb.txn import ReadTxn, WriteTxn
+from statedb.watch import Channel, wait_any
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -56,16 +57,20 @@ class Derivation(Generic[S, T]):
         """Follow the source until cancelled."""
         try:
             while True:
-                txn = self._db.read_txn()
-                changes, channel = self._changes.next(txn)
-                self.apply(list(changes), self._source.initialized(txn))
-                _, ready = self._source.initialized_watch(txn)
+                channel, ready = self._db.look(self._look)
                 if self._done is None:
                     await channel.wait()
                 else:
                     await wait_any((channel, ready))
         finally:
             self._changes.close()
+
+    def _look(self, txn: ReadTxn) -> tuple[Channel, Channel]:
+        """Apply what changed; return what closes with the next change, and when all is known."""
+        changes, channel = self._changes.next(txn)
+        self.apply(list(changes), self._source.initialized(txn))
+        _, ready = self._source.initialized_watch(txn)
+        return channel, ready
 
     def apply(self, changes: list[Change[S]], initialized: bool) -> None:
         """Bring the changes into the target in one transaction; mark it initialized after the
@@ -108,6 +113,11 @@ def derive(
     return Derivation(db, source, target, transform)
 
 
+def _new(changes: ChangeIterator[T], txn: ReadTxn) -> tuple[list[Change[T]], Channel]:
+    found, channel = changes.next(txn)
+    return list(found), channel
+
+
 async def observe(db: DB, table: RWTable[T]) -> AsyncIterator[Change[T]]:
     """Yield each change of the table, all present objects first; a slow reader gets only the
     newest of each object.
@@ -116,9 +126,10 @@ async def observe(db: DB, table: RWTable[T]) -> AsyncIterator[Change[T]]:
         changes = table.changes(wtxn)
     try:
         while True:
-            found, channel = changes.next(db.read_txn())
+            found, channel = db.look(partial(_new, changes))
             for change in found:
                 yield change
+            found.clear()
             await channel.wait()
     finally:
         changes.close()

@@ -15,7 +15,7 @@ async def wait_initialized(db: DB, *tables: Table[Any]) -> None:
     """Wait until all the tables are initialized."""
     for table in tables:
         while True:
-            ready, channel = table.initialized_watch(db.read_txn())
+            ready, channel = db.look(table.initialized_watch)
             if ready:
                 break
             await channel.wait()

@@ -13,10 +13,12 @@ it costs writers nothing. `observe` sets both up.
     PREFIX_table_pending_initializers    by table
     PREFIX_table_bytes                   by table: an estimate
     PREFIX_table_budget_bytes            by table, if it has a budget
+    PREFIX_oldest_snapshot_seconds       age of the oldest snapshot that is held below the newest
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +113,14 @@ class DatabaseMetrics(Collector):
                 if value is not None:
                     family.add_metric([self._db.name, table.name], value)
             yield family
+        held = self._db.oldest_held()
+        oldest = GaugeMetricFamily(
+            f"{self._prefix}_oldest_snapshot_seconds",
+            "Age of the oldest snapshot that is held below the newest.",
+            labels=["db"],
+        )
+        oldest.add_metric([self._db.name], 0.0 if held is None else time.monotonic() - held[1])
+        yield oldest
 
 
 def observe(db: DB, registry: CollectorRegistry, prefix: str = "statedb") -> DatabaseMetrics:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Final
 
-from statedb import DB, RWTable
+from statedb import DB, ChangeIterator, Channel, ReadTxn, RWTable
 from tables.health import Health
 
 __all__ = ["HealthHistory"]
@@ -28,11 +29,14 @@ class HealthHistory:
             changes = self._health.changes(wtxn)
         try:
             while True:
-                found, changed = changes.next(self._db.read_txn())
-                self._reports.extend(change.obj for change in found if not change.deleted)
-                await changed.wait()
+                await self._db.look(partial(self._look, changes)).wait()
         finally:
             changes.close()
+
+    def _look(self, changes: ChangeIterator[Health], txn: ReadTxn) -> Channel:
+        found, changed = changes.next(txn)
+        self._reports.extend(change.obj for change in found if not change.deleted)
+        return changed
 
     def reports(self) -> list[Health]:
         """The oldest first."""

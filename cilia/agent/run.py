@@ -69,7 +69,7 @@ async def dry_run(config: AgentConfig) -> int:
         await agent.loadbalancer.synchronised()
         group.cancel_scope.cancel()
     print(dump(datapath.maps), end="")
-    problems = list(agent.ctx.problems.all(agent.ctx.db.read_txn()))
+    problems = agent.ctx.db.look(lambda txn: list(agent.ctx.problems.all(txn)))
     for problem in problems:
         log.error("refused", problem=str(problem))
     return 1 if problems else 0

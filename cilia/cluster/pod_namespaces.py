@@ -13,14 +13,14 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
 
 from cilia.linux.namespaces import network_namespaces
 from cilia.linux.netns import NetNS
-from statedb import DB, RWTable, Table, WatchSet
+from statedb import DB, ReadTxn, RWTable, Table, WatchSet
 from tables.addressing import IP
 from tables.cluster.pod_namespaces import PodNamespace
 from tables.cluster.pods import Pod, pod_key
@@ -32,6 +32,15 @@ _LOCAL_V4: Final = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
 
 # Cookie and addresses of a namespace.
 Found = tuple[int, frozenset[IP]]
+
+
+class _Seen(NamedTuple):
+    """Pods that have a namespace, rows that there are, what to wait for, all pods are known."""
+
+    pods: dict[str, Pod]
+    held: dict[str, PodNamespace]
+    watch: WatchSet
+    listed: bool
 
 
 def look(namespaces: Iterable[NetNS]) -> list[Found]:
@@ -82,11 +91,7 @@ class PodNamespaceReflector:
 
     async def step(self) -> tuple[WatchSet, bool]:
         """Does what there is to do; returns what to wait for, and whether a pod was not found."""
-        txn = self._db.read_txn()
-        rows, changed = self._pods.all_watch(txn)
-        listed, initialization = self._pods.initialized_watch(txn)
-        pods = {pod_key(pod): pod for pod in rows if _has_namespace(pod)}
-        held = {row.pod: row for row in self._namespaces.all(txn)}
+        pods, held, watch, listed = self._db.look(self._see)
         missing = {name: pod for name, pod in pods.items() if name not in held}
         found = await self._find(missing) if missing else []
         with self._db.write_txn(self._namespaces) as wtxn:
@@ -96,8 +101,17 @@ class PodNamespaceReflector:
                 self._namespaces.delete(wtxn, held[name])
             if listed:
                 self._complete(wtxn)
-        watch = WatchSet(changed) if listed else WatchSet(changed, initialization)
         return watch, len({row.pod for row in found}) < len(missing)
+
+    def _see(self, txn: ReadTxn) -> _Seen:
+        rows, changed = self._pods.all_watch(txn)
+        listed, initialization = self._pods.initialized_watch(txn)
+        return _Seen(
+            {pod_key(pod): pod for pod in rows if _has_namespace(pod)},
+            {row.pod: row for row in self._namespaces.all(txn)},
+            WatchSet(changed) if listed else WatchSet(changed, initialization),
+            listed,
+        )
 
     async def _find(self, missing: dict[str, Pod]) -> list[PodNamespace]:
         namespaces = await anyio.to_thread.run_sync(self._look)

@@ -17,7 +17,7 @@ import msgspec
 from cilia.datapath.options import DatapathOptions
 from cilia.node.device_selection import DeviceFilter
 from cilia.node.node_addresses import sorted_addresses
-from statedb import DB, RWTable, Table, WriteTxn, wait_initialized
+from statedb import DB, Channel, ReadTxn, RWTable, Table, WriteTxn, wait_initialized
 from tables.addressing import IP
 from tables.datapath.attachments import AttachHook, Attachment, attachment_key
 from tables.datapath.netdevs import Netdev
@@ -65,10 +65,13 @@ class PacketDevicesController:
         """Follow the table of devices for ever."""
         await wait_initialized(self._db, self._devices)
         while True:
-            txn = self._db.read_txn()
-            devices, changed = self._devices.all_watch(txn)
-            self.step(list(devices))
-            await changed.wait()
+            await self._db.look(self._look).wait()
+
+    def _look(self, txn: ReadTxn) -> Channel:
+        """Write what follows from the devices; return what closes when they change."""
+        devices, changed = self._devices.all_watch(txn)
+        self.step(devices)
+        return changed
 
     def step(self, devices: Iterable[Device]) -> None:
         """Write what differs; the first call makes the tables initialized."""

@@ -151,7 +151,7 @@ class Succession:
         if not self.programs.published.closed:
             await self._attach()
         while True:
-            _, changed = self.attachments.all_watch(self.db.read_txn())
+            changed = self.db.look(lambda txn: self.attachments.all_watch(txn)[1])
             await self._attempted()
             if not await anyio.to_thread.run_sync(self.programs.predecessors):
                 break
@@ -170,5 +170,5 @@ class Succession:
 
     async def _attempted(self) -> None:
         """Wait until each row that there is was attempted."""
-        revision = self.attachments.revision(self.db.read_txn())
+        revision = self.db.look(self.attachments.revision)
         await self.reconciler.wait_until_reconciled(revision)

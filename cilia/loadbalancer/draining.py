@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from statedb import DB, ChangeIterator, RWTable, WatchSet
+from statedb import DB, ChangeIterator, ReadTxn, RWTable, WatchSet
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import ADDRESS, Backend, BackendState
 from tables.loadbalancer.draining_backends import DrainingBackend
@@ -92,17 +92,20 @@ class DrainController:
 
     async def _counted(self) -> float | None:
         """Counts connections; returns the seconds until the next time, None: after a change."""
-        held = [row.address for row in self._draining.all(self._db.read_txn())]
+        held = [row.address for row in self._db.look(self._rows)]
         if self._count is None or not held:
             return None
         counts = await anyio.to_thread.run_sync(self._count, held)
         rows: dict[L3n4Addr, DrainingBackend | None] = {}
-        for row in self._draining.all(self._db.read_txn()):
+        for row in self._db.look(self._rows):
             left = counts.get(row.address, 0)
             ended = row.state == REMOVED and not left
             rows[row.address] = None if ended else msgspec.structs.replace(row, connections=left)
         self._write(rows)
         return self._interval_s
+
+    def _rows(self, txn: ReadTxn) -> list[DrainingBackend]:
+        return list(self._draining.all(txn))
 
     def _write(self, rows: Mapping[L3n4Addr, DrainingBackend | None]) -> None:
         with self._db.write_txn(self._draining) as wtxn:

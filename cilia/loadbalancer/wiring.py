@@ -60,7 +60,7 @@ class LoadBalancerPart(Part):
         db, tables = self.writer.db, self.tables
         inputs = (tables.services, tables.frontends, tables.backends, tables.problems)
         await wait_initialized(db, *inputs)
-        await self.reconciler.wait_until_reconciled(tables.frontends.revision(db.read_txn()))
+        await self.reconciler.wait_until_reconciled(db.look(tables.frontends.revision))
 
 
 def build(

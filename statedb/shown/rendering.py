@@ -47,7 +47,15 @@ def summary_text(described: dict[str, Any]) -> str:
             str(table["revision"]),
         ]
         rows.append(cells)
-    return layout(rows)
+    return layout(rows) + _held_text(described.get("oldest_snapshot"))
+
+
+def _held_text(held: dict[str, Any] | None) -> str:
+    """A sentence on a snapshot that is held for long: rows that were deleted since stay."""
+    if held is None:
+        return ""
+    places = ", ".join(held["places"]) or "no task that waits"
+    return f"A snapshot of {held['age_s']:.0f} s ago is still held by {places}.\n"
 
 
 def render(

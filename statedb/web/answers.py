@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from statedb.errors import BadFormat
+from statedb.holders import OLD_S, oldest_snapshot
 from statedb.shown.columns import cells, columns_of
 from statedb.shown.plain import json_line, shown
 from statedb.shown.queries import At, query
@@ -50,7 +51,12 @@ def summary(db: DB) -> dict[str, Any]:
     """The database, and each of its tables by name."""
     txn = db.read_txn()
     tables = sorted(db.tables(), key=lambda table: table.name)
-    return {"instance": db.instance_id, "tables": [_described(table, txn) for table in tables]}
+    held = oldest_snapshot(db, OLD_S)
+    return {
+        "instance": db.instance_id,
+        "tables": [_described(table, txn) for table in tables],
+        "oldest_snapshot": None if held is None else held._asdict(),
+    }
 
 
 def _described(table: Table[Any], txn: ReadTxn) -> dict[str, Any]:

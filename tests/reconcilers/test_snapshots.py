@@ -105,22 +105,12 @@ async def test_no_deleted_row_is_kept_without_a_job() -> None:
     assert await deleted_rows_kept(DB()) == 0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a job that waits for a change of its table holds the snapshot that it looked at",
-)
 @pytest.mark.parametrize("job", [kernel_watch, named_arrivals, packet_devices])
 async def test_no_deleted_row_is_kept_while_a_job_waits(job: Callable[[DB], Job]) -> None:
     db = DB()
     assert await deleted_rows_kept(db, job(db)) <= ALLOWED
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the audit of backends holds a snapshot while it waits for the next change",
-)
 async def test_no_deleted_row_is_kept_while_the_audit_of_backends_waits() -> None:
     world = LBWorld()
     audit = BackendAudit(new_maps(), world.maps, world.frontends)

@@ -137,6 +137,7 @@ async def test_summary_describes_tables_by_name(library: Library) -> None:
                 "pending_initializers": [],
             },
         ],
+        "oldest_snapshot": None,
     }
 
 

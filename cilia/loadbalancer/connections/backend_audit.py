@@ -20,7 +20,7 @@ from bpf.maps import ct, lb, nat
 from bpf.maps.raw import RawMap
 from cilia.datapath.conntrack import ConntrackMaps
 from reconcilers.reconciler import Reconciler
-from statedb import DB, ReadTxn, Table, wait_initialized
+from statedb import DB, Channel, ReadTxn, Table, wait_initialized
 from tables.addressing import IP, L3n4Addr
 from tables.loadbalancer.frontends import Frontend
 
@@ -43,6 +43,10 @@ class BackendAudit:
         #: Entries that were deleted since the start.
         self.deleted = 0
 
+    def _revision(self, txn: ReadTxn) -> tuple[int, Channel]:
+        _, changed = self._frontends.all_watch(txn)
+        return self._frontends.revision(txn), changed
+
     async def run(self, db: DB, reconciler: Reconciler[Frontend]) -> None:
         """Audit after every change that is in the kernel, for ever.
 
@@ -50,11 +54,10 @@ class BackendAudit:
         """
         await wait_initialized(db, self._frontends)
         while True:
-            txn = db.read_txn()
-            _, changed = self._frontends.all_watch(txn)
-            await reconciler.wait_until_reconciled(self._frontends.revision(txn))
+            revision, changed = db.look(self._revision)
+            await reconciler.wait_until_reconciled(revision)
             start = time.monotonic()
-            self.deleted += await anyio.to_thread.run_sync(self.step, db.read_txn())
+            self.deleted += await anyio.to_thread.run_sync(db.look, self.step)
             await anyio.sleep(self.PAUSE_FACTOR * (time.monotonic() - start))
             await changed.wait()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -156,21 +157,15 @@ class SocketTermination:
         self, backends: ChangeIterator[Backend], frontends: ChangeIterator[Frontend]
     ) -> None:
         while True:
-            txn = self._db.read_txn()
-            rows, more_backends = backends.next(txn)
-            lost = {be.obj.address for be in rows if be.deleted}
-            fe_rows, more_frontends = frontends.next(txn)
-            lost |= {fe.obj.address for fe in fe_rows if fe.deleted}
+            lost, changed = self._db.look(partial(_lost, backends, frontends))
             if lost:
                 await self._sweep(lost)
                 continue
-            changed = WatchSet()
-            changed.add(more_backends, more_frontends)
             await changed.wait(settle_s=self._config.settle_s)
 
     async def _sweep(self, lost: set[L3n4Addr] | None) -> None:
         """Wait for the maps, or the owner of a closed socket could be given the same backend."""
-        revision = self._frontends.revision(self._db.read_txn())
+        revision = self._db.look(self._frontends.revision)
         with anyio.move_on_after(self._config.maps_wait_s):
             await self._maps_follow(revision)
         closed = await anyio.to_thread.run_sync(self.sweep, lost)
@@ -244,3 +239,14 @@ def _naming(lost: Iterable[L3n4Addr]) -> Callable[[bytes, bytes], bool]:
         return backend_of(key) in places or dialled in places or dialled[-2:] in ports
 
     return names_one
+
+
+def _lost(
+    backends: ChangeIterator[Backend], frontends: ChangeIterator[Frontend], txn: ReadTxn
+) -> tuple[set[L3n4Addr], WatchSet]:
+    """Return the addresses that went, and what to wait for."""
+    backend_changes, more_backends = backends.next(txn)
+    lost = {change.obj.address for change in backend_changes if change.deleted}
+    frontend_changes, more_frontends = frontends.next(txn)
+    lost |= {change.obj.address for change in frontend_changes if change.deleted}
+    return lost, WatchSet(more_backends, more_frontends)
