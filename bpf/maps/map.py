@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from bpf.descriptors import Fd
 from bpf.errors import BatchError, Invalid, KernelError, MapFull, NotFound, Unsupported
-from bpf.libbpf import check, decode, ffi, lib, options
+from bpf.libbpf import check, decode, ffi, lib, options, possible_cpus
 from bpf.maps.raw import ANY
 from bpf.maps.types import MapType
 from bpf.pins import open_pin, pin, replace
@@ -47,11 +47,24 @@ class MapInfo(NamedTuple):
     btf_value_type_id: int
 
 
+def _lookup_size(info: MapInfo) -> int:
+    """Bytes that the kernel writes for one value."""
+    if isinstance(info.type, MapType) and info.type.is_percpu:
+        return cpu_stride(info.value_size) * possible_cpus()
+    return info.value_size
+
+
+def cpu_stride(value_size: int) -> int:
+    """Bytes from the value of one CPU to that of the next."""
+    return (value_size + 7) & ~7
+
+
 class Map(Fd):
     """A map held open.
 
-    ``value_size`` is what one lookup returns; in per-CPU maps that is one value a possible CPU
-    (``percpu.py``).
+    ``value_size`` is what one lookup returns, asked of the kernel by the kind of map: in per-CPU
+    maps that is one value for every possible CPU (``percpu.py`` takes them apart). A buffer for one
+    of them would be overrun by the kernel.
     """
 
     __slots__ = ("_batch", "info", "key_size", "max_entries", "name", "value_size")
@@ -61,7 +74,7 @@ class Map(Fd):
         self.info = map_info(fd)
         self.name = self.info.name
         self.key_size = self.info.key_size
-        self.value_size = self.info.value_size
+        self.value_size = _lookup_size(self.info)
         self.max_entries = self.info.max_entries
         self._batch = True
 

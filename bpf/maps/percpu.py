@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bpf.libbpf import possible_cpus
-from bpf.maps.map import Map
+from bpf.maps.map import Map, cpu_stride
 
 
 class PerCpuMap(Map):
@@ -22,8 +22,7 @@ class PerCpuMap(Map):
         super().__init__(fd)
         self.cpus = possible_cpus()
         self.cpu_value_size = self.info.value_size
-        self.stride = (self.cpu_value_size + 7) & ~7
-        self.value_size = self.stride * self.cpus
+        self.stride = cpu_stride(self.cpu_value_size)
 
     def lookup_each(self, key: bytes) -> list[bytes] | None:
         """One value a possible CPU, or None."""

@@ -20,12 +20,19 @@ class MapType(IntEnum):
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
     HASH_OF_MAPS = 13
+    PERCPU_CGROUP_STORAGE = 21
     SK_STORAGE = 24
     RINGBUF = 27
 
     @property
     def is_percpu(self) -> bool:
-        return self in (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
+        """True if a look-up returns one value for every possible CPU, each padded to 8 bytes."""
+        return self in (
+            MapType.PERCPU_HASH,
+            MapType.PERCPU_ARRAY,
+            MapType.LRU_PERCPU_HASH,
+            MapType.PERCPU_CGROUP_STORAGE,
+        )
 
 
 class MapFlag(IntFlag):

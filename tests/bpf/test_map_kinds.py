@@ -10,7 +10,7 @@ import pytest
 
 from bpf.btf import Formatter
 from bpf.errors import Exists, Invalid, NotFound
-from bpf.libbpf import possible_cpus
+from bpf.libbpf import ffi, lib, options, possible_cpus
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap
 from bpf.maps.references import ReferenceMap, index_key, lpm_key
@@ -222,3 +222,34 @@ def test_entries_are_shown_by_their_c_types() -> None:
 def test_map_without_types_is_shown_in_hexadecimal() -> None:
     with Map.create(MapType.HASH, "test", 4, 4, 8) as opened, Formatter(opened) as shown:
         assert shown.key(b"\x01\x02\x03\x04") == "01020304"
+
+
+CANARY = b"\xa5" * 512
+
+
+def written_by_lookup(opened: Map, key: bytes) -> int:
+    """Return how many bytes the kernel writes for one value; 0 if it refuses the look-up."""
+    buffer = ffi.new("char[]", CANARY * 40)
+    if lib.bpf_map_lookup_elem(opened.number, key, buffer) != 0:
+        return 0
+    return len(bytes(ffi.buffer(buffer)).rstrip(b"\0").rstrip(b"\xa5"))
+
+
+@pytest.mark.parametrize("kind", range(1, 40))
+def test_no_lookup_writes_beyond_the_size_of_a_value(kind: int) -> None:
+    """Kinds that this kernel does not have, or not so, are refused when they are made."""
+    made = 0
+    for value_size in (1, 3, 4, 8, 9, 16, 100, 256):
+        for key_size in (0, 4, 8):
+            fd = lib.bpf_map_create(
+                kind, b"test", key_size, value_size, 8, options("bpf_map_create_opts", map_flags=0)
+            )
+            if fd < 0:
+                continue
+            with Map(fd) as opened:
+                made += 1
+                key = bytes(key_size)
+                lib.bpf_map_update_elem(fd, key, b"\x5a" * 512 * 40, 0)
+                assert written_by_lookup(opened, key) <= opened.value_size, (kind, value_size)
+    if kind in (MapType.HASH, MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH):
+        assert made >= 8

@@ -48,11 +48,6 @@ def archived(root: Path, path: Path) -> Reader:
     return Reader(path)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="maps with a value for each CPU are read into a buffer for one",
-)
 @pytest.mark.parametrize("kind", [MapType.PERCPU_HASH, MapType.PERCPU_ARRAY])
 def test_a_map_with_values_for_each_cpu_is_archived_whole(
     pins: Path, tmp_path: Path, kind: MapType
