@@ -8,7 +8,6 @@ What the agent is about to mount is written to the state directory before it is 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from cilia.datapath.options import DatapathOptions
 from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.errors import MountError
 from cilia.linux.mounts import mount
+from cilia.linux.records import read_record, write_record
 from cilia.program.errors import ProgramError
 
 RECORD = "mounts.json"
@@ -64,8 +64,8 @@ def _ensure_mounted(config: DatapathOptions, fstype: str, path: Path, option: st
     if _IS[fstype](path):
         return
     record = config.run_dir / RECORD
-    ours = json.loads(record.read_text()) if record.exists() else []
-    record.write_text(json.dumps([*ours, [fstype, str(path)]]))
+    ours = read_record(record, list[tuple[str, str]]) or []
+    write_record(record, [*ours, (fstype, str(path))])
     try:
         mount(fstype, path)
     except (MountError, OSError) as error:
@@ -77,11 +77,8 @@ def _ensure_mounted(config: DatapathOptions, fstype: str, path: Path, option: st
 
 def unmount_ours(run_dir: Path) -> list[str]:
     """Unmount what the agent mounted, unless someone else keeps things there by now."""
-    record = run_dir / RECORD
-    if not record.exists():
-        return []
     removed = []
-    for fstype, name in json.loads(record.read_text()):
+    for fstype, name in read_record(run_dir / RECORD, list[tuple[str, str]]) or []:
         path = Path(name)
         if path.is_mount() and _IS[fstype](path) and not (fstype == "bpf" and _has_pins(path)):
             _unmount(path)

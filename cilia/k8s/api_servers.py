@@ -8,15 +8,18 @@ this very agent to be translated. One server is used until it fails, then the ne
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
 from cilia.k8s.errors import AccessError
 from cilia.k8s.objects import EndpointSlice
+from cilia.linux.records import read_record, write_record
+
+log = structlog.get_logger("k8s")
 
 # The slices of this Service name the API servers.
 SERVICE = ("default", "kubernetes")
@@ -59,7 +62,7 @@ class Servers:
     def __init__(self, named: Iterable[Server], kept: Path | None = None) -> None:
         self._named = list(dict.fromkeys(named))
         self._kept = kept
-        self._learned = _read(kept) if kept is not None else []
+        self._learned = (read_record(kept, list[Server]) or []) if kept is not None else []
         self._slices: dict[str, tuple[Server, ...]] = {}
         self._next = 0
         if not self.known:
@@ -113,24 +116,11 @@ class Servers:
         known = self.known
         self._next = known.index(current) if current in known else 0
         if self._kept is not None:
-            _write(self._kept, learned)
+            self._keep(self._kept)
 
-
-def _read(path: Path) -> list[Server]:
-    """What was kept; a file that is missing or broken says nothing."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Server])
-    except (OSError, msgspec.DecodeError):
-        return []
-
-
-def _write(path: Path, servers: list[Server]) -> None:
-    """All or nothing, also when the power goes; mode 0600."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, msgspec.json.encode(servers))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
+    def _keep(self, path: Path) -> None:
+        """A file that cannot be written costs a later start its help, and nothing now."""
+        try:
+            write_record(path, self._learned)
+        except OSError as error:
+            log.warning("addresses of API servers are not kept", path=str(path), error=str(error))

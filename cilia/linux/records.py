@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small files of JSON that a later run relies on: written whole or not at all.
+
+A full disk or a power cut leaves the old content or the new one. A file that is broken all the same
+(an older version wrote it in place, somebody edited it) is set aside, so that it stops nobody and
+can be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+
+__all__ = ["BROKEN", "read_record", "write_record"]
+
+T = TypeVar("T")
+
+#: Added to the name of a file that is set aside.
+BROKEN: Final = ".broken"
+
+log = structlog.get_logger("records")
+
+
+def write_record(path: Path, value: Any) -> None:
+    """Replace the file's content in one step that survives a power cut; mode 0600.
+
+    Raises: OSError (a full disk); the old content is still there then.
+    """
+    new = path.with_name(f".{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(value))
+            file.flush()
+            os.fsync(descriptor)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def read_record(path: Path, form: type[T]) -> T | None:
+    """Return what was written last; None if there is no file, or if it had to be set aside.
+
+    Raises: OSError other than that it is not there.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=form)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        aside = path.with_name(path.name + BROKEN)
+        path.replace(aside)
+        log.warning("a broken record was set aside", path=str(aside), error=str(error))
+        return None
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name last."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

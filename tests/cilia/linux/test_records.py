@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records are whole, whatever happens while one is written."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from cilia.k8s.api_servers import Server, Servers
+from cilia.linux.mounts import mount
+from cilia.linux.records import BROKEN, read_record, write_record
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one page, with a record in it and no room for another."""
+    directory = tmp_path / "full"
+    mount("tmpfs", directory)
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = b"size=16k"
+    assert libc.mount(b"none", os.fsencode(directory), b"tmpfs", 32, options) == 0  # MS_REMOUNT
+    write_record(directory / "record.json", ["kept"])
+    with pytest.raises(OSError, match="No space"), open(directory / "rest", "wb") as rest:
+        rest.write(bytes(1 << 20))
+    yield directory
+    libc.umount2(os.fsencode(directory), 2)
+
+
+def test_a_record_is_read_back_and_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    assert read_record(path, list[str]) is None
+    write_record(path, ["a", "b"])
+    assert read_record(path, list[str]) == ["a", "b"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b'["cut', b"{}", b"\xff\xfe", b"[1]"])
+def test_a_broken_record_is_set_aside_and_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with capture_logs() as logs:
+        assert read_record(path, list[str]) is None
+    assert path.with_name(path.name + BROKEN).read_bytes() == content
+    assert not path.exists()
+    assert [line["event"] for line in logs] == ["a broken record was set aside"]
+
+
+@pytest.mark.root
+def test_a_full_disk_leaves_the_old_record(full: Path) -> None:
+    path = full / "record.json"
+    with pytest.raises(OSError, match="No space"):
+        write_record(path, ["x" * 100_000])
+    assert read_record(path, list[str]) == ["kept"]
+    assert sorted(entry.name for entry in full.iterdir()) == ["record.json", "rest"]
+
+
+@pytest.mark.root
+def test_api_servers_are_followed_when_the_disk_is_full(full: Path) -> None:
+    servers = Servers([Server("192.0.2.1", 6443)], full / ("s" * 200))
+    many = [Server(f"192.0.2.{n}", 6443) for n in range(2, 254)]
+    with capture_logs() as logs:
+        servers._replace(many)
+    assert servers.known[-1] == many[-1]
+    assert [line["event"] for line in logs] == ["addresses of API servers are not kept"]
