@@ -125,7 +125,7 @@ def test_clients_do_not_notice_another_build_and_the_way_back(tmp_path: Path) ->
 def test_maps_that_a_killed_upgrade_made_are_filled_before_they_are_used(tmp_path: Path) -> None:
     """Under another name nothing is in the way of their pins: they must not pass for filled."""
     with two_builds(tmp_path, other_build.OTHER_NAMES) as builds:
-        builds.start("other")  # compiles its programs
+        builds.start("other")
         mine = builds.pins("maps")
         builds.start("this")
         builds.start("other")
