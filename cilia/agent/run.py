@@ -33,6 +33,7 @@ from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.loadbalancer.programs import packet_constants, sock_config
 from cilia.loadbalancer.replacement import Replacement
 from cilia.program.errors import ProgramError
+from cilia.program.serving import allow_many_files
 
 log = structlog.get_logger("agent")
 
@@ -46,6 +47,7 @@ async def serve(config: AgentConfig) -> None:
     # Tables are many small objects in no cycles: with the default thresholds the collector walks
     # them again and again (p99 of a commit on a million rows: 20 ms; with these: 1 ms).
     gc.set_threshold(50_000, 50, 100)
+    allow_many_files()
     objects = open_input(config, resources(config))
     with _locked(config) as cgroup:
         datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup)

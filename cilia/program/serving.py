@@ -2,17 +2,20 @@
 """Listening sockets, and an HTTP server that a task group ends.
 
 A unix socket has mode 0600. TCP listeners are off unless asked for, and on loopback if no host is
-given.
+given. Every listener bounds its connections in number and the wait for a request in time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import h11
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -20,12 +23,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cilia.program.errors import ProgramError
 
-__all__ = ["metrics_routes", "serve", "tcp_socket", "unix_socket"]
+__all__ = ["allow_many_files", "metrics_routes", "serve", "tcp_socket", "unix_socket"]
 
 BACKLOG = 128
+#: Connections of one listener at a time: scrapers, probes and people's commands are few.
+MAX_CONNECTIONS = 256
+#: Longest that a client may take with the head of its first request, in seconds.
+REQUEST_TIMEOUT_S = 5.0
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: the customary 1024 is for `select`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def metrics_routes(registry: CollectorRegistry) -> list[BaseRoute]:
@@ -63,6 +77,34 @@ def tcp_socket(option: str, address: str) -> socket.socket:
         raise ProgramError(f"{option}={address}: {error.strerror}") from None
 
 
+class _BoundedProtocol(H11Protocol):
+    """Refuses connections above a number, and ends those that do not send a request in time.
+
+    Otherwise anybody who reaches a listener can take all descriptors of the process by connecting.
+    """
+
+    _refused = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._refused = True
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self._end_without_request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if not self._refused:
+            super().connection_lost(exc)
+
+    def _end_without_request(self) -> None:
+        if self.conn.their_state is h11.IDLE:
+            self.transport.close()
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: the task group ends it."""
 
@@ -73,7 +115,14 @@ class _Server(uvicorn.Server):
 
 async def serve(app: ASGIApp, listener: socket.socket) -> None:
     """Serve `app` on a listening socket until cancelled; open streams end with the event loop."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        app,
+        http=_BoundedProtocol,
+        backlog=BACKLOG,  # so many are accepted at once, before the first is refused
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+    )
     try:
         await _Server(config).serve(sockets=[listener])
     finally:

@@ -30,6 +30,9 @@ ANY_ADDRESS: Final = ""
 REQUEST_TIMEOUT_S: Final = 5.0
 READ_BYTES: Final = 4096
 BACKLOG: Final = 128
+# Connections at a time, of all ports together: load balancers probe with a few each. The ports are
+# open to everybody who reaches the node.
+MAX_CONNECTIONS: Final = 256
 
 log = structlog.get_logger("health-ports")
 
@@ -43,6 +46,7 @@ class HealthPortOperations:
         self._ports = ports
         self._address = address
         self._open: dict[ServiceName, _Port] = {}
+        self._connections = _Count()
 
     def update(self, txn: ReadTxn, revision: int, obj: HealthCheckPort) -> None:
         held = self._open.get(obj.service)
@@ -50,7 +54,9 @@ class HealthPortOperations:
             return
         self._close(obj.service)
         listener = _listen(self._address, obj.port)
-        self._open[obj.service] = _Port(obj.port, listener, lambda: self._answer(obj.service))
+        self._open[obj.service] = _Port(
+            obj.port, listener, lambda: self._answer(obj.service), self._connections
+        )
 
     def delete(self, txn: ReadTxn, revision: int, obj: HealthCheckPort) -> None:
         self._close(obj.service)
@@ -88,13 +94,25 @@ def _listen(address: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"health check node port {port}: {error.strerror}") from None
 
 
+class _Count:
+    """Connections that are open, of all ports."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+
 class _Port:
     """One listening socket and the task that answers on it."""
 
     def __init__(
-        self, number: int, listener: socket.socket, answer: Callable[[], tuple[int, int, bytes]]
+        self,
+        number: int,
+        listener: socket.socket,
+        answer: Callable[[], tuple[int, int, bytes]],
+        connections: _Count,
     ) -> None:
         self.number = number
+        self._connections = connections
         self._answer = answer
         self._listener = listener
         self._task = asyncio.get_running_loop().create_task(self._serve())
@@ -107,12 +125,17 @@ class _Port:
             await server.serve_forever()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections.open >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._connections.open += 1
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await _exchange(reader, writer, self._answer)
         except (TimeoutError, OSError, h11.RemoteProtocolError) as error:
             log.debug("a health check without an answer", port=self.number, error=repr(error))
         finally:
+            self._connections.open -= 1
             writer.close()
 
     def close(self) -> None:
