@@ -24,11 +24,10 @@ are complete.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bpf import features, pins
-from bpf.errors import Detached, Invalid, NotFound
+from bpf.errors import NotFound
 from bpf.link import Link, LinkInfo
 from bpf.loader import Loader
 from bpf.maps.lb import LBMaps
@@ -68,10 +67,6 @@ class NodeDatapath:
     def timings(self) -> dict[str, float]:
         """Seconds a phase took: compile, maps, load, attach."""
         return self._loader.timings
-
-    def timed(self, phase: str) -> AbstractContextManager[None]:
-        """Record how long a block took, also when it fails."""
-        return self._loader.timed(phase)
 
     @property
     def fresh(self) -> list[str]:
@@ -247,14 +242,6 @@ def cleanup(pin_dir: Path) -> None:
     links = pin_dir / "links"
     for path in links.iterdir() if links.is_dir() else ():
         with Link.open_pinned(path) as link:
-            _detach(link)
+            link.detach_if_attached()
         pins.unpin(path)
     pins.remove_tree(pin_dir)
-
-
-def _detach(link: Link) -> None:
-    """Detach now, even while an agent holds the link; that of a gone cgroup is detached."""
-    try:
-        link.detach()
-    except (Detached, Invalid):
-        return

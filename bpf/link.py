@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpf.descriptors import Fd
-from bpf.errors import Busy, NotFound
+from bpf.errors import Busy, Detached, Invalid, NotFound
 from bpf.libbpf import check, ffi, lib, options
 from bpf.pins import open_pin
 
@@ -169,6 +169,13 @@ class Link(Fd):
     def detach(self) -> None:
         """Detach now, whoever else holds or pins the link."""
         check(lib.bpf_link_detach(self.number), "detach link")
+
+    def detach_if_attached(self) -> None:
+        """The same; a link whose target is gone is detached already."""
+        try:
+            self.detach()
+        except (Detached, Invalid):
+            return
 
 
 def cgroup_id(path: Path) -> int:

@@ -60,7 +60,7 @@ class CgroupPlaces:
     def detach(self, name: str) -> None:
         link = self._hold(name)
         if link is not None:
-            _detach(link)
+            link.detach_if_attached()
             self._pins.remove(name)
             self._held.pop(name).link.close()
 
@@ -100,11 +100,3 @@ def _serves(link: Link, row: Attachment, target_id: int, program: Program) -> bo
     except (Detached, Invalid):
         return False
     return True
-
-
-def _detach(link: Link) -> None:
-    """Detach now, whoever else holds the link; that of a gone cgroup is detached."""
-    try:
-        link.detach()
-    except (Detached, Invalid):
-        return
