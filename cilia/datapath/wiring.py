@@ -22,7 +22,6 @@ from cilia.node.repairs import Desired, Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.parts import Context, Job, Part
 from reconcilers.datapath.netdevs import netdev_operations
-from reconcilers.reconciler import Reconciler
 from statedb import Channel, RWTable
 from tables.datapath import attachments, netdevs
 from tables.datapath.attachments import Attachment
@@ -126,16 +125,7 @@ def _packet_jobs(
     devices = PacketDevicesController(
         ctx.db, network.observed.devices, rows, table, options, flows.programs_dir
     )
-    reconciler = Reconciler(
-        ctx.db,
-        rows,
-        netdev_operations(flows.netdev),
-        get_status=netdevs.get_status,
-        set_status=netdevs.set_status,
-        health=ctx.health_of("netdevs"),
-        metrics=ctx.metrics,
-        drift=ctx.drift,
-    )
+    reconciler = ctx.reconciler(rows, netdev_operations(flows.netdev), netdevs)
     interval_s, max_interval_s = options.conntrack_gc_s
     collector = ConntrackGC(
         flows.conntrack,

@@ -110,21 +110,17 @@ def _reconciler(
     operations: FrontendOperations,
 ) -> Reconciler[Frontend]:
     retry_min_s, retry_max_s = options.lb_retry_backoff_s
-    return Reconciler(
-        ctx.db,
+    return ctx.reconciler(
         tables.frontends,
         operations,
-        get_status=frontends.get_status,
-        set_status=frontends.set_status,
+        frontends,
+        module="loadbalancer",
         config=Config(
             retry_backoff_min_s=retry_min_s,
             retry_backoff_max_s=retry_max_s,
             verify_interval_s=options.lb_verify_interval_s,
             verify_in_thread=True,
         ),
-        health=ctx.health_of("loadbalancer"),
-        metrics=ctx.metrics,
-        drift=ctx.drift,
     )
 
 
@@ -238,15 +234,12 @@ def _health_checks(
         return {}
     retry_min_s, retry_max_s = options.lb_retry_backoff_s
     ports = part.health_check_ports
-    reconciler = Reconciler(
-        ctx.db,
+    reconciler = ctx.reconciler(
         ports,
         HealthPortOperations(ctx.db, ports, address),
-        get_status=health_check_ports.get_status,
-        set_status=health_check_ports.set_status,
+        health_check_ports,
+        module="healthserver",
         config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
-        health=ctx.health_of("healthserver"),
-        metrics=ctx.metrics,
     )
     return {
         "health-checks": HealthCheckController(part.writer, cluster.nodes, ports).run,

@@ -57,17 +57,7 @@ class Repairs:
         ctx = self.ctx
         with ctx.db.write_txn(table) as wtxn:
             owners = table.register_initializer(wtxn, "owners")
-        reconciler = Reconciler(
-            ctx.db,
-            table,
-            operations,
-            get_status=rows.get_status,
-            set_status=rows.set_status,
-            config=config,
-            health=ctx.health_of(table.name),
-            metrics=ctx.metrics,
-            drift=ctx.drift,
-        )
+        reconciler = ctx.reconciler(table, operations, rows, config=config)
         self.jobs[f"reconcile-{table.name}"] = reconciler.run
         return Desired(table, reconciler, owners)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
@@ -21,13 +22,18 @@ from prometheus_client import CollectorRegistry
 from cilia.k8s.watch import Source
 from cilia.program.health import HealthReporter, ModuleHealth
 from cilia.program.jobs import run_job
+from reconcilers.config import Config
 from reconcilers.metrics import Metrics
+from reconcilers.operations import Operations, VerifyOperations
+from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift
 from statedb import DB, RWTable
 from tables.health import Health
 from tables.problems import Problem
 
 __all__ = ["Context", "Job", "Part"]
+
+T = TypeVar("T")
 
 Job = Callable[[], Awaitable[object]]
 
@@ -47,6 +53,32 @@ class Context:
     def health_of(self, module: str) -> ModuleHealth:
         """Return what tells the health of one module's parts."""
         return ModuleHealth(self.db, self.health, module)
+
+    def reconciler(
+        self,
+        table: RWTable[T],
+        operations: Operations[T],
+        rows: Any,
+        *,
+        module: str = "",
+        config: Config | None = None,
+    ) -> Reconciler[T]:
+        """Make what carries a table out.
+
+        `rows` is the module of the table, with get_status and set_status; `module` the name under
+        which its health is told, by default the table's.
+        """
+        return Reconciler(
+            self.db,
+            table,
+            operations,
+            get_status=rows.get_status,
+            set_status=rows.set_status,
+            config=config,
+            health=self.health_of(module or table.name),
+            metrics=self.metrics,
+            drift=self.drift if isinstance(operations, VerifyOperations) else None,
+        )
 
     def start(self, group: TaskGroup, jobs: Mapping[str, Job]) -> None:
         """Run jobs in a task group; each tells its health as `agent.job-NAME`."""

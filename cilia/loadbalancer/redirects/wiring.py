@@ -13,7 +13,6 @@ from cilia.loadbalancer.writer import Writer
 from cilia.program.parts import Context, Part
 from reconcilers.config import Config
 from reconcilers.loadbalancer.redirect_skips import RedirectSkipOperations
-from reconcilers.reconciler import Reconciler
 from tables.cluster.pod_namespaces import new_pod_namespaces_table
 from tables.loadbalancer import redirect_skips
 from tables.loadbalancer.redirect_policies import new_redirect_policies_table
@@ -56,15 +55,11 @@ def build(
         part.jobs["reflect-pod-namespaces"] = namespaces.run
     if maps is not None:
         retry_min_s, retry_max_s = options.lb_retry_backoff_s
-        part.jobs["reconcile-skip-redirects"] = Reconciler(
-            ctx.db,
+        part.jobs["reconcile-skip-redirects"] = ctx.reconciler(
             tables.skips,
             RedirectSkipOperations(maps),
-            get_status=redirect_skips.get_status,
-            set_status=redirect_skips.set_status,
+            redirect_skips,
+            module="redirectpolicy",
             config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
-            health=ctx.health_of("redirectpolicy"),
-            metrics=ctx.metrics,
-            drift=ctx.drift,
         ).run
     return part
