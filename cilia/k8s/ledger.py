@@ -96,7 +96,8 @@ class Ledger:
             if known is None:
                 if later.get(key, 0) < version:
                     added.append(key)
-            elif known < version:
+            elif known < version or version < known <= revision:
+                # An older version in a newer list is of another history.
                 changed.append(key)
         deleted = [
             key for key, known in versions.items() if key not in listed and known <= revision

@@ -33,8 +33,14 @@ class Versions(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True):
+    """`rewound`: the list is older than what the stream had sent before it was asked for. It is
+    consistent, so the versions are those of another history: a store restored from a backup, or
+    another cluster under the same address.
+    """
+
     versions: Versions
     differences: Differences
+    rewound: bool = False
 
 
 async def read_versions(client: Client, resource: Resource, page_size: int) -> Versions:
@@ -69,8 +75,11 @@ async def prove(
     Raises ApiError.
     """
     ledger.begin_proof()
+    told = ledger.revision
     try:
         versions = await read_versions(client, resource, page_size)
+        if versions.revision < told:
+            return Proof(versions, Differences(), rewound=True)
         until = time.monotonic() + GRACE_S
         while not superseded():
             moved.clear()

@@ -379,6 +379,16 @@ class ResourceWatch:
             return
         self.state.proof_bytes += proof.versions.bytes
         self.state.proof_cpu_s += proof.versions.cpu_s
+        if proof.rewound:
+            self._anomaly(Anomaly.REWOUND)
+            log.warning(
+                "versions went back, the API server has another history; listing again",
+                resource=self.state.resource,
+                told=self._ledger.revision,
+                listed=proof.versions.revision,
+            )
+            self._list_again("history")
+            return
         missed = proof.differences
         if not missed:
             self._proven(proof.versions.revision)

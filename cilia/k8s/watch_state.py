@@ -24,8 +24,9 @@ class Anomaly(StrEnum):
     DUPLICATE = "duplicate"
     DISORDER = "disorder"
     GAP = "gap"
-    # Found by a proof.
+    # Found by a proof: changes that were not sent, and versions that went back.
     MISSED = "missed"
+    REWOUND = "rewound"
     GONE = "gone"
     GARBAGE = "garbage"
 

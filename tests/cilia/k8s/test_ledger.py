@@ -86,6 +86,14 @@ def test_differences_name_what_was_missed() -> None:
     )
 
 
+def test_an_older_version_in_a_newer_list_is_of_another_history() -> None:
+    ledger = ledger_at(20, restored=15, ahead=19)
+    ledger.begin_proof()
+    ledger.take(key("ahead"), 31, "MODIFIED")
+    listed = {key("restored"): 5, key("ahead"): 19}
+    assert ledger.differences(listed, 30) == Differences(changed=(key("restored"),))
+
+
 def test_stream_that_is_ahead_of_the_list_does_not_differ() -> None:
     ledger = ledger_at(20, changed=5, deleted=6, recreated=7)
     ledger.begin_proof()
