@@ -29,7 +29,15 @@ def agent(ctx: click.Context, /, **given: Any) -> None:
     if given["instance"] is None:
         given["instance"] = (ctx.obj or {}).get("explicit_instance")
     config = from_process(AgentConfig, given)
-    run_until_signalled(_run, config, ending="programs, maps and pins stay in force")
+    run_until_signalled(_run, config, ending=_ending)
+
+
+def _ending(config: AgentConfig) -> str:
+    from cilia.linux.mounts import outlives_process
+
+    if config.dry_run or outlives_process(config.bpf_root):
+        return "programs, maps and pins stay in force"
+    return "programs, maps and pins end with the mount namespace of this process"
 
 
 async def _run(config: AgentConfig) -> int:

@@ -32,6 +32,7 @@ from cilia.datapath.programs import Succession
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.loadbalancer.programs import packet_constants, sock_config
 from cilia.loadbalancer.replacement import Replacement
+from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
 from cilia.program.serving import allow_many_files
 
@@ -82,11 +83,12 @@ def _locked(config: AgentConfig) -> Iterator[Path]:
     """Holds the state directory, the pin directory and the cgroup, which is the value."""
     lock = InstanceLock()
     try:
-        config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.run_dir.parent.mkdir(parents=True, exist_ok=True)
+        own_directory(config.run_dir)
         lock.acquire(config.run_dir)
         mounts.prepare_bpf_root(config)
         cgroup = mounts.prepare_cgroup_root(config)
-        config.pin_dir.mkdir(mode=0o700, exist_ok=True)
+        own_directory(config.pin_dir)
         lock.acquire(config.pin_dir, cgroup)
         yield cgroup
     except AlreadyRunning as error:

@@ -11,13 +11,17 @@ import ctypes
 import os
 from pathlib import Path
 
+import structlog
+
 from bpf import features
 from cilia.datapath.options import DatapathOptions
 from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.errors import MountError
-from cilia.linux.mounts import mount
+from cilia.linux.mounts import mount, outlives_process
 from cilia.linux.records import read_record, write_record
 from cilia.program.errors import ProgramError
+
+log = structlog.get_logger("agent")
 
 RECORD = "mounts.json"
 MNT_DETACH = 2
@@ -32,6 +36,13 @@ def prepare_bpf_root(config: DatapathOptions) -> Path:
         ProgramError: it is not there and cannot be mounted.
     """
     _ensure_mounted(config, "bpf", config.bpf_root, "--bpf-root")
+    if not outlives_process(config.bpf_root):
+        log.warning(
+            "the BPF file system is mounted in a mount namespace of this process:"
+            " programs and maps end with it, and traffic with them;"
+            " mount it on the host, and share it or name it with --bpf-root",
+            path=str(config.bpf_root),
+        )
     return config.bpf_root
 
 

@@ -15,11 +15,23 @@ import msgspec
 
 from cilia.linux.errors import MountError
 
-__all__ = ["Mount", "find_bpffs", "is_mounted", "mount", "mount_bpffs", "mounts"]
+__all__ = [
+    "Mount",
+    "find_bpffs",
+    "is_mounted",
+    "mount",
+    "mount_bpffs",
+    "mounts",
+    "outlives_process",
+]
 
 BPFFS_DEFAULT = Path("/sys/fs/bpf")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+#: Numbers of the first namespaces (include/uapi/linux/nsfs.h, include/linux/proc_ns.h); mount
+#: namespaces have a fixed one since Linux 6.17, before it was the first of those that were given.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+_FIRST_MOUNT_NAMESPACES = {0xEFFFFFF8, 0xF0000000, 0xF0000001}
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -30,6 +42,7 @@ class Mount(msgspec.Struct, frozen=True):
     root: str  # what of the file system is shown: "/" unless it is a bind mount of a part
     fstype: str
     options: frozenset[str]  # of the mount and of the file system, e.g. "rw", "freezer"
+    shared: bool = False  # with other mount namespaces, which keep it
 
 
 def mounts(text: str | None = None) -> list[Mount]:
@@ -46,7 +59,9 @@ def _parse(line: str) -> Mount:
     before, _, after = line.partition(" - ")
     fields, rest = before.split(" "), after.split(" ")
     options = {*fields[5].split(","), *rest[2].split(",")}
-    return Mount(Path(_unescape(fields[4])), _unescape(fields[3]), rest[0], frozenset(options))
+    shared = any(field.startswith("shared:") for field in fields[6:])
+    path, root = Path(_unescape(fields[4])), _unescape(fields[3])
+    return Mount(path, root, rest[0], frozenset(options), shared)
 
 
 def _unescape(text: str) -> str:
@@ -60,15 +75,38 @@ def is_mounted(path: Path, fstype: str) -> bool:
     return bool(found) and found[-1] == fstype
 
 
+def outlives_process(path: Path) -> bool:
+    """True if the mount that `path` is on is still there when this process and its children end.
+
+    It is in the machine's own mount namespace, or it is shared with another one.
+    """
+    own = os.stat("/proc/self/ns/mnt").st_ino
+    try:
+        machine = {os.stat("/proc/1/ns/mnt").st_ino} if _is_first_pid_namespace() else set()
+    except PermissionError:  # without CAP_SYS_PTRACE
+        machine = set()
+    if own in machine | _FIRST_MOUNT_NAMESPACES:
+        return True
+    found = [entry for entry in mounts() if path.is_relative_to(entry.path)]
+    return max(found, key=lambda entry: len(entry.path.parts)).shared if found else False
+
+
+def _is_first_pid_namespace() -> bool:
+    return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+
+
 def mount(fstype: str, path: Path) -> None:
-    """Mounts a fresh instance of a file system that needs no device at `path`, which is made.
+    """Mount a fresh instance of a file system that needs no device at `path`, which is made.
+
+    A BPF file system is root's alone: by default everybody may make directories in it, and later
+    rename what is pinned there.
 
     Raises:
         MountError: the kernel refused.
     """
     path.mkdir(parents=True, exist_ok=True)
-    source = fstype.encode()
-    if _libc.mount(source, os.fsencode(path), source, 0, None) != 0:
+    source, options = fstype.encode(), b"mode=0700" if fstype == "bpf" else None
+    if _libc.mount(source, os.fsencode(path), source, 0, options) != 0:
         code = ctypes.get_errno()
         raise MountError(code, f"mount {fstype} at {path}: {os.strerror(code)}", str(path))
 

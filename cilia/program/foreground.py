@@ -23,11 +23,13 @@ log = structlog.get_logger("program")
 
 
 def run_until_signalled(
-    work: Callable[[C], Awaitable[int]], config: C, ending: str = "nothing is left behind"
+    work: Callable[[C], Awaitable[int]],
+    config: C,
+    ending: Callable[[C], str] = lambda _: "nothing is left behind",
 ) -> None:
     """Run `work` until it returns the exit code or a signal comes, which is a 0; ends the process.
 
-    `ending` is logged with the signal: what holds from then on.
+    `ending` says what holds from then on; it is asked for when the signal comes, and logged.
 
     Raises:
         click.ClickException: what a person must change first.
@@ -53,17 +55,19 @@ def _sentences(group: BaseExceptionGroup[BaseException]) -> list[str]:
     ]
 
 
-async def _signalled(work: Callable[[C], Awaitable[int]], config: C, ending: str) -> int:
+async def _signalled(
+    work: Callable[[C], Awaitable[int]], config: C, ending: Callable[[C], str]
+) -> int:
     code = 0
     async with anyio.create_task_group() as group:
-        group.start_soon(_cancel_on_signal, group.cancel_scope, ending)
+        group.start_soon(_cancel_on_signal, group.cancel_scope, lambda: ending(config))
         code = await work(config)
         group.cancel_scope.cancel()
     return code
 
 
-async def _cancel_on_signal(scope: anyio.CancelScope, ending: str) -> None:
+async def _cancel_on_signal(scope: anyio.CancelScope, ending: Callable[[], str]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
-            log.info(f"ending; {ending}", signal=number.name)
+            log.info(f"ending; {ending()}", signal=number.name)
             scope.cancel()

@@ -156,11 +156,6 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="an agent mounts a bpffs that ends with it, and says that its programs stay in force",
-)
 def test_what_an_agent_says_to_stay_in_force_stays(apart: World) -> None:
     agent, log = apart.agents[-1], apart.directory / "agent.log"
     agent.terminate()
@@ -170,3 +165,4 @@ def test_what_an_agent_says_to_stay_in_force_stays(apart: World) -> None:
     end = time.monotonic() + WATCHED_S  # the kernel removes a mount after its last process
     while "stay in force" in log.read_text() and time.monotonic() < end:
         assert apart.inside.tcp("10.203.0.10", 80).get("answer") == "pod"
+    assert log.read_text().count("mount namespace of this process") == 2, "at the start and the end"
