@@ -199,7 +199,7 @@ def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
         flags |= _LOOPBACK
     if svc.proxy_delegation is _DELEGATE_IF_LOCAL:
         flags |= _DELEGATE
-    if _is_dsr(svc, addr, config):
+    if _is_dsr(fe, addr, config):
         flags |= _DSR
     return flags
 
@@ -218,7 +218,13 @@ def _policy_flags(svc: Service, kind: FrontendType) -> int:
     return flags
 
 
-def _is_dsr(svc: Service, addr: L3n4Addr, config: FrontendConfig) -> bool:
+def _is_dsr(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
+    """IP in IP leaves the frontend's address in the packet, and the backend's node looks it up: it
+    knows the addresses of services, not those of other nodes. Node ports are translated then.
+    """
+    if config.bpf_lb_dsr_dispatch == "ipip" and fe.address.is_surrogate:
+        return False
+    svc = fe.service
     if config.bpf_lb_mode_annotation and svc.forwarding_mode is not _UNDEF_MODE:
         return svc.forwarding_mode is ForwardingMode.DSR
     mode = config.bpf_lb_mode

@@ -72,11 +72,6 @@ def refused(w: World) -> bool:
     return bool(ended) and "dsr-dispatch" in (w.directory / "agent.log").read_text()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="the backend's node does not know the node ports of others, and refuses what is packed",
-)
 @pytest.mark.parametrize("proto", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_node_port_with_a_remote_backend_is_served_or_the_option_is_refused(

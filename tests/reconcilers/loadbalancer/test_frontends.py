@@ -427,6 +427,20 @@ async def test_hybrid_mode_is_for_tcp_only() -> None:
     assert "dsr" not in world.dump()
 
 
+async def test_node_ports_are_translated_where_ip_in_ip_cannot_name_them() -> None:
+    world = LBWorld(PLAIN.model_copy(update={"bpf_lb_mode": "dsr", "bpf_lb_dsr_dispatch": "ipip"}))
+    world.set_nodes("192.0.2.1")
+    world.put(
+        frontend("0.0.0.0:30080/TCP", (), NODE_PORT),
+        frontend("10.96.0.9:80/TCP", (), LOAD_BALANCER),
+    )
+    async with running(world.reconciler):
+        await world.settled()
+    dsr = {line.split()[2]: "dsr" in line for line in world.dump().splitlines()}
+    assert dsr["ADDR=192.0.2.1:30080/TCP"] is False
+    assert dsr["ADDR=10.96.0.9:80/TCP"] is True
+
+
 async def test_affinity_proxy_and_algorithm_stand_in_the_master_entry() -> None:
     world = LBWorld(
         PLAIN.model_copy(update={"bpf_lb_algorithm_annotation": True, "bpf_lb_algorithm": "maglev"})
