@@ -3,6 +3,7 @@
 
 KernelError(OSError)     what the kernel refused, with its own words where it has any
 ├── NetlinkError         a netlink request was answered with an error
+│   └── SocketsUnlisted  the kernel cannot list the sockets of a protocol
 ├── NoDevice             what is asked for hangs on a device that is not there
 ├── NotOurs              the place is taken by something that someone else made
 └── MountError           mount(2) failed
@@ -14,7 +15,15 @@ from __future__ import annotations
 import errno
 import os
 
-__all__ = ["KernelError", "MountError", "NetlinkError", "NoDevice", "NotOurs", "Overrun"]
+__all__ = [
+    "KernelError",
+    "MountError",
+    "NetlinkError",
+    "NoDevice",
+    "NotOurs",
+    "Overrun",
+    "SocketsUnlisted",
+]
 
 
 class KernelError(OSError):
@@ -31,6 +40,13 @@ class NetlinkError(KernelError):
         text = f"{what}: {os.strerror(code)}"
         super().__init__(code, f"{text} ({detail})" if detail else text)
         self.detail = detail
+
+
+class SocketsUnlisted(NetlinkError):
+    """The kernel cannot list the sockets of a protocol: a module of it is missing."""
+
+    def __init__(self, protocol: str) -> None:
+        super().__init__(errno.ENOENT, f"list {protocol} sockets", f"no module {protocol}_diag")
 
 
 class NoDevice(KernelError):

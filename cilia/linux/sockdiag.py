@@ -4,6 +4,10 @@
 A socket is known by its cookie, the number that BPF programs get from bpf_get_socket_cookie as
 well: the kernel never gives it to another one. Destroyed, a socket fails with ECONNABORTED; its
 owner keeps the descriptor and has to open a new one. Layouts: linux/inet_diag.h.
+
+Each protocol is a module where distributions build the kernel: tcp_diag, udp_diag. The kernel loads
+it upon the first request, by the modprobe of the machine and not of the caller's container; it
+answers ENOENT if the machine has no such module or its administrator forbade it.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Final
 import msgspec
 
 from cilia.linux import rtnl
-from cilia.linux.errors import NetlinkError
+from cilia.linux.errors import NetlinkError, SocketsUnlisted
 from cilia.linux.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
@@ -42,6 +46,7 @@ _SOCKID: Final = struct.Struct("=2s2s16s16sIQ")
 # idiag_family, idiag_state, idiag_timer, idiag_retrans, then the sockid, then five counters
 _MESSAGE: Final = struct.Struct("=BBBB2s2s16s16sIQIIIII")
 _MAPPED: Final = bytes(10) + b"\xff\xff"
+_PROTOCOLS: Final = {int(socket.IPPROTO_TCP): "tcp", int(socket.IPPROTO_UDP): "udp"}
 
 
 class State(IntEnum):
@@ -92,7 +97,7 @@ class SocketDiag(NetlinkSocket):
         """Those of an address family and IP protocol in any of `states`, a set of bits.
 
         A socket that comes or goes meanwhile may be there or not.
-        Raises: NetlinkError when the kernel refuses, for example a protocol that it cannot list.
+        Raises: SocketsUnlisted for a protocol that the kernel cannot list, NetlinkError otherwise.
         """
         request = _REQUEST.pack(family, protocol, 0, 0, states) + bytes(_SOCKID.size)
         sequence = self._send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request)
@@ -106,9 +111,22 @@ class SocketDiag(NetlinkSocket):
                 elif kind in (rtnl.NLMSG_DONE, rtnl.NLMSG_ERROR):
                     at = 20 if kind == rtnl.NLMSG_ERROR else 4
                     failure = failure_of("list sockets", data[start:end], flags, at)
-                    if failure is not None:
-                        raise failure
-                    return
+                    if failure is None:
+                        return
+                    if failure.errno == errno.ENOENT:
+                        raise SocketsUnlisted(_PROTOCOLS.get(protocol, str(protocol)))
+                    raise failure
+
+    def can_list(self, protocol: int) -> bool:
+        """True if the kernel lists the sockets of a protocol; loads its module if that is allowed.
+
+        Raises: NetlinkError.
+        """
+        try:
+            list(self.sockets(socket.AF_INET, protocol, states=0))
+        except SocketsUnlisted:
+            return False
+        return True
 
     def destroy(self, found: Socket) -> bool:
         """Abort a socket; False if it is gone or has another peer by now.

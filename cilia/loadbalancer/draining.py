@@ -20,8 +20,8 @@ from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import ADDRESS, Backend, BackendState
 from tables.loadbalancer.draining_backends import DrainingBackend
 
-# Live connections by backend, for those asked for; called in a thread, may block.
-ConnectionCounter = Callable[[Collection[L3n4Addr]], Mapping[L3n4Addr, int]]
+# Live connections by backend, for those asked for; called in a thread, may block. None: unknown.
+ConnectionCounter = Callable[[Collection[L3n4Addr]], Mapping[L3n4Addr, int] | None]
 
 COUNT_INTERVAL_S: Final = 5.0
 REMOVED: Final = "removed"
@@ -98,7 +98,7 @@ class DrainController:
         counts = await anyio.to_thread.run_sync(self._count, held)
         rows: dict[L3n4Addr, DrainingBackend | None] = {}
         for row in self._db.look(self._rows):
-            left = counts.get(row.address, 0)
+            left = None if counts is None else counts.get(row.address, 0)
             ended = row.state == REMOVED and not left
             rows[row.address] = None if ended else msgspec.structs.replace(row, connections=left)
         self._write(rows)

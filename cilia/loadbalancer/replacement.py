@@ -28,7 +28,7 @@ from bpf.maps import ct, nat
 from bpf.maps.switch import SwitchState
 from cilia.datapath.conntrack import ConntrackMaps
 from cilia.datapath.opening import Datapath
-from cilia.linux.errors import NetlinkError
+from cilia.linux.errors import NetlinkError, SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netfilter import translated_tcp_ports
 from cilia.loadbalancer.connections.translated_sockets import count_connections
@@ -68,12 +68,20 @@ class Replacement:
             self._datapath.switch.state = SwitchState.HAND_BACK
         log.info("replacement", on=on, state=self.state.name.lower())
 
-    def left(self) -> dict[str, int]:
-        """How many connections are translated here: of sockets, and of packets. Blocking."""
-        sockets = count_connections(self._datapath.maps, network_namespaces(DIRECTORIES))
+    def left(self) -> dict[str, int | None]:
+        """How many connections are translated here: of sockets, and of packets. Blocking.
+
+        None for sockets if the kernel does not list them.
+        """
+        sockets: int | None
+        try:
+            namespaces = network_namespaces(DIRECTORIES)
+            sockets = count_connections(self._datapath.maps, namespaces).total()
+        except SocketsUnlisted:
+            sockets = None
         flows = self._datapath.flows
         return {
-            "sockets": sockets.total(),
+            "sockets": sockets,
             "packets": 0 if flows is None else count_flows(flows.conntrack, int(time.monotonic())),
         }
 

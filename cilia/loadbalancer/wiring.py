@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cilia.cluster.problems import ProblemReflector
@@ -34,6 +35,7 @@ from reconcilers.loadbalancer.frontends import FrontendOperations, run_frontends
 from reconcilers.loadbalancer.health_check_ports import ANY_ADDRESS, HealthPortOperations
 from reconcilers.reconciler import Reconciler
 from statedb import RWTable, wait_initialized
+from tables.addressing import L3n4Addr
 from tables.loadbalancer import frontends, health_check_ports
 from tables.loadbalancer.convergence import Convergence, new_convergence_table
 from tables.loadbalancer.draining_backends import DrainingBackend, new_draining_backends_table
@@ -205,7 +207,12 @@ def _connection_counter(datapath: DatapathPart) -> ConnectionCounter | None:
     if datapath.edge.flows is None:
         return sockets
     packets = BackendFlows(datapath.edge.flows.conntrack)
-    return lambda backends: Counter(sockets(backends)) + Counter(packets(backends))
+
+    def count(backends: Collection[L3n4Addr]) -> Mapping[L3n4Addr, int] | None:
+        of_sockets = sockets(backends)
+        return None if of_sockets is None else Counter(of_sockets) + Counter(packets(backends))
+
+    return count
 
 
 def _state_file(ctx: Context, options: LoadBalancerOptions, writer: Writer) -> dict[str, Job]:

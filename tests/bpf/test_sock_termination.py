@@ -17,6 +17,7 @@ import pytest
 
 from bpf.maps import lb
 from cilia.linux.netns import NetNS
+from cilia.linux.sockdiag import Socket, SocketDiag
 from cilia.loadbalancer.connections import socket_termination
 from cilia.loadbalancer.connections.socket_termination import SocketTermination, TerminationConfig
 from cilia.loadbalancer.connections.translated_sockets import BackendConnections, count_connections
@@ -37,6 +38,8 @@ WEB, OTHER = ServiceName("test/web"), ServiceName("test/other")
 NAMES = {TCP: "TCP", UDP: "UDP"}
 KINDS = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}
 PORT = 80
+#: Of no protocol.
+UNKNOWN = 254
 
 #: What is dialled, the frontend, the backend's address.
 FAMILIES = [
@@ -487,6 +490,66 @@ def test_a_kernel_that_cannot_close_sockets_is_told_of(
     assert world.in_child(run) == [(False, socket_termination.UNABLE)]
 
 
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """Numbers under which the kernel is asked for the sockets of a protocol: with one that it does
+    not know it answers as without the protocol's module.
+    """
+    asked: dict[int, int] = {}
+    ask = SocketDiag.sockets
+
+    def sockets(self: SocketDiag, family: int, protocol: int, states: int) -> Iterator[Socket]:
+        return ask(self, family, asked.get(protocol, protocol), states)
+
+    monkeypatch.setattr(SocketDiag, "sockets", sockets)
+    return asked
+
+
+def test_sockets_that_the_kernel_does_not_list_are_told_of_once_and_closed_once_it_does(
+    world: World, tmp_path: Path, numbers: dict[int, int]
+) -> None:
+    async def follow(n: Node) -> list[object]:
+        n.serve(SVC_ONE, UDP, [("127.0.0.1", n.server("127.0.0.1", UDP))])
+        n.serve("10.96.0.2", TCP, [("127.0.0.1", n.server("127.0.0.1", TCP))], OTHER, rev_nat=2)
+        udp, tcp = n.client(SVC_ONE, PORT, UDP), n.client("10.96.0.2", PORT, TCP)
+        numbers[UDP] = UNKNOWN
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(n.termination(tcp=True, prune_interval_s=0.05).run)
+            n.serve(SVC_ONE, UDP, [])
+            n.delete(OTHER)
+            seen: list[object] = [await closed_within(tcp), state(udp), list(n.health)]
+            numbers.clear()
+            seen += [await closed_within(udp), n.health[2:]]
+            tasks.cancel_scope.cancel()
+        return seen
+
+    def run() -> list[object]:
+        with a_node(world, tmp_path) as n:
+            return anyio.run(follow, n)
+
+    told = [(True, "Running"), (False, socket_termination.UNLISTED.format("UDP"))]
+    assert world.in_child(run) == [CLOSED, "open", told, CLOSED, [(True, "Running")]]
+
+
+def test_without_a_list_of_sockets_nothing_is_pruned_and_counts_are_unknown(
+    world: World, tmp_path: Path, numbers: dict[int, int]
+) -> None:
+    def run() -> list[object]:
+        with a_node(world, tmp_path) as n:
+            n.serve(SVC_ONE, UDP, [("127.0.0.1", n.server("127.0.0.1", UDP))])
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"x", (SVC_ONE, PORT))
+            numbers[TCP] = UNKNOWN
+            eager = n.termination(prune_from=0.0)
+            pruned = [eager.prune(), eager.prune()]
+            count = BackendConnections(n.datapath.maps, (tmp_path,))
+            counts = count([L3n4Addr.of("127.0.0.1", PORT, "UDP")])
+            numbers.clear()
+            return [pruned, counts, eager.prune(), eager.prune()]
+
+    assert world.in_child(run) == [[0, 0], None, 0, 1]
+
+
 # -- counting and pruning --
 
 
@@ -538,6 +601,7 @@ def test_connections_are_counted_for_the_backends_asked_for(world: World, tmp_pa
                 L3n4Addr.of("::1", v6, "TCP"),
             ]
             counted = BackendConnections(n.datapath.maps, (tmp_path,))(asked)
+            assert counted is not None
             assert counted.keys() == set(asked)
             return [counted[address] for address in asked]
 

@@ -93,7 +93,8 @@ def _wait(ctx: click.Context, duration_s: float) -> bool:
 
 
 def _left(answer: dict[str, Any]) -> str:
-    return f"{answer['sockets']} connections of sockets, {answer['packets']} of packets"
+    sockets = "unknown" if answer["sockets"] is None else answer["sockets"]
+    return f"{sockets} connections of sockets, {answer['packets']} of packets"
 
 
 def _ask(ctx: click.Context, **body: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from bpf.maps.lb import BackendState, LBMaps, decode_backend
-from cilia.linux.errors import NetlinkError
+from cilia.linux.errors import NetlinkError, SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.loadbalancer.cli.service import STATES
 from cilia.loadbalancer.connections.translated_sockets import Use, count_connections
@@ -69,6 +69,8 @@ def _sorted(directory: Path, socket: str, netns: tuple[Path, ...]) -> list[Line]
         try:
             counted = count_connections(maps, network_namespaces(netns or DIRECTORIES))
             states = dict(_states(maps))
+        except SocketsUnlisted as error:
+            raise click.ClickException(str(error)) from None
         except (NetlinkError, PermissionError) as error:
             raise click.ClickException(f"{error}: run this as root") from None
     services = _services(socket)

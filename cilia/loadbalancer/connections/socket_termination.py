@@ -12,7 +12,9 @@ that dialled the backend itself has no entry in the socket map.
     sweep: entries that lead to what went  x  open sockets of each namespace  -->  destroy, forget
 
 The tables decide, so nothing has to be remembered: after a restart one sweep over all entries finds
-what changed meanwhile. Design: Cilium's termination of connections to deleted service backends.
+what changed meanwhile. Sockets of a protocol that the kernel does not list stay open, which status
+tells; once it lists them, a sweep over all entries closes them. Design: Cilium's termination of
+connections to deleted service backends.
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ from cilia.loadbalancer.connections.translated_sockets import (
     backend_of,
     dead_keys,
     frontend_of,
+    listed_protocols,
     namespaces_of,
     place_of,
+    protocol_name,
     read_entries,
     translated,
 )
@@ -57,6 +61,10 @@ log = structlog.get_logger("sockets")
 
 NAME: Final = "socket-termination"
 UNABLE: Final = "this kernel closes no sockets of removed backends: CONFIG_INET_DIAG_DESTROY is off"
+UNLISTED: Final = (
+    "{} sockets of removed backends stay open: this kernel does not list them, "
+    "load the modules tcp_diag and udp_diag"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +137,15 @@ class SocketTermination:
         self._maps, self._maps_follow = maps, maps_follow
         self._config = config or TerminationConfig()
         self._suspects: set[bytes] = set()
+        #: Protocols whose sockets the kernel lists, and that are closed.
+        self._listed = self._config.protocols
 
     async def run(self) -> None:
         """Close what lost its backend before now, then whatever does; also prunes the maps.
 
         Ends at once where the kernel cannot do it, and says so. Raises: NetlinkError.
         """
+        self._listed = self._config.protocols
         able = await anyio.to_thread.run_sync(_can_destroy)
         self._health(NAME, able, "Running" if able else UNABLE)
         if not able:
@@ -165,12 +176,28 @@ class SocketTermination:
 
     async def _sweep(self, lost: set[L3n4Addr] | None) -> None:
         """Wait for the maps, or the owner of a closed socket could be given the same backend."""
+        if await self._more_is_listed():
+            lost = None
         revision = self._db.look(self._frontends.revision)
         with anyio.move_on_after(self._config.maps_wait_s):
             await self._maps_follow(revision)
         closed = await anyio.to_thread.run_sync(self.sweep, lost)
         if closed:
             log.info("closed sockets of removed backends", sockets=closed)
+
+    async def _more_is_listed(self) -> bool:
+        """True if the kernel lists sockets that it did not list before; status tells which it does
+        not list, when that changes.
+        """
+        before, wanted = self._listed, self._config.protocols
+        self._listed = tuple(await anyio.to_thread.run_sync(listed_protocols, wanted))
+        if self._listed != before:
+            missing = [protocol_name(number) for number in wanted if number not in self._listed]
+            text = UNLISTED.format(" and ".join(missing)) if missing else "Running"
+            self._health(NAME, not missing, text)
+            if missing:
+                log.warning(text)
+        return not set(self._listed) <= set(before)
 
     def sweep(self, lost: Iterable[L3n4Addr] | None = None) -> int:
         """Close the sockets whose backend their Service has no more; how many. Blocking.
@@ -184,7 +211,7 @@ class SocketTermination:
         served = Served(self._db.read_txn(), self._frontends, self._backends)
         namespaces = namespaces_of(self._config.directories, pods=self._config.pods)
         closed = []
-        for diag, met in translated(entries, namespaces, self._config.protocols):
+        for diag, met in translated(entries, namespaces, self._listed):
             if not served(met.way, met.socket.protocol):
                 diag.destroy(met.socket)
                 closed.append(met.raw_key)
@@ -196,6 +223,8 @@ class SocketTermination:
     async def _prune_loop(self) -> None:
         while True:
             await anyio.sleep(self._config.prune_interval_s)  # nobody tells of a full LRU map
+            if self._listed != self._config.protocols:
+                await self._sweep(None)
             await anyio.to_thread.run_sync(self.prune)
 
     def prune(self) -> int:
@@ -208,6 +237,8 @@ class SocketTermination:
         if len(entries) < self._config.prune_from * self._maps.v4.socket.max_entries:
             self._suspects = set()
             return 0
+        if listed_protocols() != list(PROTOCOLS):
+            return 0  # sockets that are not listed would be taken for closed ones
         left_out: list[Path] = []
         dead = dead_keys(entries, namespaces_of(self._config.directories, left_out=left_out))
         if left_out:

@@ -13,7 +13,6 @@ says nothing: it may have dialled the backend itself. Both together are a use of
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,7 +28,7 @@ from bpf.maps.lb import (
     decode_socket_key,
     encode_socket_key,
 )
-from cilia.linux.errors import NetlinkError
+from cilia.linux.errors import SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netns import NetNS
 from cilia.linux.sockdiag import ALL_STATES, CONNECTED, Socket, SocketDiag
@@ -42,7 +41,9 @@ __all__ = [
     "Way",
     "count_connections",
     "dead_keys",
+    "listed_protocols",
     "namespaces_of",
+    "protocol_name",
     "read_entries",
     "translated",
 ]
@@ -128,12 +129,19 @@ def namespaces_of(
             return
 
 
+def listed_protocols(protocols: Iterable[int] = PROTOCOLS) -> list[int]:
+    """Return the protocols whose sockets this kernel lists. Raises: NetlinkError."""
+    with SocketDiag() as diag:
+        return [protocol for protocol in protocols if diag.can_list(protocol)]
+
+
 def translated(
     entries: Entries, namespaces: Iterable[NetNS], protocols: Iterable[int] = PROTOCOLS
 ) -> Iterator[tuple[SocketDiag, Translated]]:
     """Each connected socket that has an entry, with the means to destroy it.
 
     Ends early when every entry was met: a cookie is in one namespace only.
+    Raises: SocketsUnlisted for a protocol that is not among `listed_protocols`, NetlinkError.
     """
     left = len(entries)
     for netns in namespaces:
@@ -151,7 +159,7 @@ def dead_keys(entries: Entries, namespaces: Iterable[NetNS]) -> set[bytes]:
     """Keys of sockets that are in none of the namespaces.
 
     A socket that is being connected right now may be among them: it has its entry before it is
-    listed. What is dead stays dead, so ask twice.
+    listed. What is dead stays dead, so ask twice. Raises: as `translated`.
     """
     cookies = entries.cookies()
     for netns in namespaces:
@@ -175,6 +183,7 @@ def count_connections(maps: LBMaps, namespaces: Iterable[NetNS]) -> Counter[Use]
     """Open connections through Services, from the sockets of this node alone.
 
     What comes in by node ports and load balancer addresses is in the conntrack table.
+    Raises: as `translated`.
     """
     return Counter(
         Use(
@@ -195,8 +204,13 @@ class BackendConnections:
     def __init__(self, maps: LBMaps, directories: tuple[Path, ...] = DIRECTORIES) -> None:
         self._maps, self._directories = maps, directories
 
-    def __call__(self, backends: Collection[L3n4Addr]) -> dict[L3n4Addr, int]:
-        """One number for each that was asked for, in one look at the sockets for all."""
+    def __call__(self, backends: Collection[L3n4Addr]) -> dict[L3n4Addr, int] | None:
+        """One number for each that was asked for, in one look at the sockets for all.
+
+        None if the kernel does not list the sockets. Raises: NetlinkError.
+        """
+        if listed_protocols() != list(PROTOCOLS):
+            return None
         counts = dict.fromkeys(backends, 0)
         places = {place_of(addr) for addr in backends}
         entries = Entries(self._maps)
@@ -223,6 +237,11 @@ def frontend_of(raw_value: bytes) -> bytes:
     return raw_value[:6] if len(raw_value) == IPV4.socket_value.size else raw_value[:18]
 
 
+def protocol_name(protocol: int) -> str:
+    """The name of a protocol that is known by its number of IP."""
+    return _NAMES.get(protocol, str(protocol))
+
+
 def address_of(ip: bytes, port: int, protocol: int, scope: int = SCOPE_EXTERNAL) -> L3n4Addr:
     """The address that tables have for a packed one; `protocol` is that of IP, TCP or UDP."""
     return L3n4Addr.of(ip if len(ip) == 16 else _MAPPED + ip, port, _NAMES[protocol], scope)
@@ -234,6 +253,5 @@ def _sockets(diag: SocketDiag, protocols: Iterable[int], states: int) -> Iterato
         yield from list(diag.sockets(socket.AF_INET, protocol, states))
         try:
             yield from list(diag.sockets(socket.AF_INET6, protocol, states))
-        except NetlinkError as error:
-            if error.errno != errno.ENOENT:  # a kernel without IPv6
-                raise
+        except SocketsUnlisted:
+            continue  # a kernel without IPv6

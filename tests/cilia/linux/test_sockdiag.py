@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from cilia.linux.errors import NetlinkError
+from cilia.linux.errors import SocketsUnlisted
 from cilia.linux.netns import NetNS
 from cilia.linux.sockdiag import ALL_STATES, CONNECTED, Socket, SocketDiag, State
 from tests.kernel import Kernel
@@ -155,6 +155,7 @@ def test_this_kernel_destroys_sockets(diag: SocketDiag) -> None:
 
 
 def test_a_protocol_that_the_kernel_cannot_list_is_refused(diag: SocketDiag) -> None:
-    with pytest.raises(NetlinkError, match="list sockets"):
+    with pytest.raises(SocketsUnlisted, match="list 254 sockets: No such file"):
         list(diag.sockets(socket.AF_INET, 254))
     assert list(diag.sockets(socket.AF_INET, UDP)) == []
+    assert [diag.can_list(protocol) for protocol in (TCP, UDP, 254)] == [True, True, False]

@@ -21,7 +21,8 @@ class Drain:
     def __init__(self, *, counts: bool) -> None:
         self.world = World()
         self.table = new_draining_backends_table(self.world.db)
-        self.live: dict[str, int] = {}
+        #: None: the kernel does not list sockets.
+        self.live: dict[str, int] | None = {}
         self.controller = DrainController(
             self.world.db,
             self.world.tables.backends,
@@ -31,7 +32,9 @@ class Drain:
             now=lambda: 7.0,
         )
 
-    def _count(self, addresses: Collection[L3n4Addr]) -> Mapping[L3n4Addr, int]:
+    def _count(self, addresses: Collection[L3n4Addr]) -> Mapping[L3n4Addr, int] | None:
+        if self.live is None:
+            return None
         return {addr: self.live[str(addr)] for addr in addresses if str(addr) in self.live}
 
     @property
@@ -47,17 +50,31 @@ class Drain:
 
 async def test_connections_are_counted_until_none_is_left() -> None:
     drain = Drain(counts=True)
-    drain.live[ONE] = 3
+    drain.live = {ONE: 3}
     async with anyio.create_task_group() as group:
         group.start_soon(drain.controller.run)
         drain.world.upsert("echo", "10.96.0.1:80/TCP", backends=[ONE, TWO])
         drain.world.set_backends("echo", ONE, state=ENDING)
         await drain.until((ONE, "terminating", 3))
-        drain.live[ONE] = 1
+        drain.live = {ONE: 1}
         await drain.until((ONE, "terminating", 1))
         drain.world.set_backends("echo")
         await drain.until((ONE, "removed", 1))
-        drain.live[ONE] = 0
+        drain.live = {ONE: 0}
+        await drain.until()
+        group.cancel_scope.cancel()
+
+
+async def test_unknown_counts_are_no_zeroes_and_a_removed_backend_is_not_kept() -> None:
+    drain = Drain(counts=True)
+    drain.live = {ONE: 3}
+    async with anyio.create_task_group() as group:
+        group.start_soon(drain.controller.run)
+        drain.world.set_backends("echo", ONE, state=ENDING)
+        await drain.until((ONE, "terminating", 3))
+        drain.live = None
+        await drain.until((ONE, "terminating", None))
+        drain.world.set_backends("echo")
         await drain.until()
         group.cancel_scope.cancel()
 
