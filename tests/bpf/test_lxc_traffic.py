@@ -21,8 +21,9 @@ from typing import NamedTuple
 import pytest
 
 from bpf.libbpf import lib
-from bpf.link import AttachType, Link
+from bpf.link import AttachType
 from tests.bpf.datapath_world import Datapath, drops, loaded
+from tests.bpf.device_hooks import attach
 from tests.bpf.ethtool import checksum_offload_off
 from tests.bpf.world import NetworkNamespace
 
@@ -112,7 +113,7 @@ class Network:
             ("to_pod", AttachType.TCX_EGRESS),
         ):
             with self.router.enter():
-                link = Link.create(self.datapath.program(program), ifindex, hook)
+                link = attach(ifindex, self.datapath.program(program), hook)
             stack.enter_context(link)
 
     def without_offload(self) -> None:

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import TracebackType
-from typing import Final
 
-from bpf import clsact, features
-from bpf.clsact import Direction, Filter
-from bpf.link import AttachType, Link, XdpMode
+from bpf.link import AttachType
 from bpf.object import Object
 from bpf.program import Program
+from tests.bpf import device_hooks
 from tests.bpf.datapath_world import Datapath, loaded
+from tests.bpf.device_hooks import Held
 from tests.bpf.sources import build
 from tests.e2e.nodes import SECOND_NET, Nodes, node_address
 from tests.kernel import Kernel
@@ -39,52 +36,11 @@ def constants(*, dispatch: int = OPT, dsr: bool = False) -> dict[str, bytes]:
     }
 
 
-#: Where a program of a TCX hook goes on a kernel without these.
-CLSACT: Final = {
-    AttachType.TCX_INGRESS: Direction.INGRESS,
-    AttachType.TCX_EGRESS: Direction.EGRESS,
-}
-
-_numbers = itertools.count(1)
-
-
-class HeldFilter:
-    """A tc filter with the ways of a link: gone when it is closed."""
-
-    def __init__(self, kernel: Kernel, where: Filter) -> None:
-        self._kernel = kernel
-        self._where = where
-
-    def detach(self) -> None:
-        self._kernel.netns.run(lambda: clsact.detach(self._where))
-
-    def __enter__(self) -> HeldFilter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
-
-
-Held = Link | HeldFilter
-
-
 def attach(kernel: Kernel, device: str, program: Program, hook: AttachType) -> Held:
-    """Attach in a namespace, behind what is there: tc hooks, and XDP in the driver."""
+    """Attach to a device of a namespace."""
 
     def work() -> Held:
-        ifindex = socket.if_nametoindex(device)
-        if hook in CLSACT and not features.has_tcx():
-            number = next(_numbers)
-            where = Filter(ifindex, CLSACT[hook], priority=number, handle=number)
-            clsact.attach(program, where)
-            return HeldFilter(kernel, where)
-        flags = XdpMode.NATIVE if hook == AttachType.XDP else 0
-        return Link.create(program, ifindex, hook, flags=flags)
+        return device_hooks.attach(socket.if_nametoindex(device), program, hook)
 
     return kernel.netns.run(work)
 

@@ -16,9 +16,9 @@ from bpf.link import AttachType
 from bpf.maps import ct, nat
 from bpf.maps.nat import NatDirection
 from tests.bpf.datapath_world import Datapath, drops, loaded, packed
+from tests.bpf.device_hooks import HeldFilter
 from tests.bpf.world import wait_until
 from tests.e2e.nodeport import (
-    HeldFilter,
     attach,
     constants,
     hook_device,
