@@ -23,7 +23,7 @@ are complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bpf import features, pins
@@ -62,6 +62,8 @@ class NodeDatapath:
         #: Ids of these programs, by name.
         self._ids: dict[str, int] = {}
         self._published = False
+        #: Programs in force without a pinned link: place -> id of the program.
+        self.unlinked: Callable[[], Mapping[str, int]] = dict
 
     @property
     def timings(self) -> dict[str, float]:
@@ -156,18 +158,21 @@ class NodeDatapath:
         self._loader.carry()
 
     def predecessors(self) -> list[str]:
-        """Pins of links that still run the predecessor of a published program."""
+        """Places that still run the predecessor of a published program: pins of links, and what
+        ``unlinked`` names.
+        """
         current = set(self._ids.values())
+        running = {path.name: info.program_id for path, info in self._links() if info.target}
         return [
-            path.name
-            for path, info in self._links()
-            if info.target and info.program_id not in current and _name(info) in self._ids
+            place
+            for place, number in (running | dict(self.unlinked())).items()
+            if number not in current and _name(number) in self._ids
         ]
 
     def retire(self) -> list[str]:
         """Give successors of maps their names and remove the pins of other builds; returns those.
 
-        To be called when all links run published programs: then none uses the predecessors.
+        To be called when all places run published programs: then none uses the predecessors.
         Raises: RuntimeError before that, because it would take away what is in force.
         """
         if not self._published:
@@ -219,10 +224,10 @@ def _is_of_cgroup(program: Program) -> bool:
     return program.section.startswith("cgroup/")
 
 
-def _name(info: LinkInfo) -> str:
-    """The name of the program that a link runs; empty if it is gone by now."""
+def _name(number: int) -> str:
+    """The name of a program by its id; empty if it is gone by now."""
     try:
-        with Program.by_id(info.program_id) as program:
+        with Program.by_id(number) as program:
             return program.name
     except NotFound:
         return ""
@@ -235,6 +240,13 @@ def _pinned_program(path: Path) -> int:
             return program.info().id
     except NotFound:
         return 0
+
+
+def published_ids(pin_dir: Path) -> set[int]:
+    """Return the ids of the programs that are pinned below ``pin_dir``."""
+    directory = pin_dir / "programs"
+    paths = directory.iterdir() if directory.is_dir() else ()
+    return {number for path in paths if (number := _pinned_program(path))}
 
 
 def cleanup(pin_dir: Path) -> None:

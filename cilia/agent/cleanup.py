@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`cilia cleanup`: remove everything that an instance ever made.
 
-Links first (traffic passes untranslated from then on), then maps and their pins, then the state
-directory, then the mounts that the agent had to make. Idempotent; refused while the agent runs.
+Links and tc filters first (traffic passes untranslated from then on), then maps and their pins,
+then the state directory, then the mounts that the agent had to make. Idempotent; refused while the
+agent runs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import click
 from cilia.agent.config import AgentConfig
 from cilia.datapath.mounts import unmount_ours
 from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.linux.netlink import Netlink
 from cilia.program.instance import DEFAULT_INSTANCE
 from cilia.program.options import validated
 
@@ -94,6 +96,9 @@ def remove_everything(config: AgentConfig) -> list[str]:
     if config.pin_dir.exists():
         from bpf.datapath import cleanup as detach_and_unpin  # loads libbpf
 
+        filters = _detach_filters(config.pin_dir)
+        if filters:
+            removed.append(f"{filters} tc filters on devices")
         detach_and_unpin(config.pin_dir)
         removed.append(f"programs, maps and links pinned below {config.pin_dir}")
     removed += unmount_ours(config.run_dir)
@@ -101,6 +106,17 @@ def remove_everything(config: AgentConfig) -> list[str]:
         _remove_directory(config.run_dir)
         removed.append(str(config.run_dir))
     return removed
+
+
+def _detach_filters(pin_dir: Path) -> int:
+    """Take away what serves devices on a kernel without TCX: filters have no pin, and would go on
+    translating without an agent. They are known by their programs; another instance has others.
+    """
+    from bpf.datapath import published_ids
+    from reconcilers.datapath.attachment_places import FilterPlaces
+
+    with Netlink() as netlink:
+        return FilterPlaces(netlink).detach_programs(published_ids(pin_dir))
 
 
 def _remove_directory(directory: Path) -> None:

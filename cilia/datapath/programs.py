@@ -93,12 +93,16 @@ class NodePrograms:
         with self._lock:
             self._node.publish()
 
+    def watch_filters(self, attached: Callable[[], Mapping[str, int]]) -> None:
+        """`attached`: the tc filters by place, with the id of the program that each runs."""
+        self._node.unlinked = attached
+
     def predecessors(self) -> list[str]:
-        """Pins of links that still run a program of the run before."""
+        """Pins of links, and tc filters, that still run a program of the run before."""
         return self._node.predecessors()
 
     def retire(self) -> None:
-        """Remove what the run before left; no link may run its programs any more."""
+        """Remove what the run before left; nothing may run its programs any more."""
         with self._lock:
             self._node.carry()
             self._node.retire()

@@ -9,6 +9,8 @@ time -> conntrack, snat                      entries that expired
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC
 from cilia.datapath.map_pressure import MapPressure
@@ -25,6 +27,9 @@ from reconcilers.datapath.netdevs import netdev_operations
 from statedb import Channel, RWTable
 from tables.datapath import attachments, netdevs
 from tables.datapath.attachments import Attachment
+
+if TYPE_CHECKING:
+    from reconcilers.datapath.attachment_places import FilterPlaces
 
 __all__ = ["DatapathPart", "build", "build_attachments"]
 
@@ -51,13 +56,24 @@ def build(
     part.jobs["map-pressure"] = part.pressure.run
     if node.network is None or programs is None:
         return part
-    attaching = programs.attaching()
-    part.attachments = build_attachments(ctx, node.network, attaching, part)
+    part.attachments = build_attachments(ctx, node.network, programs.attaching(), part)
+    filters = filter_places(node.network)
+    if filters is not None:
+        netns, read = node.network.netns, filters.program_ids
+        programs.watch_filters(read if netns is None else partial(netns.run, read))
     if edge.flows is not None:
         part.jobs |= _packet_jobs(ctx, options, node.network, edge.flows, part.attachments.table)
     # Who wants more has an initializer of its own.
     part.attachments.owners_known(ctx.db)
     return part
+
+
+def filter_places(network: Network) -> FilterPlaces | None:
+    """Return the places of programs of devices on a kernel without TCX, None with TCX."""
+    from bpf import features
+    from reconcilers.datapath.attachment_places import FilterPlaces
+
+    return None if features.has_tcx() else FilterPlaces(network.netlink)
 
 
 def build_attachments(
@@ -67,12 +83,11 @@ def build_attachments(
 
     Imported here: who attaches nothing needs no libbpf.
     """
-    from bpf import features
     from reconcilers.datapath import attachments as targets
-    from reconcilers.datapath.attachment_places import FilterPlaces, LinkPlaces
+    from reconcilers.datapath.attachment_places import LinkPlaces
     from reconcilers.datapath.cgroup_places import CgroupPlaces
 
-    filters = None if features.has_tcx() else FilterPlaces(network.netlink)
+    filters = filter_places(network)
     cgroups = CgroupPlaces(attaching.cgroup_links)
     part.closing.append(cgroups.close)
     devices = network.observed.devices

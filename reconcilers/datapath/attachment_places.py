@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -264,6 +264,17 @@ class FilterPlaces:
             if program_id is not None:
                 found[name] = Attached(where.ifindex, program_id)
         return found
+
+    def program_ids(self) -> dict[str, int]:
+        """Return the id of the program at each place, by the name of the place."""
+        return {name: found.program_id for name, found in self.installed().items()}
+
+    def detach_programs(self, program_ids: Collection[int]) -> int:
+        """Take away the filters that run one of these programs; returns how many."""
+        filters = [where for _, where in self._all() if clsact.attached(where) in program_ids]
+        for where in filters:
+            clsact.detach(where)
+        return len(filters)
 
     def _all(self) -> Iterator[tuple[str, clsact.Filter]]:
         for link in self._netlink.links():

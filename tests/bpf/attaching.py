@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from bpf import features
 from bpf.datapath import NodeDatapath
 from bpf.packet_programs import PacketConfig
 from bpf.sock import SockConfig
 from cilia.datapath.programs import socket_attachments
-from reconcilers.datapath.attachment_places import LinkPlaces
+from cilia.linux.netlink import Netlink
+from reconcilers.datapath.attachment_places import FilterPlaces, LinkPlaces
 from reconcilers.datapath.attachments import AttachmentOperations
 from reconcilers.datapath.cgroup_places import CgroupPlaces
 from statedb import DB
@@ -16,10 +18,26 @@ from tables.node.devices import new_devices_table
 
 
 class AttachingDatapath(NodeDatapath):
-    """Maps and programs, with the operations that attach these, and no reconciler around them."""
+    """Maps and programs, with the operations that attach these, and no reconciler around them.
 
-    def __init__(self, config: SockConfig, packets: PacketConfig | None = None) -> None:
+    Devices are those of the namespace in which it is made and used.
+    """
+
+    def __init__(
+        self,
+        config: SockConfig,
+        packets: PacketConfig | None = None,
+        *,
+        tcx: bool | None = None,
+    ) -> None:
+        """`tcx`: take links for the hooks of devices, not tc filters; by default if possible."""
         super().__init__(config, packets)
+        self._netlink: Netlink | None = None
+        self._filters: FilterPlaces | None = None
+        if not (features.has_tcx() if tcx is None else tcx):
+            self._netlink = Netlink()
+            self._filters = FilterPlaces(self._netlink)
+            self.unlinked = self._filters.program_ids
         self.db = DB()
         self.devices = new_devices_table(self.db)
         #: Rows beside those of socket programs.
@@ -41,6 +59,7 @@ class AttachingDatapath(NodeDatapath):
                 self.devices,
                 LinkPlaces(self.device_links_dir),
                 self._cgroups,
+                self._filters,
                 restore=self.publish,
             )
         return self._operations
@@ -64,4 +83,6 @@ class AttachingDatapath(NodeDatapath):
     def close(self) -> None:
         if self._cgroups is not None:
             self._cgroups.close()
+        if self._netlink is not None:
+            self._netlink.close()
         super().close()

@@ -10,12 +10,13 @@ import pytest
 
 from bpf import compile as bpf_compile
 from bpf import pins
-from bpf.datapath import cleanup
+from bpf.datapath import cleanup, published_ids
 from bpf.link import AttachType, Link, LinkInfo
 from bpf.packet_programs import PacketConfig
 from bpf.program import Program
 from bpf.sock import SockConfig
-from reconcilers.datapath.attachment_places import pin_name
+from cilia.linux.netlink import Netlink
+from reconcilers.datapath.attachment_places import FilterPlaces, pin_name
 from tables.datapath.attachments import AttachHook, Attachment
 from tables.node.devices import Device
 from tests.bpf.attaching import AttachingDatapath
@@ -52,11 +53,13 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpf_compile, "load_object", load)
 
 
-def loaded(world: World, verdict: int, *, entries: int = 64) -> AttachingDatapath:
+def loaded(
+    world: World, verdict: int, *, entries: int = 64, tcx: bool | None = None
+) -> AttachingDatapath:
     packets = PacketConfig(
         ["host"], {"verdict": verdict.to_bytes(4, "little")}, {"cilia_ct4_tcp": entries}
     )
-    sock = AttachingDatapath(SockConfig(world.bpffs / "test", world.cgroup), packets)
+    sock = AttachingDatapath(SockConfig(world.bpffs / "test", world.cgroup), packets, tcx=tcx)
     sock.open_maps().close()
     sock.load()
     return sock
@@ -67,11 +70,12 @@ def started(
     verdict: int,
     *,
     entries: int = 64,
+    tcx: bool | None = None,
     device: Device | None = None,
     row: Attachment | None = None,
 ) -> AttachingDatapath:
     """`row`: an attachment of `device`."""
-    sock = loaded(world, verdict, entries=entries)
+    sock = loaded(world, verdict, entries=entries, tcx=tcx)
     if device is not None and row is not None:
         with sock.db.write_txn(sock.devices) as wtxn:
             sock.devices.insert(wtxn, device)
@@ -139,6 +143,51 @@ def test_nothing_is_retired_while_a_device_runs_a_predecessor(
             sock.operations.update(sock.db.read_txn(), revision, row)
         assert sock.predecessors() == ["one"]
         with pytest.raises(RuntimeError, match="before the links were updated: one"):
+            sock.retire()
+        sock.attach()  # no row wants it: it is pruned
+        assert sock.retire() == []
+        sock.close()
+
+
+def test_a_new_start_swaps_what_filters_hold(
+    world: World, pin_dir: Path, netns: NetworkNamespace
+) -> None:
+    """Every kernel has tc filters; they stand in where there is no TCX."""
+    device = Device(netns.ifindex("one"), "one")
+    program = pin_dir / "programs" / "from_netdev"
+    row = Attachment(target="one", hook=AttachHook.INGRESS, owner="cilia", program=str(program))
+
+    def start(verdict: int) -> int:
+        started(world, verdict, tcx=False, device=device, row=row).close()
+        return program_id(program)
+
+    with netns.enter(), Netlink() as netlink:
+        filters = FilterPlaces(netlink)
+        seen = []
+        for verdict in (0, 2):
+            seen.append(start(verdict))
+            assert list(filters.program_ids().values()) == seen[-1:]
+        assert seen[0] != seen[1]
+        assert filters.detach_programs({seen[0]}) == 0
+        assert filters.detach_programs(published_ids(pin_dir)) == 1
+        assert filters.program_ids() == {}
+
+
+def test_nothing_is_retired_while_a_filter_runs_a_predecessor(
+    world: World, pin_dir: Path, netns: NetworkNamespace
+) -> None:
+    device = Device(netns.ifindex("one"), "one")
+    program = pin_dir / "programs" / "from_netdev"
+    row = Attachment(target="one", hook=AttachHook.INGRESS, owner="cilia", program=str(program))
+    with netns.enter():
+        started(world, 0, tcx=False, device=device, row=row).close()
+        sock = loaded(world, 2, tcx=False)
+        sock.publish()
+        for revision, of_socket in enumerate(sock.rows):
+            sock.operations.update(sock.db.read_txn(), revision, of_socket)
+        (running,) = sock.predecessors()
+        assert running.startswith("one:ingress:")
+        with pytest.raises(RuntimeError, match="before the links were updated: one:ingress"):
             sock.retire()
         sock.attach()  # no row wants it: it is pruned
         assert sock.retire() == []

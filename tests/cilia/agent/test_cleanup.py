@@ -1,15 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state directory of an agent in a container is mounted there: emptied, it stays."""
+"""All of an instance goes, and nothing of another. The state directory of an agent in a container
+is mounted there: emptied, it stays.
+"""
 
 from __future__ import annotations
 
 import errno
+import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bpf import pins
+from bpf.object import Object
 from cilia.agent.cleanup import remove_everything
 from cilia.agent.config import AgentConfig
+from cilia.linux.mounts import mount_bpffs
+from cilia.linux.netlink import Netlink
+from reconcilers.datapath.attachment_places import FilterPlaces
+from tables.datapath.attachments import AttachHook, Attachment
+from tests.bpf.sources import build
+from tests.kernel import Kernel
+
+SOURCE = """
+SEC("tc") int from_netdev(struct __sk_buff *ctx) { return -1; }
+"""
 
 
 @pytest.fixture
@@ -51,3 +68,46 @@ def test_another_refusal_is_told(config: AgentConfig, monkeypatch: pytest.Monkey
     refuse(errno.EPERM, monkeypatch, config.run_dir)
     with pytest.raises(PermissionError):
         remove_everything(config)
+
+
+@pytest.fixture
+def bpf_root(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "bpf"
+    mount_bpffs(path)
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def serve(kernel: Kernel, bpf_root: Path, instance: str, device: str) -> int:
+    """Attach a program as an instance does without TCX; returns its id."""
+    pin = bpf_root / instance / "programs" / "from_netdev"
+    pin.parent.mkdir(parents=True)
+    row = Attachment(target=device, hook=AttachHook.INGRESS, owner="packets", program=str(pin))
+
+    def attach() -> int:
+        with Object.open("test", build(SOURCE)) as obj, Netlink() as netlink:
+            obj.load()
+            with obj.program("from_netdev") as program:
+                pins.pin(program.number, pin)
+                index = socket.if_nametoindex(device)
+                return FilterPlaces(netlink).attach(row, index, index, program).program_id
+
+    return kernel.netns.run(attach)
+
+
+@pytest.mark.root
+def test_tc_filters_go_and_those_of_another_instance_stay(
+    kernel: Kernel, bpf_root: Path, config: AgentConfig
+) -> None:
+    kernel.veth("v0", "v1")
+    serve(kernel, bpf_root, config.instance, "v0")
+    other = serve(kernel, bpf_root, "other", "v1")
+
+    def remove() -> tuple[list[str], list[int]]:
+        removed = remove_everything(config)
+        with Netlink() as netlink:
+            return removed, list(FilterPlaces(netlink).program_ids().values())
+
+    removed, left = kernel.netns.run(remove)
+    assert removed[0] == "1 tc filters on devices"
+    assert left == [other]
