@@ -14,7 +14,7 @@ help:
 	@echo "make test-bare        as root: make run and make test on a bare Debian 12 and 13 (DEBIAN=13: on one)"
 	@echo "make test-compiled    the tests of what mypyc compiles, on the compiled modules for certain"
 	@echo "make test-interpreted the same on the sources"
-	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU"
+	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU; goes on if ended"
 	@echo "make kube-assets      the real Kubernetes for the tests, built once into the cache"
 	@echo "make test-kube        the tests against a real API server"
 	@echo "make test-node        as root: the tests on a cluster of two real nodes"

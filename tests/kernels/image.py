@@ -21,7 +21,9 @@ from pathlib import Path
 
 from bpf import compile as bpf_compile
 from tests.bpf.sources import CACHE_DIR
+from tests.kernels.guest import ON_DEMAND
 from tests.kernels.kernels import Kernel
+from tests.kernels.telling import DONE_BEFORE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,10 +37,13 @@ PACKAGES = (
     "pytest_timeout-*.dist-info",
     "pytest_xdist-*.dist-info",
     "_cffi_backend*.so",
+    "_hypothesis_*.py",
     "_pytest",
     "anyio",
     "attr",
     "execnet",
+    "hypothesis",
+    "hypothesis-*.dist-info",
     "idna",
     "iniconfig",
     "msgspec",
@@ -53,8 +58,10 @@ PACKAGES = (
     "pytest_timeout.py",
     "scapy",
     "sniffio",
+    "sortedcontainers",
     "structlog",
     "typing_extensions.py",
+    "watchfiles",
     "xdist",
 )
 
@@ -67,7 +74,7 @@ COMMANDS = ("ip", "nsenter", "ethtool", "nft")
 #: Of the project: what the programs are made of, and what the tests of packets import.
 PROJECT = (
     "bpf",
-    "cilia/linux",
+    "cilia",
     "reconcilers",
     "statedb",
     "tables",
@@ -79,10 +86,10 @@ PROJECT = (
 DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "modules", "root", "var")
 
 
-def build(kernel: Kernel, tests: Sequence[str]) -> bytes:
+def build(kernel: Kernel, tests: Sequence[str], done: Sequence[str]) -> bytes:
     """The archive, in the format that the kernel unpacks (cpio "newc").
 
-    ``tests``: what pytest is told to run.
+    ``tests``: what pytest is told to run. ``done``: the tests of these that it leaves out.
     """
     python = Path(sys.executable).resolve()
     stdlib = Path(sysconfig.get_path("stdlib"))
@@ -109,6 +116,11 @@ def build(kernel: Kernel, tests: Sequence[str]) -> bytes:
         archive.file(f"/usr/bin/{command.name}", command.read_bytes(), 0o755)
     for number, module in enumerate(kernel.modules):
         archive.file(f"/modules/{number:02}.ko", module, 0o644)
+    for alias, modules in kernel.on_demand.items():
+        for number, module in enumerate(modules):
+            archive.file(f"{ON_DEMAND}/{alias}/{number:02}.ko", module, 0o644)
+    archive.file("/sbin/modprobe", _modprobe(), 0o755)
+    archive.file(str(DONE_BEFORE), "\n".join(done).encode(), 0o644)
     archive.file("/init", _init(tests), 0o755)
     return archive.finish()
 
@@ -124,8 +136,24 @@ main({str(ROOT)!r}, {packages!r}, {list(tests)!r})
 """.encode()
 
 
+def _modprobe() -> bytes:
+    """What the kernel runs when it wants a module: the last argument is an alias of it."""
+    return f"""#!/usr/bin/python3 -IBS
+import sys
+sys.path[:0] = [{str(ROOT)!r}]
+from tests.kernels.guest import load_on_demand
+load_on_demand(sys.argv[-1])
+""".encode()
+
+
 def _project() -> Iterator[Path]:
-    for name in ("pyproject.toml", "cilia/__init__.py", "tests/__init__.py", "tests/kernel.py"):
+    for name in (
+        "pyproject.toml",
+        "cilia/__init__.py",
+        "tests/__init__.py",
+        "tests/conftest.py",
+        "tests/kernel.py",
+    ):
         yield ROOT / name
     for directory in PROJECT:
         yield from _tree(ROOT / directory)
@@ -156,7 +184,7 @@ def _packages(site: Path) -> Iterator[Path]:
 
 def _tree(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.iterdir()):
-        if path.name in NOT_PACKED:
+        if path.name in NOT_PACKED or path.suffix == ".a":
             continue
         if path.is_dir():
             yield from _tree(path)

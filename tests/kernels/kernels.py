@@ -13,7 +13,13 @@ from typing import NamedTuple
 PACKAGES = ("linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64")
 
 #: What the tests need that these kernels have as modules.
-MODULES = ("veth", "sch_ingress", "cls_bpf", "bridge", "nf_tables", "nft_chain_nat", "nft_masq")
+MODULES = (
+    *("veth", "bridge", "sch_ingress", "cls_bpf"),
+    *("nf_tables", "nft_chain_nat", "nft_masq"),
+)
+
+#: What the kernel loads itself when a program needs it.
+ON_DEMAND = ("inet_diag", "tcp_diag", "udp_diag")
 
 
 class Kernel(NamedTuple):
@@ -23,6 +29,8 @@ class Kernel(NamedTuple):
     image: Path
     #: Contents, each behind those that it depends on.
     modules: list[bytes]
+    #: The same for each alias by which the kernel asks for a module.
+    on_demand: dict[str, list[bytes]]
 
 
 def fetch(meta_package: str, directory: Path) -> Kernel:
@@ -40,7 +48,17 @@ def fetch(meta_package: str, directory: Path) -> Kernel:
     modules: dict[str, bytes] = {}
     for name in MODULES:
         _add_with_dependencies(tree, name, modules)
-    return Kernel(release, image, list(modules.values()))
+    return Kernel(release, image, list(modules.values()), _on_demand(tree))
+
+
+def _on_demand(tree: Path) -> dict[str, list[bytes]]:
+    found = {}
+    for name in ON_DEMAND:
+        modules: dict[str, bytes] = {}
+        _add_with_dependencies(tree, name, modules)
+        for alias in _told(modules.get(name, b""), "alias"):
+            found[alias] = list(modules.values())
+    return found
 
 
 def _concrete(meta_package: str) -> str:
@@ -73,10 +91,17 @@ def _add_with_dependencies(tree: Path, name: str, found: dict[str, bytes]) -> No
     content = files[0].read_bytes()
     if files[0].suffix == ".xz":
         content = lzma.decompress(content)
-    depends = re.search(rb"\0depends=([^\0]*)\0", content)
-    for other in depends[1].decode().split(",") if depends else []:
-        _add_with_dependencies(tree, other, found)
+    for depends in _told(content, "depends"):
+        for other in depends.split(","):
+            _add_with_dependencies(tree, other, found)
     found[name] = content
+
+
+def _told(module: bytes, field: str) -> list[str]:
+    """The values of a field that a module has in its own text."""
+    return [
+        value.decode() for value in re.findall(rb"\0%b=([^\0]*)(?=\0)" % field.encode(), module)
+    ]
 
 
 def _module_name(path: Path) -> str:
