@@ -63,7 +63,7 @@ class NodeDatapath:
         self._ids: dict[str, int] = {}
         self._published = False
         #: Programs in force without a pinned link: place -> id of the program.
-        self.unlinked: Callable[[], Mapping[str, int]] = dict
+        self._unlinked: Callable[[], Mapping[str, int]] = dict
 
     @property
     def timings(self) -> dict[str, float]:
@@ -157,15 +157,19 @@ class NodeDatapath:
         """Copy what programs wrote into predecessors of maps; call before and after the switch."""
         self._loader.carry()
 
+    def count_unlinked(self, attached: Callable[[], Mapping[str, int]]) -> None:
+        """Name who knows programs in force without a pinned link: place -> id of the program."""
+        self._unlinked = attached
+
     def predecessors(self) -> list[str]:
         """Places that still run the predecessor of a published program: pins of links, and what
-        ``unlinked`` names.
+        ``count_unlinked`` was told.
         """
         current = set(self._ids.values())
         running = {path.name: info.program_id for path, info in self._links() if info.target}
         return [
             place
-            for place, number in (running | dict(self.unlinked())).items()
+            for place, number in (running | dict(self._unlinked())).items()
             if number not in current and _name(number) in self._ids
         ]
 

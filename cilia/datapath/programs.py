@@ -95,7 +95,7 @@ class NodePrograms:
 
     def watch_filters(self, attached: Callable[[], Mapping[str, int]]) -> None:
         """`attached`: the tc filters by place, with the id of the program that each runs."""
-        self._node.unlinked = attached
+        self._node.count_unlinked(attached)
 
     def predecessors(self) -> list[str]:
         """Pins of links, and tc filters, that still run a program of the run before."""

@@ -37,7 +37,7 @@ class AttachingDatapath(NodeDatapath):
         if not (features.has_tcx() if tcx is None else tcx):
             self._netlink = Netlink()
             self._filters = FilterPlaces(self._netlink)
-            self.unlinked = self._filters.program_ids
+            self.count_unlinked(self._filters.program_ids)
         self.db = DB()
         self.devices = new_devices_table(self.db)
         #: Rows beside those of socket programs.
