@@ -28,10 +28,13 @@ from yaml.events import (
     StreamEndEvent,
 )
 
+from statedb.shown.text import shortened
+
+# Possessive where one could backtrack: each is linear in the text.
 _SEPARATOR: Final = re.compile(rb"^---(?=[ \t\r\n]|$)", re.MULTILINE)
-_HAS_CONTENT: Final = re.compile(rb"^[^\S\n]*[^\s#%]", re.MULTILINE)
-_INT: Final = re.compile(r"[-+]?[0-9]+")
-_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_HAS_CONTENT: Final = re.compile(rb"^[^\S\n]*+[^\s#%]", re.MULTILINE)
+_INT: Final = re.compile(r"[-+]?[0-9]++")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]++|[0-9]++(\.[0-9]*+)?)([eE][-+]?[0-9]++)?")
 # Go's YAML 1.1 words, which people's manifests rely on.
 _WORDS: Final[dict[str, bool | None]] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -40,13 +43,13 @@ _WORDS: Final[dict[str, bool | None]] = {
 }
 _COLLECTION_TAGS: Final = (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _MAX_DEPTH: Final = 64
-_KIND: Final = re.compile(rb"^kind:[ \t]*[\"']?([A-Za-z]+)", re.MULTILINE)
-_NAME: Final = re.compile(
-    rb"^metadata:(?:.*\n)(?:[ \t]+.*\n)*?[ \t]+name:[ \t]*[\"']?([-.\w]+)", re.MULTILINE
-)
-_NAMESPACE: Final = re.compile(
-    rb"^metadata:(?:.*\n)(?:[ \t]+.*\n)*?[ \t]+namespace:[ \t]*[\"']?([-.\w]+)", re.MULTILINE
-)
+# Values that aliases may stand for in one document: each use counts as if it were written out.
+_MAX_ALIASED: Final = 10_000
+# Longer numbers are no number that any field takes; Python refuses to convert some of them.
+_MAX_DIGITS: Final = 100
+# A glance at a broken document goes no further.
+_GLANCE_BYTES: Final = 64 * 1024
+_WORD: Final = frozenset(b"-._abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -62,7 +65,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class _Malformed(Exception):
-    """Well-formed YAML that is no value: a repeated key, an unknown tag, an unknown anchor."""
+    """Well-formed YAML that is no value: a repeated key, an unknown tag, too many aliases."""
 
 
 def read_yaml(data: bytes) -> list[Document]:
@@ -72,7 +75,7 @@ def read_yaml(data: bytes) -> list[Document]:
         number = len(found) + 1
         try:
             found.append(Document(number, parse_yaml(part)))
-        except (yaml.YAMLError, _Malformed) as error:
+        except Exception as error:  # noqa: BLE001 - of this document alone: the others are read
             found.append(_broken(number, part, _explain(error, first_line)))
     return found
 
@@ -82,9 +85,27 @@ def read_json(data: bytes) -> list[Document]:
     if not data.strip():
         return []
     try:
-        return [Document(1, orjson.loads(data))]
+        form = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         return [Document(1, error=f"line {error.lineno}: {error.msg}")]
+    if _is_deep(form):
+        return [Document(1, error=f"nested deeper than {_MAX_DEPTH}")]
+    return [Document(1, form)]
+
+
+def _is_deep(form: Any) -> bool:
+    """True when collections are nested deeper than anything that is read. Not recursive."""
+    level = [form]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return False
+    return any(isinstance(node, dict | list) for node in level)
 
 
 def _parts(data: bytes) -> Iterator[tuple[bytes, int]]:
@@ -100,11 +121,35 @@ def _parts(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _broken(number: int, part: bytes, error: str) -> Document:
-    kind, namespace, name = (
-        match[1].decode() if (match := pattern.search(part)) else ""
-        for pattern in (_KIND, _NAMESPACE, _NAME)
-    )
+    kind, namespace, name = _glance(part)
     return Document(number, error=error, kind=kind, namespace=namespace, name=name)
+
+
+def _glance(part: bytes) -> tuple[str, str, str]:
+    """Kind, namespace and name as block style writes them; one look at each line."""
+    found = {b"kind": "", b"namespace": "", b"name": ""}
+    in_metadata, first_indent = False, 0
+    for line in part[:_GLANCE_BYTES].split(b"\n"):
+        text = line.lstrip(b" \t")
+        key, colon, value = text.partition(b":")
+        if not colon or text.startswith(b"#"):
+            continue
+        indent = len(line) - len(text)
+        if not indent:
+            in_metadata, first_indent = key == b"metadata", 0
+            wanted = key == b"kind"
+        else:
+            first_indent = first_indent or indent
+            wanted = in_metadata and indent == first_indent and key in (b"name", b"namespace")
+        if wanted:
+            found[key] = found[key] or _word(value)
+    return found[b"kind"], found[b"namespace"], found[b"name"]
+
+
+def _word(value: bytes) -> str:
+    """The word that a value begins with, without quotes; empty for anything else."""
+    word = (value[:300].split(maxsplit=1) or [b""])[0].strip(b"\"'")
+    return word.decode() if _WORD.issuperset(word) else ""
 
 
 def _explain(error: Exception, first_line: int) -> str:
@@ -112,9 +157,12 @@ def _explain(error: Exception, first_line: int) -> str:
         mark, problem = error.problem_mark, error.problem
     elif isinstance(error, _Malformed):
         problem, mark = error.args
+    elif isinstance(error, yaml.YAMLError):
+        return shortened(" ".join(str(error).split()))
     else:
-        return " ".join(str(error).split())
-    return f"line {first_line + mark.line + 1}: {problem}" if mark else str(problem)
+        return shortened(f"cannot be decoded: {type(error).__name__}: {error}")
+    problem = shortened(str(problem))
+    return f"line {first_line + mark.line + 1}: {problem}" if mark else problem
 
 
 def parse_yaml(data: bytes) -> Any:
@@ -129,13 +177,27 @@ def parse_yaml(data: bytes) -> Any:
         parser.dispose()
 
 
+class _Anchored(msgspec.Struct, frozen=True):
+    """A value that has a name, with the number of values in it and how deep it is."""
+
+    value: Any
+    size: int
+    depth: int
+
+
 class _Builder:
-    """Turns the events of one document into a value."""
+    """Turns the events of one document into a value.
+
+    The value of an alias is shared, so it costs nothing here; whoever walks through the result pays
+    for each use. So uses are counted, and their number and depth are bounded.
+    """
 
     def __init__(self, parser: Any) -> None:
         self._next = parser.get_event
-        self._anchors: dict[str, Any] = {}
-        self._depth = 0
+        self._anchors: dict[str, _Anchored] = {}
+        self._depth = self._deepest = 0
+        # Values so far, with those that aliases stand for, and the latter alone.
+        self._size = self._aliased = 0
 
     def document(self) -> Any:
         event = self._next()
@@ -152,22 +214,43 @@ class _Builder:
 
     def _value(self, event: Any) -> Any:
         kind = type(event)
-        if kind is ScalarEvent:
-            value = _scalar(event)
-        elif kind is AliasEvent:
-            if event.anchor not in self._anchors:
-                raise _Malformed(f"no anchor {event.anchor!r} before it is used", event.start_mark)
-            return self._anchors[event.anchor]
-        else:
-            value = self._collection(event)
+        if kind is AliasEvent:
+            return self._alias(event)
         if event.anchor is not None:
-            self._anchors[event.anchor] = value
+            return self._anchor(event)
+        self._size += 1
+        return _scalar(event) if kind is ScalarEvent else self._collection(event)
+
+    def _anchor(self, event: Any) -> Any:
+        before, deepest = self._size, self._deepest
+        self._size += 1
+        self._deepest = self._depth
+        value = _scalar(event) if type(event) is ScalarEvent else self._collection(event)
+        depth = self._deepest - self._depth
+        self._anchors[event.anchor] = _Anchored(value, self._size - before, depth)
+        self._deepest = max(deepest, self._deepest)
         return value
+
+    def _alias(self, event: Any) -> Any:
+        anchored = self._anchors.get(event.anchor)
+        if anchored is None:
+            raise _Malformed(f"no anchor {event.anchor!r} before it is used", event.start_mark)
+        self._size += anchored.size
+        self._aliased += anchored.size
+        if self._aliased > _MAX_ALIASED:
+            message = f"aliases stand for more than {_MAX_ALIASED} values"
+            raise _Malformed(message, event.start_mark)
+        self._deepen(self._depth + anchored.depth, event)
+        return anchored.value
+
+    def _deepen(self, depth: int, event: Any) -> None:
+        if depth > _MAX_DEPTH:
+            raise _Malformed(f"nested deeper than {_MAX_DEPTH}", event.start_mark)
+        self._deepest = max(self._deepest, depth)
 
     def _collection(self, event: Any) -> Any:
         self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise _Malformed(f"nested deeper than {_MAX_DEPTH}", event.start_mark)
+        self._deepen(self._depth, event)
         if event.tag not in _COLLECTION_TAGS:
             raise _Malformed(f"tag {event.tag} has no meaning here", event.start_mark)
         if type(event) is MappingStartEvent:
@@ -219,20 +302,26 @@ def _scalar(event: Any) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if text[0] in "+-.0123456789":
-        if _INT.fullmatch(text):
-            return int(text)
-        if _FLOAT.fullmatch(text):
-            return float(text)
+        return _number(text, event)
     return text
 
 
-_TAGS: Final = {"tag:yaml.org,2002:str": str, "tag:yaml.org,2002:int": int}
+def _number(text: str, event: Any) -> Any:
+    """The number that a text is by the rules of JSON, else the text."""
+    is_int = _INT.fullmatch(text)
+    if not is_int and not _FLOAT.fullmatch(text):
+        return text
+    if len(text) > _MAX_DIGITS:
+        raise _Malformed(f"a number of {len(text)} digits", event.start_mark)
+    return int(text) if is_int else float(text)
 
 
 def _tagged(event: Any) -> Any:
-    if event.tag == "!":
-        return event.value
-    make = _TAGS.get(event.tag)
-    if make is None:
+    text: str = event.value
+    if event.tag in ("!", "tag:yaml.org,2002:str"):
+        return text
+    if event.tag != "tag:yaml.org,2002:int":
         raise _Malformed(f"tag {event.tag} has no meaning here", event.start_mark)
-    return make(event.value)
+    if not _INT.fullmatch(text):
+        raise _Malformed(f"{text!r} is not an integer", event.start_mark)
+    return _number(text, event)

@@ -44,12 +44,12 @@ Items = Callable[[Any], Iterable[tuple[str, Any]]]
 
 def manifest_items(form: Any) -> Iterator[tuple[str, Any]]:
     """The objects of a document: itself, or the items of a list."""
-    is_list = isinstance(form, Mapping) and str(form.get("kind", "")).endswith("List")
-    if not is_list or "items" not in form:
+    kind = form.get("kind") if isinstance(form, Mapping) else None
+    if not isinstance(kind, str) or not kind.endswith("List") or "items" not in form:
         yield "", form
         return
     # The items of a ServiceList say neither kind nor version: the list does.
-    kind, version = str(form["kind"]).removesuffix("List"), form.get("apiVersion")
+    kind, version = kind.removesuffix("List"), form.get("apiVersion")
     default = {"apiVersion": version, "kind": kind} if kind else {}
     yield from list_items("items", form["items"], default)
 
@@ -63,14 +63,29 @@ def list_items(path: str, items: Any, default: Mapping[str, Any]) -> Iterator[tu
         yield f"{path}[{i}]", {**default, **item} if isinstance(item, Mapping) else item
 
 
+# Problems of one file that are told one by one.
+MOST_PROBLEMS: Final = 100
+
+
+def unreadable(file: str, message: str) -> FileContent:
+    """Return the content of a file of which nothing is known but that it is there."""
+    return FileContent(problems=(Problem(message, file),), keep_all=True)
+
+
 def decode_file(file: str, data: bytes, items: Items = manifest_items) -> FileContent:
     """Decodes all documents of a file; never raises for what stands in it."""
-    reader = READERS[os.path.splitext(file)[1]]
+    try:
+        return _decode(file, READERS[os.path.splitext(file)[1]](data), items)
+    except Exception as error:  # noqa: BLE001 - of this file alone: what it had stays in force
+        return unreadable(file, f"cannot be decoded: {type(error).__name__}: {error}"[:300])
+
+
+def _decode(file: str, documents: Iterable[Document], items: Items) -> FileContent:
     objects: dict[ObjectKey, K8sObject] = {}
     problems: list[Problem] = []
     keep: set[ObjectKey] = set()
     keep_all = False
-    for document in reader(data):
+    for document in documents:
         if document.error:
             keep_all = True
             problems.append(_unreadable(file, document))
@@ -86,7 +101,16 @@ def decode_file(file: str, data: bytes, items: Items = manifest_items) -> FileCo
                 keep.add((error.kind, "", error.name))
                 keep_all = keep_all or not error.name
                 problems.extend(_invalid(file, document.number, path, error))
-    return FileContent(objects, tuple(problems), frozenset(keep - objects.keys()), keep_all)
+    return FileContent(
+        objects, _bounded(file, problems), frozenset(keep - objects.keys()), keep_all
+    )
+
+
+def _bounded(file: str, problems: list[Problem]) -> tuple[Problem, ...]:
+    more = len(problems) - MOST_PROBLEMS
+    if more <= 0:
+        return tuple(problems)
+    return (*problems[:MOST_PROBLEMS], Problem(f"has {more} more problems", file))
 
 
 def _unreadable(file: str, document: Document) -> Problem:

@@ -24,12 +24,21 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+from statedb.shown.text import shortened
+
+_NAME: Final = re.compile(r"[-a-z0-9.]{1,253}")
+_NAMESPACE: Final = re.compile(r"[-a-z0-9.]{0,253}")
 
 
 def _object_name(value: str) -> str:
-    if len(value) > 253 or not _NAME.fullmatch(value):
+    if not _NAME.fullmatch(value) or value[0] in "-." or value[-1] in "-.":
         raise ValueError("must be lower case letters, digits, '-' and '.', at most 253 of them")
+    return value
+
+
+def _namespace(value: str) -> str:
+    if not _NAMESPACE.fullmatch(value):
+        raise ValueError("must be lower case letters, digits and '-', at most 63 of them")
     return value
 
 
@@ -55,6 +64,7 @@ def _cidr(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_object_name)]
+NamespaceName = Annotated[str, AfterValidator(_namespace)]
 Address = Annotated[str, AfterValidator(_ip)]
 OptionalAddress = Annotated[str, AfterValidator(_optional_ip)]
 ClusterAddress = Annotated[str, AfterValidator(_cluster_ip)]
@@ -75,7 +85,7 @@ class Model(BaseModel):
 
 class Metadata(Model):
     name: Name
-    namespace: str = ""
+    namespace: NamespaceName = ""
     uid: str = ""
     resource_version: str = ""
     creation_timestamp: str | None = None
@@ -298,15 +308,24 @@ def register(model: type[K8sObject]) -> None:
     KINDS[model.API_VERSION, model.KIND] = model
 
 
+# A wrong value is told with its message if it is no longer than this.
+_MOST_SHOWN: Final = 60
+# Errors of one object that are told one by one.
+MOST_ERRORS: Final = 20
+
+
 class InvalidObject(Exception):
-    """An object that cannot be used; ``errors`` are pairs of field path and message."""
+    """An object that cannot be used; ``errors`` are pairs of field path and message, of bounded
+    number and length whatever stands in the object."""
 
     def __init__(self, kind: str, namespace: str, name: str, errors: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{field}: {message}" for field, message in errors))
-        self.kind = kind
-        self.namespace = namespace
-        self.name = name
-        self.errors = errors
+        self.errors = [(shortened(field), shortened(text)) for field, text in errors[:MOST_ERRORS]]
+        if len(errors) > MOST_ERRORS:
+            self.errors.append(("", f"has {len(errors) - MOST_ERRORS} more errors"))
+        super().__init__("; ".join(f"{field}: {message}" for field, message in self.errors))
+        self.kind = shortened(kind)
+        self.namespace = shortened(namespace)
+        self.name = shortened(name)
 
 
 def decode(form: object) -> K8sObject:
@@ -326,12 +345,13 @@ def decode(form: object) -> K8sObject:
     except TypeError:
         model = None
     if model is None:
-        raise InvalidObject(str(kind or ""), namespace, name, [_unknown_kind(api_version, kind)])
+        raise InvalidObject(_text(kind), namespace, name, [_unknown_kind(api_version, kind)])
     try:
-        obj = model.model_validate(form)
-    except ValidationError as error:
+        return _finished(model.model_validate(form))
+    except InvalidObject:
+        raise
+    except Exception as error:  # noqa: BLE001 - of this object alone
         raise InvalidObject(model.KIND, namespace, name, _errors(error)) from None
-    return _finished(obj)
 
 
 def decode_json(model: type[K8sObject], key: ObjectKey, data: bytes | memoryview) -> K8sObject:
@@ -340,10 +360,16 @@ def decode_json(model: type[K8sObject], key: ObjectKey, data: bytes | memoryview
     Raises InvalidObject.
     """
     try:
-        obj = model.model_validate_json(bytes(data))
-    except ValidationError as error:
+        return _finished(model.model_validate_json(bytes(data)))
+    except InvalidObject:
+        raise
+    except Exception as error:  # noqa: BLE001 - of this object alone
         raise InvalidObject(*key, _errors(error)) from None
-    return _finished(obj)
+
+
+def unexpected(error: Exception) -> str:
+    """Return the message of a problem for an exception that nobody thought of."""
+    return shortened(f"cannot be used: {type(error).__name__}: {error}")
 
 
 def _finished(obj: K8sObject) -> K8sObject:
@@ -399,22 +425,33 @@ def _identity(form: Mapping[Any, Any]) -> tuple[str, str]:
     meta = form.get("metadata")
     if not isinstance(meta, Mapping):
         return "", ""
-    return str(meta.get("namespace") or ""), str(meta.get("name") or "")
+    return _text(meta.get("namespace")), _text(meta.get("name"))
+
+
+def _text(value: object) -> str:
+    """What a name says; nothing for collections, which no name is."""
+    if isinstance(value, str):
+        return value
+    return _brief(value) if isinstance(value, int | float) and value else ""
 
 
 def _unknown_kind(api_version: object, kind: object) -> tuple[str, str]:
     if not isinstance(kind, str) or not kind:
-        return ("kind", "is missing" if kind is None else f"{kind!r} is not a kind")
+        return ("kind", "is missing" if kind is None else f"{_brief(kind) or 'this'} is not a kind")
     if not isinstance(api_version, str) or not api_version:
         return (
             "apiVersion",
-            "is missing" if api_version is None else f"{api_version!r} is no version",
+            "is missing"
+            if api_version is None
+            else f"{_brief(api_version) or 'this'} is no version",
         )
     known = ", ".join(f"{version} {name}" for version, name in KINDS)
     return ("kind", f"{api_version} {kind} is not known here (known are {known})")
 
 
-def _errors(error: ValidationError) -> list[tuple[str, str]]:
+def _errors(error: Exception) -> list[tuple[str, str]]:
+    if not isinstance(error, ValidationError):
+        return [("", unexpected(error))]
     found = error.errors(include_url=False, include_context=False)
     return [
         (_path(item["loc"]), _message(item["msg"], item["type"], item["input"])) for item in found
@@ -432,5 +469,28 @@ def _message(message: str, kind: str, value: object) -> str:
     if kind == "missing":
         return "is missing"
     text = message.removeprefix("Value error, ").removeprefix("Input ")
+    shown = _brief(value)
+    return text if not shown or shown in text else f"{text}, not {shown}"
+
+
+def _brief(value: object) -> str:
+    """The value as Python writes it, if that is short, else nothing.
+
+    Looks at no more of the value than would be shown: aliases make a small file a large value.
+    """
+    left, stack = _MOST_SHOWN, [value]
+    while stack:
+        part = stack.pop()
+        left -= 1
+        if isinstance(part, str):
+            left -= len(part)
+        elif isinstance(part, int):
+            left -= part.bit_length() // 4
+        elif isinstance(part, Mapping | list):
+            left -= len(part)
+            if left >= 0:
+                stack += [*part.keys(), *part.values()] if isinstance(part, Mapping) else part
+        if left < 0:
+            return ""
     shown = repr(value)
-    return text if shown in text or len(shown) > 60 else f"{text}, not {shown}"
+    return shown if len(shown) <= _MOST_SHOWN else ""
