@@ -9,12 +9,16 @@ from typing import Final
 
 import msgspec
 
+from statedb.shown.text import shortened
+
+# All repeats are possessive: none is tried a second time.
 _REQUIREMENT: Final = re.compile(
-    r"(?P<absent>!)?\s*(?P<key>[-./\w]+)\s*"
-    r"(?:(?P<op>==|=|!=)\s*(?P<value>[-.\w]*)|\s(?P<set>in|notin)\s*\((?P<values>[-.\w\s,]*)\))?"
+    r"(?P<absent>!)?\s*+(?P<key>[-./\w]++)\s*+"
+    r"(?:(?P<op>==|=|!=)\s*+(?P<value>[-.\w]*+)"
+    r"|(?<=\s)(?P<set>in|notin)\s*+\((?P<values>[-.\w\s,]*+)\))?"
 )
-# A comma outside of parentheses.
-_COMMA: Final = re.compile(r",(?![^(]*\))")
+# Longer texts are refused; a requirement has some 30 characters.
+MOST: Final = 10_000
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -47,16 +51,34 @@ class Selector(msgspec.Struct, frozen=True):
 
 
 def parse_selector(text: str) -> Selector:
-    """Raises ValueError naming the requirement that is none."""
+    """Raises ValueError naming the requirement that is none, or when the text is too long."""
+    if len(text) > MOST:
+        raise ValueError(f"{len(text)} characters are more than a selector may have ({MOST})")
     if not text.strip():
         return Selector()
-    return Selector(tuple(_requirement(part.strip()) for part in _COMMA.split(text)))
+    return Selector(tuple(_requirement(part.strip()) for part in _parts(text)))
+
+
+def _parts(text: str) -> list[str]:
+    """Split at the commas that are outside of parentheses, in one pass.
+
+    >>> _parts("a in (b,c), d")
+    ['a in (b,c)', ' d']
+    """
+    parts, start, inside = [], 0, False
+    for at, character in enumerate(text):
+        if character == "," and not inside:
+            parts.append(text[start:at])
+            start = at + 1
+        elif character in "()":
+            inside = character == "("
+    return [*parts, text[start:]]
 
 
 def _requirement(text: str) -> Requirement:
     match = _REQUIREMENT.fullmatch(text)
     if match is None or (match["absent"] and (match["op"] or match["set"])):
-        raise ValueError(f"{text!r} is not a label requirement")
+        raise ValueError(f"{shortened(text)!r} is not a label requirement")
     if match["op"]:
         return Requirement(match["key"], frozenset((match["value"],)), match["op"] == "!=")
     if match["set"]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
 from cilia.loadbalancer.this_node import LocalNode
+from statedb.shown.text import shortened
 from tables.loadbalancer.services import (
     Algorithm,
     ForwardingMode,
@@ -50,7 +51,7 @@ class IgnoredAnnotation(ValueError):
     def __init__(self, name: str, message: str) -> None:
         super().__init__(name, message)
         self.name = name
-        self.message = message
+        self.message = shortened(message)
 
 
 def exposed_types(annotations: Annotations) -> frozenset[str] | None:
@@ -124,9 +125,11 @@ def weight(annotations: Annotations, default: int) -> int:
     text = annotations.get(WEIGHT)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit()) or int(text) > MAX_WEIGHT:
+    # Python converts no more than some thousand digits.
+    digits = text.lstrip("0") or text[-1:]
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 5 or int(digits) > MAX_WEIGHT:
         raise IgnoredAnnotation(WEIGHT, f"{text!r} is not a number from 0 to {MAX_WEIGHT}")
-    return int(text)
+    return int(digits)
 
 
 def _choice(annotations: Annotations, name: str, values: Mapping[str, T], default: T) -> T:

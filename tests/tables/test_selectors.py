@@ -34,6 +34,11 @@ def test_requirements(text: str, matches: bool) -> None:
     assert parse_selector(text).matches(LABELS) is matches
 
 
+def test_a_selector_is_refused_when_it_is_too_long() -> None:
+    with pytest.raises(ValueError, match="10002 characters"):
+        parse_selector("a," * 5001)
+
+
 @pytest.mark.parametrize("text", ["(", "zone in", "zone in a", "!zone=a", "zone=a,", "a b", "=a"])
 def test_what_is_no_requirement_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a label requirement"):
