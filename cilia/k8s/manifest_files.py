@@ -18,6 +18,7 @@ import msgspec
 from cilia.k8s.documents import Document, read_json, read_yaml
 from cilia.k8s.objects import InvalidObject, K8sObject, ObjectKey, decode
 from cilia.k8s.watch import Delete, Event, Invalid, Problem, Upsert
+from statedb.shown.text import shortened, visible
 
 READERS: Final[dict[str, Callable[[bytes], list[Document]]]] = {
     ".yaml": read_yaml,
@@ -127,7 +128,9 @@ def _unreadable(file: str, document: Document) -> Problem:
 def _invalid(file: str, number: int, path: str, error: InvalidObject) -> Iterator[Problem]:
     for field, message in error.errors:
         where = f"{path}.{field}" if path and field else path or field
-        yield Problem(message, file, number, error.kind, error.namespace, error.name, where)
+        yield Problem(
+            message, file, number, error.kind, error.namespace, error.name, shortened(where)
+        )
 
 
 def _repeated(obj: K8sObject) -> InvalidObject:
@@ -159,6 +162,13 @@ class Manifests:
             if key not in objects and (content.keep_all or key in content.keep):
                 objects[key] = obj
         return self._replace(file, msgspec.structs.replace(content, objects=objects))
+
+    def lost(self, file: str, content: FileContent) -> frozenset[ObjectKey]:
+        """The objects that the file has, and would not have with this content."""
+        old = self._files.get(file, FileContent()).objects.keys()
+        if content.keep_all:
+            return frozenset()
+        return frozenset(old - content.objects.keys() - content.keep)
 
     def remove(self, file: str) -> list[Event]:
         """The file is gone, and with it what it alone had."""
@@ -211,7 +221,7 @@ class Manifests:
             problems = self._problems_of(name)
             if problems != self._problems.get(name, ()):
                 self._problems[name] = problems
-                events.append(Invalid(f"{self._origin}:{name}", problems))
+                events.append(Invalid(f"{self._origin}:{visible(name)}", problems))
         return events
 
     def _problems_of(self, file: str) -> tuple[Problem, ...]:
@@ -220,6 +230,11 @@ class Manifests:
             return ()
         waiting = [key for key in content.objects if self._claims[key][0] != file]
         return content.problems + tuple(
-            Problem(f"is in {self._claims[key][0]} already, which is used", file, 0, *key)
-            for key in waiting
+            Problem(
+                f"is in {visible(self._claims[key][0])} already, which is used",
+                visible(file),
+                0,
+                *key,
+            )
+            for key in waiting[:MOST_PROBLEMS]
         )

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from cilia.k8s import manifests
-from cilia.k8s.manifests import ManifestSource, read_settled
+from cilia.k8s import directory_files, manifests
+from cilia.k8s.directory_files import GRACE_S, SETTLE_S, Restless, read_at_rest
+from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
 from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
 from tests.cilia.k8s.forms import service_form, yaml_of
@@ -63,7 +65,7 @@ class Reader:
 
     async def quiet(self) -> None:
         """Waits longer than the source needs to notice and say anything."""
-        await asyncio.sleep((manifests.DEBOUNCE_MS * 2) / 1000 + manifests.SETTLE_S)
+        await asyncio.sleep((manifests.DEBOUNCE_MS * 2) / 1000 + SETTLE_S)
 
 
 class World:
@@ -149,7 +151,7 @@ async def test_temporary_hidden_and_foreign_files_are_not_read(world: World) -> 
         (world.directory / name).write_bytes(yaml_of(service_form("nobody")))
     (world.directory / "dir.yaml").mkdir()
     problems = world.problems
-    await problems.until(lambda: any("directory" in text for text in problems.complaints))
+    await problems.until(lambda: any("regular" in text for text in problems.complaints))
     world.write("last.yaml", "last")
     await world.services.until(lambda: "last" in world.services.names)
     assert world.services.names == ["first", "last"]
@@ -244,31 +246,140 @@ async def test_a_late_reader_gets_the_list(world: World) -> None:
     late.task.cancel()
 
 
-def test_a_file_that_vanishes_while_it_is_read_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_that_vanishes_before_it_rests_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_bytes(b"a: 1\n")
-    real_sleep = time.sleep
-
-    def vanish(seconds: float) -> None:
+    path.write_bytes(yaml_of(service_form("a")))
+    world = World(tmp_path, settle_s=0.2)
+    try:
+        await asyncio.sleep(0)
         path.unlink()
-        real_sleep(0)
-
-    monkeypatch.setattr(time, "sleep", vanish)
-    source = ManifestSource(tmp_path, settle_s=0.2)
-    assert source._read_step(["a.yaml"]) == [("a.yaml", None)]
+        await world.services.until(lambda: world.services.listed)
+        assert world.services.names == []
+    finally:
+        await world.close()
 
 
 def test_a_file_is_read_when_it_is_at_rest(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"a: 1\n")
-    started = time.monotonic()
-    stamp, data = read_settled(path, None)
-    assert data == b"a: 1\n"
-    assert time.monotonic() - started >= manifests.SETTLE_S * 0.5
-    assert read_settled(path, stamp) == (stamp, None)
+    with pytest.raises(Restless) as restless:
+        read_at_rest(path, None)
+    assert 0 < restless.value.wait_s <= SETTLE_S
     os.utime(path, (1, 1))
-    started = time.monotonic()
-    assert read_settled(path, stamp)[1] == b"a: 1\n"
-    assert time.monotonic() - started < manifests.SETTLE_S
+    stamp, _, data = read_at_rest(path, None)
+    assert data == b"a: 1\n"
+    assert read_at_rest(path, stamp)[2] is None
+
+
+def test_a_file_that_shrank_or_is_empty_has_to_rest_longer(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"a: 1\n" * 2)
+    os.utime(path, (1, 1))
+    whole, _, _ = read_at_rest(path, None)
+    for data in (b"a: 1\n", b""):
+        path.write_bytes(data)
+        earlier = time.time() - 2 * SETTLE_S
+        os.utime(path, (earlier, earlier))
+        with pytest.raises(Restless) as restless:
+            read_at_rest(path, whole)
+        assert restless.value.wait_s > GRACE_S / 2
+
+
+async def test_a_file_written_in_place_loses_nothing_meanwhile(world: World) -> None:
+    path = world.directory / "first.yaml"
+    whole = yaml_of(service_form("first"), service_form("second", "10.96.0.2"))
+    for part in (b"", whole[:40], whole[: whole.index(b"---")]):
+        path.write_bytes(part)
+        await world.services.quiet()
+        assert world.services.names == ["first"]
+    path.write_bytes(whole)
+    await world.services.until(lambda: world.services.names == ["first", "second"])
+    assert world.services.deleted == 0
+
+
+async def test_an_object_that_went_in_place_is_gone_when_the_file_rests(world: World) -> None:
+    services = world.services
+    world.write("first.yaml", "another-name")
+    await services.until(lambda: services.names == ["another-name", "first"])
+    await services.until(lambda: services.names == ["another-name"])
+    world.write("first.yaml")
+    await services.until(lambda: services.names == [])
+
+
+def make_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "socket": make_socket,
+    "directory": Path.mkdir,
+    "terminal": lambda path: path.symlink_to("/dev/ptmx"),
+    "zeros": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+async def test_what_is_no_file_is_a_problem_and_the_others_are_read(
+    world: World, kind: str
+) -> None:
+    NO_FILES[kind](world.directory / "a.yaml")
+    world.write("b.yaml", "b", ip="10.96.0.2")
+    await world.services.until(lambda: world.services.names == ["b", "first"])
+    await world.problems.until(lambda: world.problems.complaints == ["is not a regular file"])
+
+
+async def test_a_file_that_never_rests_is_a_problem_and_the_others_are_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_files, "PATIENCE_S", 0.2)
+
+    async def write_on() -> None:
+        with (world.directory / "a.yaml").open("ab", buffering=0) as file:
+            while True:
+                file.write(b"# more\n")
+                await asyncio.sleep(SETTLE_S / 10)
+
+    writing = asyncio.create_task(write_on())
+    try:
+        world.write("b.yaml", "b", ip="10.96.0.2")
+        await world.services.until(lambda: world.services.names == ["b", "first"])
+        await world.problems.until(lambda: "has been written to" in str(world.problems.complaints))
+    finally:
+        writing.cancel()
+    await world.problems.until(lambda: world.problems.complaints == [])
+
+
+async def test_a_file_whose_name_is_no_utf8_is_read_and_named(world: World) -> None:
+    name = os.fsdecode(b"caf\xe9\x1b.yaml")
+    world.write(name, "a", ip="10.96.0.2")
+    await world.services.until(lambda: world.services.names == ["a", "first"])
+    (world.directory / name).write_bytes(b"{")
+    origin = r"manifests:caf\xe9\x1b.yaml"
+    await world.problems.until(lambda: bool(world.problems.problems.get(origin)))
+
+
+async def test_all_files_are_read_again_after_a_failure(tmp_path: Path) -> None:
+    """Events of a reading that failed on their way are not lost."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_bytes(yaml_of(service_form(name)))
+    source = ManifestSource(tmp_path)
+    publish, calls = source._store.publish, 0
+
+    def fail_once(events: Iterable[Event]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("once")
+        publish(events)
+
+    source._files._publish = fail_once
+    with pytest.raises(RuntimeError):
+        await source.run()
+    assert not source._store.complete
+    services = Reader(source.watch(Service))
+    task = asyncio.create_task(source.run())
+    await services.until(lambda: services.listed)
+    assert services.names == ["a", "b"]
+    for running in (task, services.task):
+        running.cancel()

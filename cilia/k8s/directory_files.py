@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a directory of manifests: read when they are at rest, and what they say published.
+
+Only regular files are opened, and none is waited for. A file counts as read (its *stamp* is kept)
+once what it says has been published, so that a failure before leaves it unread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cilia.k8s.manifest_files import FileContent, Items, Manifests, decode_file, unreadable
+from cilia.k8s.watch import Event
+from statedb.shown.text import visible
+
+# A file written in place is first empty, then partial; it is read when it has been at rest this
+# long.
+SETTLE_S: Final = 0.03
+# A file that became smaller in place, or is empty, is most likely being written: it is read when it
+# has been at rest this long. Objects that a file lost in place are in force for as long.
+GRACE_S: Final = 1.0
+# A file that is written to without rest is a problem after this long, and still is not read.
+PATIENCE_S: Final = 10.0
+# A larger file is refused: the objects of 10,000 services take 20 MiB.
+MOST_BYTES: Final = 256 << 20
+
+# Inode, size and modification time in ns.
+Stamp = tuple[int, int, int]
+
+
+class Unreadable(Exception):
+    """A file that is no manifest; the text says why."""
+
+
+class Restless(Exception):
+    """A file that may be read in `wait_s` seconds, if it is not written to until then."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
+
+
+class DirectoryFiles:
+    """Reads files, keeps what they say together, and publishes what changes.
+
+    `read` may run in a thread, one at a time. With ``keeps_removed``, a file that goes leaves its
+    objects in force and is a problem.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        manifests: Manifests,
+        publish: Callable[[Iterable[Event]], None],
+        *,
+        items: Items,
+        settle_s: float = SETTLE_S,
+        keeps_removed: bool = False,
+    ) -> None:
+        self._directory = directory
+        self._manifests = manifests
+        self._publish = publish
+        self._items = items
+        self._settle_s = settle_s
+        self._keeps_removed = keeps_removed
+        # What a failure kept from the readers.
+        self._unpublished: list[Event] = []
+        self._stamps: dict[str, Stamp] = {}
+        # When to look again, and since when a file does not rest, in seconds of `time.monotonic`.
+        self.due: dict[str, float] = {}
+        self._restless_since: dict[str, float] = {}
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._manifests.files
+
+    @property
+    def waiting(self) -> bool:
+        """True while a file that is there has not been read at all, not even as a problem."""
+        return not self._restless_since.keys() <= set(self._manifests.files)
+
+    def forget_stamps(self) -> None:
+        """Count all files as unread."""
+        self._stamps.clear()
+
+    def read(self, names: Iterable[str]) -> list[str]:
+        """Take in the files that changed and are at rest; return those that are gone."""
+        gone = []
+        for name in names:
+            self.due.pop(name, None)
+            try:
+                self._read(name)
+            except Restless as error:
+                self._look_again(name, error.wait_s)
+                continue
+            except FileNotFoundError as error:
+                if self._keeps_removed:
+                    self._put(name, self._problem(name, f"cannot be read: {error.strerror}"))
+                else:
+                    gone.append(name)
+            except OSError as error:
+                self._put(name, self._problem(name, f"cannot be read: {error.strerror}"))
+            except Unreadable as error:
+                self._put(name, self._problem(name, str(error)))
+            self._restless_since.pop(name, None)
+        return gone
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Take out files that are gone."""
+        for name in names:
+            self._unpublished += self._manifests.remove(name)
+        self._publish(self._unpublished)
+        self._unpublished = []
+
+    def _read(self, name: str) -> None:
+        """Raises OSError, Restless, Unreadable."""
+        known = self._stamps.get(name)
+        stamp, age_s, data = read_at_rest(self._directory / name, known, self._settle_s)
+        if data is None:
+            return
+        content = decode_file(visible(name), data, self._items)
+        in_place = known is not None and known[0] == stamp[0]
+        if in_place and 0 <= age_s < GRACE_S:
+            lost = self._manifests.lost(name, content)
+            if lost:
+                self._put(name, msgspec.structs.replace(content, keep=content.keep | lost))
+                raise Restless(GRACE_S - age_s)
+        self._put(name, content)
+        self._stamps[name] = stamp
+
+    def _put(self, name: str, content: FileContent) -> None:
+        self._unpublished += self._manifests.put(name, content)
+        self._publish(self._unpublished)
+        self._unpublished = []
+
+    def _problem(self, name: str, message: str) -> FileContent:
+        self._stamps.pop(name, None)
+        return unreadable(visible(name), message)
+
+    def _look_again(self, name: str, wait_s: float) -> None:
+        now = time.monotonic()
+        self.due[name] = now + max(wait_s, 0.001)
+        since = self._restless_since.setdefault(name, now)
+        if now - since >= PATIENCE_S:
+            message = f"has been written to for {PATIENCE_S:g} s: it is read once it rests"
+            self._put(name, self._problem(name, message))
+
+
+def read_at_rest(
+    path: Path, known: Stamp | None, settle_s: float = SETTLE_S
+) -> tuple[Stamp, float, bytes | None]:
+    """Return the stamp, age in seconds and content of a file that is at rest; no content when the
+    stamp is the known one.
+
+    Raises:
+        OSError: as the kernel says.
+        Restless: the file was just written, or is written while it is read.
+        Unreadable: it is no regular file, or too large.
+    """
+    before = _stamp(os.stat(path))
+    if before == known:
+        return before, 0.0, None
+    shrank = known is not None and known[0] == before[0] and before[1] < known[1]
+    rest_s = max(settle_s, GRACE_S) if shrank or not before[1] else settle_s
+    _check_rest(before, rest_s)
+    # Not to wait for a writer if the name leads to a pipe by now.
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(file, "rb") as opened:
+        _stamp(os.fstat(file))
+        data = opened.read()
+        after = _stamp(os.fstat(file))
+    age_s = _check_rest(after, rest_s)
+    if before != after:
+        raise Restless(settle_s)
+    return after, age_s, data
+
+
+def _check_rest(stamp: Stamp, rest_s: float) -> float:
+    """The age of a file that rests long enough. Raises Restless."""
+    age_s = time.time() - stamp[2] / 1e9
+    if 0 <= age_s < rest_s:
+        raise Restless(rest_s - age_s)
+    return age_s
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    """Raises Unreadable."""
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("is not a regular file")
+    if status.st_size > MOST_BYTES:
+        raise Unreadable(f"has {status.st_size} bytes, more than {MOST_BYTES}")
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
