@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from statedb import DB, RWTable
+from statedb.shown.text import shortened
 from tables.health import Health, Level, health_key
 
 
@@ -23,7 +24,8 @@ class HealthReporter:
         self._report(Level.OK, message, "")
 
     def degraded(self, message: str, error: BaseException | str) -> None:
-        self._report(Level.DEGRADED, message, str(error))
+        text = str(error) or type(error).__name__
+        self._report(Level.DEGRADED, message, shortened(text))
 
     def stopped(self, message: str) -> None:
         self._report(Level.STOPPED, message, "")

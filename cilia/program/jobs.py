@@ -2,12 +2,16 @@
 """Jobs: the named tasks of one anyio task group, restarted with backoff, health told per job.
 
 A job that ends by itself is finished; one that raises is logged with its traceback, reported as
-degraded and started again after a growing wait. Cancelling the task group ends them all.
+degraded and started again after a growing wait. It stays degraded until it has run for a while, so
+that one that fails again and again is never reported as well in between. Cancelling the task group
+ends them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import anyio
@@ -17,6 +21,7 @@ log = structlog.get_logger("jobs")
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 30.0
+STEADY_AFTER_S = 5.0  # a job that failed counts as running again after this long
 HEALTHY_AFTER_S = 60.0  # a job that ran this long starts over with the first wait
 
 
@@ -30,12 +35,12 @@ class Reporter(Protocol):
 
 async def run_job(name: str, work: Callable[[], Awaitable[object]], reporter: Reporter) -> None:
     """Run `work` until it returns, restarting it when it raises."""
-    wait_s = FIRST_WAIT_S
+    wait_s, steady_after_s = FIRST_WAIT_S, 0.0
     while True:
         started = anyio.current_time()
         try:
-            reporter.ok("Running")
-            await work()
+            async with _told_when_steady(reporter, steady_after_s):
+                await work()
             reporter.stopped("Finished")
             return
         except Exception as error:  # decided here: log, report, try again
@@ -43,5 +48,20 @@ async def run_job(name: str, work: Callable[[], Awaitable[object]], reporter: Re
                 wait_s = FIRST_WAIT_S
             log.exception("job failed", job=name, restart_in_s=wait_s)
             reporter.degraded(f"Failed, next try in {wait_s:g} s", error)
+            steady_after_s = STEADY_AFTER_S
             await anyio.sleep(wait_s)  # the backoff itself; a cancel ends it at once
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+
+@asynccontextmanager
+async def _told_when_steady(reporter: Reporter, after_s: float) -> AsyncIterator[None]:
+    """Report that the job runs: at once, or when it has run for a while."""
+    if not after_s:
+        reporter.ok("Running")
+        yield
+        return
+    timer = asyncio.get_running_loop().call_later(after_s, reporter.ok, "Running")
+    try:
+        yield
+    finally:
+        timer.cancel()

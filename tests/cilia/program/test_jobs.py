@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from cilia.program import jobs
 from cilia.program.jobs import run_job
 
 
@@ -35,8 +40,24 @@ async def test_job_is_started_again_when_it_raises() -> None:
     assert told.said == [
         "ok Running",
         "degraded run 1",
-        "ok Running",
         "degraded run 2",
-        "ok Running",
         "stopped",
     ]
+
+
+async def test_job_is_well_again_when_it_has_run_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs, "STEADY_AFTER_S", 0.05)
+    runs, told = 0, Told()
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise ValueError("once")
+        while len(told.said) < 3:
+            await asyncio.sleep(0.01)
+
+    await run_job("test", work, told)
+    assert told.said == ["ok Running", "degraded once", "ok Running", "stopped"]
