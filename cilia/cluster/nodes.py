@@ -4,25 +4,39 @@
 from __future__ import annotations
 
 from cilia.cluster.batch import WAIT_S
-from cilia.cluster.objects import ObjectReflector, seconds
+from cilia.cluster.objects import ObjectReflector
 from cilia.k8s import objects as k8s
+from cilia.k8s.change_time import seconds
 from cilia.k8s.watch import Source
 from statedb import DB, RWTable
 from tables.addressing import IP
 from tables.cluster.namespaces import Namespace
 from tables.cluster.nodes import Node
+from tables.problems import Problem
 
 
 def node_reflector(
-    source: Source, db: DB, nodes: RWTable[Node], *, wait_s: float = WAIT_S
+    source: Source,
+    db: DB,
+    nodes: RWTable[Node],
+    problems: RWTable[Problem],
+    *,
+    wait_s: float = WAIT_S,
 ) -> ObjectReflector[k8s.Node, Node]:
-    return ObjectReflector(source, k8s.Node, db, nodes, convert_node, wait_s=wait_s)
+    return ObjectReflector(source, k8s.Node, db, nodes, convert_node, problems, wait_s=wait_s)
 
 
 def namespace_reflector(
-    source: Source, db: DB, namespaces: RWTable[Namespace], *, wait_s: float = WAIT_S
+    source: Source,
+    db: DB,
+    namespaces: RWTable[Namespace],
+    problems: RWTable[Problem],
+    *,
+    wait_s: float = WAIT_S,
 ) -> ObjectReflector[k8s.Namespace, Namespace]:
-    return ObjectReflector(source, k8s.Namespace, db, namespaces, convert_namespace, wait_s=wait_s)
+    return ObjectReflector(
+        source, k8s.Namespace, db, namespaces, convert_namespace, problems, wait_s=wait_s
+    )
 
 
 def convert_node(obj: k8s.Node) -> Node:
@@ -46,5 +60,5 @@ def convert_node(obj: k8s.Node) -> Node:
 
 def convert_namespace(obj: k8s.Namespace) -> Namespace:
     meta = obj.metadata
-    created_at = seconds(meta.creation_timestamp)
+    created_at = seconds(meta.creation_timestamp or "")
     return Namespace(meta.name, meta.labels or {}, meta.annotations or {}, created_at)

@@ -7,13 +7,12 @@ stays in force. So is what a reader remarks of an object whose row is made.
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from cilia.cluster.batch import WAIT_S, batches
-from cilia.k8s.objects import InvalidObject, K8sObject, ObjectKey
+from cilia.k8s.objects import MOST_ERRORS, InvalidObject, K8sObject, ObjectKey, unexpected
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
 from statedb import DB, RWTable
 from tables.problems import Problem, replace_problems
@@ -30,8 +29,8 @@ INITIALIZER = "k8s"
 class ObjectReflector(Generic[K, T]):
     """Follows one kind of a source. ``run`` ends only when it is cancelled.
 
-    ``convert`` gives the row of an object, or None for one that the table does not want; where it
-    may raise InvalidObject, there is a table of ``problems``.
+    ``convert`` gives the row of an object, or None for one that the table does not want. What it
+    raises is a problem of that object.
     ``remarks`` says what else is wrong with an object, its row being made all the same.
     """
 
@@ -42,9 +41,9 @@ class ObjectReflector(Generic[K, T]):
         db: DB,
         table: RWTable[T],
         convert: Callable[[K], T | None],
+        problems: RWTable[Problem],
         *,
         wait_s: float = WAIT_S,
-        problems: RWTable[Problem] | None = None,
         remarks: Callable[[K], Remarks] = lambda obj: (),
     ) -> None:
         self._source = source
@@ -86,7 +85,7 @@ class ObjectReflector(Generic[K, T]):
                 case Listing():
                     self._sent = set()
                 case Listed():
-                    sent, self._sent = self._sent or set(), None
+                    sent, self._sent = (self._sent or set()) | event.refused, None
                     gone = sorted((self._rows.keys() | wanted.keys() | self._wrong) - sent)
                     wanted.update(dict.fromkeys(gone))
                     wrong.update(dict.fromkeys(gone, ()))
@@ -101,17 +100,18 @@ class ObjectReflector(Generic[K, T]):
         wanted: dict[ObjectKey, T | None],
         wrong: dict[ObjectKey, Remarks],
     ) -> None:
-        wrong[key] = self._remarks(obj)
+        wrong[key] = ()
         try:
+            wrong[key] = self._remarks(obj)[:MOST_ERRORS]
             wanted[key] = self._convert(obj)
         except InvalidObject as error:
-            if self._problems is None:
-                raise
             wrong[key] = [*error.errors, *wrong[key]]
+        except Exception as error:  # noqa: BLE001 - of this object alone
+            wrong[key] = [*wrong[key], ("", unexpected(error))]
 
     def _complain(self, wrong: dict[ObjectKey, Remarks]) -> None:
         changed = {key: said for key, said in wrong.items() if said or key in self._wrong}
-        if self._problems is None or not changed:
+        if not changed:
             return
         with self._db.write_txn(self._problems) as wtxn:
             for key, said in changed.items():
@@ -139,14 +139,3 @@ class ObjectReflector(Generic[K, T]):
                 self._rows.pop(key, None)
             else:
                 self._rows[key] = row
-
-
-def seconds(timestamp: str | None) -> float:
-    """Seconds since the epoch of an RFC 3339 time; 0 for none, or one that is not understood.
-
-    For times that are only ever shown as an age.
-    """
-    try:
-        return datetime.datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
-    except ValueError:
-        return 0.0

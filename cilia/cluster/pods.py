@@ -6,23 +6,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cilia.cluster.batch import WAIT_S
-from cilia.cluster.objects import ObjectReflector, seconds
+from cilia.cluster.objects import ObjectReflector
 from cilia.k8s import objects as k8s
+from cilia.k8s.change_time import seconds
 from cilia.k8s.watch import Source
 from statedb import DB, RWTable
 from tables.addressing import IP
 from tables.cluster.pods import Container, ContainerPort, Pod
+from tables.problems import Problem
 
 
 def pod_reflector(
-    source: Source, db: DB, pods: RWTable[Pod], node_name: str, *, wait_s: float = WAIT_S
+    source: Source,
+    db: DB,
+    pods: RWTable[Pod],
+    node_name: str,
+    problems: RWTable[Problem],
+    *,
+    wait_s: float = WAIT_S,
 ) -> ObjectReflector[k8s.Pod, Pod]:
     """A reflector of the pods that were given to this node."""
 
     def convert(obj: k8s.Pod) -> Pod | None:
         return convert_pod(obj) if obj.spec.node_name == node_name else None
 
-    return ObjectReflector(source, k8s.Pod, db, pods, convert, wait_s=wait_s)
+    return ObjectReflector(source, k8s.Pod, db, pods, convert, problems, wait_s=wait_s)
 
 
 def convert_pod(obj: k8s.Pod) -> Pod:
@@ -42,7 +50,7 @@ def convert_pod(obj: k8s.Pod) -> Pod:
         deleting=meta.deletion_timestamp is not None,
         labels=meta.labels or {},
         annotations=meta.annotations or {},
-        created_at=seconds(meta.creation_timestamp),
+        created_at=seconds(meta.creation_timestamp or ""),
     )
 
 

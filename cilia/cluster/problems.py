@@ -10,9 +10,9 @@ from typing import Final
 import structlog
 
 from cilia.cluster.batch import WAIT_S, batches
-from cilia.k8s.watch import Event, Invalid, Listed, Source
+from cilia.k8s.watch import Event, Invalid, Listed, Listing, Source
 from cilia.k8s.watch import Problem as Refusal
-from statedb import DB, Channel, RWTable
+from statedb import DB, Channel, RWTable, WriteTxn
 from tables.problems import Problem, replace_problems
 
 INITIALIZER: Final = "source"
@@ -39,6 +39,9 @@ class ProblemReflector:
         self._db = db
         self._problems = problems
         self._wait_s = wait_s
+        # Origins with rows, and those that were told since a list began.
+        self._origins: set[str] = set()
+        self._told: set[str] = set()
         with db.write_txn(problems) as wtxn:
             self._complete = problems.register_initializer(wtxn, name)
 
@@ -50,10 +53,21 @@ class ProblemReflector:
         with self._db.write_txn(self._problems) as wtxn:
             for event in events:
                 if isinstance(event, Invalid):
-                    rows = [_row(event.origin, problem) for problem in event.problems]
-                    replace_problems(self._problems, wtxn, event.origin, rows, time.time())
+                    self._replace(wtxn, event)
+                elif isinstance(event, Listing):
+                    self._told = set()
                 elif isinstance(event, Listed):
+                    for origin in self._origins - self._told:
+                        self._replace(wtxn, Invalid(origin))
                     self._complete(wtxn)
+
+    def _replace(self, wtxn: WriteTxn, event: Invalid) -> None:
+        self._told.add(event.origin)
+        self._origins.add(event.origin)
+        rows = [_row(event.origin, problem) for problem in event.problems]
+        replace_problems(self._problems, wtxn, event.origin, rows, time.time())
+        if not rows:
+            self._origins.discard(event.origin)
 
 
 class ProblemLog:

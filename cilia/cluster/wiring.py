@@ -44,9 +44,9 @@ def build(ctx: Context, options: ClusterOptions) -> ClusterPart:
     part.jobs = {
         "reflect-problems": ProblemReflector(source, db, ctx.problems).run,
         "log-problems": ProblemLog(db, ctx.problems).run,
-        "reflect-pods": pod_reflector(source, db, part.pods, options.node_name).run,
-        "reflect-nodes": node_reflector(source, db, part.nodes).run,
-        "reflect-namespaces": namespace_reflector(source, db, part.namespaces).run,
+        "reflect-pods": pod_reflector(source, db, part.pods, options.node_name, ctx.problems).run,
+        "reflect-nodes": node_reflector(source, db, part.nodes, ctx.problems).run,
+        "reflect-namespaces": namespace_reflector(source, db, part.namespaces, ctx.problems).run,
     }
     ctx.registry.register(WatchMetrics(db, part.watches))
     if isinstance(source, FollowedSource):

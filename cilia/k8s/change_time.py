@@ -54,11 +54,17 @@ def seconds(text: str) -> float:
     """
     try:
         moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        return moment.timestamp() if moment.tzinfo is not None else 0.0
+    except (ValueError, OverflowError):
         return 0.0
-    if moment.tzinfo is None:
-        return 0.0
-    return moment.timestamp()
+
+
+def _managers(raw: Any) -> list[_Manager]:
+    """None for fields of another form: they are no reason not to use the object."""
+    try:
+        return _decoder.decode(raw).metadata.managed_fields or []
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return []
 
 
 def changed(raw: Any, trigger: str, last_trigger: str, received_at: float) -> Changed:
@@ -68,8 +74,7 @@ def changed(raw: Any, trigger: str, last_trigger: str, received_at: float) -> Ch
     """
     if trigger and trigger != last_trigger and (at := seconds(trigger)):
         return Changed(at, TimeSource.TRIGGER, received_at)
-    managers = _decoder.decode(raw).metadata.managed_fields or ()
-    at = max((seconds(manager.time) for manager in managers), default=0.0)
+    at = max((seconds(manager.time) for manager in _managers(raw)), default=0.0)
     if at:
         return Changed(at, TimeSource.MANAGED_FIELDS, received_at)
     return Changed(received_at, TimeSource.ARRIVAL, received_at)

@@ -20,14 +20,19 @@ class ObjectEvents:
         self._triggers: dict[ObjectKey, str] = {}
         self._refused: set[ObjectKey] = set()
 
+    @property
+    def refused(self) -> frozenset[ObjectKey]:
+        """The objects that are there and cannot be used."""
+        return frozenset(self._refused)
+
     def of_object(self, key: ObjectKey, raw: msgspec.Raw, now: float) -> list[Event]:
         """An object that is there; `now` is when it came, 0 if it is no change."""
         try:
             obj = decode_json(self._kind, key, raw)
+            upsert = Upsert(obj, self._changed(key, obj, raw, now))
         except InvalidObject as error:
             self._refused.add(key)
             return [Invalid(_origin(key), _problems(error))]
-        upsert = Upsert(obj, self._changed(key, obj, raw, now))
         if key in self._refused:
             self._refused.discard(key)
             return [upsert, Invalid(_origin(key))]

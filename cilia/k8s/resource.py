@@ -13,6 +13,7 @@ import msgspec
 
 from cilia.k8s.errors import Garbage
 from cilia.k8s.objects import K8sObject, ObjectKey
+from statedb.shown.text import shortened
 
 
 class Resource(msgspec.Struct, frozen=True):
@@ -102,10 +103,14 @@ BOOKMARK: Final = msgspec.json.Decoder(_Bookmark)
 FAILURE: Final = msgspec.json.Decoder(Failure)
 
 
+MOST_DIGITS: Final = 20
+
+
 def number(version: str) -> int:
     """A resource version as a number. Raises Garbage."""
-    if not version.isdigit():
-        raise Garbage(f"{version!r} is no resource version")
+    # Longer than any number of 64 bits: Python would refuse to convert some thousand digits.
+    if not (version.isascii() and version.isdigit()) or len(version) > MOST_DIGITS:
+        raise Garbage(f"{shortened(version)!r} is no resource version")
     return int(version)
 
 
@@ -113,6 +118,6 @@ def decoded(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> An
     """What the decoder makes of the bytes. Raises Garbage."""
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         shown = bytes(data)[:80].decode("utf-8", "replace")
-        raise Garbage(f"{error}: {shown!r}") from None
+        raise Garbage(f"{shortened(str(error))}: {shown!r}") from None

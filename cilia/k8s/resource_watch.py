@@ -228,7 +228,7 @@ class ResourceWatch:
         self._ledger.revision = revision
         if everything:
             self._served = asked
-            self._audience.tell([Listed(kind)])
+            self._audience.tell([Listed(kind, self._events.refused)])
         self._list_cause = "" if self._asked == asked else "reader"
         self.state.listed = True
         self._proven(revision)

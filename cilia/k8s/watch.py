@@ -37,9 +37,11 @@ class Listing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Listed(msgspec.Struct, frozen=True, gc=False):
-    """All objects of this kind have been sent since its ``Listing``."""
+    """All objects of this kind have been sent since its ``Listing``, but those that are there and
+    ``refused``: what a reader holds of these stays."""
 
     kind: str
+    refused: frozenset[ObjectKey] = frozenset()
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):

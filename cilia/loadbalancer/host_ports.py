@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from cilia.k8s.objects import unexpected
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.writer import KEEP, ServiceChange, Writer
 from statedb import Change, ChangeIterator, RWTable, WatchSet, WriteTxn
@@ -175,9 +176,18 @@ class HostPortController:
         if deleted or pod.phase in ENDED:
             return None
         if pod.phase == "Running" and not pod.deleting:
-            return _Held(pod.uid, convert_pod(pod, self._writer.config))
+            return _Held(pod.uid, self._converted(pod))
         held = self._held.get(pod_key(pod))
         return held if held is not None and held.uid == pod.uid else None
+
+    def _converted(self, pod: Pod) -> ConvertedPod:
+        """The pod's services; those that it had if it cannot be converted."""
+        try:
+            return convert_pod(pod, self._writer.config)
+        except Exception as error:  # noqa: BLE001 - of this pod alone
+            held = self._held.get(pod_key(pod))
+            changes = held.converted.changes if held is not None else {}
+            return ConvertedPod(changes, (unexpected(error),))
 
     def _write(self, wtxn: WriteTxn, key: str, converted: ConvertedPod) -> None:
         before = self._held[key].converted if key in self._held else ConvertedPod()

@@ -14,10 +14,11 @@ from typing import Final
 
 import anyio
 import msgspec
+import structlog
 
 from cilia.cluster.batch import WAIT_S, batches
 from cilia.k8s.change_time import Changed
-from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
+from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service, unexpected
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
 from cilia.loadbalancer.annotations import depends_on_node
 from cilia.loadbalancer.conversion import ConvertedService, Warnings, convert_service
@@ -29,6 +30,8 @@ from statedb import WriteTxn
 from tables.addressing import ServiceName
 from tables.problems import Problem, replace_problems
 from tables.sources import Source as Origin
+
+log = structlog.get_logger("services")
 
 KINDS: Final = (Service, EndpointSlice)
 # Services written in one transaction: more would keep others from the tables for too long.
@@ -119,18 +122,30 @@ class ServiceReflector:
         # Objects sent since the ``Listing`` of their kind, while a list is under way; of a kind of
         # which nothing was held before, all that is held came with the list, and none are noted.
         self._listing: dict[str, set[ObjectKey]] = {}
+        # Services of batches that could not be written: what is in the tables may be older.
+        self._unwritten: set[ServiceName] = set()
         # Problem rows of this reflector, so that an object without any costs no look-up.
         self._complaints: set[str] = set()
 
     async def run(self) -> None:
+        self.begin()
         async for events in batches(self._source.watch(*KINDS), self._wait_s):
             for part in _parts(events, SERVICES_A_TXN):
                 self.apply(part)
                 # Others get their turn between two transactions of a long list.
                 await anyio.sleep(0)
 
+    def begin(self) -> None:
+        """A full list follows, also after a failure: nothing counts as listed before its end."""
+        self._listing.clear()
+        if not self._completed:
+            self._unlisted = {kind.KIND for kind in KINDS}
+
     def apply(self, events: Iterable[Event]) -> None:
-        """Writes one batch, in one transaction."""
+        """Writes one batch, in one transaction.
+
+        What one object makes fail is a problem of that object, which keeps what it has.
+        """
         started = time.perf_counter()
         batch = _Batch()
         upserted = deleted = 0
@@ -149,7 +164,7 @@ class ServiceReflector:
                     if self._held(event.kind):
                         self._listing[event.kind] = set()
                 case Listed():
-                    deleted += self._forget_unlisted(event.kind, batch)
+                    deleted += self._forget_unlisted(event, batch)
                     self._unlisted.discard(event.kind)
         self._write(batch)
         total = len(self._services) + len(self._slices)
@@ -191,8 +206,9 @@ class ServiceReflector:
         obj: Service,
         batch: _Batch,
     ) -> None:
-        name = self._convert(key, obj, batch)
+        name = ServiceName(f"{key[1]}/{key[2]}")
         self._services.setdefault(name, name)
+        self._convert(key, obj, batch)
         if depends_on_node(obj.metadata.annotations) or self._has_health_service(obj):
             self._for_some_nodes[name] = obj
         elif self._for_some_nodes:
@@ -208,11 +224,14 @@ class ServiceReflector:
         key: ObjectKey,
         obj: Service,
         batch: _Batch,
-    ) -> ServiceName:
-        converted = convert_service(obj, self._writer.config, self._writer.node, self._origin)
+    ) -> None:
+        try:
+            converted = convert_service(obj, self._writer.config, self._writer.node, self._origin)
+        except Exception as error:  # noqa: BLE001 - of this object alone
+            self._complain(key, [("", unexpected(error))], batch)
+            return
         batch.touch(converted.name).service = converted
         self._complain(key, converted.warnings, batch)
-        return converted.name
 
     def _upsert_slice(
         self,
@@ -229,9 +248,15 @@ class ServiceReflector:
             path = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
             self._complain(key, [(path, "is missing, so the slice serves nothing")], batch)
             return
-        self._bare.discard(key)
         service = self._services.get(service, service)
-        converted = convert_slice(obj, service, self._writer.config, self._origin)
+        try:
+            converted = convert_slice(obj, service, self._writer.config, self._origin)
+        except Exception as error:  # noqa: BLE001 - of this object alone
+            if self._slices.get(key) is None:
+                self._bare.add(key)
+            self._complain(key, [("", unexpected(error))], batch)
+            return
+        self._bare.discard(key)
         self._complain(key, converted.warnings, batch)
         self._slices.put(key, service, converted.backends)
         batch.touch(service).slices_changed = True
@@ -260,10 +285,11 @@ class ServiceReflector:
 
     def _forget_unlisted(
         self,
-        kind: str,
+        event: Listed,
         batch: _Batch,
     ) -> int:
         """Deletes what is held of the kind and was not in the list; returns how many."""
+        kind = event.kind
         sent = self._listing.pop(kind, None)
         if sent is None:
             return 0
@@ -271,7 +297,7 @@ class ServiceReflector:
             held = {(kind, name.namespace, name.name) for name in self._services}
         else:
             held = self._slices.keys() | self._bare
-        gone = sorted(held - sent)
+        gone = sorted(held - sent - event.refused)
         for key in gone:
             self._delete(key, batch)
         return len(gone)
@@ -304,9 +330,32 @@ class ServiceReflector:
             if complete:
                 for name in sorted(self._slices.services() - self._services.keys()):
                     self._check_orphans(name, batch)
+        self._touch_unwritten(batch)
+        self._unwritten.update(batch.touched)
         changes = [self._change(name, what) for name, what in batch.touched.items()]
         if self._writer.config.health_check_loadbalancer_ip:
             changes += self._health_changes(batch)
+        refused: dict[ServiceName, Exception] = {}
+        try:
+            before = self._commit(changes, batch, complete=complete)
+        except Exception:
+            refused = self._refused(changes)
+            if len(refused) == len(changes):
+                raise  # it is not a service that is wrong
+            log.exception("services cannot be written", services=sorted(refused))
+            changes = [change for change in changes if change.name not in refused]
+            for name, error in refused.items():
+                batch.problems[self._problem_origin(f"Service:{name}")] = [
+                    self._unwritable(name, error)
+                ]
+            before = self._commit(changes, batch, complete=complete)
+        self._completed = self._completed or complete
+        self._unwritten = set(refused)
+        if batch.changes:
+            self._committed(batch.changes, before)
+
+    def _commit(self, changes: Iterable[ServiceChange], batch: _Batch, *, complete: bool) -> int:
+        """Writes all in one transaction; the revision that the frontends had before."""
         with self._writer.write_txn() as wtxn:
             before = self._writer.tables.frontends.revision(wtxn)
             for change in changes:
@@ -315,9 +364,26 @@ class ServiceReflector:
                 self._replace_problems(wtxn, origin, rows)
             if complete:
                 self._complete(wtxn)
-        self._completed = self._completed or complete
-        if batch.changes:
-            self._committed(batch.changes, before)
+        return before
+
+    def _refused(self, changes: Iterable[ServiceChange]) -> dict[ServiceName, Exception]:
+        """Writes each change on its own; those that cannot be written, and why."""
+        refused: dict[ServiceName, Exception] = {}
+        for change in changes:
+            try:
+                with self._writer.write_txn() as wtxn:
+                    self._writer.apply(wtxn, change)
+            except Exception as error:  # noqa: BLE001 - of this service alone
+                refused[change.name] = error
+        return refused
+
+    def _touch_unwritten(self, batch: _Batch) -> None:
+        """Has a batch say again what an earlier one could not write."""
+        for name in self._unwritten - batch.touched.keys():
+            what = batch.touch(name)
+            what.slices_changed = True
+            if name not in self._services:
+                what.service = None
 
     def _health_changes(self, batch: _Batch) -> Iterator[ServiceChange]:
         for name, what in batch.touched.items():
@@ -342,6 +408,11 @@ class ServiceReflector:
     def _problem_origin(self, origin: str) -> str:
         """Two sources may each have an object of one name."""
         return origin if self._origin is Origin.K8S else f"{self._origin}:{origin}"
+
+    def _unwritable(self, name: ServiceName, error: Exception) -> Problem:
+        origin = self._problem_origin(f"Service:{name}")
+        message = unexpected(error)
+        return Problem(origin, message, "", 0, Service.KIND, name.namespace, name.name)
 
     def _check_orphans(self, name: ServiceName, batch: _Batch) -> None:
         has_service = name in self._services or name not in self._slices

@@ -34,7 +34,7 @@ def redirect_policy_reflector(
         db,
         policies,
         lambda obj: convert_policy(obj, allowed),
+        problems,
         wait_s=wait_s,
-        problems=problems,
         remarks=lambda obj: [(path, UNKNOWN) for path in obj.unknown_fields()],
     )

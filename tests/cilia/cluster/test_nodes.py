@@ -13,6 +13,7 @@ from statedb import DB
 from tables.addressing import IP
 from tables.cluster.namespaces import new_namespaces_table
 from tables.cluster.nodes import Node, new_nodes_table
+from tables.problems import new_problems_table
 
 
 def node(**parts: Any) -> k8s.K8sObject:
@@ -27,7 +28,7 @@ def test_a_node_is_a_row() -> None:
     db = DB()
     table = new_nodes_table(db)
     status = addresses(("InternalIP", "10.0.0.1"), ("Hostname", "n1"), ("ExternalIP", "1.2.3.4"))
-    reflector = node_reflector(ObjectStore(), db, table)
+    reflector = node_reflector(ObjectStore(), db, table, new_problems_table(db))
     reflector.apply([Upsert(node(spec={"podCIDR": "10.1.0.0/24"}, status=status))])
     assert list(table.all(db.read_txn())) == [
         Node(
@@ -52,6 +53,6 @@ def test_a_namespace_is_a_row() -> None:
     table = new_namespaces_table(db)
     meta = {"name": "test", "labels": {"b": "2", "a": "1"}, "annotations": {"x": "y"}}
     obj = k8s.decode({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
-    namespace_reflector(ObjectStore(), db, table).apply([Upsert(obj)])
+    namespace_reflector(ObjectStore(), db, table, new_problems_table(db)).apply([Upsert(obj)])
     [row] = table.all(db.read_txn())
     assert [column.cell(row) for column in table.columns] == ["test", "a=1, b=2", "x=y", ""]

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+import cilia.cluster.pods
 from cilia.cluster.objects import ObjectReflector
 from cilia.cluster.pods import convert_pod, pod_reflector
 from cilia.k8s import objects as k8s
@@ -16,6 +17,7 @@ from cilia.k8s.watch import Delete, Event, Listed, Listing, Upsert
 from statedb import DB, RWTable
 from tables.addressing import IP
 from tables.cluster.pods import Container, ContainerPort, Pod, new_pods_table
+from tables.problems import Problem, new_problems_table
 
 FORM: dict[str, Any] = {
     "apiVersion": "v1",
@@ -101,7 +103,7 @@ Pods = tuple[DB, RWTable[Pod], ObjectReflector[k8s.Pod, Pod], ObjectStore]
 def pods() -> Pods:
     db, store = DB(), ObjectStore()
     table = new_pods_table(db)
-    return db, table, pod_reflector(store, db, table, "here"), store
+    return db, table, pod_reflector(store, db, table, "here", new_problems_table(db)), store
 
 
 def names(db: DB, table: RWTable[Pod]) -> list[str]:
@@ -135,6 +137,35 @@ def test_a_new_list_deletes_what_it_has_not(pods: Pods) -> None:
     assert table.initialized(db.read_txn())
     reflector.apply([Upsert(decoded("c")), Listing("Pod"), Upsert(decoded("b")), Listed("Pod")])
     assert names(db, table) == ["b"]
+
+
+def test_a_pod_that_cannot_be_converted_keeps_its_row(
+    pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, table, reflector, _ = pods
+    problems = cast("RWTable[Problem]", db.table("problems"))
+    reflector.apply([Upsert(decoded("a"))])
+
+    def fail(obj: k8s.Pod) -> Pod:
+        raise ValueError(f"broken {obj.metadata.name}")
+
+    monkeypatch.setattr(cilia.cluster.pods, "convert_pod", fail)
+    reflector.apply([Upsert(decoded("a")), Upsert(decoded("b"))])
+    assert names(db, table) == ["a"]
+    assert [problem.name for problem in problems.all(db.read_txn())] == ["a", "b"]
+    monkeypatch.undo()
+    reflector.apply([Upsert(decoded("a")), Upsert(decoded("b"))])
+    assert names(db, table) == ["a", "b"]
+    assert not problems.num_objects(db.read_txn())
+
+
+@pytest.mark.parametrize("text", ["soon", "0001-01-01T00:00:00", "9" * 5000, "0001-01-01T00:00Z"])
+def test_a_strange_time_is_no_reason_to_refuse_a_pod(pods: Pods, text: str) -> None:
+    db, table, reflector, _ = pods
+    pod = decoded("a")
+    pod.metadata.creation_timestamp = text
+    reflector.apply([Upsert(pod)])
+    assert names(db, table) == ["a"]
 
 
 async def test_run_follows_the_source(pods: Pods) -> None:

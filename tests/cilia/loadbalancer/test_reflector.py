@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -16,11 +17,14 @@ from cilia.k8s.objects import EndpointSlice, K8sObject, Service, decode
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
 from cilia.k8s.watch import Problem as Refusal
+from cilia.loadbalancer import reflector
 from cilia.loadbalancer.reflector import Report, ServiceReflector
 from cilia.loadbalancer.this_node import LocalNode
+from cilia.loadbalancer.writer import Writer
 from statedb import ChangeIterator
+from tables.addressing import ServiceName
 from tables.loadbalancer.backends import Backend
-from tables.loadbalancer.frontends import Frontend
+from tables.loadbalancer.frontends import Frontend, FrontendParams
 from tests.cilia.k8s.forms import service_form, slice_form, with_metadata
 from tests.cilia.loadbalancer.world import World
 
@@ -255,6 +259,84 @@ def test_a_failed_transaction_does_not_lose_the_end_of_the_list(world: Reflected
     world.take(*LISTING, svc(), *LISTED)
     assert world.is_initialized()
     assert world.frontends == {FRONTEND: "echo"}
+
+
+def test_nothing_is_complete_before_the_end_of_the_list_that_follows_a_failure(
+    world: Reflected,
+) -> None:
+    """What the failed batch had has to come again before anything may be pruned."""
+
+    async def run_into_failure() -> None:
+        world.store.publish([svc("a"), svc("b", "10.96.0.2")])
+        world.store.set_complete()
+        with pytest.raises(RuntimeError):
+            await world.reflector.run()
+
+    world.writer.set_redirects(fail)
+    asyncio.run(run_into_failure())
+    world.writer.set_redirects(None)
+    world.reflector.begin()
+    world.take(Listing("Service"), svc("a"))
+    assert not world.is_initialized()
+    world.take(svc("b", "10.96.0.2"), Listing("EndpointSlice"), *LISTED)
+    assert world.is_initialized()
+
+
+def fail_for(name: str) -> Callable[[ServiceName, FrontendParams], None]:
+    def redirect(service: ServiceName, params: FrontendParams) -> None:
+        if service.name == name:
+            raise RuntimeError("poison")
+
+    return redirect
+
+
+def test_a_service_that_cannot_be_written_harms_no_other(world: Reflected) -> None:
+    world.writer.set_redirects(fail_for("bad"))
+    world.take(*LISTING, svc("a"), svc("bad", "10.96.0.2"), svc("z", "10.96.0.3"), *LISTED)
+    assert set(world.frontends.values()) == {"a", "z"}
+    assert world.is_initialized()
+    assert world.problems == ["Service test/bad: cannot be used: RuntimeError: poison"]
+    world.writer.set_redirects(None)
+    world.take(svc("bad", "10.96.0.2"))
+    assert set(world.frontends.values()) == {"a", "bad", "z"}
+    assert world.problems == []
+
+
+def test_a_service_that_went_in_a_failed_batch_is_gone_after_the_next_list(
+    world: Reflected,
+) -> None:
+    world.take(*LISTING, svc("a"), svc("b", "10.96.0.2"), *LISTED)
+    with pytest.raises(RuntimeError), patch.object(Writer, "_delete_service", side_effect=fail):
+        world.take(no_svc("b"))
+    world.take(*LISTING, svc("a"), *LISTED)
+    assert set(world.frontends.values()) == {"a"}
+
+
+def fail(*_: object, **__: object) -> None:
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("convert", ["convert_service", "convert_slice"])
+def test_an_object_that_cannot_be_converted_keeps_what_it_has(
+    world: Reflected, monkeypatch: pytest.MonkeyPatch, convert: str
+) -> None:
+    world.take(*LISTING, svc(), eps(), *LISTED)
+    monkeypatch.setattr(reflector, convert, fail)
+    world.take(svc(), eps(addresses=("10.1.0.9",)))
+    assert world.frontends == {FRONTEND: "echo"}
+    assert len(world.backends_of(FRONTEND)) == 1
+    [problem] = world.problems
+    assert "cannot be used: RuntimeError: broken" in problem
+    monkeypatch.undo()
+    world.take(svc(), eps())
+    assert world.problems == []
+
+
+def test_what_a_list_refused_keeps_what_it_has(world: Reflected) -> None:
+    world.take(*LISTING, svc("a"), svc("b", "10.96.0.2"), *LISTED)
+    refused = frozenset({("Service", "test", "b")})
+    world.take(Listing("Service"), svc("a"), Listed("Service", refused))
+    assert set(world.frontends.values()) == {"a", "b"}
 
 
 # -- running
