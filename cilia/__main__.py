@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import importlib
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -49,6 +49,16 @@ DEFAULT_INSTANCE = "cilia"
 
 class LazyGroup(click.Group):
     """A group whose sub-commands are imported when they are called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what an error tells of others' names is escaped."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            from statedb.shown.text import visible
+
+            error.message = visible(error.message, keep="\n\t")  # type: ignore[misc]
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

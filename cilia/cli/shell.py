@@ -24,6 +24,7 @@ from cilia.script import txtar
 from cilia.script.errors import ParseError
 from cilia.script.sessions import LINE_LIMIT_S, MAX_FILE_BYTES
 from cilia.script.tokens import parse_line, quote, raw_text
+from statedb.shown.text import visible
 
 PROMPT = "cilia> "
 HISTORY_LINES = 1000
@@ -52,15 +53,15 @@ class AgentShell:
         """
         names = words_of(line)
         answer = self._ask({"line": line, "files": dict(local_files(names))})
-        click.echo(answer["stdout"], nl=False)
-        click.echo(answer["stderr"], nl=False, err=True)
-        click.echo(answer["log"], nl=False, err=True)
+        click.echo(visible(answer["stdout"], keep="\n\t"), nl=False)
+        click.echo(visible(answer["stderr"], keep="\n\t"), nl=False, err=True)
+        click.echo(visible(answer["log"], keep="\n\t"), nl=False, err=True)
         for name, text in answer["files"].items():
             if any(word.endswith(name) for word in names):
                 Path(name).parent.mkdir(parents=True, exist_ok=True)
                 Path(name).write_bytes(txtar.encode(text))
         if answer["error"]:
-            click.echo(click.style(answer["error"], fg="red"), err=True)
+            click.echo(click.style(visible(answer["error"], keep="\n\t"), fg="red"), err=True)
         return not answer["error"]
 
     def close(self) -> None:

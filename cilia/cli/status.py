@@ -13,6 +13,7 @@ import click
 from cilia.api.client import ApiError, request
 from cilia.loadbalancer.cli.replacement import REPLACEMENT
 from cilia.program.output import show
+from statedb.shown.text import all_visible, visible
 
 OK, WARN, BAD = "green", "yellow", "red"
 NEARLY_FULL = 0.8  # part of a map from which on an operator has to act
@@ -58,10 +59,10 @@ def status(
         from cilia.cli.install.status import cluster_status  # with all of a client's libraries
 
         rollout = cluster_status(kubeconfig, namespace, wait_s)
-        show(rollout.as_dict(), output, _text(rollout.lines()))
+        show(rollout.as_dict(), output, _text(map(visible, rollout.lines())))
         ctx.exit(0 if rollout.complete() else 1)
     answer = _answer(ctx.obj["socket"], wait_s)
-    show(answer, output, _text(lines(answer)))
+    show(answer, output, _text(lines(all_visible(answer))))
     ctx.exit(0 if answer["healthy"] else 1)
 
 

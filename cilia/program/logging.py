@@ -13,6 +13,8 @@ from typing import Any, Final, TextIO
 
 import structlog
 
+from statedb.shown.text import all_visible
+
 __all__ = ["RECENT", "configure"]
 
 RECENT_SIZE: Final = 1 << 20
@@ -50,14 +52,25 @@ class Recent:
 RECENT: Final = Recent()
 
 
+def _escape(
+    logger: Any, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Make all that is logged visible, on one line but for tracebacks."""
+    traceback = event.pop("exception", None)
+    shown: structlog.typing.EventDict = all_visible(event)
+    if traceback is not None:
+        shown["exception"] = all_visible(traceback, keep="\n\t")
+    return shown
+
+
 def configure(level: str, form: str) -> None:
     """Set up structlog once for the process; the standard library's loggers join at warning."""
     stream: Any = RECENT.to(sys.stderr)
     as_console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderers: list[structlog.typing.Processor] = (
+        [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if as_console
-        else structlog.processors.JSONRenderer()
+        else [structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
@@ -65,7 +78,7 @@ def configure(level: str, form: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(stream),

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from statedb.errors import UnknownColumn
+from statedb.shown.text import visible
 from statedb.table import Column, Table
 
 MIN_WIDTH = 5
@@ -94,7 +95,8 @@ def cells(columns: Sequence[Column], obj: Any) -> list[str]:
 
 
 def layout(rows: Iterable[Sequence[str]], remembered: list[int] | None = None) -> str:
-    """Rows of equally many cells, aligned, each ended by a newline.
+    """Rows of equally many cells, aligned, each ended by a newline; what a terminal would obey is
+    escaped.
 
     The padding of the cell before the last is kept even when the last is empty. A list given as
     `remembered` keeps the widths from one call to the next, where they only grow.
@@ -103,7 +105,7 @@ def layout(rows: Iterable[Sequence[str]], remembered: list[int] | None = None) -
     Name..........State...X
     a-long-name...on......
     """
-    rows = list(rows)
+    rows = [[*map(visible, row)] for row in rows]
     widths = [
         max(MIN_WIDTH, max(map(len, column)) + PADDING) for column in zip(*rows, strict=True)
     ][:-1]

@@ -10,9 +10,10 @@ own escapes.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-__all__ = ["shortened", "visible"]
+__all__ = ["all_visible", "shortened", "visible"]
 
 # Longer messages say nothing more, but cost memory in each table, log and status page.
 MOST: Final = 300
@@ -35,7 +36,24 @@ def visible(text: str, *, keep: str = "") -> str:
     web\x1b[31m\n café a
     b
     """
+    if text.isascii() and text.isprintable():
+        return text
     return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def all_visible(value: Any, *, keep: str = "") -> Any:
+    r"""Return a value of dictionaries, lists and texts with all texts made visible; others stay.
+
+    >>> all_visible({"name": ["a\nb", 5]})
+    {'name': ['a\\nb', 5]}
+    """
+    if isinstance(value, str):
+        return visible(value, keep=keep)
+    if isinstance(value, Mapping):
+        return {all_visible(key): all_visible(item, keep=keep) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_visible(item, keep=keep) for item in value]
+    return value
 
 
 def _escape(character: str) -> str:

@@ -15,6 +15,7 @@ from cilia.api.client import AgentUnreachable, request
 from cilia.datapath.cli.bpf_flows import BPF_ROOT
 from cilia.program.output import show
 from statedb.errors import StateDBError
+from statedb.shown.text import visible
 from statedb.web.remote import RemoteDB
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def explain(
         raise click.ClickException(
             f"no frontend of IPv{client[0].version} matches {service}: see cilia service list"
         )
-    show(answers, output, "".join(f"{line}\n" for answer in answers for line in _lines(answer)))
+    lines = (visible(line) for answer in answers for line in _lines(answer))
+    show(answers, output, "".join(f"{line}\n" for line in lines))
 
 
 def _frontends(
