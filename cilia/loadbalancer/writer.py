@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from cilia.loadbalancer.candidates import Candidates
 from cilia.loadbalancer.claim_queue import ClaimQueue
 from cilia.loadbalancer.claims import asks_for, grantable
 from cilia.loadbalancer.options import LoadBalancerOptions
@@ -274,7 +275,7 @@ class Writer:
                 self._shadows.put(wtxn, before, map(params_of, present.values()), svc)
                 self._shadows.drop(wtxn, name, svc.source)
             t.services.insert(wtxn, svc)
-        candidates = in_order(rows) if len(rows) > 1 else rows
+        candidates = Candidates(in_order(rows) if len(rows) > 1 else rows)
         moved_addresses: list[L3n4Addr] = []
         for params in wanted:
             fe = present.pop(params.address, None)
@@ -300,18 +301,19 @@ class Writer:
         params: FrontendParams | Frontend,
         svc: Service,
         before: Frontend | None,
-        candidates: Sequence[Backend],
+        candidates: Candidates,
         redirect: ServiceName | None,
     ) -> None:
         """Writes one frontend with the backends chosen for it, if it is not so already."""
         if redirect is not None:
-            candidates = in_order(self.tables.backends.list(wtxn, redirect, be_table.SERVICE))
+            rows = self.tables.backends.list(wtxn, redirect, be_table.SERVICE)
+            candidates = Candidates(in_order(rows))
         all_chosen = select_backends(
             params.address,
             params.type,
             params.port_name,
             svc,
-            candidates,
+            candidates.of(params.port_name),
             self.node,
             self.config,
             redirected=redirect is not None,
@@ -338,7 +340,7 @@ class Writer:
             self.tables.frontends.insert(wtxn, set_status(row, pending()))
 
     def _refresh(self, wtxn: WriteTxn, fes: Iterable[Frontend], rows: Sequence[Backend]) -> None:
-        candidates = in_order(rows) if len(rows) > 1 else rows
+        candidates = Candidates(in_order(rows) if len(rows) > 1 else rows)
         for fe in list(fes):
             self._put(wtxn, fe, fe.service, fe, candidates, fe.redirect_to)
 
@@ -360,12 +362,8 @@ class Writer:
         if fe is None or fe.redirect_to == to:
             return
         self._redirects = True
-        own = (
-            ()
-            if to
-            else in_order(self.tables.backends.list(wtxn, fe.service_name, be_table.SERVICE))
-        )
-        self._put(wtxn, fe, fe.service, fe, own, to)
+        rows = () if to else self.tables.backends.list(wtxn, fe.service_name, be_table.SERVICE)
+        self._put(wtxn, fe, fe.service, fe, Candidates(in_order(rows)), to)
 
     def _delete_service(self, wtxn: WriteTxn, name: ServiceName, source: Source) -> list[L3n4Addr]:
         """Returns the addresses that became free, or went to what another source defines."""
