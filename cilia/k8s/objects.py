@@ -296,6 +296,11 @@ class Namespace(K8sObject):
     NAMESPACED: ClassVar[bool] = False
 
 
+# A slice of more is refused: the maps count the backends of a frontend in 16 bits.
+MOST_BACKENDS: Final = 65_535
+# A Service of more is refused: everybody who may write one would stop all others for seconds.
+MOST_FRONTENDS: Final = 20_000
+
 # By version and kind; custom resources add themselves (`register`).
 KINDS: Final[dict[tuple[str, str], type[K8sObject]]] = {
     (model.API_VERSION, model.KIND): model
@@ -384,10 +389,33 @@ def _finished(obj: K8sObject) -> K8sObject:
 
 def _cross_checks(obj: K8sObject) -> list[tuple[str, str]]:
     if isinstance(obj, EndpointSlice):
-        return _wrong_addresses(obj)
+        return _too_many_backends(obj) or _wrong_addresses(obj)
     if isinstance(obj, Service):
-        return _wrong_ports(obj)
+        return _too_many_frontends(obj) or _wrong_ports(obj)
     return []
+
+
+def _too_many_backends(obj: EndpointSlice) -> list[tuple[str, str]]:
+    addresses = sum(len(endpoint.addresses) for endpoint in obj.endpoints or ())
+    number = addresses * len(obj.ports or ())
+    if number <= MOST_BACKENDS:
+        return []
+    return [("endpoints", f"makes {number} backends with all ports, more than {MOST_BACKENDS}")]
+
+
+def _too_many_frontends(obj: Service) -> list[tuple[str, str]]:
+    spec, balancer = obj.spec, obj.status.load_balancer if obj.status else None
+    # One for each address that it says, and both families of node ports.
+    addresses = 2 + sum(
+        len(said or ())
+        for said in (spec.cluster_ips, spec.external_ips, balancer and balancer.ingress)
+    )
+    number = addresses * len(spec.ports or ())
+    if number <= MOST_FRONTENDS:
+        return []
+    return [
+        ("spec.ports", f"makes {number} frontends with all addresses, more than {MOST_FRONTENDS}")
+    ]
 
 
 def _wrong_addresses(obj: EndpointSlice) -> list[tuple[str, str]]:

@@ -148,3 +148,14 @@ def test_pod_is_decoded() -> None:
     assert obj.spec.containers is not None
     assert obj.spec.containers[0].ports is not None
     assert obj.spec.containers[0].ports[0].host_port == 8080
+
+
+def test_an_object_that_stands_for_too_much_is_refused() -> None:
+    ports = [{"name": f"p{i}", "port": i + 1} for i in range(1000)]
+    many = [f"192.0.2.{i}" for i in range(20)]
+    with pytest.raises(InvalidObject, match="makes 22000 frontends with all addresses"):
+        decode(service_form(ports=ports, externalIPs=many))
+    decode(service_form(ports=ports, externalIPs=many[:18]))
+    addresses = tuple(f"10.1.{i // 250}.{i % 250}" for i in range(70))
+    with pytest.raises(InvalidObject, match="makes 70000 backends with all ports"):
+        decode(slice_form(addresses=addresses, ports=ports))
