@@ -219,9 +219,10 @@ class Manifests:
         events: list[Event] = []
         for name in touched:
             problems = self._problems_of(name)
-            if problems != self._problems.get(name, ()):
-                self._problems[name] = problems
+            if problems != self._problems.pop(name, ()):
                 events.append(Invalid(f"{self._origin}:{visible(name)}", problems))
+            if problems:
+                self._problems[name] = problems
         return events
 
     def _problems_of(self, file: str) -> tuple[Problem, ...]:

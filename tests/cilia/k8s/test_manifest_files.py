@@ -179,3 +179,11 @@ def test_followers_have_what_the_first_file_of_each_object_says(
         assert found == expected
         waiting = {f for files in claims.values() for f in list(files)[1:]}
         assert {f for f in ("a.yaml", "b.yaml", "c.yaml") if follower.complaints(f)} == waiting
+
+
+def test_nothing_is_remembered_of_a_file_that_went() -> None:
+    manifests = Manifests()
+    empty = {name: list(value) for name, value in vars(manifests).items() if name != "_origin"}
+    manifests.put("a.yaml", decode_file("a.yaml", b"kind: Service\n"))
+    manifests.remove("a.yaml")
+    assert {name: list(getattr(manifests, name)) for name in empty} == empty
