@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-kills soak-restart soak-status \
+.PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-fuzz soak-kills soak-restart soak-status \
         test-compiled test-interpreted test-kernels wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images test-images
 
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-against COMMIT=...   what is slower or bigger than in that commit; ROUNDS=11 ROWS=\"statedb agent.start*\""
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
 	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
+	@echo "make soak-fuzz        INPUTS=1000000 hostile inputs: no other object may be harmed"
 	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
 	@echo "make soak-restart     as root: KILLS=1000 kills at random moments under traffic"
 	@echo "                      these three with BACKGROUND=1: in the background; make soak-status: how far they are"
@@ -102,6 +103,9 @@ soak: setup
 
 soak-kills: setup
 	$(call LONG,tests.soak.kills)
+
+soak-fuzz: setup
+	$(call LONG,tests.soak.fuzz $(INPUTS))
 
 soak-restart: setup
 	$(call LONG,tests.soak.restart)
