@@ -28,6 +28,8 @@ __all__ = ["Input", "cluster_resources", "open_input"]
 
 # The addresses of API servers that the cluster last said, in the state directory.
 SERVERS_FILE: Final = "api-servers.json"
+# The last readable state of each manifest, in the state directory.
+COPIES_DIRECTORY: Final = "manifests"
 _ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
@@ -56,7 +58,9 @@ def open_input(options: ClusterOptions, resources: Sequence[Resource]) -> Input:
         raise ProgramError("--k8s-manifests and an API server are two sources: name one of them")
     if not options.k8s_manifests.is_dir():
         raise ProgramError(f"--k8s-manifests={options.k8s_manifests} is no directory")
-    source = NarrowedSource(ManifestSource(options.k8s_manifests), resources)
+    copies = None if options.dry_run else options.run_dir / COPIES_DIRECTORY
+    manifests = ManifestSource(options.k8s_manifests, copies=copies)
+    source = NarrowedSource(manifests, resources)
     return Input(source, str(options.k8s_manifests), "watch-manifests")
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifest_files import FileContent, Items, Manifests, decode_file, unreadable
 from cilia.k8s.watch import Event
 from statedb.shown.text import visible
@@ -51,7 +52,7 @@ class DirectoryFiles:
     """Reads files, keeps what they say together, and publishes what changes.
 
     `read` may run in a thread, one at a time. With ``keeps_removed``, a file that goes leaves its
-    objects in force and is a problem.
+    objects in force and is a problem. `copies` has what a file said before this agent started.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class DirectoryFiles:
         items: Items,
         settle_s: float = SETTLE_S,
         keeps_removed: bool = False,
+        copies: LastReadable | None = None,
     ) -> None:
+        self._copies = copies
         self._directory = directory
         self._manifests = manifests
         self._publish = publish
@@ -119,6 +122,11 @@ class DirectoryFiles:
         self._publish(self._unpublished)
         self._unpublished = []
 
+    def forget_others(self, names: Iterable[str]) -> None:
+        """Forget what the last agent was told by files that are not among these any more."""
+        if self._copies is not None:
+            self._copies.retain(names)
+
     def _read(self, name: str) -> None:
         """Raises OSError, Restless, Unreadable."""
         known = self._stamps.get(name)
@@ -134,8 +142,16 @@ class DirectoryFiles:
                 raise Restless(GRACE_S - age_s)
         self._put(name, content)
         self._stamps[name] = stamp
+        if self._copies is not None and not content.problems:
+            self._copies.keep(name, data)
 
     def _put(self, name: str, content: FileContent) -> None:
+        is_broken = content.keep_all or bool(content.keep)
+        if is_broken and self._copies is not None and name not in self._manifests.files:
+            data = self._copies.last(name)
+            if data is not None:  # what was in force before this agent started
+                before = decode_file(visible(name), data, self._items)
+                self._unpublished += self._manifests.put(name, before)
         self._unpublished += self._manifests.put(name, content)
         self._publish(self._unpublished)
         self._unpublished = []

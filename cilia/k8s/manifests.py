@@ -21,6 +21,7 @@ import anyio.to_thread
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from cilia.k8s.directory_files import SETTLE_S, DirectoryFiles
+from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifest_files import READERS, Items, Manifests, manifest_items
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.store import ObjectStore
@@ -46,7 +47,8 @@ class ManifestSource:
     """Reads and watches one directory. ``run`` does the work, ``watch`` is for the readers.
 
     The files that ``wants`` chooses by name are read once they rest for ``settle_s`` seconds. With
-    ``keeps_removed``, a file that goes leaves its objects in force and is a problem.
+    ``keeps_removed``, a file that goes leaves its objects in force and is a problem. In ``copies``,
+    a directory of our own, the last readable state of each file is kept for the next agent.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ManifestSource:
         items: Items = manifest_items,
         settle_s: float | None = None,
         keeps_removed: bool = False,
+        copies: Path | None = None,
     ) -> None:
         self.directory = directory
         self._origin = origin
@@ -70,6 +73,7 @@ class ManifestSource:
             items=items,
             settle_s=SETTLE_S if settle_s is None else settle_s,
             keeps_removed=keeps_removed,
+            copies=None if copies is None else LastReadable(copies),
         )
         self._rescan_at = 0.0
 
@@ -144,6 +148,7 @@ class ManifestSource:
         self._rescan_at = time.monotonic() + RESCAN_MS / 1000
         listed = await anyio.to_thread.run_sync(os.listdir, self.directory)
         names = sorted(filter(self._wants, listed))
+        await anyio.to_thread.run_sync(self._files.forget_others, names)
         await self._read([*names, *sorted(set(self._files.names) - set(names))])
         self._complain("")
 

@@ -184,7 +184,7 @@ async def test_manifests_are_narrowed_as_the_api_server_would(tmp_path: Path) ->
         with_metadata(bare, labels=bare["metadata"]["labels"] | headless),
     ]
     (tmp_path / "a.json").write_text(json.dumps({"kind": "List", "items": forms}))
-    settings = AgentConfig(k8s_manifests=tmp_path, node_name="n1")
+    settings = AgentConfig(k8s_manifests=tmp_path, node_name="n1", state_dir=tmp_path / "state")
     objects = open_input(settings, resources(settings))
     async with running_agent(settings, objects.source, objects.source.run) as agent:
         txn = agent.ctx.db.read_txn()
