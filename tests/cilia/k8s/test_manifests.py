@@ -183,7 +183,7 @@ async def test_mounted_config_map_is_followed_through_its_links(tmp_path: Path) 
     (tmp_path / "svc.yaml").symlink_to("..data/svc.yaml")
     world = World(tmp_path)
     try:
-        await world.services.until(lambda: world.services.names == ["a"])
+        await world.services.until(lambda: world.services.listed)
         (tmp_path / "..data_tmp").symlink_to("..2")
         os.rename(tmp_path / "..data_tmp", tmp_path / "..data")
         await world.services.until(lambda: world.services.names == ["b"])
@@ -200,7 +200,7 @@ async def test_everything_stays_while_the_directory_is_away(
     (directory / "a.yaml").write_bytes(yaml_of(service_form("a")))
     world = World(directory)
     try:
-        await world.services.until(lambda: world.services.names == ["a"])
+        await world.services.until(lambda: world.services.listed)
         directory.rename(tmp_path / "away")
         await world.problems.until(lambda: bool(world.problems.complaints))
         assert world.services.names == ["a"]
@@ -223,7 +223,7 @@ async def test_a_directory_put_in_its_place_is_followed(
         (tmp_path / name / f"{name}.yaml").write_bytes(yaml_of(service_form(name)))
     world = World(tmp_path / "now")
     try:
-        await world.services.until(lambda: world.services.names == ["now"])
+        await world.services.until(lambda: world.services.listed)
         (tmp_path / "now").rename(tmp_path / "before")
         (tmp_path / "next").rename(tmp_path / "now")
         await world.services.until(lambda: world.services.names == ["next"])
