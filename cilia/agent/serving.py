@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from anyio.abc import TaskGroup
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 
 from cilia.agent import server
 from cilia.agent.shell import shell_routes
@@ -14,7 +15,22 @@ from cilia.loadbalancer.replacement import Replacement, replacement_routes
 from cilia.program.serving import metrics_routes, serve, tcp_socket, unix_socket
 from statedb.web.server import routes as table_routes
 
-__all__ = ["start_servers"]
+__all__ = ["agent_routes", "start_servers"]
+
+
+def agent_routes(agent: Agent, replacement: Replacement) -> list[BaseRoute]:
+    """Return everything that the unix socket answers."""
+    ctx, status = agent.ctx, agent.observation.status
+    return [
+        *server.status_routes(status),
+        *server.config_routes(agent.config),
+        *server.log_routes(),
+        *server.health_routes(status),
+        *metrics_routes(ctx.registry),
+        *table_routes(ctx.db),
+        *shell_routes(agent),
+        *replacement_routes(replacement),
+    ]
 
 
 def start_servers(group: TaskGroup, agent: Agent, replacement: Replacement) -> None:
@@ -24,17 +40,8 @@ def start_servers(group: TaskGroup, agent: Agent, replacement: Replacement) -> N
         ProgramError: an address cannot be bound.
     """
     config, ctx, status = agent.config, agent.ctx, agent.observation.status
-    routes = [
-        *server.status_routes(status),
-        *server.config_routes(config),
-        *server.log_routes(),
-        *server.health_routes(status),
-        *metrics_routes(ctx.registry),
-        *table_routes(ctx.db),
-        *shell_routes(agent),
-        *replacement_routes(replacement),
-    ]
-    serving = [(Starlette(routes=routes), unix_socket(config.socket_path))]
+    app = Starlette(routes=agent_routes(agent, replacement))
+    serving = [(app, unix_socket(config.socket_path))]
     if config.prometheus_serve_addr:
         listener = tcp_socket("--prometheus-serve-addr", config.prometheus_serve_addr)
         serving.append((server.metrics_app(ctx.registry), listener))

@@ -7,9 +7,8 @@ The same commands as in scripts, without those that would write behind the back 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio.from_thread
 import anyio.to_thread
@@ -23,6 +22,7 @@ from cilia.agent.script.lb import lb_commands
 from cilia.agent.script.observe import observe_commands
 from cilia.agent.script.redirects import redirect_commands
 from cilia.agent.wiring import Agent
+from cilia.program.serving import json_object
 from cilia.script import CommandLike, Sessions
 from cilia.script.documents import DOCUMENT_COMMANDS
 from cilia.script.sessions import describe_commands
@@ -64,9 +64,9 @@ def shell_routes(agent: Agent) -> list[BaseRoute]:
 
     async def run(request: Request) -> Response:
         try:
-            body: dict[str, Any] = await request.json()
+            body = await json_object(request)
             answer = await anyio.to_thread.run_sync(sessions.answer, body)
-        except (ValueError, json.JSONDecodeError) as error:
+        except ValueError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         return JSONResponse(answer)
 

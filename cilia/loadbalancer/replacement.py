@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -32,6 +32,7 @@ from cilia.linux.errors import NetlinkError, SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netfilter import translated_tcp_ports
 from cilia.loadbalancer.connections.translated_sockets import count_connections
+from cilia.program.serving import BadBody, json_object
 from statedb import DB, Table
 from tables.loadbalancer.frontends import Frontend
 
@@ -133,8 +134,11 @@ def replacement_routes(replacement: Replacement) -> list[BaseRoute]:
         return JSONResponse({"state": replacement.state.name.lower(), **replacement.left()})
 
     async def turn(request: Request) -> Response:
-        wanted: Any = await request.json()
-        if not isinstance(wanted, dict) or not isinstance(wanted.get("on"), bool):
+        try:
+            wanted = await json_object(request)
+        except BadBody as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        if not isinstance(wanted.get("on"), bool):
             return JSONResponse({"error": 'want {"on": true} or {"on": false}'}, status_code=400)
         replacement.turn(wanted["on"])
         return JSONResponse({"state": replacement.state.name.lower()})

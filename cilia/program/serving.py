@@ -14,8 +14,10 @@ import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h11
+import orjson
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -27,19 +29,53 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cilia.program.errors import ProgramError
 
-__all__ = ["allow_many_files", "metrics_routes", "serve", "tcp_socket", "unix_socket"]
+__all__ = [
+    "BadBody",
+    "allow_many_files",
+    "json_object",
+    "metrics_routes",
+    "serve",
+    "tcp_socket",
+    "unix_socket",
+]
 
 BACKLOG = 128
 #: Connections of one listener at a time: scrapers, probes and people's commands are few.
 MAX_CONNECTIONS = 256
 #: Longest that a client may take with the head of its first request, in seconds.
 REQUEST_TIMEOUT_S = 5.0
+# The body of a request may be as long as the files of a line of the shell.
+MOST_BYTES = 16 << 20
 
 
 def allow_many_files() -> None:
     """Raise the soft limit of open files to the hard one: the customary 1024 is for `select`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class BadBody(ValueError):
+    """The body of a request is not what is expected; the text says what is."""
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """Return the body of a request, a JSON object of bounded length.
+
+    Raises BadBody.
+    """
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            raise BadBody(f"the body is longer than {MOST_BYTES} bytes")
+    try:
+        body = orjson.loads(b"".join(parts))
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"the body is no JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BadBody("the body is no JSON object")
+    return body
 
 
 def metrics_routes(registry: CollectorRegistry) -> list[BaseRoute]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from statedb.table import RWTable, Table
     from statedb.txn import ReadTxn
 
+# Of a revision; Python converts no more than some thousand.
+MOST_DIGITS = 20
 KINDS = ("all", "get", "list", "prefix", "lower_bound")
 
 
@@ -43,7 +45,7 @@ class At(msgspec.Struct, frozen=True):
         if not text:
             return cls()
         instance, _, revision = text.rpartition(":")
-        if not (revision.isascii() and revision.isdigit()):
+        if not (revision.isascii() and revision.isdigit()) or len(revision) > MOST_DIGITS:
             raise BadKey(f"{text!r} is no revision: it is REVISION or INSTANCE:REVISION")
         return cls(int(revision), instance)
 
