@@ -32,7 +32,10 @@ SECRETS: Final = (
         re.compile(r"(?i)((?:password|passwd|token|secret)[\"']?\s*+[:=]\s*+[\"']?)[^\s\"',}]++"),
         r"\1***",
     ),
-    (re.compile(r"-----BEGIN ([A-Z ]{0,20}PRIVATE KEY)-----.{0,20000}?-----END \1-----", re.S), "***"),
+    (
+        re.compile(r"-----BEGIN ([A-Z ]{0,20}PRIVATE KEY)-----.{0,20000}?-----END \1-----", re.S),
+        "***",
+    ),
 )
 # Entries of a map that are read, and how many make a chunk.
 MAP_ENTRIES: Final = 1 << 20

@@ -27,7 +27,7 @@ from cilia.agent import shell
 from cilia.agent.config import AgentConfig
 from cilia.agent.serving import agent_routes
 from cilia.agent.wiring import build
-from cilia.datapath.datapath import MemoryDatapath
+from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.manifests import ManifestSource
 from cilia.loadbalancer.replacement import Replacement
 from cilia.script import Sessions
