@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent as one value: its parts, and what they have in common. `wiring.build` makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cilia.agent.config import AgentConfig
+from cilia.agent.observation import Observation
+from cilia.cluster.wiring import ClusterPart
+from cilia.datapath.wiring import DatapathPart
+from cilia.loadbalancer.wiring import LoadBalancerPart
+from cilia.node.wiring import NodePart
+from cilia.program.parts import Context, Job, Part
+
+__all__ = ["Agent"]
+
+
+@dataclass(frozen=True)
+class Agent:
+    config: AgentConfig
+    ctx: Context
+    cluster: ClusterPart
+    node: NodePart
+    datapath: DatapathPart
+    loadbalancer: LoadBalancerPart
+    observation: Observation
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """Return all that runs, by name."""
+        return {name: job for part in self._parts for name, job in part.jobs.items()}
+
+    def close(self) -> None:
+        """Give back what the parts hold open; what is in force stays."""
+        for close in (close for part in self._parts for close in part.closing):
+            close()
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return self.cluster, self.node, self.datapath, self.loadbalancer, self.observation
