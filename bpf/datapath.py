@@ -140,10 +140,19 @@ class NodeDatapath:
 
         Raises: NoPrivilege; pins that were made stay, and the call can be repeated.
         """
-        self.programs_dir.mkdir(exist_ok=True)
+        self.programs_dir.mkdir(parents=True, exist_ok=True)
         for name in self.drift():
             pins.replace(self._programs[name].number, self.programs_dir / name)
         self._published = True
+
+    def restore(self) -> list[str]:
+        """Put back pins of maps and programs that somebody removed; return their names.
+
+        Without them the next start would find nothing in force, and begin with empty maps.
+        """
+        lost = [*self._loader.restore_pins(), *self.drift()]
+        self.publish()
+        return lost
 
     def drift(self) -> list[str]:
         """Names of programs whose pin is not the one that ``publish`` makes."""

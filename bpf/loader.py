@@ -136,6 +136,20 @@ class Loader:
                 successor.rename(self.maps_dir / name)
         self.fresh = []
 
+    def restore_pins(self) -> list[str]:
+        """Pin the maps anew whose pins somebody removed; return their names.
+
+        Nothing is done before `settle`: until then a name may be that of a predecessor.
+        """
+        if self.fresh:
+            return []
+        lost = [name for name in self.maps if not (self.maps_dir / name).exists()]
+        if lost:
+            self.maps_dir.mkdir(parents=True, exist_ok=True)
+        for name in lost:
+            self.maps[name].replace_pin(self.maps_dir / name)
+        return lost
+
     def close(self) -> None:
         """Close the maps; what is pinned stays."""
         for opened in self.maps.values():

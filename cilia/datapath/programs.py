@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
+import structlog
 
 from bpf.errors import BPFError
 from cilia.program.errors import ProgramError
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from bpf.foreign import ForeignProgram
 
 __all__ = ["SOCKET_OWNER", "Attaching", "NodePrograms", "Succession", "socket_attachments"]
+
+log = structlog.get_logger("datapath")
 
 #: Owner of the attachments of socket programs.
 SOCKET_OWNER: Final = "socket-lb"
@@ -91,7 +94,9 @@ class NodePrograms:
 
     def _restore(self) -> None:
         with self._lock:
-            self._node.publish()
+            lost = self._node.restore()
+        if lost:
+            log.warning("pins that were gone are made anew", pins=lost)
 
     def watch_filters(self, attached: Callable[[], Mapping[str, int]]) -> None:
         """`attached`: the tc filters by place, with the id of the program that each runs."""
@@ -112,7 +117,9 @@ class NodePrograms:
 
     def links(self) -> list[dict[str, Any]]:
         """The links on the cgroup, of this run or an earlier one."""
-        return [{"name": path.name} for path in sorted(self._node.links_dir.iterdir())]
+        directory = self._node.links_dir
+        paths = sorted(directory.iterdir()) if directory.is_dir() else ()
+        return [{"name": path.name} for path in paths]
 
     def foreign_programs(self) -> list[ForeignProgram]:
         """Programs of others on the hooks that these have."""

@@ -17,7 +17,7 @@ __all__ = ["LinkPins"]
 
 
 class LinkPins:
-    """The pins of one directory, which is made if it is not there."""
+    """The pins of one directory, which is made if it is not there, also when it went."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -44,12 +44,14 @@ class LinkPins:
 
     def read_all(self) -> dict[str, LinkInfo]:
         """Every link by its name."""
-        names = {path.name.removesuffix(pins.NEW) for path in self._directory.iterdir()}
+        paths = self._directory.iterdir() if self._directory.is_dir() else ()
+        names = {path.name.removesuffix(pins.NEW) for path in paths}
         found = {name: self.read(name) for name in names}
         return {name: info for name, info in found.items() if info is not None}
 
     def put(self, name: str, link: Link) -> None:
         """Give a name to a link, in the place of whatever had it."""
+        self._directory.mkdir(parents=True, exist_ok=True)
         pins.replace(link.number, self._directory / name)
 
     def remove(self, name: str) -> None:

@@ -48,3 +48,27 @@ def test_a_lost_map_entry_is_a_row_of_drift_and_is_written_again(w: World) -> No
     w.eventually(lambda: dict(maps.v4.service.items()) == before)
     w.eventually(lambda: not drifted())
     maps.close()
+
+
+def test_pins_that_are_removed_come_back_and_the_next_start_finds_all(w: World) -> None:
+    """Somebody empties the directory of the instance while its agent runs."""
+    for name in POD_V4[:2]:
+        w.inside.serve(name, name, 8080)
+    directory = w.bpf_root / w.namespace
+    w.eventually(lambda: (directory / "links" / "connect4").exists())
+    before = {path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
+    for path in sorted(directory.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert w.get("/status")["pid"], "it answers without them"
+
+    def pinned() -> bool:
+        return before == {p.relative_to(directory) for p in directory.rglob("*") if p.is_file()}
+
+    w.eventually(pinned, 10)
+    assert w.get("/status")["pid"] == w.agents[-1].pid
+    assert w.inside.tcp("10.203.0.1", 80)["answer"] in POD_V4[:2]
+    w.kill_agent()
+    assert w.inside.tcp("10.203.0.1", 80)["answer"] in POD_V4[:2], "all was pinned"
+    w.start_agent()
+    w.eventually(w.ready)
+    assert w.inside.tcp("10.203.0.1", 80)["answer"] in POD_V4[:2]
