@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from cilia.agent.config import AgentConfig
-from cilia.datapath.mounts import unmount_ours
+from cilia.datapath.mounts import pin_dirs, unmount_ours
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.netlink import Netlink
 from cilia.program.instance import DEFAULT_INSTANCE
@@ -93,19 +93,26 @@ def _hand_back(config: AgentConfig, timeout_s: float) -> None:
 def remove_everything(config: AgentConfig) -> list[str]:
     """What was removed, a line each."""
     removed = []
-    if config.pin_dir.exists():
-        from bpf.datapath import cleanup as detach_and_unpin  # loads libbpf
-
-        filters = _detach_filters(config.pin_dir)
-        if filters:
-            removed.append(f"{filters} tc filters on devices")
-        detach_and_unpin(config.pin_dir)
-        removed.append(f"programs, maps and links pinned below {config.pin_dir}")
+    # The agent may have been given another --bpf-root than this command.
+    for pin_dir in dict.fromkeys([config.pin_dir, *pin_dirs(config.run_dir)]):
+        if pin_dir.exists():
+            removed += _remove_datapath(pin_dir)
     removed += unmount_ours(config.run_dir)
     if config.run_dir.exists():
         _remove_directory(config.run_dir)
         removed.append(str(config.run_dir))
     return removed
+
+
+def _remove_datapath(pin_dir: Path) -> list[str]:
+    from bpf.datapath import cleanup as detach_and_unpin  # loads libbpf
+
+    filters = _detach_filters(pin_dir)
+    detach_and_unpin(pin_dir)
+    return [
+        *([f"{filters} tc filters on devices"] if filters else []),
+        f"programs, maps and links pinned below {pin_dir}",
+    ]
 
 
 def _detach_filters(pin_dir: Path) -> int:

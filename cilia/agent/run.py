@@ -89,6 +89,7 @@ def _locked(config: AgentConfig) -> Iterator[Path]:
         mounts.prepare_bpf_root(config)
         cgroup = mounts.prepare_cgroup_root(config)
         own_directory(config.pin_dir)
+        mounts.remember_pins(config.run_dir, config.pin_dir)
         lock.acquire(config.pin_dir, cgroup)
         yield cgroup
     except AlreadyRunning as error:

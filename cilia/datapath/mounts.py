@@ -24,6 +24,7 @@ from cilia.program.errors import ProgramError
 log = structlog.get_logger("agent")
 
 RECORD = "mounts.json"
+PINS = "pins.json"
 MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -84,6 +85,18 @@ def _ensure_mounted(config: DatapathOptions, fstype: str, path: Path, option: st
             f"no {fstype} file system at {path} and it cannot be mounted ({error.strerror}):"
             f" run as root with CAP_SYS_ADMIN, or mount one and name it with {option}"
         ) from None
+
+
+def remember_pins(run_dir: Path, pin_dir: Path) -> None:
+    """Note where an instance pins, so that its cleanup finds it without being told."""
+    known = pin_dirs(run_dir)
+    if pin_dir not in known:
+        write_record(run_dir / PINS, [str(path) for path in (*known, pin_dir)])
+
+
+def pin_dirs(run_dir: Path) -> list[Path]:
+    """Return the directories that an instance has pinned in, as its agents noted them."""
+    return [Path(name) for name in read_record(run_dir / PINS, list[str]) or []]
 
 
 def unmount_ours(run_dir: Path) -> list[str]:

@@ -14,14 +14,18 @@ from pathlib import Path
 import pytest
 
 from bpf import pins
+from bpf.maps.map import Map
+from bpf.maps.types import MapType
 from bpf.object import Object
 from cilia.agent.cleanup import remove_everything
 from cilia.agent.config import AgentConfig
+from cilia.datapath.mounts import remember_pins
 from cilia.linux.mounts import mount_bpffs
 from cilia.linux.netlink import Netlink
 from reconcilers.datapath.attachment_places import FilterPlaces
 from tables.datapath.attachments import AttachHook, Attachment
 from tests.bpf.sources import build
+from tests.bpf.world import unmount
 from tests.kernel import Kernel
 
 SOURCE = """
@@ -111,3 +115,24 @@ def test_tc_filters_go_and_those_of_another_instance_stay(
     removed, left = kernel.netns.run(remove)
     assert removed[0] == "1 tc filters on devices"
     assert left == [other]
+
+
+@pytest.mark.root
+def test_pins_of_another_root_are_found_by_the_agents_note(
+    config: AgentConfig, tmp_path: Path
+) -> None:
+    """The command was not told where the agent had its pins."""
+    other = tmp_path / "other"
+    mount_bpffs(other)
+    try:
+        pin_dir = other / config.instance
+        (pin_dir / "maps").mkdir(parents=True)
+        with Map.create(MapType.HASH, "test", 4, 4, 1) as made:
+            made.pin(pin_dir / "maps" / "test")
+        remember_pins(config.run_dir, pin_dir)
+        removed = remove_everything(config)
+        assert not pin_dir.exists()
+        assert f"programs, maps and links pinned below {pin_dir}" in removed
+        assert not config.run_dir.exists()
+    finally:
+        unmount(other)
