@@ -46,7 +46,9 @@ class Incremental(Generic[T]):
         set_status: Callable[[T, Status], T],
         config: Config,
         retries: Retries[T],
+        weight: Callable[[T], int] | None = None,
     ) -> None:
+        self._weight = weight
         self._db = db
         self._table = table
         self._key_of = table.primary_key
@@ -86,7 +88,8 @@ class Incremental(Generic[T]):
     def _collect_changes(
         self, changes: Iterable[Change[T]], entries: list[Entry[T]]
     ) -> tuple[bool, int]:
-        limit, get_status = self._config.round_size, self._get_status
+        limit, get_status, weight = self._config.round_size, self._get_status, self._weight
+        size = 0
         finished, failed = StatusKind.DONE, StatusKind.ERROR
         revision = 0
         for change in changes:
@@ -104,7 +107,8 @@ class Incremental(Generic[T]):
                 if kind is failed and self._key_of(obj) in self._retries:
                     continue
                 entries.append(Entry(obj, revision, False, status.id))
-            if len(entries) >= limit:
+            size += 1 if weight is None else weight(obj)
+            if size >= limit:
                 return True, revision
         return False, revision
 

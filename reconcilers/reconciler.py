@@ -71,7 +71,8 @@ class Reconciler(Generic[T]):
     another one. Whoever writes an object sets a fresh `pending()`: it is what asks for
     reconciliation. `run` may be called again after it ended by an error or by cancellation;
     nothing is lost between. With `drift` and operations that can verify, the target can be read
-    back. `clock` is for intervals and backoff, in seconds.
+    back. `clock` is for intervals and backoff, in seconds. `weight` tells how many ordinary objects
+    one costs as much as, where they differ: it counts for the size of a round.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Reconciler(Generic[T]):
         drift: RWTable[Drift] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        weight: Callable[[T], int] | None = None,
     ) -> None:
         """Raises: TypeError if `drift` is given and the operations cannot verify."""
         self.name = name or table.name
@@ -103,7 +105,7 @@ class Reconciler(Generic[T]):
             config.retry_backoff_min_s, config.retry_backoff_max_s, config.retry_jitter, clock, rng
         )
         self._incremental = Incremental(
-            db, table, operations, get_status, set_status, config, self._retries
+            db, table, operations, get_status, set_status, config, self._retries, weight
         )
         self._refresher = Refresher(
             db,

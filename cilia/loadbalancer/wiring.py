@@ -123,7 +123,13 @@ def _reconciler(
             verify_interval_s=options.lb_verify_interval_s,
             verify_in_thread=True,
         ),
+        weight=_weight,
     )
+
+
+def _weight(fe: Frontend) -> int:
+    """A frontend of hundreds of backends takes as long as hundreds that have one."""
+    return 1 + len(fe.backends) // 4
 
 
 def _control_plane(

@@ -62,6 +62,7 @@ class Context:
         *,
         module: str = "",
         config: Config | None = None,
+        weight: Callable[[T], int] | None = None,
     ) -> Reconciler[T]:
         """Make what carries a table out.
 
@@ -78,6 +79,7 @@ class Context:
             health=self.health_of(module or table.name),
             metrics=self.metrics,
             drift=self.drift if isinstance(operations, VerifyOperations) else None,
+            weight=weight,
         )
 
     def start(self, group: TaskGroup, jobs: Mapping[str, Job]) -> None:

@@ -121,6 +121,16 @@ async def test_round_is_limited_in_size() -> None:
     assert target.ids("update") == list(range(35))
 
 
+async def test_round_of_heavy_objects_has_fewer() -> None:
+    target = BatchTarget()
+    config = dataclasses.replace(FAST, round_size=10)
+    world = World(target, config, weight=lambda row: 10 if row.id < 3 else 2)
+    world.put(*((number, "x") for number in range(15)))
+    async with running(world.reconciler):
+        await world.settled()
+    assert [len(ids) for _, ids in target.batches] == [1, 1, 1, 5, 5, 2]
+
+
 async def test_statuses_of_a_round_are_one_transaction() -> None:
     world = World()
     world.put(*((number, "x") for number in range(100)))

@@ -40,6 +40,7 @@ from cilia.loadbalancer.redirects.controller import RedirectController, Redirect
 from cilia.loadbalancer.redirects.reflector import redirect_policy_reflector
 from cilia.loadbalancer.reflector import KINDS, ServiceReflector
 from cilia.loadbalancer.this_node import LocalNode
+from cilia.loadbalancer.wiring import _weight
 from cilia.loadbalancer.writer import LoadBalancerTables, Writer
 from reconcilers.loadbalancer.frontends import FrontendOperations
 from reconcilers.reconciler import Reconciler
@@ -139,6 +140,7 @@ class World:
             set_status=set_status,
             config=FAST,
             clock=lambda: float(next(clock)),
+            weight=_weight,
         )
 
     # -- what comes in
@@ -189,7 +191,7 @@ class World:
         self.timed("local node", self.local_node.step)
         self.timed("host ports", self.host_ports.step, self._pod_changes)
         self.timed("redirects", self.redirects.step)
-        for _ in range(20):
+        for _ in range(2_000):
             if not self.timed("reconciler", self._reconciler._cycle).more:
                 break
 
