@@ -111,7 +111,7 @@ def pod(rng: Random) -> Form:
                             "name": "http",
                             "containerPort": 8080,
                             "hostPort": 8066,
-                            "hostIP": rng.choice(("", "127.0.0.1", "192.0.2.1")),
+                            "hostIP": rng.choice(("", "127.0.0.1", "192.0.2.9")),
                             "protocol": "TCP",
                         }
                     ],

@@ -20,6 +20,10 @@ from tests.cilia.k8s.forms import service_form
 
 ROUTES = ("file", "file", "file", "state file", "object", "stream")
 MOST_STEPS = 6
+# Characters that one step may add: steps multiply each other.
+MOST_ADDED = 300_000
+# Of an input; what is longer ends there.
+MOST_BYTES = 1_500_000
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,11 @@ def make(plan: Plan) -> Input:
         data = write(wrapped, as_json=as_json, rng=rng)
         for step in chosen[1::2] if textual else ():
             data = spoil_bytes(data, step)
-        if mixed:
+        data = data[:MOST_BYTES]
+        if mixed and len(data) < MOST_BYTES:
             data = json.dumps(BESIDE).encode() + b"\n---\n" + data
         name = f"bad-{plan.seed}.{suffix}"
-        versions.append(Input(plan, route, kind, name, data, mixed))
+        versions.append(Input(plan, route, kind, name, data, mixed and len(data) < MOST_BYTES))
     return replace(versions[0], later=tuple(versions[1:]))
 
 
@@ -119,16 +124,16 @@ def spoil_form(form: Any, rng: Random) -> None:
         widen(container, container[key], rng.choice((1, 2, 300)))
     elif what < 0.85:
         other, there = rng.choice(everywhere)
-        other_value = other[there] if is_there(other, there) else None
-        container[key] = json.loads(json.dumps(other_value, default=str))
+        text = json.dumps(other[there]) if is_there(other, there) else "null"
+        container[key] = json.loads(text if len(text) < MOST_ADDED else "null")
     else:
         container[str(rng.choice(VALUES)(rng))[:1000]] = rng.choice(VALUES)(rng)
 
 
 def widen(items: list[Any], item: Any, number: int) -> None:
     """Add more like an item, the same or each a little different."""
-    for more in range(number):
-        copy = json.loads(json.dumps(item, default=str))
+    for more in range(min(number, MOST_ADDED // len(json.dumps(item)))):
+        copy = json.loads(json.dumps(item))
         if isinstance(copy, dict) and number > 1:
             for key, value in copy.items():
                 if isinstance(value, int):
