@@ -105,8 +105,13 @@ class ResourceWatch:
         self._unanswered = False
         self._others_answered = asyncio.Event()
         self._reported_at = 0.0
+        self._begun = False
 
     async def run(self) -> None:
+        if self._begun:
+            # Of what was under way when it failed, the ledger may know more than the readers.
+            self.send_everything()
+        self._begun = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
             group.create_task(self._prove_again_and_again())

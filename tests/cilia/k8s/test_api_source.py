@@ -21,6 +21,7 @@ from cilia.k8s.api_source import ApiSource
 from cilia.k8s.change_time import TRIGGER, TimeSource
 from cilia.k8s.client import Client, Limits
 from cilia.k8s.errors import AccessError
+from cilia.k8s.object_events import ObjectEvents
 from cilia.k8s.objects import EndpointSlice, K8sObject, Service
 from cilia.k8s.resource import Resource
 from cilia.k8s.resource_watch import Options
@@ -104,6 +105,28 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource_watch, "FIRST_WAIT_S", 0.02)
     monkeypatch.setattr(resource_watch, "LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(resource_watch, "ABSENT_S", 0.2)
+
+
+async def test_what_a_failure_kept_from_readers_comes_with_the_next_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.api.put(SERVICES, service_form("a"))
+    source = world.source()
+    reader = world.read(source, Service)
+    failing = asyncio.create_task(source.run())
+    await reader.names("a")
+    await world.watching(source)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(ObjectEvents, "of_object", fail)
+    world.api.put(SERVICES, service_form("b"))
+    with pytest.raises(ExceptionGroup):
+        await failing
+    monkeypatch.undo()
+    world.run(source)
+    await reader.names("a", "b")
 
 
 async def test_list_comes_in_pages_and_then_changes(world: World) -> None:
