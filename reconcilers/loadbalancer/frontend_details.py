@@ -6,7 +6,7 @@ let in or kept out, a Maglev table the backend for each hash of a connection; an
 frontend wakes up by traffic. Pure functions, as in `frontend_entries`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bpf.maps.lb import AFFINITY_MATCH, ID, PRESENT, SourceRange, encode_source_range
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
@@ -15,7 +15,7 @@ from reconcilers.loadbalancer.frontend_maps import FamilyMaps
 from reconcilers.loadbalancer.maglev import Member, Recipe
 from reconcilers.maps.staged import StagedMap
 from tables.addressing import L3n4Addr
-from tables.loadbalancer.backends import Backend, BackendState
+from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend, FrontendType
 from tables.loadbalancer.services import Algorithm
 
@@ -47,9 +47,9 @@ def details_of(
     config: FrontendConfig,
 ) -> Iterator[Detail]:
     """Those of `addr`, the frontend's own address or one it is expanded to."""
-    active = active_backends(choice)
+    serving = serving_backends(choice)
     if fe.service.affinity_timeout_s:
-        for be in active:
+        for be in serving:
             key = AFFINITY_MATCH.pack(backend_ids[be.address], number)
             yield family.affinity, key, PRESENT
     for prefix in fe.service.source_ranges:
@@ -58,18 +58,18 @@ def details_of(
             yield family.source, encode_source_range(source), PRESENT
     if fe.service.scale_to_zero and config.enable_scale_to_zero:
         yield family.scale_to_zero, ID.pack(number), PRESENT
-    if active and wants_maglev(fe, addr, config):
+    if serving and wants_maglev(fe, addr, config):
         recipe = Recipe.of(
-            (Member(turn_name(be), backend_ids[be.address], be.weight) for be in active),
+            (Member(turn_name(be), backend_ids[be.address], be.weight) for be in serving),
             config.bpf_lb_maglev_table_size,
             config.maglev_seed,
         )
         yield family.maglev, ID.pack(number), recipe
 
 
-def active_backends(choice: Choice) -> list[Backend]:
-    """Healthy and active; those that are used because no other is left are not."""
-    return [be for be in choice.shown[: choice.used] if be.state is BackendState.ACTIVE]
+def serving_backends(choice: Choice) -> Sequence[Backend]:
+    """Return those that get new connections: terminating ones where no other is left."""
+    return choice.shown[: choice.used]
 
 
 def wants_maglev(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
@@ -86,5 +86,5 @@ def wants_maglev(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
 
 
 def turn_name(be: Backend) -> str:
-    """What the turns of a table are ordered by: the same text on every node."""
+    """Return what the turns of a table are ordered by: the same on every node, in every state."""
     return f"[{be.address},State:active]"

@@ -137,20 +137,21 @@ def wanted_details(
     found: dict[str, Details] = {}
     for fe in sorted(rows, key=lambda fe: not fe.address.is_surrogate):
         for address in (fe.address, *_expanded(fe, node_ports)):
-            active = [
-                be for be in fe.backends if be.state is BackendState.ACTIVE and not be.unhealthy
+            healthy = [be for be in fe.backends if not be.unhealthy]
+            used = [be for be in healthy if be.state is BackendState.ACTIVE] or [
+                be for be in healthy if be.state is BackendState.TERMINATING
             ]
-            members = [Member(f"[{be.address},State:active]", i) for i, be in enumerate(active)]
+            members = [Member(f"[{be.address},State:active]", i) for i, be in enumerate(used)]
             has_table = members and not address.is_surrogate
             table = lookup_table(members, size) if has_table else []
             details = Details(
-                frozenset(str(be.address) for be in active if fe.service.affinity_timeout_s),
+                frozenset(str(be.address) for be in used if fe.service.affinity_timeout_s),
                 frozenset(
                     str(cidr)
                     for cidr in fe.service.source_ranges
                     if (cidr.version == 6) is address.is_ipv6
                 ),
-                tuple(sorted(Counter(str(active[i].address) for i in table).items())),
+                tuple(sorted(Counter(str(used[i].address) for i in table).items())),
             )
             found.pop(str(address), None)
             if details != Details():
