@@ -82,7 +82,7 @@ def convert_service(
         False,  # loopback_host_port: of host ports alone
         _source_ranges(spec),
         asked.source_ranges_policy,
-        _distribution(spec, notes, int_),
+        _distribution(spec, notes),
         asked.scale_to_zero,
     )
     return ConvertedService(
@@ -165,12 +165,8 @@ def _source_ranges(spec: k8s.ServiceSpec) -> tuple[Any, ...]:
     return tuple(ipaddress.ip_network(cidr, strict=False) for cidr in ranges) if ranges else ()
 
 
-def _distribution(
-    spec: k8s.ServiceSpec, notes: Mapping[str, str] | None, internal: TrafficPolicy
-) -> TrafficDistribution:
-    """The spec's preference, else the older annotation's; an internal Local rules both out."""
-    if internal is TrafficPolicy.LOCAL:
-        return TrafficDistribution.DEFAULT
+def _distribution(spec: k8s.ServiceSpec, notes: Mapping[str, str] | None) -> TrafficDistribution:
+    """Return the spec's preference, else the older annotation's."""
     if spec.traffic_distribution:
         try:
             return TrafficDistribution(spec.traffic_distribution)
@@ -217,7 +213,7 @@ def _all_frontends(
 ) -> list[FrontendParams]:
     spec, found = obj.spec, list[FrontendParams]()
     kind = spec.type
-    scopes = _EXTERNAL if service.ext_traffic_policy is service.int_traffic_policy else _BOTH
+    scopes = _BOTH if has_two_scopes(service, config) else _EXTERNAL
     if exposed is None or "ClusterIP" in exposed:
         ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
         _at(found, spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config)
@@ -230,6 +226,13 @@ def _all_frontends(
     if external_ips and config.enable_external_ips:
         _at(found, spec, external_ips, FrontendType.EXTERNAL_IPS, scopes, config)
     return found
+
+
+def has_two_scopes(service: Service, config: LoadBalancerOptions) -> bool:
+    """True if clients inside the cluster get other backends at its external addresses."""
+    internal = service.int_traffic_policy is TrafficPolicy.LOCAL
+    external = service.ext_traffic_policy is TrafficPolicy.LOCAL
+    return external is not (internal and config.bpf_lb_internal_policy_all_types)
 
 
 def _at(

@@ -49,7 +49,7 @@ def convert_slice(
     found: dict[L3n4Addr, Backend] = {}
     for endpoint in obj.endpoints or ():
         state = _state(endpoint.conditions) if weight else BackendState.MAINTENANCE
-        zones = _zones(endpoint.hints)
+        zones, nodes = _hints(endpoint.hints)
         for ip in endpoint.addresses:
             packed = pack_ip(ip)
             for port, protocol, names in ports:
@@ -64,6 +64,7 @@ def convert_slice(
                     endpoint.node_name or "",
                     endpoint.zone or "",
                     zones,
+                    nodes,
                 )
     return ConvertedSlice(tuple(found.values()), warnings)
 
@@ -101,17 +102,26 @@ def _ports(obj: k8s.EndpointSlice) -> list[tuple[int, str, tuple[str, ...]]]:
 def _state(conditions: k8s.EndpointConditions | None) -> BackendState:
     """Ready counts first, as in kube-proxy: a terminating pod may be published as ready on purpose.
 
-    Not ready and not terminating is maintenance: connections stay, so that flapping costs none.
+    Not ready and not terminating is maintenance: connections stay, so that flapping costs none. An
+    endpoint that does not say is ready, is serving and is not terminating.
     """
     if conditions is None or conditions.ready is None or conditions.ready:
         return BackendState.ACTIVE
     if not conditions.terminating:
         return BackendState.MAINTENANCE
-    return BackendState.TERMINATING if conditions.serving else BackendState.TERMINATING_NOT_SERVING
+    if conditions.serving is False:
+        return BackendState.TERMINATING_NOT_SERVING
+    return BackendState.TERMINATING
 
 
-def _zones(hints: k8s.EndpointHints | None) -> tuple[str, ...]:
-    return tuple(hint.name for hint in hints.for_zones or ()) if hints else ()
+def _hints(hints: k8s.EndpointHints | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The zones and the nodes that shall use the endpoint."""
+    if hints is None:
+        return (), ()
+    return (
+        tuple(hint.name for hint in hints.for_zones or ()),
+        tuple(hint.name for hint in hints.for_nodes or ()),
+    )
 
 
 def merge_slices(slices: Iterable[Backends]) -> Backends:

@@ -52,7 +52,7 @@ class FrontendOptions(ProgramConfig):
     ] = True
     enable_service_topology: Annotated[
         bool, Field(description="Follow zone hints and the preference for the own node.")
-    ] = False
+    ] = True
     node_port_range: Annotated[
         str, Field(description="First and last node port, as FIRST,LAST.")
     ] = "30000,32767"
@@ -78,6 +78,13 @@ class FrontendOptions(ProgramConfig):
     ] = False
     bpf_lb_external_clusterip: Annotated[
         bool, Field(description="Cluster addresses answer traffic from outside the cluster too.")
+    ] = False
+    bpf_lb_internal_policy_all_types: Annotated[
+        bool,
+        Field(
+            description="Inside the cluster internalTrafficPolicy counts at every address of a"
+            " service, not at cluster addresses alone."
+        ),
     ] = False
     bpf_lb_source_range_all_types: Annotated[
         bool, Field(description="Check source ranges at every address of a service.")

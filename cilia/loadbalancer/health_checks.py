@@ -51,12 +51,7 @@ def health_service(converted: ConvertedService, node: LocalNode) -> ServiceChang
     )
     return ServiceChange(
         name,
-        Service(
-            name,
-            Source.LOCAL,
-            ext_traffic_policy=TrafficPolicy.LOCAL,
-            int_traffic_policy=TrafficPolicy.LOCAL,
-        ),
+        Service(name, Source.LOCAL),  # no policy: its only backend is this node
         [FrontendParams(addr, FrontendType.LOAD_BALANCER, "", port) for addr in addresses],
         [
             Backend(name, L3n4Addr.of(ip, port, "TCP"), Source.LOCAL, node_name=node.name)

@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which backends of a service answer at one of its frontends: pure functions over rows.
 
-The rules run in this order: protocol and family, port name, preference among sources, then the node
-(PreferSameNode), the traffic policies, the zone. They follow Kubernetes' service semantics and
-KEP-2433 (topology aware routing).
+The rules run in this order: protocol and family, port name, preference among sources, then a
+traffic policy or, without one, nearness:
+
+    Local policy        the node's own backends, also if there are none
+    PreferSameNode      those meant for this node, else by zone
+    zone hints          those meant for this zone, else all
+
+Nearness is decided by backends that can serve, and takes out only those: the others get no new
+connection while one of these is left, and keep what they have. The rules are Kubernetes': the API
+text of EndpointSlice, KEP-2433 (hints), KEP-3015 (same node), KEP-1669 (terminating endpoints), and
+KEP-2086 (`internalTrafficPolicy`).
 """
 
 from __future__ import annotations
@@ -26,10 +34,6 @@ from tables.loadbalancer.services import (
 _EXTERNAL_TYPES: Final = frozenset(
     (FrontendType.NODE_PORT, FrontendType.LOAD_BALANCER, FrontendType.EXTERNAL_IPS)
 )
-_INTERNAL_TYPES: Final = _EXTERNAL_TYPES | {FrontendType.CLUSTER_IP}
-_ZONE_PREFERENCES: Final = frozenset(
-    (TrafficDistribution.PREFER_CLOSE, TrafficDistribution.PREFER_SAME_ZONE)
-)
 _V4_PREFIX: Final = b"\0" * 10 + b"\xff\xff"
 
 
@@ -49,25 +53,36 @@ def select_backends(
     *,
     redirected: bool = False,
 ) -> tuple[Backend, ...]:
-    """The backends for a frontend, in address order; the candidates themselves if all are meant.
+    """Return the backends for a frontend, in address order; `candidates` itself if all are meant.
 
     Args:
-        candidates: all backends of the service (of the target, if redirected), see ``in_order``.
+        candidates: all backends of the service (of the target, if redirected), see `in_order`.
     """
     chosen = matching(address, port_name, candidates)
     if not chosen:
         return ()
-    distribution = service.traffic_distribution if config.enable_service_topology else ""
-    if distribution is TrafficDistribution.PREFER_SAME_NODE:
-        here = [be for be in chosen if be.node_name == node.name]
-        if here:
-            return tuple(here)
-    if wants_local_backends(address, type_, service):
-        chosen = [be for be in chosen if not be.node_name or be.node_name == node.name]
-    if distribution in _ZONE_PREFERENCES and node.zone and not redirected:
-        chosen = _in_zone(chosen, node.zone)
+    if wants_local_backends(address, type_, service, config):
+        chosen = [be for be in chosen if is_local(be, node)]
+    elif service.traffic_distribution and config.enable_service_topology and not redirected:
+        chosen = nearest(chosen, service.traffic_distribution, node)
     if len(chosen) == len(candidates) and isinstance(candidates, tuple):
         return candidates
+    return tuple(chosen)
+
+
+def probed_backends(
+    address: L3n4Addr,
+    type_: FrontendType,
+    port_name: str,
+    service: Service,
+    candidates: Sequence[Backend],
+    node: LocalNode,
+    config: LoadBalancerOptions,
+) -> tuple[Backend, ...]:
+    """Return all that a health checker probes: nearness must have the answers of those afar too."""
+    chosen = matching(address, port_name, candidates)
+    if wants_local_backends(address, type_, service, config):
+        chosen = [be for be in chosen if is_local(be, node)]
     return tuple(chosen)
 
 
@@ -88,34 +103,74 @@ def matching(address: L3n4Addr, port_name: str, candidates: Sequence[Backend]) -
     return chosen
 
 
-def wants_local_backends(address: L3n4Addr, type_: FrontendType, service: Service) -> bool:
+def is_local(be: Backend, node: LocalNode) -> bool:
+    """True for a backend of this node; one without a node is everybody's, as in the field."""
+    return not be.node_name or be.node_name == node.name
+
+
+def can_serve(be: Backend) -> bool:
+    """True if the backend gets new connections: ready, and not found ill by a health check."""
+    return be.state is BackendState.ACTIVE and not be.unhealthy
+
+
+def wants_local_backends(
+    address: L3n4Addr, type_: FrontendType, service: Service, config: LoadBalancerOptions
+) -> bool:
     """True if a traffic policy keeps this frontend's traffic on the node.
 
-    A ClusterIP knows the internal policy only. The external scope of the others follows the
-    external policy; where both policies are Local there is no internal scope.
+    The internal policy is that of cluster addresses, the external one that of all others as they
+    are seen from outside. Inside the cluster those lead to all backends, unless an option says that
+    the internal policy counts there too; where both are Local then, there is no internal scope.
     """
-    if address[23] == SCOPE_INTERNAL or type_ is FrontendType.CLUSTER_IP:
-        return is_internal_local(type_, service)
-    return is_external_local(type_, service)
+    if type_ is FrontendType.CLUSTER_IP:
+        return service.int_traffic_policy is TrafficPolicy.LOCAL
+    if type_ not in _EXTERNAL_TYPES:
+        return False
+    if address[23] != SCOPE_INTERNAL:
+        return service.ext_traffic_policy is TrafficPolicy.LOCAL
+    return (
+        config.bpf_lb_internal_policy_all_types
+        and service.int_traffic_policy is TrafficPolicy.LOCAL
+    )
 
 
-def is_external_local(type_: FrontendType, service: Service) -> bool:
-    return service.ext_traffic_policy is TrafficPolicy.LOCAL and type_ in _EXTERNAL_TYPES
-
-
-def is_internal_local(type_: FrontendType, service: Service) -> bool:
-    return service.int_traffic_policy is TrafficPolicy.LOCAL and type_ in _INTERNAL_TYPES
-
-
-def _in_zone(chosen: list[Backend], zone: str) -> list[Backend]:
-    """Those hinted for the zone, if every backend has hints and one of them names the zone."""
-    if not all(be.for_zones for be in chosen):
+def nearest(
+    chosen: list[Backend], distribution: TrafficDistribution, node: LocalNode
+) -> list[Backend]:
+    """Leave out backends that can serve and are meant for elsewhere, if some are meant for here."""
+    serving = [be for be in chosen if can_serve(be)]
+    near: list[Backend] = []
+    if distribution is TrafficDistribution.PREFER_SAME_NODE:
+        near = _on_node(serving, node.name)
+    near = near or _in_zone(serving, node.zone)
+    if not near or len(near) == len(serving):
         return chosen
-    return [be for be in chosen if zone in be.for_zones] or chosen
+    kept = {be.address for be in near}
+    return [be for be in chosen if be.address in kept or not can_serve(be)]
 
 
-def probed(backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
-    """What a health-checked service uses: active backends count once they have been probed."""
+def _on_node(serving: list[Backend], name: str) -> list[Backend]:
+    """Those hinted for the node, if all have hints; by their own nodes where there are no hints.
+
+    Older clusters write none, nor do people; the controller's name the backend's own node.
+    """
+    hinted = [be for be in serving if be.for_nodes]
+    if not hinted:
+        return [be for be in serving if be.node_name == name]
+    if len(hinted) < len(serving):
+        return []
+    return [be for be in serving if name in be.for_nodes]
+
+
+def _in_zone(serving: list[Backend], zone: str) -> list[Backend]:
+    """Those hinted for the zone, if all have hints."""
+    if not zone or not all(be.for_zones for be in serving):
+        return []
+    return [be for be in serving if zone in be.for_zones]
+
+
+def probed(backends: Iterable[Backend]) -> tuple[Backend, ...]:
+    """Return what a health-checked service uses: an active backend counts once it was probed."""
     return tuple(
         be
         for be in backends
@@ -132,7 +187,7 @@ def local_backends_of_service(
     """
     if service.ext_traffic_policy is not TrafficPolicy.LOCAL:
         return tuple(candidates)
-    local = [be for be in candidates if not be.node_name or be.node_name == node.name]
+    local = [be for be in candidates if is_local(be, node)]
     if service.proxy_delegation is ProxyDelegation.DELEGATE_IF_LOCAL:
         local = [be for be in local if be.address.ip in node.addresses]
     return tuple(local)

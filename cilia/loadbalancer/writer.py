@@ -26,7 +26,7 @@ from cilia.loadbalancer.candidates import Candidates
 from cilia.loadbalancer.claim_queue import ClaimQueue
 from cilia.loadbalancer.claims import asks_for, grantable
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.selection import in_order, probed, select_backends
+from cilia.loadbalancer.selection import in_order, probed, probed_backends, select_backends
 from cilia.loadbalancer.shadows import Shadows, is_preferred
 from cilia.loadbalancer.this_node import LocalNode
 from statedb import DB, RWTable, WriteTxn
@@ -308,19 +308,29 @@ class Writer:
         if redirect is not None:
             rows = self.tables.backends.list(wtxn, redirect, be_table.SERVICE)
             candidates = Candidates(in_order(rows))
-        all_chosen = select_backends(
+        eligible = candidates.of(params.port_name)
+        probes = self._is_health_checked is not _never and self._is_health_checked(svc)
+        chosen = select_backends(
             params.address,
             params.type,
             params.port_name,
             svc,
-            candidates.of(params.port_name),
+            probed(eligible) if probes else eligible,
             self.node,
             self.config,
             redirected=redirect is not None,
         )
-        chosen = all_chosen
-        if self._is_health_checked is not _never and self._is_health_checked(svc):
-            chosen = probed(all_chosen)
+        all_chosen = chosen
+        if probes:
+            all_chosen = probed_backends(
+                params.address,
+                params.type,
+                params.port_name,
+                svc,
+                eligible,
+                self.node,
+                self.config,
+            )
         row = Frontend(
             params.address,
             params.type,

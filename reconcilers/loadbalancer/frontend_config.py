@@ -52,6 +52,11 @@ class FrontendConfig(Protocol):
         ...
 
     @property
+    def bpf_lb_internal_policy_all_types(self) -> bool:
+        """True if the internal policy counts at external addresses too."""
+        ...
+
+    @property
     def bpf_lb_source_range_all_types(self) -> bool: ...
 
     @property

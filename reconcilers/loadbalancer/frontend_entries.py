@@ -182,7 +182,7 @@ def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
     svc, kind = fe.service, fe.type
     if fe.redirect_to is not None:
         kind = _LOCAL_REDIRECT
-    flags = _policy_flags(svc, kind)
+    flags = _policy_flags(svc, kind, config)
     if svc.affinity_timeout_s:
         flags |= _AFFINITY
     if (kind is _CLUSTER_IP and not config.bpf_lb_external_clusterip) or addr.is_surrogate:
@@ -204,10 +204,12 @@ def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
     return flags
 
 
-def _policy_flags(svc: Service, kind: FrontendType) -> int:
+def _policy_flags(svc: Service, kind: FrontendType, config: FrontendConfig) -> int:
     external = kind in _EXTERNAL_TYPES
     ext_local = external and svc.ext_traffic_policy is _LOCAL
-    int_local = (external or kind is _CLUSTER_IP) and svc.int_traffic_policy is _LOCAL
+    int_local = svc.int_traffic_policy is _LOCAL and (
+        kind is _CLUSTER_IP or (external and config.bpf_lb_internal_policy_all_types)
+    )
     flags = 0
     if ext_local:
         flags |= _EXT_LOCAL

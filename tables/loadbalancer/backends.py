@@ -48,6 +48,8 @@ class Backend(msgspec.Struct, frozen=True, gc=False):
     zone: str = ""
     # Zones that shall use this backend (topology hints); empty: no hint was given.
     for_zones: tuple[str, ...] = ()
+    # Nodes that shall use it, likewise.
+    for_nodes: tuple[str, ...] = ()
     cluster_id: int = 0
     # Set by health checks alone and kept when the object that brought the backend changes.
     unhealthy: bool = False

@@ -20,7 +20,6 @@ from tables.loadbalancer.services import (
     ProxyDelegation,
     SourceRangesPolicy,
     TrafficDistribution,
-    TrafficPolicy,
 )
 from tests.cilia.k8s.forms import as_service, service_form, with_metadata
 
@@ -171,7 +170,10 @@ def test_options_leave_frontends_out() -> None:
     assert count(kube_proxy_replacement=False) == 6
 
 
-def test_two_scopes_when_one_policy_alone_is_local() -> None:
+ALL_TYPES = LoadBalancerOptions(bpf_lb_internal_policy_all_types=True)
+
+
+def test_two_scopes_when_the_policies_differ_at_external_addresses() -> None:
     spec: dict[str, Any] = {
         "type": "LoadBalancer",
         "ports": ports(80, nodePort=30080),
@@ -188,10 +190,12 @@ def test_two_scopes_when_one_policy_alone_is_local() -> None:
         "172.16.0.1:80/TCP LoadBalancer",
         "172.16.0.1:80/TCP/i LoadBalancer",
     ]
-    both = convert(externalTrafficPolicy="Local", internalTrafficPolicy="Local", **spec)
-    assert len(both.frontends) == 4
-    assert both.service is not None
-    assert both.service.int_traffic_policy is TrafficPolicy.LOCAL
+    both: dict[str, Any] = {**spec, "internalTrafficPolicy": "Local"}
+    # Inside the cluster an external address leads to all backends, whatever the internal policy.
+    assert shown(convert(externalTrafficPolicy="Local", **both)) == shown(local)
+    assert len(convert(**both).frontends) == 4
+    assert len(convert(ALL_TYPES, externalTrafficPolicy="Local", **both).frontends) == 4
+    assert shown(convert(ALL_TYPES, **both)) == shown(local)
 
 
 def test_an_address_asked_for_twice_is_one_frontend_of_the_first_kind() -> None:
@@ -262,7 +266,7 @@ def test_session_affinity() -> None:
         (
             {"trafficDistribution": "PreferClose", "internalTrafficPolicy": "Local"},
             {},
-            TrafficDistribution.DEFAULT,
+            TrafficDistribution.PREFER_CLOSE,
         ),
     ],
 )

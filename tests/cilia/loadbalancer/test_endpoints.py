@@ -75,7 +75,7 @@ def test_a_port_without_number_is_no_backend() -> None:
             {"ready": False, "serving": False, "terminating": True},
             BackendState.TERMINATING_NOT_SERVING,
         ),
-        ({"ready": False, "terminating": True}, BackendState.TERMINATING_NOT_SERVING),
+        ({"ready": False, "terminating": True}, BackendState.TERMINATING),
     ],
 )
 def test_state_follows_the_conditions(
@@ -106,9 +106,10 @@ def test_a_weight_of_many_digits_is_ignored_with_a_warning() -> None:
 
 
 def test_node_and_zones_are_kept() -> None:
-    hints = {"forZones": [{"name": "a"}, {"name": "b"}]}
+    hints = {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n2"}]}
     backend = one(convert(endpoints=[endpoint(nodeName="n1", zone="a", hints=hints)]))
     assert (backend.node_name, backend.zone, backend.for_zones) == ("n1", "a", ("a", "b"))
+    assert backend.for_nodes == ("n2",)
 
 
 def test_families_that_are_off_and_host_names_give_nothing() -> None:

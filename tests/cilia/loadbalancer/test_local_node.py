@@ -17,7 +17,7 @@ FRONTEND, ONE, TWO = "10.96.0.1:80/TCP", "10.1.0.1:80/TCP", "10.1.0.2:80/TCP"
 
 
 async def test_the_row_of_the_node_is_followed() -> None:
-    world = World(LoadBalancerOptions(enable_service_topology=True))
+    world = World(LoadBalancerOptions())
     nodes = new_nodes_table(world.db)
     asked = msgspec.structs.replace(
         change("echo", FRONTEND),

@@ -22,7 +22,7 @@ from tests.cilia.loadbalancer.world import World, name_of
 
 NAMES = ["a", "b", "c", "d"]
 NODE = LocalNode("here", {ZONE_LABEL: "z1"})
-CONFIG = LoadBalancerOptions(enable_service_topology=True)
+CONFIG = LoadBalancerOptions()
 
 
 class Step(msgspec.Struct):
@@ -107,18 +107,19 @@ class Model:
                 if fits(params, be):
                     best[be.address] = be
         chosen = [best[addr] for addr in sorted(best)]
-        own = [be for be in chosen if be.node_name == "here"]
-        if svc.traffic_distribution == "PreferSameNode" and own:
-            return own
-        internal = params.address.scope == 1 or params.type == "ClusterIP"
-        policy = svc.int_traffic_policy if internal else svc.ext_traffic_policy
+        internal = params.address.scope == 1
+        policy = "Cluster" if internal else svc.ext_traffic_policy
+        if params.type == "ClusterIP":
+            policy = svc.int_traffic_policy
         if policy == "Local":
-            chosen = [be for be in chosen if be.node_name in ("", "here")]
-        if svc.traffic_distribution in ("PreferClose", "PreferSameZone"):
-            hints = [be.for_zones for be in chosen]
-            if all(hints) and any("z1" in zones for zones in hints):
-                chosen = [be for be in chosen if "z1" in be.for_zones]
-        return chosen
+            return [be for be in chosen if be.node_name in ("", "here")]
+        ready = [be for be in chosen if be.state is BackendState.ACTIVE]
+        near: list[Backend] = []
+        if svc.traffic_distribution == "PreferSameNode":
+            near = [be for be in ready if be.node_name == "here"]
+        if svc.traffic_distribution and not near and all(be.for_zones for be in ready):
+            near = [be for be in ready if "z1" in be.for_zones]
+        return [be for be in chosen if not near or be not in ready or be in near]
 
 
 def fits(params: FrontendParams, be: Backend) -> bool:

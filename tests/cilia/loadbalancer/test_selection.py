@@ -26,8 +26,9 @@ from tables.sources import Source
 
 NAME = ServiceName("test/echo")
 NODE = LocalNode("here", {ZONE_LABEL: "a"})
-TOPOLOGY = LoadBalancerOptions(enable_service_topology=True)
-PLAIN = LoadBalancerOptions()
+TOPOLOGY = LoadBalancerOptions()
+PLAIN = LoadBalancerOptions(enable_service_topology=False)
+ALL_TYPES = LoadBalancerOptions(bpf_lb_internal_policy_all_types=True)
 
 
 def backend(address: str, **fields: Any) -> Backend:
@@ -39,7 +40,7 @@ def select(
     address: str = "10.96.0.1:80/TCP",
     type_: FrontendType = FrontendType.CLUSTER_IP,
     port_name: str = "",
-    config: LoadBalancerOptions = PLAIN,
+    config: LoadBalancerOptions = TOPOLOGY,
     node: LocalNode = NODE,
     redirected: bool = False,
     **service: Any,
@@ -112,15 +113,31 @@ EXTERNAL_TYPES = [FrontendType.NODE_PORT, FrontendType.LOAD_BALANCER, FrontendTy
         (EXT, "", True),
         (EXT, "/i", False),
         (INT, "", False),
-        (INT, "/i", True),
+        (INT, "/i", False),
         (EXT | INT, "", True),
+        (EXT | INT, "/i", False),
     ],
 )
-def test_traffic_policies_by_scope(
+def test_external_addresses_know_the_external_policy_from_outside_only(
     type_: FrontendType, policies: dict[str, Any], scope: str, local: bool
 ) -> None:
     address = f"1.1.1.1:80/TCP{scope}"
     chosen = select(HERE, THERE, NOWHERE, address=address, type_=type_, **policies)
+    assert chosen == (["1", "3"] if local else ["1", "2", "3"])
+
+
+@pytest.mark.parametrize("type_", EXTERNAL_TYPES)
+@pytest.mark.parametrize(
+    ("policies", "scope", "local"),
+    [(EXT, "/i", False), (INT, "", False), (INT, "/i", True), (EXT | INT, "", True)],
+)
+def test_internal_policy_counts_at_all_addresses_when_the_option_says_so(
+    type_: FrontendType, policies: dict[str, Any], scope: str, local: bool
+) -> None:
+    address = f"1.1.1.1:80/TCP{scope}"
+    chosen = select(
+        HERE, THERE, NOWHERE, address=address, type_=type_, config=ALL_TYPES, **policies
+    )
     assert chosen == (["1", "3"] if local else ["1", "2", "3"])
 
 
@@ -158,22 +175,12 @@ NOT_READY = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="PreferSameNode keeps a backend of this node that is not ready",
-)
 @NOT_READY
 def test_same_node_is_not_preferred_when_its_backend_is_not_ready(state: BackendState) -> None:
     here = backend("10.1.0.1:80/TCP", node_name="here", state=state)
     assert "2" in select(here, THERE, config=TOPOLOGY, **SAME_NODE)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="PreferSameNode falls back to all backends, not to those of the zone",
-)
 def test_same_node_falls_back_to_the_zone() -> None:
     near = backend("10.1.0.1:80/TCP", node_name="near", for_zones=("a",))
     far = backend("10.1.0.2:80/TCP", node_name="far", for_zones=("b",))
@@ -193,7 +200,7 @@ def test_zone_hints_count_when_all_have_them_and_one_is_ours(
     assert select(ours, theirs, NOWHERE, config=TOPOLOGY, **asked) == ["1", "2", "3"]
     assert select(theirs, config=TOPOLOGY, **asked) == ["2"]
     assert select(ours, theirs, config=PLAIN, **asked) == ["1", "2"]
-    assert select(ours, theirs, config=TOPOLOGY) == ["1", "2"]
+    assert select(ours, theirs) == ["1", "2"]
     assert select(ours, theirs, config=TOPOLOGY, redirected=True, **asked) == ["1", "2"]
     assert select(ours, theirs, config=TOPOLOGY, node=LocalNode("here"), **asked) == ["1", "2"]
 
@@ -201,11 +208,6 @@ def test_zone_hints_count_when_all_have_them_and_one_is_ours(
 ZONE: dict[str, Any] = {"traffic_distribution": TrafficDistribution.PREFER_SAME_ZONE}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="one backend without hints turns them off, also one that is not ready",
-)
 @NOT_READY
 def test_zone_hints_count_when_only_backends_that_are_not_ready_have_none(
     state: BackendState,
@@ -216,11 +218,6 @@ def test_zone_hints_count_when_only_backends_that_are_not_ready_have_none(
     assert "2" not in select(ours, theirs, ending, config=TOPOLOGY, **ZONE)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the hint of a backend that is not ready keeps new connections in its zone",
-)
 @NOT_READY
 def test_zone_hints_of_backends_that_are_not_ready_do_not_count(state: BackendState) -> None:
     ending = backend("10.1.0.1:80/TCP", for_zones=("a",), state=state)
@@ -228,12 +225,32 @@ def test_zone_hints_of_backends_that_are_not_ready_do_not_count(state: BackendSt
     assert "2" in select(ending, theirs, config=TOPOLOGY, **ZONE)
 
 
-def test_zone_hints_of_backends_that_policy_leaves_out_do_not_matter() -> None:
+def test_a_local_policy_goes_before_zone_hints() -> None:
     ours = backend("10.1.0.1:80/TCP", node_name="here", for_zones=("a",))
     also = backend("10.1.0.3:80/TCP", node_name="here", for_zones=("b",))
-    asked: dict[str, Any] = {"traffic_distribution": TrafficDistribution.PREFER_SAME_ZONE, **EXT}
-    chosen = select(ours, also, THERE, type_=FrontendType.NODE_PORT, config=TOPOLOGY, **asked)
-    assert chosen == ["1"]
+    near = backend("10.1.0.2:80/TCP", node_name="there", for_zones=("a",))
+    rows = (ours, also, near)
+    asked: dict[str, Any] = {"config": TOPOLOGY, **ZONE, **EXT, **INT}
+    assert select(*rows, type_=FrontendType.NODE_PORT, **asked) == ["1", "3"]
+    assert select(*rows, type_=FrontendType.CLUSTER_IP, **asked) == ["1", "3"]
+    inside = "1.1.1.1:80/TCP/i"
+    assert select(*rows, address=inside, type_=FrontendType.NODE_PORT, **asked) == ["1", "2"]
+
+
+def test_node_hints_count_when_all_that_can_serve_have_them() -> None:
+    ours = backend("10.1.0.1:80/TCP", node_name="there", for_nodes=("near", "here"))
+    theirs = backend("10.1.0.2:80/TCP", node_name="here", for_nodes=("there",))
+    ending = backend("10.1.0.4:80/TCP", state=BackendState.TERMINATING)
+    assert select(ours, theirs, **SAME_NODE) == ["1"]
+    assert select(ours, theirs, ending, **SAME_NODE) == ["1", "4"]
+    assert select(ours, theirs, NOWHERE, **SAME_NODE) == ["1", "2", "3"]
+    assert select(theirs, **SAME_NODE) == ["2"]
+
+
+def test_same_node_does_not_keep_a_backend_that_is_ill() -> None:
+    ill = backend("10.1.0.1:80/TCP", node_name="here", unhealthy=True, unhealthy_updated_at=1.0)
+    well = backend("10.1.0.2:80/TCP", node_name="there", unhealthy_updated_at=1.0)
+    assert select(ill, well, **SAME_NODE) == ["1", "2"]
 
 
 def test_a_health_checked_service_leaves_out_what_was_never_probed() -> None:

@@ -341,7 +341,7 @@ def test_a_redirected_frontend_shows_the_backends_of_the_other_service(world: Wo
 
 
 def test_a_change_of_the_node_is_followed() -> None:
-    world = World(LoadBalancerOptions(enable_service_topology=True))
+    world = World(LoadBalancerOptions())
     near = backend("echo", ONE, for_zones=("a",))
     far = backend("echo", TWO, for_zones=("b",))
     svc = service("echo", traffic_distribution=TrafficDistribution.PREFER_SAME_ZONE)

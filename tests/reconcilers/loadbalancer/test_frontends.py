@@ -363,6 +363,8 @@ HOST_PORT = FrontendType.HOST_PORT
 RANGES: dict[str, Any] = {"source_ranges": (ip_network("10.0.0.0/8"),)}
 DENY: dict[str, Any] = {**RANGES, "source_ranges_policy": SourceRangesPolicy.DENY}
 
+BOTH_LOCAL: dict[str, Any] = {"ext_traffic_policy": LOCAL, "int_traffic_policy": LOCAL}
+ALL_TYPES: dict[str, Any] = {"bpf_lb_internal_policy_all_types": True}
 FLAGS: list[tuple[FrontendType, dict[str, Any], dict[str, Any], str]] = [
     (CLUSTER_IP, {}, {}, "ClusterIP+non-routable"),
     (CLUSTER_IP, {}, {"bpf_lb_external_clusterip": True}, "ClusterIP"),
@@ -370,13 +372,10 @@ FLAGS: list[tuple[FrontendType, dict[str, Any], dict[str, Any], str]] = [
     (CLUSTER_IP, {"ext_traffic_policy": LOCAL}, {}, "ClusterIP+non-routable"),
     (LOAD_BALANCER, {}, {}, "LoadBalancer"),
     (LOAD_BALANCER, {"ext_traffic_policy": LOCAL}, {}, "LoadBalancer+Local+two-scopes"),
-    (NODE_PORT, {"int_traffic_policy": LOCAL}, {}, "NodePort+InternalLocal+two-scopes"),
-    (
-        EXTERNAL_IPS,
-        {"ext_traffic_policy": LOCAL, "int_traffic_policy": LOCAL},
-        {},
-        "ExternalIPs+Local+InternalLocal",
-    ),
+    (NODE_PORT, {"int_traffic_policy": LOCAL}, {}, "NodePort"),
+    (NODE_PORT, {"int_traffic_policy": LOCAL}, ALL_TYPES, "NodePort+InternalLocal+two-scopes"),
+    (EXTERNAL_IPS, BOTH_LOCAL, {}, "ExternalIPs+Local+two-scopes"),
+    (EXTERNAL_IPS, BOTH_LOCAL, ALL_TYPES, "ExternalIPs+Local+InternalLocal"),
     (HOST_PORT, {"loopback_host_port": True, "ext_traffic_policy": LOCAL}, {}, "HostPort+loopback"),
     (LOAD_BALANCER, RANGES, {}, "LoadBalancer+check source-range"),
     (EXTERNAL_IPS, DENY, {}, "ExternalIPs+check source-range+deny"),
