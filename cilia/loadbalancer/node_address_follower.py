@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applies node and host ports again when the addresses of the node change."""
 
-from statedb import DB, Channel, RWTable, StatusKind, Table
+from collections.abc import Collection
+
+from reconcilers.loadbalancer.machine_addresses import MachineAddresses
+from statedb import DB, RWTable, StatusKind, Table, WatchSet
 from statedb.status import refreshing
 from tables.addressing import IP
 from tables.loadbalancer.frontends import Frontend, set_status
@@ -9,24 +12,35 @@ from tables.node.node_addresses import NodeAddress
 
 
 class NodeAddressFollower:
-    """Has frontends applied again when node addresses change that matter to them.
+    """Has frontends applied again when addresses of nodes change that matter to them.
 
-    These are all node and host ports, and frontends on an address that came or went (a node
-    address has no wildcard entry). What changes after the making of this object is followed, also
-    what changes before `run` is first called: a round of the reconciler may come in between.
+    These are all node and host ports when an address comes to answer for them or ceases to, and
+    frontends on an address that a machine got or lost (it has no wildcard entry). What changes
+    after the making of this object is followed, also what changes before `run` is first called: a
+    round of the reconciler may come in between.
     """
 
     def __init__(
-        self, db: DB, frontends: RWTable[Frontend], node_addresses: Table[NodeAddress]
+        self,
+        db: DB,
+        frontends: RWTable[Frontend],
+        node_addresses: Table[NodeAddress],
+        machines: MachineAddresses | None = None,
     ) -> None:
         self._db = db
         self._frontends = frontends
         self._node_addresses = node_addresses
+        self._machines = machines or MachineAddresses(node_addresses)
         self._known, self._changed = self._look()
 
-    def _look(self) -> tuple[set[tuple[IP, bool]], Channel]:
-        rows, changed = self._node_addresses.all_watch(self._db.read_txn())
-        return {(row.address, row.node_port) for row in rows}, changed
+    def _look(self) -> tuple[tuple[frozenset[IP], frozenset[IP]], WatchSet]:
+        """The addresses for node ports and those of machines, and what closes when they change."""
+        txn = self._db.read_txn()
+        rows = self._node_addresses.all(txn)
+        node_ports = frozenset(row.address for row in rows if row.node_port)
+        watches = WatchSet()
+        watches.add(*self._machines.watch(txn))
+        return (node_ports, self._machines.read(txn)), watches
 
     async def run(self) -> None:
         """Follow for ever."""
@@ -34,19 +48,24 @@ class NodeAddressFollower:
             await self._changed.wait()
             now, self._changed = self._look()
             if now != self._known:
-                changed = {address for address, _ in now ^ self._known}
-                refresh_frontends(self._db, self._frontends, changed)
+                (node_ports, machines), (held_ports, held) = now, self._known
+                changed = machines ^ held
+                refresh_frontends(
+                    self._db, self._frontends, changed, node_ports=node_ports != held_ports
+                )
                 self._known = now
 
 
-def refresh_frontends(db: DB, frontends: RWTable[Frontend], addresses: set[IP]) -> None:
-    """Have all node and host ports applied again, and the frontends on one of `addresses`."""
+def refresh_frontends(
+    db: DB, frontends: RWTable[Frontend], addresses: Collection[IP], *, node_ports: bool
+) -> None:
+    """Have the frontends on one of `addresses` applied again; `node_ports`: those for all too."""
     status = refreshing()
     with db.write_txn(frontends) as wtxn:
         touched = [
             fe
             for fe in frontends.all(wtxn)
-            if fe.address.is_surrogate or fe.address.ip in addresses
+            if (fe.address.is_surrogate and node_ports) or fe.address.ip in addresses
         ]
         for fe in touched:
             # What is pending or failed is applied anyway, and keeps saying so.

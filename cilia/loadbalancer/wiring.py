@@ -33,6 +33,7 @@ from cilia.program.parts import Context, Job, Part
 from reconcilers.config import Config
 from reconcilers.loadbalancer.frontends import FrontendOperations, run_frontends
 from reconcilers.loadbalancer.health_check_ports import ANY_ADDRESS, HealthPortOperations
+from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from reconcilers.reconciler import Reconciler
 from statedb import RWTable, wait_initialized
 from tables.addressing import L3n4Addr
@@ -76,7 +77,9 @@ def build(
 ) -> LoadBalancerPart:
     """Serve Services from `ctx.objects`; health checks are answered at an address of the node."""
     tables = LoadBalancerTables(ctx.db, ctx.problems)
-    operations = FrontendOperations(datapath.edge.maps, tables.frontends, node.addresses, options)
+    operations = FrontendOperations(
+        datapath.edge.maps, tables.frontends, node.addresses, options, _machines(cluster, node)
+    )
     part = LoadBalancerPart(
         tables=tables,
         redirects=redirects.new_redirect_tables(ctx, cluster),
@@ -90,7 +93,7 @@ def build(
     datapath.pressure.know(operations.map_entries)
     part.jobs = {
         **_control_plane(ctx, options, part, cluster),
-        **_datapath(ctx, options, part, node, datapath),
+        **_datapath(ctx, options, part, cluster, node, datapath),
         **_health_checks(ctx, options, part, cluster, health_check_address),
         **_state_file(ctx, options, part.writer),
         **redirects.build(
@@ -161,11 +164,15 @@ def _datapath(
     ctx: Context,
     options: LoadBalancerOptions,
     part: LoadBalancerPart,
+    cluster: ClusterPart,
     node: NodePart,
     datapath: DatapathPart,
 ) -> dict[str, Job]:
     """Frontends -> maps, and the connections of backends that go."""
     tables = part.tables
+    follower = NodeAddressFollower(
+        ctx.db, tables.frontends, node.addresses, _machines(cluster, node)
+    )
 
     async def reconcile_frontends() -> None:
         # Programs that have traffic may have got it from another proxy a moment ago.
@@ -175,12 +182,13 @@ def _datapath(
             tables.services,
             tables.frontends,
             tables.backends,
+            cluster.nodes,
             beside_others=datapath.programs is not None,
         )
 
     jobs: dict[str, Job] = {
         "reconcile-frontends": reconcile_frontends,
-        "follow-node-addresses": NodeAddressFollower(ctx.db, tables.frontends, node.addresses).run,
+        "follow-node-addresses": follower.run,
         "draining": DrainController(
             ctx.db, tables.backends, part.draining, _connection_counter(datapath)
         ).run,
@@ -203,6 +211,11 @@ def _datapath(
 
         jobs["conntrack-audit"] = audit_backends
     return jobs
+
+
+def _machines(cluster: ClusterPart, node: NodePart) -> MachineAddresses:
+    devices = None if node.network is None else node.network.observed.devices
+    return MachineAddresses(node.addresses, cluster.nodes, devices)
 
 
 def _connection_counter(datapath: DatapathPart) -> ConnectionCounter | None:

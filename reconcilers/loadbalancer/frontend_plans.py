@@ -18,7 +18,7 @@ from reconcilers.loadbalancer.frontend_details import Detail, details_of, has_de
 from reconcilers.loadbalancer.frontend_entries import Choice
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
 from reconcilers.loadbalancer.id_allocator import IdAllocator, IdsExhaustedError
-from reconcilers.loadbalancer.node_ports import NodePortAddresses
+from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from reconcilers.loadbalancer.restored_frontends import Restored
 from reconcilers.loadbalancer.wildcard_owners import WildcardOwners
 from reconcilers.maps.staged import Phase, Plan, StagedMap, Step
@@ -54,12 +54,12 @@ class FrontendPlanner:
     """Plans for one address at a time; not thread-safe."""
 
     def __init__(
-        self, maps: FrontendMaps, node_ports: NodePortAddresses, config: FrontendConfig
+        self, maps: FrontendMaps, machines: MachineAddresses, config: FrontendConfig
     ) -> None:
         """Takes ids and contents from the maps as they were loaded."""
         self._config = config
         self._maps = maps
-        self._node_ports = node_ports
+        self._machines = machines
         self.services: IdAllocator[L3n4Addr] = IdAllocator("frontend")
         self.backends: IdAllocator[L3n4Addr] = IdAllocator("backend")
         self.references = BackendReferences()
@@ -192,7 +192,7 @@ class FrontendPlanner:
         if (
             layout.wants_wildcard(fe, self._config)
             and addr == fe.address
-            and not self._node_ports.has(addr)
+            and not self._machines.has(addr)
         ):
             programmed.wildcard = layout.plain_type(fe)
             self.wildcards.add(layout.wildcard_key(addr), addr)

@@ -17,6 +17,7 @@ from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
 from reconcilers.loadbalancer.frontend_plans import FrontendPlanner
+from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from reconcilers.loadbalancer.node_ports import NodePortAddresses, surrogate_of
 from reconcilers.maps.staged import BEFORE_BACKENDS_GO, Phase, Plan, Step, admit, write
 from reconcilers.operations import Entry
@@ -38,8 +39,9 @@ class PruneError(Exception):
 class FrontendOperations:
     """Operations, batch operations and verification for `Reconciler[Frontend]`.
 
-    Not thread-safe. `node_addresses` gives the addresses that answer for node ports, `frontends`
-    tells who owns one. The maps are read once here; `restore` starts from them anew.
+    Not thread-safe. `node_addresses` gives the addresses that answer for node ports, `machines`
+    those that no Service has for itself, `frontends` tells who owns one. The maps are read once
+    here; `restore` starts from them anew.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class FrontendOperations:
         frontends: Table[Frontend],
         node_addresses: Table[NodeAddress],
         config: FrontendConfig,
+        machines: MachineAddresses | None = None,
     ) -> None:
         self.config = config
         self._frontends = frontends
+        self._machines = machines or MachineAddresses(node_addresses)
         self._node_ports = NodePortAddresses(node_addresses, config)
         self._maps = FrontendMaps(maps)
         self.restore()
@@ -60,7 +64,7 @@ class FrontendOperations:
     def restore(self) -> None:
         """Forget everything and take ids and contents from the maps."""
         self._maps.load()
-        self._planner = FrontendPlanner(self._maps, self._node_ports, self.config)
+        self._planner = FrontendPlanner(self._maps, self._machines, self.config)
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
@@ -241,6 +245,7 @@ class FrontendOperations:
     ) -> None:
         doubtful, self._in_doubt = self._in_doubt, True
         self._node_ports.refresh(txn)
+        self._machines.refresh(txn)
         plans = [plan_of(txn, entry.obj) for entry in entries]
         admit(plans, self._maps.all())
         write(plans, BEFORE_BACKENDS_GO)

@@ -26,19 +26,12 @@ class NodePortAddresses:
         self._config = config
         self._revision = -1
         self._node_port: list[IP] = []
-        self.all_addresses: frozenset[IP] = frozenset()
 
     def refresh(self, txn: ReadTxn) -> None:
         revision = self._table.revision(txn)
         if revision != self._revision:
-            rows = list(self._table.all(txn))
-            self.all_addresses = frozenset(row.address for row in rows)
-            self._node_port = sorted({row.address for row in rows if row.node_port})
+            self._node_port = sorted({r.address for r in self._table.all(txn) if r.node_port})
             self._revision = revision
-
-    def has(self, addr: L3n4Addr) -> bool:
-        """Whether `addr` is on an address of this node."""
-        return bool(self.all_addresses) and addr[:16] in self.all_addresses
 
     def expand(
         self, owner_of: Callable[[L3n4Addr], Frontend | None], fe: Frontend

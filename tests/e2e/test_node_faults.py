@@ -91,11 +91,6 @@ def frontends_done(w: Asked, addresses: list[str]) -> bool:
 
 
 @pytest.mark.usefixtures("ingress")
-@pytest.mark.xfail(
-    strict=True,
-    raises=OSError,
-    reason="a status address that another node has gets a wildcard entry",
-)
 @pytest.mark.parametrize("client", INSIDE)
 @pytest.mark.parametrize("proto", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,9 +17,11 @@ from bpf.maps.raw import RawMap
 from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers import Config, Drift, Reconciler, new_drift_table
 from reconcilers.loadbalancer.frontends import FrontendOperations
+from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from statedb import DB
 from statedb.status import pending
 from tables.addressing import IP, L3n4Addr, ServiceName
+from tables.cluster.nodes import new_nodes_table
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import (
     Frontend,
@@ -29,6 +31,7 @@ from tables.loadbalancer.frontends import (
     set_status,
 )
 from tables.loadbalancer.services import Service
+from tables.node.devices import new_devices_table
 from tables.node.node_addresses import NodeAddress, new_node_addresses_table
 from tables.sources import Source
 from tests.reconcilers.targets import FAST
@@ -110,6 +113,8 @@ class LBWorld:
         self.db = DB()
         self.frontends = new_frontends_table(self.db)
         self.node_addresses = new_node_addresses_table(self.db)
+        self.nodes = new_nodes_table(self.db)
+        self.devices = new_devices_table(self.db)
         self.drift = new_drift_table(self.db)
         self.kernel = kernel or Kernel()
         self.log = self.kernel.log
@@ -117,7 +122,9 @@ class LBWorld:
         self.maps = self.kernel.maps.wrap(lambda raw: LoggedMap(raw, self.kernel)).wrap(
             lambda raw: FaultyMap(raw, faults, rng)
         )
-        self.ops = FrontendOperations(self.maps, self.frontends, self.node_addresses, config)
+        self.ops = FrontendOperations(
+            self.maps, self.frontends, self.node_addresses, config, self.machines()
+        )
         self.reconciler = Reconciler(
             self.db,
             self.frontends,
@@ -129,6 +136,9 @@ class LBWorld:
             rng=rng,
             drift=self.drift if drift else None,
         )
+
+    def machines(self) -> MachineAddresses:
+        return MachineAddresses(self.node_addresses, self.nodes, self.devices)
 
     def drift_rows(self) -> list[Drift]:
         return list(self.drift.all(self.db.read_txn()))

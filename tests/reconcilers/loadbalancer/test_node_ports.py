@@ -172,7 +172,7 @@ def test_row_that_is_pending_anyway_stays_pending_when_addresses_change() -> Non
     world = LBWorld()
     world.put(frontend(SURROGATE, BACKENDS, NODE_PORT))
     before = world.frontend(SURROGATE)
-    refresh_frontends(world.db, world.frontends, {IP.parse("192.0.2.1")})
+    refresh_frontends(world.db, world.frontends, {IP.parse("192.0.2.1")}, node_ports=True)
     assert world.frontend(SURROGATE) is before
 
 
