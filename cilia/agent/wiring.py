@@ -14,6 +14,7 @@ from cilia.datapath.programs import NodePrograms
 from cilia.k8s.watch import Source
 from cilia.loadbalancer import wiring as loadbalancer
 from cilia.node import wiring as node
+from cilia.node.own_addresses import own_addresses
 
 __all__ = ["Agent", "build"]
 
@@ -33,7 +34,8 @@ def build(
     """
     ctx = new_context(config, objects)
     cluster_ = cluster.build(ctx, config)
-    node_ = node.build(ctx, config, observe=programs is not None)
+    own = own_addresses(cluster_.nodes, config.node_name)
+    node_ = node.build(ctx, config, own, observe=programs is not None)
     datapath_ = datapath.build(ctx, config, node_, edge, programs)
     loadbalancer_ = loadbalancer.build(
         ctx, config, cluster_, node_, datapath_, health_check_address=health_check_address

@@ -8,7 +8,7 @@ Everything else is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +16,9 @@ import msgspec
 
 from cilia.datapath.options import DatapathOptions
 from cilia.node.device_selection import DeviceFilter
-from cilia.node.node_addresses import sorted_addresses
-from statedb import DB, Channel, ReadTxn, RWTable, Table, WriteTxn, wait_initialized
+from cilia.node.node_addresses import choose_address, sorted_addresses
+from cilia.node.own_addresses import OwnAddresses, none_known
+from statedb import DB, ReadTxn, RWTable, Table, WatchSet, WriteTxn, wait_initialized
 from tables.addressing import IP
 from tables.datapath.attachments import AttachHook, Attachment, attachment_key
 from tables.datapath.netdevs import Netdev
@@ -46,8 +47,9 @@ class PacketDevicesController:
         attachments: RWTable[Attachment],
         options: DatapathOptions,
         programs_dir: Path,
+        own: OwnAddresses = none_known,
     ) -> None:
-        """`programs_dir`: the pins of the programs."""
+        """`programs_dir`: the pins of the programs; `own`: the addresses of the Node object."""
         self._db = db
         self._devices = devices
         self._netdevs = netdevs
@@ -55,6 +57,7 @@ class PacketDevicesController:
         self._xdp, self._xdp_optional = options.xdp
         self._pod_devices = DeviceFilter(options.pod_device_patterns)
         self._programs_dir = programs_dir
+        self._own = own
         with db.write_txn(netdevs, attachments) as wtxn:
             self._initialized = [
                 table.register_initializer(wtxn, "packet-devices")
@@ -67,19 +70,21 @@ class PacketDevicesController:
         while True:
             await self._db.look(self._look).wait()
 
-    def _look(self, txn: ReadTxn) -> Channel:
+    def _look(self, txn: ReadTxn) -> WatchSet:
         """Write what follows from the devices; return what closes when they change."""
         devices, changed = self._devices.all_watch(txn)
-        self.step(devices)
-        return changed
+        watches = WatchSet(changed)
+        self.step(devices, self._own(txn, watches) or ())
+        return watches
 
-    def step(self, devices: Iterable[Device]) -> None:
+    def step(self, devices: Iterable[Device], own: Sequence[IP] = ()) -> None:
         """Write what differs; the first call makes the tables initialized."""
+        held = {row.index: row for row in self._netdevs.all(self._db.read_txn())}
         netdevs: dict[int, Netdev] = {}
         attachments: list[Attachment] = []
         for dev in devices:
             if dev.selected:
-                netdevs[dev.index] = netdev_of(dev)
+                netdevs[dev.index] = netdev_of(dev, own, held.get(dev.index))
                 attachments += self._node_attachments(dev)
             elif dev.is_up and self._is_pod_device(dev):
                 attachments += self._of(dev, POD_PROGRAMS)
@@ -135,10 +140,13 @@ def _wish(row: Attachment) -> tuple[object, ...]:
     return row.program, row.order, row.xdp_mode, row.optional
 
 
-def netdev_of(dev: Device) -> Netdev:
-    """The row of a selected device: the best global address of each family."""
+def netdev_of(dev: Device, own: Sequence[IP] = (), held: Netdev | None = None) -> Netdev:
+    """Return the row of a selected device: an address of the Node object for each family, else the
+    one that is used already, else the best global one."""
+    usable = [a.address for a in sorted_addresses(dev.addresses) if a.scope < RouteScope.LINK]
+    used = () if held is None else [ip for ip in (held.ipv4, held.ipv6) if ip is not None]
     best: dict[bool, IP] = {}
-    for address in sorted_addresses(dev.addresses):
-        if address.scope < RouteScope.LINK:
-            best.setdefault(address.address.is_ipv6, address.address)
+    for ipv6 in (False, True):
+        for ip in choose_address([ip for ip in usable if ip.is_ipv6 is ipv6], (*own, *used)):
+            best[ipv6] = ip
     return Netdev(dev.index, dev.name, best.get(False), best.get(True))

@@ -20,6 +20,7 @@ from cilia.datapath.options import DatapathOptions
 from cilia.datapath.packet_devices import PacketDevicesController
 from cilia.datapath.packets import FlowMaps
 from cilia.datapath.programs import Attaching, NodePrograms
+from cilia.node.own_addresses import OwnAddresses
 from cilia.node.repairs import Desired, Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.parts import Context, Job, Part
@@ -62,7 +63,9 @@ def build(
         netns, read = node.network.netns, filters.program_ids
         programs.watch_filters(read if netns is None else partial(netns.run, read))
     if edge.flows is not None:
-        part.jobs |= _packet_jobs(ctx, options, node.network, edge.flows, part.attachments.table)
+        part.jobs |= _packet_jobs(
+            ctx, options, node.network, edge.flows, part.attachments.table, node.own
+        )
     # Who wants more has an initializer of its own.
     part.attachments.owners_known(ctx.db)
     return part
@@ -132,13 +135,14 @@ def _packet_jobs(
     network: Network,
     flows: FlowMaps,
     table: RWTable[Attachment],
+    own: OwnAddresses,
 ) -> dict[str, Job]:
     """Jobs around the programs of packets."""
     metrics = DatapathMetrics(flows.read_metrics)
     ctx.registry.register(metrics)
     rows = netdevs.new_netdevs_table(ctx.db)
     devices = PacketDevicesController(
-        ctx.db, network.observed.devices, rows, table, options, flows.programs_dir
+        ctx.db, network.observed.devices, rows, table, options, flows.programs_dir, own
     )
     reconciler = ctx.reconciler(rows, netdev_operations(flows.netdev), netdevs)
     interval_s, max_interval_s = options.conntrack_gc_s

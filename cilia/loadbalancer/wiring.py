@@ -183,6 +183,7 @@ def _datapath(
             tables.frontends,
             tables.backends,
             cluster.nodes,
+            node.addresses,
             beside_others=datapath.programs is not None,
         )
 

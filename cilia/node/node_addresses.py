@@ -3,24 +3,33 @@
 
 *Primary* is the address that a device's traffic leaves with, a public one before a private one.
 *Node port* addresses answer for node ports: those in the configured ranges, else one a device and
-family, a private one before a public one. The fallback rows of device ``*`` are the best of all
-devices, for whoever has no device to go by. The rules are those of cilium's node address table.
+family, a private one before a public one. In both, an address of the Node object goes before all
+others, and then the one that is used already: another address on the device changes nothing. The
+fallback rows of device ``*`` are the best of all devices, for whoever has no device to go by. The
+rules are else those of cilium's node address table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
 
-from statedb import DB, Channel, ReadTxn, RWTable, Table, WatchSet, WriteTxn
+from cilia.node.own_addresses import OwnAddresses, none_known
+from statedb import DB, ReadTxn, RWTable, Table, WatchSet, WriteTxn
 from tables.addressing import IP, Prefix
 from tables.node.devices import Device, DeviceAddress
 from tables.node.node_addresses import WILDCARD_DEVICE, NodeAddress, node_address_key
 from tables.node.routes import TABLE_LOCAL, Route, RouteScope, RouteType
 
-__all__ = ["NodeAddressConfig", "NodeAddressController", "device_addresses", "fallback_addresses"]
+__all__ = [
+    "NodeAddressConfig",
+    "NodeAddressController",
+    "choose_address",
+    "device_addresses",
+    "fallback_addresses",
+]
 
 HOST_DEVICES: Final = ("cilia_host", "cilium_host")
 # Their addresses are the node's although nothing of ours is attached to them.
@@ -64,12 +73,12 @@ class NodeAddressConfig(msgspec.Struct, frozen=True):
     scope_max: int = RouteScope.LINK - 1
 
 
-NodeIPs = Callable[[ReadTxn], tuple[frozenset[IP], Channel | None]]
-"""The addresses that the cluster knows this node by, and what closes when they change."""
-
-
 def is_public(ip: IP) -> bool:
     return not any(prefix.contains(ip) for prefix in _PRIVATE)
+
+
+def is_private(ip: IP) -> bool:
+    return not is_public(ip)
 
 
 def sorted_addresses(addresses: Iterable[DeviceAddress]) -> list[DeviceAddress]:
@@ -87,22 +96,31 @@ def _usable(dev: Device) -> bool:
 
 
 def device_addresses(
-    dev: Device, config: NodeAddressConfig, node_ips: frozenset[IP] = frozenset()
+    dev: Device,
+    config: NodeAddressConfig,
+    own: Sequence[IP] = (),
+    held: Collection[NodeAddress] = (),
 ) -> list[NodeAddress]:
-    """The rows of one device; none if its addresses are not the node's."""
+    """Return the rows of one device; none if its addresses are not the node's.
+
+    Args:
+        own: addresses of the Node object.
+        held: the rows that there are now, of any device.
+    """
     if not _usable(dev):
         return []
     host = dev.name in HOST_DEVICES
+    used = [row for row in held if row.device_name == dev.name]
+    primaries = [*own, *(row.address for row in used if row.primary)]
+    node_ports = [*own, *(row.address for row in used if row.node_port)]
     wanted = [a for a in sorted_addresses(dev.addresses) if _counts(a, config, host)]
     primary: set[IP] = set()
     node_port: set[IP] = set()
     for ipv6 in (False, True):
         ips = [a.address for a in wanted if a.address.is_ipv6 is ipv6]
-        public = _choose([ip for ip in ips if is_public(ip)], node_ips)
-        private = _choose([ip for ip in ips if not is_public(ip)], node_ips)
-        primary.update(public or private)
+        primary.update(choose_address(sorted(ips, key=is_private), primaries))
         if not config.node_port_ranges and not host and dev.is_up:
-            node_port.update(private or public)
+            node_port.update(choose_address(sorted(ips, key=is_public), node_ports))
     if config.node_port_ranges and not host:
         node_port = {a.address for a in wanted if in_ranges(a.address, config)}
     return [
@@ -122,9 +140,9 @@ def _counts(address: DeviceAddress, config: NodeAddressConfig, host: bool) -> bo
     return address.scope <= config.scope_max and not address.address.is_loopback
 
 
-def _choose(ips: list[IP], preferred: frozenset[IP]) -> list[IP]:
-    """The one to use: what the cluster knows the node by, else the first; empty without any."""
-    return ([ip for ip in ips if ip in preferred] or ips)[:1]
+def choose_address(ips: Sequence[IP], preferred: Iterable[IP]) -> Sequence[IP]:
+    """Return the first preferred one that is there, else the first of `ips`; empty without any."""
+    return next(([ip] for ip in preferred if ip in ips), ips[:1])
 
 
 def fallback_addresses(devices: Iterable[Device]) -> list[NodeAddress]:
@@ -154,14 +172,14 @@ class NodeAddressController:
         routes: Table[Route],
         node_addresses: RWTable[NodeAddress],
         config: NodeAddressConfig | None = None,
-        node_ips: NodeIPs | None = None,
+        own: OwnAddresses = none_known,
     ) -> None:
         self._db = db
         self._devices = devices
         self._routes = routes
         self._table = node_addresses
         self._config = config or NodeAddressConfig()
-        self._node_ips = node_ips or (lambda txn: (frozenset(), None))
+        self._own = own
         with db.write_txn(node_addresses) as wtxn:
             self._done: Callable[[WriteTxn], None] | None = node_addresses.register_initializer(
                 wtxn, "devices"
@@ -170,17 +188,21 @@ class NodeAddressController:
     async def run(self) -> None:
         """Runs until cancelled."""
         while True:
-            watches = WatchSet()
-            watches.add(*self.update())
-            await watches.wait(settle_s=SETTLE_S)
+            await self.update().wait(settle_s=SETTLE_S)
 
-    def update(self) -> list[Channel]:
-        """Writes what changed; what closes when there may be more to do."""
+    def update(self) -> WatchSet:
+        """Write what changed; return what closes when there may be more to do.
+
+        The table is initialized once devices and Node objects are known.
+        """
+        watches = WatchSet()
         txn = self._db.read_txn()
-        rows, watches = self._wanted(txn)
         ready, became_ready = self._devices.initialized_watch(txn)
+        own = self._own(txn, watches)
+        rows = self._wanted(txn, own or (), watches)
         if not ready:
-            return [*watches, became_ready]
+            watches.add(became_ready)
+            return watches
         with self._db.write_txn(self._table) as wtxn:
             for old in list(self._table.all(wtxn)):
                 if node_address_key(old) not in rows:
@@ -188,25 +210,24 @@ class NodeAddressController:
             for key, row in rows.items():
                 if self._table.get(wtxn, key) != row:
                     self._table.insert(wtxn, row)
-            if self._done is not None:
+            if self._done is not None and own is not None:
                 self._done(wtxn)
                 self._done = None
         return watches
 
-    def _wanted(self, txn: ReadTxn) -> tuple[dict[tuple[IP, str], NodeAddress], list[Channel]]:
+    def _wanted(
+        self, txn: ReadTxn, own: Sequence[IP], watches: WatchSet
+    ) -> dict[tuple[IP, str], NodeAddress]:
         """The rows by key. Until the devices are known, those of another start stay."""
         found, devices_changed = self._devices.all_watch(txn)
-        devices = list(found)
+        devices, held = list(found), list(self._table.all(txn))
         routes, routes_changed = self._routes.prefix_watch(txn, (TABLE_LOCAL,))
-        node_ips, ips_changed = self._node_ips(txn)
-        rows = [r for dev in devices for r in device_addresses(dev, self._config, node_ips)]
+        watches.add(devices_changed, routes_changed)
+        rows = [r for dev in devices for r in device_addresses(dev, self._config, own, held)]
         with_rows = {row.device_name for row in rows}
         rows += self._local_routes(txn, routes, {row.address for row in rows})
         rows += fallback_addresses(dev for dev in devices if dev.name in with_rows)
-        watches = [devices_changed, routes_changed]
-        if ips_changed is not None:
-            watches.append(ips_changed)
-        return {node_address_key(row): row for row in rows}, watches
+        return {node_address_key(row): row for row in rows}
 
     def _local_routes(
         self, txn: ReadTxn, routes: Iterable[Route], known: set[IP]

@@ -10,8 +10,9 @@ from cilia.linux.netns import NetNS
 from cilia.node.device_selection import DeviceFilter
 from cilia.node.devices import DevicesReflector
 from cilia.node.kernel_batch import KernelTables
-from cilia.node.node_addresses import NodeAddressController
+from cilia.node.node_addresses import NodeAddressConfig, NodeAddressController
 from cilia.node.options import NodeOptions
+from cilia.node.own_addresses import OwnAddresses, none_known
 from cilia.program.parts import Context, Part
 from statedb import RWTable
 from tables.node.devices import new_devices_table
@@ -35,12 +36,19 @@ class Network:
 @dataclass(kw_only=True)
 class NodePart(Part):
     addresses: RWTable[NodeAddress]
+    # The addresses of this node's Node object.
+    own: OwnAddresses
     # None: the kernel is not observed, and `node-addresses` is what others write into it.
     network: Network | None = None
 
 
 def build(
-    ctx: Context, options: NodeOptions, *, observe: bool, netns: NetNS | None = None
+    ctx: Context,
+    options: NodeOptions,
+    own: OwnAddresses = none_known,
+    *,
+    observe: bool,
+    netns: NetNS | None = None,
 ) -> NodePart:
     """Follow the network of a namespace; without `observe` there is a table and nothing else.
 
@@ -48,7 +56,7 @@ def build(
         OSError: no netlink socket.
     """
     db = ctx.db
-    part = NodePart(addresses=new_node_addresses_table(db))
+    part = NodePart(addresses=new_node_addresses_table(db), own=own)
     if not observe:
         return part
     observed = KernelTables(
@@ -59,7 +67,12 @@ def build(
     part.jobs = {
         "reflect-devices": DevicesReflector(db, observed, netns=netns, patterns=patterns).run,
         "node-addresses": NodeAddressController(
-            db, observed.devices, observed.routes, part.addresses
+            db,
+            observed.devices,
+            observed.routes,
+            part.addresses,
+            NodeAddressConfig(options.node_port_ranges),
+            own,
         ).run,
     }
     part.closing.append(network.netlink.close)

@@ -119,11 +119,6 @@ def addresses_of(w: Asked) -> str:
 
 
 @pytest.mark.usefixtures("second_address")
-@pytest.mark.xfail(
-    strict=True,
-    raises=OSError,
-    reason="a second address with a lower number takes the node ports from the node's own address",
-)
 @pytest.mark.parametrize("client", ["outside", "host sockets"])
 @pytest.mark.parametrize("frontend", ["NodePort", "HostPort"])
 def test_ports_stay_at_the_nodes_address_when_its_device_gets_a_second(

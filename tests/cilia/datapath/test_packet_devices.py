@@ -64,6 +64,27 @@ class World:
         return [(row.index, str(row.ipv4 or ""), str(row.ipv6 or "")) for row in rows]
 
 
+def with_addresses(*texts: str) -> Device:
+    return msgspec.structs.replace(UPLINK, addresses=tuple(map(address, texts)))
+
+
+def test_packets_leave_with_the_address_of_the_node_object() -> None:
+    world = World()
+    own = (IP.parse("192.0.2.9"), IP.parse("2001:db8::9"))
+    dev = with_addresses("1.2.3.4", "192.0.2.1", "192.0.2.9", "2001:db8::1", "2001:db8::9")
+    world.controller.step([dev], own)
+    assert world.known() == [(UPLINK.index, "192.0.2.9", "2001:db8::9")]
+
+
+def test_packets_leave_with_the_address_that_they_had_while_it_is_there() -> None:
+    world = World()
+    world.controller.step([with_addresses("192.0.2.9", "2001:db8::9")])
+    world.controller.step([with_addresses("1.2.3.4", "192.0.2.9", "2001:db8::1", "2001:db8::9")])
+    assert world.known() == [(UPLINK.index, "192.0.2.9", "2001:db8::9")]
+    world.controller.step([with_addresses("192.0.2.1", "2001:db8::1")])
+    assert world.known() == [(UPLINK.index, "192.0.2.1", "2001:db8::1")]
+
+
 def test_each_kind_of_device_gets_its_programs() -> None:
     world = World()
     world.controller.step([UPLINK, POD, OTHER])

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import anyio
+import pytest
 
 from cilia.node.node_addresses import NodeAddressConfig, NodeAddressController
+from cilia.node.options import NodeOptions
+from cilia.node.own_addresses import own_addresses
 from statedb import DB
 from statedb.shown.columns import table_text
 from tables.addressing import IP, Prefix
+from tables.cluster.nodes import Node, new_nodes_table
 from tables.node.devices import Device, DeviceAddress, new_devices_table
 from tables.node.node_addresses import COLUMNS, new_node_addresses_table
 from tables.node.routes import TABLE_LOCAL, Route, RouteScope, RouteType, new_routes_table
@@ -45,10 +49,23 @@ class World:
         self.devices = new_devices_table(self.db)
         self.routes = new_routes_table(self.db)
         self.table = new_node_addresses_table(self.db)
-        known = frozenset(map(IP.parse, node_ips))
+        self.nodes = new_nodes_table(self.db)
         self.controller = NodeAddressController(
-            self.db, self.devices, self.routes, self.table, config, lambda txn: (known, None)
+            self.db,
+            self.devices,
+            self.routes,
+            self.table,
+            config,
+            own_addresses(self.nodes, "here"),
         )
+        if node_ips:
+            self.put_node(*node_ips)
+
+    def put_node(self, *internal: str, external: str = "") -> None:
+        outside = (IP.parse(external),) if external else ()
+        row = Node("here", internal_ips=tuple(map(IP.parse, internal)), external_ips=outside)
+        with self.db.write_txn(self.nodes) as wtxn:
+            self.nodes.insert(wtxn, row)
 
     def put(self, *devices: Device) -> None:
         with self.db.write_txn(self.devices) as wtxn:
@@ -90,11 +107,42 @@ def test_secondary_and_narrow_addresses_come_last_and_link_local_ones_do_not_cou
     ]
 
 
-def test_the_address_that_the_cluster_knows_is_preferred_among_its_like() -> None:
-    world = World(None, "10.0.0.7")
-    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7", "1.2.3.4"))
-    assert "10.0.0.7 true false eth0" in world.after_update()
-    assert "1.2.3.4 false true eth0" in world.printed()
+def chosen(world: World) -> list[str]:
+    """What serves node ports or is primary on eth0."""
+    return [line for line in world.after_update() if "eth0" in line and "true" in line]
+
+
+@pytest.mark.parametrize("known", ["10.0.0.7", "1.2.3.4"])
+def test_the_address_that_the_cluster_knows_goes_before_all_others(known: str) -> None:
+    world = World(None, known)
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7", "1.2.3.4", "1.2.3.3"))
+    assert chosen(world) == [f"{known} true true eth0"]
+
+
+def test_internal_address_of_the_node_object_goes_before_its_external_one() -> None:
+    world = World()
+    world.put_node("10.0.0.7", external="10.0.0.1")
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7"))
+    assert chosen(world) == ["10.0.0.7 true true eth0"]
+
+
+def test_node_object_that_comes_later_decides() -> None:
+    world = World()
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7", "fd00::1", "fd00::7"))
+    assert chosen(world) == ["10.0.0.1 true true eth0", "fd00::1 true true eth0"]
+    world.put_node("10.0.0.7", "fd00::7")
+    assert chosen(world) == ["10.0.0.7 true true eth0", "fd00::7 true true eth0"]
+
+
+@pytest.mark.parametrize("more", ["10.0.0.1", "1.2.3.4"])
+def test_another_address_changes_nothing_while_the_first_is_there(more: str) -> None:
+    world = World()
+    world.put(device(2, "eth0", "10.0.0.5"))
+    assert chosen(world) == ["10.0.0.5 true true eth0"]
+    world.put(device(2, "eth0", "10.0.0.5", more))
+    assert chosen(world) == ["10.0.0.5 true true eth0"]
+    world.put(device(2, "eth0", more))
+    assert chosen(world) == [f"{more} true true eth0"]
 
 
 def test_ranges_choose_the_node_port_addresses() -> None:
@@ -104,6 +152,31 @@ def test_ranges_choose_the_node_port_addresses() -> None:
         "10.0.0.0 true true eth0",
         "10.0.0.1 true false eth0",
     ]
+
+
+def test_option_of_node_port_addresses_takes_networks_and_single_addresses() -> None:
+    options = NodeOptions(nodeport_addresses="10.0.0.0/31, 10.0.0.7,fd00::/64")
+    assert list(map(str, options.node_port_ranges)) == ["10.0.0.0/31", "10.0.0.7/32", "fd00::/64"]
+    world = World(NodeAddressConfig(options.node_port_ranges), "10.0.0.2")
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.2", "10.0.0.7", "fd00::1", "fd01::1"))
+    ports = [line.split()[0] for line in world.after_update() if line.split()[1] == "true"]
+    assert ports == ["10.0.0.1", "10.0.0.7", "fd00::1"]
+    with pytest.raises(ValueError, match="has host bits set"):
+        NodeOptions(nodeport_addresses="10.0.0.1/8")
+
+
+def test_the_table_is_initialised_once_nodes_are_listed() -> None:
+    world = World()
+    with world.db.write_txn(world.nodes) as wtxn:
+        listed = world.nodes.register_initializer(wtxn, "source")
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7"))
+    assert chosen(world) == ["10.0.0.1 true true eth0"]
+    assert not world.db.look(world.table.initialized)
+    world.put_node("10.0.0.7")
+    with world.db.write_txn(world.nodes) as wtxn:
+        listed(wtxn)
+    assert chosen(world) == ["10.0.0.7 true true eth0"]
+    assert world.db.look(world.table.initialized)
 
 
 def test_devices_that_are_not_the_nodes_face_give_nothing() -> None:

@@ -37,6 +37,7 @@ https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{
   "log-level" .Values.logLevel
   "lrp-address-matcher-cidrs" (join "," .Values.localRedirectPolicies.addressMatcherCIDRs)
   "node-port-range" .Values.nodePort.range
+  "nodeport-addresses" (join "," .Values.nodePort.addresses)
   "state-dir" "/run/cilia"
 -}}
 {{- if .Values.prometheus.enabled }}

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The addresses that the cluster knows this node by, from its Node object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from statedb import ReadTxn, Table, WatchSet
+from tables.addressing import IP
+from tables.cluster.nodes import Node
+
+__all__ = ["OwnAddresses", "own_addresses"]
+
+OwnAddresses = Callable[[ReadTxn, WatchSet], tuple[IP, ...] | None]
+"""The addresses, the most preferred first; None as long as Node objects are not listed. Adds to the
+set what closes when they change."""
+
+
+def own_addresses(nodes: Table[Node], name: str) -> OwnAddresses:
+    """Follow the Node object of this name: its internal addresses go before its external ones."""
+
+    def read(txn: ReadTxn, watches: WatchSet) -> tuple[IP, ...] | None:
+        node, changed = nodes.get_watch(txn, name)
+        listed, became_listed = nodes.initialized_watch(txn)
+        watches.add(changed, became_listed)
+        if node is None:
+            return () if listed else None
+        return (*node.internal_ips, *node.external_ips)
+
+    return read
+
+
+def none_known(txn: ReadTxn, watches: WatchSet) -> tuple[IP, ...]:
+    """No Node object is followed."""
+    return ()
