@@ -22,6 +22,7 @@ from cilia.loadbalancer.host_ports import HostPortController
 from cilia.loadbalancer.local_node import LocalNodeController
 from cilia.loadbalancer.metrics import convergence_histogram
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower
+from cilia.loadbalancer.node_port_conflicts import NodePortConflicts
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.redirects import wiring as redirects
 from cilia.loadbalancer.redirects.controller import RedirectTables
@@ -187,8 +188,10 @@ def _datapath(
             beside_others=datapath.programs is not None,
         )
 
+    conflicts = NodePortConflicts(ctx.db, tables.frontends, node.addresses, ctx.problems, options)
     jobs: dict[str, Job] = {
         "reconcile-frontends": reconcile_frontends,
+        "node-port-conflicts": conflicts.run,
         "follow-node-addresses": follower.run,
         "draining": DrainController(
             ctx.db, tables.backends, part.draining, _connection_counter(datapath)

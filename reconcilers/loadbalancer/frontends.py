@@ -119,7 +119,7 @@ class FrontendOperations:
         for entry in entries:
             obj = entry.obj
             held = programmed.get(obj.address)
-            number = 0 if held is None else held.id
+            number = 0 if held is None or held.owner != obj.address else held.id
             if obj.id != number:
                 entry.result = with_outcome(obj, obj.status, number)
 
@@ -184,7 +184,7 @@ class FrontendOperations:
         plan = Plan()
         plan.resume(self._unfinished.get(fe.address, ()))
         try:
-            if not layout.is_programmed(fe, self.config):
+            if not layout.is_programmed(fe, self.config) or self._is_node_ports(txn, fe):
                 self._remove_all(txn, plan, fe.address)
                 return plan
             self._planner.program(plan, fe, fe.address)
@@ -193,6 +193,11 @@ class FrontendOperations:
         except Exception as error:  # noqa: BLE001  this row's failure, not the round's
             plan.error = error
         return plan
+
+    def _is_node_ports(self, txn: ReadTxn, fe: Frontend) -> bool:
+        """True if a node port has the address of `fe`: it came first or not, it keeps it."""
+        owner_of = self._frontends.get
+        return self._node_ports.node_port_at(lambda addr: owner_of(txn, addr), fe) is not None
 
     def _expand(self, txn: ReadTxn, plan: Plan, fe: Frontend) -> None:
         """A surrogate address stands for every node address: an entry for each."""

@@ -44,9 +44,25 @@ class NodePortAddresses:
         surrogate = fe.address
         is_ipv6 = surrogate.is_ipv6
         addresses = [surrogate.with_ip(ip) for ip in self._node_port if ip.is_ipv6 is is_ipv6]
-        if self._config.node_port_min <= surrogate.port <= self._config.node_port_max:
+        if self._in_range(surrogate):
             return tuple(addresses)
         return tuple(addr for addr in addresses if not _is_taken(owner_of(addr)))
+
+    def could_be_node_port(self, fe: Frontend) -> bool:
+        """True for a row whose own address may turn out to be another row's node port."""
+        return fe.type in _OWNERS and self._in_range(fe.address)
+
+    def node_port_at(
+        self, owner_of: Callable[[L3n4Addr], Frontend | None], fe: Frontend
+    ) -> Frontend | None:
+        """Return the node port that has the address of `fe`, a row with an address of its own."""
+        if not self.could_be_node_port(fe) or fe.address.ip not in self._node_port:
+            return None
+        owner = owner_of(surrogate_of(fe.address))
+        return owner if owner is not None and owner.type is FrontendType.NODE_PORT else None
+
+    def _in_range(self, addr: L3n4Addr) -> bool:
+        return self._config.node_port_min <= addr.port <= self._config.node_port_max
 
 
 def _is_taken(owner: Frontend | None) -> bool:

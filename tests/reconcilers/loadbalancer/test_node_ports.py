@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
+import pytest
 
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower, refresh_frontends
 from cilia.loadbalancer.options import LoadBalancerOptions
@@ -161,6 +162,34 @@ async def test_node_port_wins_within_the_range_of_node_ports() -> None:
         await world.settled()
     assert addresses(world) == ["3 192.0.2.1:8080/TCP"]
     assert "LoadBalancer" in world.dump()
+
+
+@pytest.mark.parametrize("kind", [FrontendType.LOAD_BALANCER, FrontendType.EXTERNAL_IPS])
+@pytest.mark.parametrize(
+    ("surrogate", "node", "own", "backends"),
+    [
+        (SURROGATE, "192.0.2.1", "192.0.2.1:30080/TCP", BACKENDS),
+        ("[::]:30080/TCP", "2001:db8::1", "[2001:db8::1]:30080/TCP", ["[2001::1]:80/TCP"]),
+    ],
+)
+async def test_node_port_stays_when_its_address_is_asked_for_later(
+    kind: FrontendType, surrogate: str, node: str, own: str, backends: list[str]
+) -> None:
+    world = LBWorld()
+    world.set_nodes(node)
+    world.put(frontend(surrogate, backends, NODE_PORT))
+    async with running(world.reconciler):
+        await world.settled()
+        before = world.dump()
+        for rows in (backends, [], backends):
+            world.put(frontend(own, rows, kind))
+            await world.settled()
+            assert world.dump() == before
+        assert world.frontend(own).id == 0
+        world.remove(surrogate)
+        await world.settled()
+        assert f"{own} SLOT=0" in world.dump()
+        assert kind.value in world.dump()
 
 
 async def until(condition: Callable[[], bool]) -> None:
