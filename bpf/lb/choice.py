@@ -177,7 +177,8 @@ class _Walk:
             return self._end(Outcome.REFUSED, LOOPBACK_ONLY, service)
         if outside and flags & lb.ServiceFlag.NON_ROUTABLE:
             return self._end(Outcome.REFUSED, CLUSTER_IP, service)
-        if outside and flags & lb.ServiceFlag.SOURCE_RANGE and not self._let_in(service):
+        ranges = outside or flags & lb.ServiceFlag.SOURCE_INSIDE
+        if ranges and flags & lb.ServiceFlag.SOURCE_RANGE and not self._let_in(service):
             return self._end(Outcome.REFUSED, SOURCE_RANGE, service)
         if flags & (lb.ServiceFlag.L7 | lb.ServiceFlag.DELEGATE):
             return self._end(Outcome.PASS, "left to a proxy", service)

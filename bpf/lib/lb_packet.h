@@ -119,7 +119,7 @@ static __always_inline int lb_admit(ctx_t *ctx, const struct lb_service *svc,
 		return REFUSE(DROP_LOOPBACK_ONLY);
 	if (outside && (svc->flags & LB_SVC_NON_ROUTABLE))
 		return REFUSE(DROP_IS_CLUSTER_IP);
-	if (outside && !lb_source_allowed(svc, tuple, v6))
+	if ((outside || (svc->flags & LB_SVC_SOURCE_INSIDE)) && !lb_source_allowed(svc, tuple, v6))
 		return REFUSE(DROP_NOT_IN_SRC_RANGE);
 	if (svc->flags & (LB_SVC_L7 | LB_SVC_DELEGATE))
 		return lb_delegated(ctx, outside);

@@ -41,6 +41,8 @@
 #define LB_SVC_DELEGATE 0x0400
 #define LB_SVC_QUARANTINED 0x0800
 #define LB_SVC_DSR 0x1000
+#define LB_SVC_SOURCE_INSIDE 0x2000	/* source ranges are for pods and this node too */
+#define LB_SVC_SOURCE_NOT_NODE 0x4000	/* and keep this node out */
 
 /* lb4_backend.state */
 #define LB_BE_ACTIVE 0

@@ -121,6 +121,21 @@ static __always_inline struct lb_service *sock6_service(struct bpf_sock_addr *ct
 	return lb6_service(key);
 }
 
+/* Whether source ranges decide about this client: SOCK_PASS if its packets do, which have a source
+ * when a socket has none yet, as a pod's; a refusal; SOCK_TRANSLATED if nothing stands in the way. The
+ * node itself is let in or not by what the agent found for its addresses. */
+static __always_inline int sock_source_verdict(struct bpf_sock_addr *ctx,
+					       const struct lb_service *svc)
+{
+	if (!(svc->flags & LB_SVC_SOURCE_INSIDE))
+		return SOCK_TRANSLATED;
+	if (!sock_in_host_netns(ctx))
+		return SOCK_PASS;
+	if (svc->flags & LB_SVC_SOURCE_NOT_NODE)
+		return sock_refused(DROP_NOT_IN_SRC_RANGE, no_backend_error);
+	return SOCK_TRANSLATED;
+}
+
 /* Whether an address that has no such port belongs to a service all the same. */
 static __always_inline bool sock4_is_vip(__be32 address)
 {
@@ -173,6 +188,7 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	struct lb4_backend *backend;
 	struct lb_service *svc;
 	__u32 backend_id = 0;
+	int verdict;
 
 	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
 		return SOCK_PASS;
@@ -185,6 +201,9 @@ static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *addr
 		return SOCK_PASS;
 	if (redirect4_skips(svc, bpf_get_netns_cookie(ctx), *address, *port))
 		return SOCK_PASS;
+	verdict = sock_source_verdict(ctx, svc);
+	if (verdict != SOCK_TRANSLATED)
+		return verdict;
 	backend = sock4_backend(ctx, &key, svc, &backend_id);
 	if (!backend)
 		return sock_refused(DROP_NO_BACKEND, no_backend_error);
@@ -210,6 +229,7 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 	struct lb6_backend *backend;
 	struct lb_service *svc;
 	__u32 backend_id = 0;
+	int verdict;
 
 	__builtin_memcpy(key.address, address, sizeof(key.address));
 	__builtin_memcpy(back.address, address, sizeof(back.address));
@@ -224,6 +244,9 @@ static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *addr
 		return SOCK_PASS;
 	if (redirect6_skips(svc, bpf_get_netns_cookie(ctx), address, *port))
 		return SOCK_PASS;
+	verdict = sock_source_verdict(ctx, svc);
+	if (verdict != SOCK_TRANSLATED)
+		return verdict;
 	backend = sock6_backend(ctx, &key, svc, &backend_id);
 	if (!backend)
 		return sock_refused(DROP_NO_BACKEND, no_backend_error);

@@ -75,6 +75,8 @@ class ServiceFlag(IntFlag):
     DELEGATE = 0x0400
     QUARANTINED = 0x0800
     DSR = 0x1000
+    SOURCE_INSIDE = 0x2000
+    SOURCE_NOT_NODE = 0x4000
 
 
 class BackendState(IntEnum):

@@ -89,6 +89,10 @@ class FrontendOptions(ProgramConfig):
     bpf_lb_source_range_all_types: Annotated[
         bool, Field(description="Check source ranges at every address of a service.")
     ] = False
+    bpf_lb_source_range_inside: Annotated[
+        bool,
+        Field(description="Check source ranges for pods and programs of the node too."),
+    ] = True
     bpf_lb_enable_wildcard_entries: Annotated[
         bool, Field(description="Answer for unknown ports of known addresses.")
     ] = True

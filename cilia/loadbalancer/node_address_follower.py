@@ -14,10 +14,11 @@ from tables.node.node_addresses import NodeAddress
 class NodeAddressFollower:
     """Has frontends applied again when addresses of nodes change that matter to them.
 
-    These are all node and host ports when an address comes to answer for them or ceases to, and
-    frontends on an address that a machine got or lost (it has no wildcard entry). What changes
-    after the making of this object is followed, also what changes before `run` is first called: a
-    round of the reconciler may come in between.
+    These are all node and host ports when an address comes to answer for them or ceases to, those
+    with source ranges when the node gets or loses an address (by which it is let in), and those on
+    an address that a machine got or lost (which has no wildcard entry). What changes after the
+    making of this object is followed, also what changes before `run` is first called: a round of
+    the reconciler may come in between.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class NodeAddressFollower:
         self._machines = machines or MachineAddresses(node_addresses)
         self._known, self._changed = self._look()
 
-    def _look(self) -> tuple[tuple[frozenset[IP], frozenset[IP]], WatchSet]:
+    def _look(self) -> tuple[tuple[frozenset[tuple[IP, bool]], frozenset[IP]], WatchSet]:
         """The addresses for node ports and those of machines, and what closes when they change."""
         txn = self._db.read_txn()
         rows = self._node_addresses.all(txn)
-        node_ports = frozenset(row.address for row in rows if row.node_port)
+        node_ports = frozenset((row.address, row.node_port) for row in rows)
         watches = WatchSet()
         watches.add(*self._machines.watch(txn))
         return (node_ports, self._machines.read(txn)), watches
@@ -59,13 +60,15 @@ class NodeAddressFollower:
 def refresh_frontends(
     db: DB, frontends: RWTable[Frontend], addresses: Collection[IP], *, node_ports: bool
 ) -> None:
-    """Have the frontends on one of `addresses` applied again; `node_ports`: those for all too."""
+    """Have the frontends on one of `addresses` applied again; `node_ports`: and all node and host
+    ports, and what source ranges are for."""
     status = refreshing()
     with db.write_txn(frontends) as wtxn:
         touched = [
             fe
             for fe in frontends.all(wtxn)
-            if (fe.address.is_surrogate and node_ports) or fe.address.ip in addresses
+            if (node_ports and (fe.address.is_surrogate or fe.service.source_ranges))
+            or fe.address.ip in addresses
         ]
         for fe in touched:
             # What is pending or failed is applied anyway, and keeps saying so.

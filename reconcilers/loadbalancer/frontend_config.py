@@ -60,6 +60,11 @@ class FrontendConfig(Protocol):
     def bpf_lb_source_range_all_types(self) -> bool: ...
 
     @property
+    def bpf_lb_source_range_inside(self) -> bool:
+        """True if source ranges are for pods and this node too."""
+        ...
+
+    @property
     def bpf_lb_enable_wildcard_entries(self) -> bool:
         """True if unknown ports of a known address are answered, not routed away."""
         ...

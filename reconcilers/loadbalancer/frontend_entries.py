@@ -5,8 +5,9 @@ Nothing here remembers or writes. Keys and values have the layout of `bpf/lib/lb
 structs of `bpf.maps.lb` are used directly where a field for each of a million entries would cost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from ipaddress import ip_address
 from struct import Struct
 
 from bpf.maps.lb import (
@@ -23,7 +24,7 @@ from bpf.maps.lb import (
 from bpf.maps.lb import BackendState as EntryState
 from bpf.maps.text import PROTOCOL_NAMES
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
-from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
+from tables.addressing import IP, SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import Frontend, FrontendType
 from tables.loadbalancer.services import Algorithm as ServiceAlgorithm
@@ -115,6 +116,9 @@ _AFFINITY = int(ServiceFlag.AFFINITY)
 _NON_ROUTABLE = int(ServiceFlag.NON_ROUTABLE)
 _SOURCE_RANGE = int(ServiceFlag.SOURCE_RANGE)
 _SOURCE_DENY = int(ServiceFlag.SOURCE_DENY)
+_SOURCE_INSIDE = int(ServiceFlag.SOURCE_INSIDE)
+_SOURCE_NOT_NODE = int(ServiceFlag.SOURCE_NOT_NODE)
+_SOURCE_FLAGS = _SOURCE_RANGE | _SOURCE_DENY | _SOURCE_INSIDE | _SOURCE_NOT_NODE
 _L7 = int(ServiceFlag.L7)
 _LOOPBACK = int(ServiceFlag.LOOPBACK)
 _DELEGATE = int(ServiceFlag.DELEGATE)
@@ -177,8 +181,13 @@ def is_programmed(fe: Frontend, config: FrontendConfig) -> bool:
     return fe.type is FrontendType.LOAD_BALANCER and config.tunnel
 
 
-def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
-    """`LB_SVC_*` of slot 0 of `addr`, the frontend's own address or one it is expanded to."""
+def master_flags(
+    fe: Frontend, addr: L3n4Addr, config: FrontendConfig, node_addresses: Iterable[IP] = ()
+) -> int:
+    """`LB_SVC_*` of slot 0 of `addr`, the frontend's own address or one it is expanded to.
+
+    `node_addresses` are those of this node, by which source ranges let it in.
+    """
     svc, kind = fe.service, fe.type
     if fe.redirect_to is not None:
         kind = _LOCAL_REDIRECT
@@ -190,9 +199,8 @@ def master_flags(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> int:
     if svc.source_ranges and (
         config.bpf_lb_source_range_all_types or kind in (_LOAD_BALANCER, _EXTERNAL_IPS)
     ):
-        flags |= _SOURCE_RANGE
-        if svc.source_ranges_policy is _DENY:
-            flags |= _SOURCE_DENY
+        own = [ip for ip in node_addresses if ip.is_ipv6 is addr.is_ipv6]
+        flags |= _source_flags(svc, config, own)
     if l7_port(fe):
         flags |= _L7
     if kind is _HOST_PORT and svc.loopback_host_port:
@@ -218,6 +226,18 @@ def _policy_flags(svc: Service, kind: FrontendType, config: FrontendConfig) -> i
     if ext_local is not int_local and kind is not _CLUSTER_IP:
         flags |= _TWO_SCOPES
     return flags
+
+
+def _source_flags(svc: Service, config: FrontendConfig, node_addresses: Iterable[IP]) -> int:
+    denies = svc.source_ranges_policy is _DENY
+    flags = _SOURCE_RANGE | _SOURCE_DENY if denies else _SOURCE_RANGE
+    if not config.bpf_lb_source_range_inside:
+        return flags
+    flags |= _SOURCE_INSIDE
+    named = any(
+        ip_address(packed_ip(ip)) in prefix for ip in node_addresses for prefix in svc.source_ranges
+    )
+    return flags | _SOURCE_NOT_NODE if named is denies else flags
 
 
 def _is_dsr(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
@@ -337,7 +357,7 @@ def slot_values(
     """Values of slots 1 and up: source ranges are checked at slot 0 only."""
     kind = entry_type(fe)
     pack = SERVICE_VALUE.pack
-    healthy = flags & ~(_SOURCE_RANGE | _SOURCE_DENY)
+    healthy = flags & ~_SOURCE_FLAGS
     values = []
     for position, be in enumerate(choice.shown):
         own = healthy if position < choice.healthy else healthy | _QUARANTINED

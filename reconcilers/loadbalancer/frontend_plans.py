@@ -128,7 +128,7 @@ class FrontendPlanner:
         """All entries of one address, once its backends have ids."""
         family, number, ids = self._maps.of(addr), programmed.id, self.backends.ids
         service, state = family.service, self.references.state
-        flags = layout.master_flags(fe, addr, self._config)
+        flags = layout.master_flags(fe, addr, self._config, self._machines.own)
         found: list[tuple[Phase, StagedMap, bytes, bytes]] = []
         for be in choice.backends:
             backend = be.address

@@ -27,11 +27,14 @@ class MachineAddresses:
         self._tables = [t for t in (node_addresses, nodes, devices) if t is not None]
         self._revisions: list[int] = []
         self.all: frozenset[IP] = frozenset()
+        #: Of this node, those that its traffic may leave with.
+        self.own: tuple[IP, ...] = ()
 
     def refresh(self, txn: ReadTxn) -> None:
         revisions = [table.revision(txn) for table in self._tables]
         if revisions != self._revisions:
             self.all = self.read(txn)
+            self.own = self.read_own(txn)
             self._revisions = revisions
 
     def has(self, address: bytes) -> bool:
@@ -45,6 +48,9 @@ class MachineAddresses:
         for dev in self._devices.all(txn) if self._devices is not None else ():
             found.update(row.address for row in dev.addresses)
         return frozenset(found)
+
+    def read_own(self, txn: ReadTxn) -> tuple[IP, ...]:
+        return tuple(sorted({row.address for row in self._node_addresses.all(txn)}))
 
     def watch(self, txn: ReadTxn) -> list[Channel]:
         """Return what closes when `read` may return something else."""

@@ -176,6 +176,7 @@ class Cluster:
                 (ServiceFlag.AFFINITY, 0.3),
                 (ServiceFlag.SOURCE_RANGE, 0.2),
                 (ServiceFlag.SOURCE_DENY, 0.1),
+                (ServiceFlag.SOURCE_INSIDE, 0.3),
                 (ServiceFlag.NON_ROUTABLE, 0.1),
                 (ServiceFlag.LOOPBACK, 0.05),
                 (ServiceFlag.DELEGATE, 0.05),

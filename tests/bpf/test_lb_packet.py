@@ -361,6 +361,23 @@ def test_source_ranges_hold_for_clients_outside(node: Datapath, family: Family, 
 
 
 @FAMILIES
+@pytest.mark.parametrize("deny", [False, True])
+def test_source_ranges_hold_for_pods_when_they_are_for_clients_inside(
+    node: Datapath, family: Family, deny: bool
+) -> None:
+    flags = ServiceFlag.SOURCE_RANGE | ServiceFlag.SOURCE_INSIDE | ServiceFlag.SOURCE_NOT_NODE
+    serve(node, family, 1, flags=flags | (ServiceFlag.SOURCE_DENY if deny else ServiceFlag.NONE))
+    ranges = node.lb.of(packed(family.service)).source
+    length = 8 * len(packed(family.pod))
+    ranges.update(lb.encode_source_range(SourceRange(1, packed(family.pod), length)), PRESENT)
+    for program in ("inside", "outside"):
+        within = run(node, family, 20000, src=family.pod, program=program)
+        without = run(node, family, 20000, src=family.router, program=program)
+        refused = -lib.DROP_NOT_IN_SRC_RANGE
+        assert (within, without) == ((refused, 0) if deny else (0, refused))
+
+
+@FAMILIES
 def test_existing_connection_is_refused_as_soon_as_its_range_is(
     node: Datapath, family: Family
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -44,6 +45,7 @@ NODE_PORT = 30080
 
 #: ``DROP_*`` of drop_types.h.
 NO_BACKEND, MAP_FULL, NO_SERVICE = -2, -3, -4
+NOT_IN_SRC_RANGE = -17
 
 
 @contextmanager
@@ -252,6 +254,56 @@ def test_port_that_a_service_lacks_is_refused_if_its_address_is_known(
             return answers, refusals(datapath)
 
     assert world.in_child(run) == (["ok", answer, answer], counted)
+
+
+# -- source ranges --
+
+INSIDE = ServiceFlag.SOURCE_RANGE | ServiceFlag.SOURCE_INSIDE
+NOT_NODE = INSIDE | ServiceFlag.SOURCE_NOT_NODE
+TRANSLATED, LEFT_TO_PACKETS = True, False
+
+
+@pytest.mark.parametrize("proto", [TCP, UDP])
+@pytest.mark.parametrize("service", [SVC_ONE, SVC_ONE_V6])
+@pytest.mark.parametrize(
+    ("flags", "of_node", "of_pod"),
+    [
+        (ServiceFlag.NONE, "ok", TRANSLATED),
+        (ServiceFlag.SOURCE_RANGE, "ok", TRANSLATED),  # for clients outside alone
+        (INSIDE, "ok", LEFT_TO_PACKETS),
+        (NOT_NODE, "ECONNREFUSED", LEFT_TO_PACKETS),
+        (NOT_NODE | ServiceFlag.SOURCE_DENY, "ECONNREFUSED", LEFT_TO_PACKETS),
+    ],
+)
+def test_source_ranges_at_sockets(
+    world: World, service: str, proto: int, flags: ServiceFlag, of_node: str, of_pod: bool
+) -> None:
+    """The agent says whether the node is let in; a pod's packets have a source, its socket none."""
+
+    def run() -> tuple[str, str, int]:
+        with node(world) as datapath, NetNS.new() as pod:
+            local = "::1" if ":" in service else "127.0.0.1"
+            server, port = tcp_server(local) if proto == TCP else udp_server(local)
+            datapath.service(service, 80, proto, [(local, port)], flags=flags)
+            family = socket.AF_INET6 if ":" in service else socket.AF_INET
+            kind = socket.SOCK_STREAM if proto == TCP else socket.SOCK_DGRAM
+
+            def dial() -> str:
+                with socket.socket(family, kind) as sock:
+                    sock.settimeout(3)
+                    return errno_of(lambda: sock.connect((service, 80)))
+
+            pod.run(lambda: subprocess.run(["ip", "link", "set", "lo", "up"], check=True))
+            here, there = dial(), pod.run(dial)
+            server.close()
+            return here, there, refusals(datapath).get(NOT_IN_SRC_RANGE, 0)
+
+    here, there, counted = world.in_child(run)
+    assert here == of_node
+    # A pod here has loopback alone, on which nobody listens.
+    at_loopback = "ECONNREFUSED" if proto == TCP else "ok"
+    assert there == at_loopback if of_pod else there in ("ENETUNREACH", "EADDRNOTAVAIL")
+    assert counted == (of_node != "ok")
 
 
 # -- options --

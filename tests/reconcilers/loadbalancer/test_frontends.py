@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from bpf.maps import lb
+from bpf.maps.lb import ServiceFlag
 from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers.loadbalancer.frontend_entries import service_keys
 from reconcilers.loadbalancer.frontends import PruneError
@@ -416,6 +418,51 @@ async def test_flags(
     master, slot = (line for line in world.dump().splitlines() if line.startswith("SVC"))
     assert master.split("FLAGS=")[1] == flags
     assert slot.split("FLAGS=")[1] == flags.replace("+check source-range", "").replace("+deny", "")
+
+
+INSIDE = ServiceFlag.SOURCE_RANGE | ServiceFlag.SOURCE_INSIDE
+INSIDE_ONLY_OTHERS = INSIDE | ServiceFlag.SOURCE_NOT_NODE
+
+
+@pytest.mark.parametrize("policy", list(SourceRangesPolicy))
+@pytest.mark.parametrize(
+    ("address", "ranges", "named"),
+    [
+        ("172.16.0.1:80/TCP", ("10.0.0.0/8",), False),
+        ("172.16.0.1:80/TCP", ("10.0.0.0/8", "192.0.2.1/32"), True),
+        ("172.16.0.1:80/TCP", ("2001:db8::/32",), False),
+        ("[2001:db8:7::1]:80/TCP", ("2001:db8::/32",), True),
+        ("[2001:db8:7::1]:80/TCP", ("192.0.2.1/32",), False),
+    ],
+)
+async def test_node_is_let_in_by_its_addresses(
+    policy: SourceRangesPolicy, address: str, ranges: tuple[str, ...], named: bool
+) -> None:
+    """Of the family of the frontend: a connection has no address of the other one."""
+    world = LBWorld()
+    world.set_nodes("192.0.2.1", "2001:db8::1")
+    svc = service(source_ranges=tuple(map(ip_network, ranges)), source_ranges_policy=policy)
+    world.put(frontend(address, (), LOAD_BALANCER, svc))
+    async with running(world.reconciler):
+        await world.settled()
+    let_in = named is (policy is SourceRangesPolicy.ALLOW)
+    flags = master_flags(world, address) & ~ServiceFlag.SOURCE_DENY
+    assert flags == (INSIDE if let_in else INSIDE_ONLY_OTHERS)
+
+
+async def test_source_ranges_are_for_clients_outside_alone_by_option() -> None:
+    world = LBWorld(PLAIN.model_copy(update={"bpf_lb_source_range_inside": False}))
+    world.put(frontend(VIP, (), LOAD_BALANCER, service(**RANGES)))
+    async with running(world.reconciler):
+        await world.settled()
+    assert master_flags(world, VIP) == ServiceFlag.SOURCE_RANGE
+
+
+def master_flags(world: LBWorld, address: str) -> int:
+    addr = L3n4Addr.parse(address)
+    value = world.kernel.maps.of(addr.ip.packed).service.lookup(service_keys(addr).slot(0))
+    assert value is not None
+    return lb.decode_service(value).flags
 
 
 async def test_hybrid_mode_is_for_tcp_only() -> None:

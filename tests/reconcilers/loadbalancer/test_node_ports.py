@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_network
 
 import anyio
 import pytest
 
+from bpf.maps import lb
+from bpf.maps.lb import ServiceFlag
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower, refresh_frontends
 from cilia.loadbalancer.options import LoadBalancerOptions
 from tables.addressing import IP
@@ -109,6 +112,27 @@ async def test_entries_follow_the_node_addresses() -> None:
         "3 192.0.2.3:80/TCP",
         "4 192.0.2.3:30080/TCP",
     ]
+
+
+async def test_source_ranges_follow_the_node_addresses() -> None:
+    world = LBWorld()
+    world.set_nodes("192.0.2.1")
+    svc = service(source_ranges=(ip_network("192.0.2.0/24"),))
+    world.put(frontend("172.16.0.1:80/TCP", BACKENDS, FrontendType.LOAD_BALANCER, svc))
+
+    def keeps_node_out() -> bool:
+        key = lb.encode_service_key(bytes([172, 16, 0, 1]), 80, 0, 6)
+        value = world.kernel.maps.v4.service.lookup(key)
+        assert value is not None
+        return bool(lb.decode_service(value).flags & ServiceFlag.SOURCE_NOT_NODE)
+
+    async with running(world.reconciler), anyio.create_task_group() as tasks:
+        tasks.start_soon(follower(world).run)
+        await world.settled()
+        assert not keeps_node_out()
+        world.set_nodes("198.51.100.1")
+        await until(keeps_node_out)
+        tasks.cancel_scope.cancel()
 
 
 async def test_node_addresses_wake_nothing_when_only_other_columns_changed() -> None:
