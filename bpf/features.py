@@ -27,6 +27,10 @@ HELPER_GET_NETNS_COOKIE = 122
 HELPER_SET_RETVAL = 187
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+#: Where netfilter's connections are a module.
+CONNTRACK_BTF = Path("/sys/kernel/btf/nf_conntrack")
+#: Functions for programs, all of which have to be there (Linux 5.19).
+CONNTRACK_FUNCTIONS = (b"bpf_skb_ct_lookup", b"bpf_xdp_ct_lookup", b"bpf_ct_release")
 BPFFS_MAGIC = 0xCAFE4A11
 CGROUP2_MAGIC = 0x63677270
 
@@ -57,6 +61,18 @@ def has_tcx() -> bool:
     except (Invalid, Unsupported):
         return False
     return True
+
+
+def has_conntrack_lookup() -> bool:
+    """Whether programs may look up netfilter's connections; not kept, the module may come later."""
+    return any(
+        path.exists() and _types_name(path.read_bytes(), CONNTRACK_FUNCTIONS)
+        for path in (KERNEL_BTF, CONNTRACK_BTF)
+    )
+
+
+def _types_name(btf: bytes, names: tuple[bytes, ...]) -> bool:
+    return all(b"\0" + name + b"\0" in btf for name in names)
 
 
 def netns_cookie() -> int:

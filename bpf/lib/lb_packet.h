@@ -14,6 +14,7 @@
 #include "ct.h"
 #include "event.h"
 #include "lb_choice.h"
+#include "own_flow.h"
 #include "redirect_skips.h"
 #include "rewrite.h"
 #include "switch.h"
@@ -188,6 +189,16 @@ static __always_inline bool lb_left_to_others(const struct packet *packet,
 	return true;
 }
 
+/* Whether a packet that belongs to no connection of a frontend answers the node itself, from the port of
+ * one. A SYN answers nobody; who has asked the frontend before is its client. */
+static __always_inline bool lb_answers_node(ctx_t *ctx, const struct packet *packet,
+					    const struct lb_asked *asked, const bool v6)
+{
+	if (asked->service || packet_opens_tcp(packet))
+		return false;
+	return own_flow_answers(ctx, &packet->tuple, v6);
+}
+
 /* Find the frontend of a packet of a client, and its connection: 0, LB_PASS or a refusal. */
 static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, struct lb_asked *asked,
 				   struct lb_decision *decision, __u32 now_s, const bool outside,
@@ -203,6 +214,7 @@ static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, stru
 				       v6);
 	if (!asked->continues && ((packet->flags & PACKET_ICMP_ERROR) ||
 				  (!outside && redirect_skips_packet(asked->svc, tuple, v6)) ||
+				  lb_answers_node(ctx, packet, asked, v6) ||
 				  lb_left_to_others(packet, asked->service, v6)))
 		return LB_PASS;
 	decision->rev_nat = asked->svc->rev_nat;

@@ -4,13 +4,14 @@
 /* Source translation on tuples: who needs a source gets a free port of the node for this
  * destination, and the way back stands under the tuple of the replies (NAT_IN).
  *
- * A port is free if the reply's tuple could be inserted as NAT_IN and no socket of the node has it. It is
+ * A port is free if the reply's tuple could be inserted as NAT_IN and the node has no flow like it. It is
  * looked for at random and then in the whole range, so that only a full range refuses. What a client's
  * flow got stands in its entry of connection tracking; that of a connection of the node itself in a
  * second entry here (NAT_OUT). What an LRU map evicts of two is made anew while the other half is used.
  * The text of both families is nat_family.h. */
 #include "ct.h"
 #include "nat_types.h"
+#include "own_flow.h"
 
 /* Set before load. Ports that node ports do not use. */
 const volatile __u32 nat_min_port = 32768;
@@ -56,27 +57,12 @@ static __always_inline __u16 nat_flags_after(__u16 flags, __u8 tcp_flags, bool r
 	return flags;
 }
 
-/* Whether a socket of the node would receive the replies that arrive under this tuple. */
-static __always_inline bool nat_socket(void *ctx, struct bpf_sock_tuple *tuple, __u32 size,
-				       __u8 proto)
-{
-	struct bpf_sock *sk = NULL;
-
-	if (proto == IPPROTO_TCP)
-		sk = bpf_skc_lookup_tcp(ctx, tuple, size, BPF_F_CURRENT_NETNS, 0);
-	else if (proto == IPPROTO_UDP)
-		sk = bpf_sk_lookup_udp(ctx, tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
-		return false;
-	bpf_sk_release(sk);
-	return true;
-}
-
 #define NAT_PASTE_(one, two, three) one##two##three
 #define NAT_PASTE(one, two, three) NAT_PASTE_(one, two, three)
 #define NAT(name) NAT_PASTE(nat, NAT_FAMILY, name)
 #define NAT_MAP NAT_PASTE(cilia_snat, NAT_FAMILY, )
 #define NAT_IP NAT_PASTE(ipv, NAT_FAMILY, )
+#define NAT_V6 (NAT_FAMILY == 6)
 #define nat_copy(to, from) __builtin_memcpy(&(to), &(from), sizeof(to))
 #define nat_same(one, two) (!__builtin_memcmp(&(one), &(two), sizeof(one)))
 

@@ -12,7 +12,7 @@ struct {
 
 /* A translation being looked for or made. */
 struct NAT(_search) {
-	ctx_t *ctx;			/* for socket look-ups */
+	ctx_t *ctx;			/* to ask for flows of the node */
 	struct NAT(_key) in;		/* the reply's tuple with the port being tried */
 	struct NAT(_value) value;	/* while a port is looked for: what stands under it; then NAT_OUT */
 	__u32 first;
@@ -45,15 +45,17 @@ static __always_inline void NAT(_flow_key)(struct NAT(_key) *flow, const struct 
 	flow->direction = NAT_OUT;
 }
 
-static __always_inline bool NAT(_has_socket)(struct NAT(_search) *search)
+static __always_inline bool NAT(_is_own)(const struct NAT(_search) *search)
 {
-	struct bpf_sock_tuple tuple = {};
+	struct own_flow *flow = own_flow();
 
-	nat_copy(tuple.NAT_IP.saddr, search->in.saddr);
-	nat_copy(tuple.NAT_IP.daddr, search->in.daddr);
-	tuple.NAT_IP.sport = search->in.sport;
-	tuple.NAT_IP.dport = search->in.dport;
-	return nat_socket(search->ctx, &tuple, sizeof(tuple.NAT_IP), search->in.proto);
+	if (!flow)
+		return false;
+	nat_copy(flow->tuple.NAT_IP.saddr, search->in.saddr);
+	nat_copy(flow->tuple.NAT_IP.daddr, search->in.daddr);
+	flow->tuple.NAT_IP.sport = search->in.sport;
+	flow->tuple.NAT_IP.dport = search->in.dport;
+	return own_flow_has(search->ctx, flow, search->in.proto, NAT_V6);
 }
 
 /* Take a port unless somebody has it: false then. A look-up precedes the insertion, because an LRU map
@@ -63,7 +65,7 @@ static __always_inline bool NAT(_try_port)(struct NAT(_search) *search, __u32 nu
 	int rc;
 
 	search->in.dport = bpf_htons(nat_min_port + number);
-	if (bpf_map_lookup_elem(&NAT_MAP, &search->in) || NAT(_has_socket)(search))
+	if (bpf_map_lookup_elem(&NAT_MAP, &search->in) || NAT(_is_own)(search))
 		return false;
 	rc = bpf_map_update_elem(&NAT_MAP, &search->in, &search->value, BPF_NOEXIST);
 	if (rc == -CILIA_EEXIST)

@@ -18,7 +18,7 @@ from cilia.datapath.metrics import DatapathMetrics
 from cilia.datapath.opening import Datapath
 from cilia.datapath.options import DatapathOptions
 from cilia.datapath.packet_devices import PacketDevicesController
-from cilia.datapath.packets import FlowMaps
+from cilia.datapath.packets import FlowMaps, netfilter_health
 from cilia.datapath.programs import Attaching, NodePrograms
 from cilia.node.own_addresses import OwnAddresses
 from cilia.node.repairs import Desired, Repairs
@@ -138,6 +138,7 @@ def _packet_jobs(
     own: OwnAddresses,
 ) -> dict[str, Job]:
     """Jobs around the programs of packets."""
+    ctx.health_of("datapath")("netfilter", *netfilter_health())
     metrics = DatapathMetrics(flows.read_metrics)
     ctx.registry.register(metrics)
     rows = netdevs.new_netdevs_table(ctx.db)

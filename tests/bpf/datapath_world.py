@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from bpf import compile as bpf_compile
+from bpf import features
 from bpf.errors import NotFound
 from bpf.maps import lb
 from bpf.maps.lb import BackendValue, LBMaps, RevNatValue, ServiceValue
@@ -127,7 +128,8 @@ def loaded(
                         wanted = (entries or {}).get(definition.name, MAP_ENTRIES)
                         if definition.name != "cilia_events":
                             obj.set_max_entries(definition.name, wanted)
-                for constant, value in (constants or {}).items():
+                netfilter = {"netfilter_lookup": bytes([features.has_conntrack_lookup()])}
+                for constant, value in {**netfilter, **(constants or {})}.items():
                     _set(obj, constant, value)
                 obj.load()
                 for definition in obj.map_definitions():
