@@ -148,21 +148,26 @@ static __always_inline bool ct_continues(const struct ct_entry *entry, const str
 }
 
 /* Seconds that the entry stays after this packet. The replies of a service are not seen under its
- * own tuple, so there the opener's flags tell all. */
+ * own tuple, so there the opener's flags tell all. The only entry of a flow with CT_SNAT is noted on both
+ * ways, and stays as long as its NAT_IN (nat_lifetime_s). TCP is open when the opener has acknowledged an
+ * answer: a SYN that a backend answered and nobody else is no connection. */
 static __always_inline __u32 ct_lifetime_s(const struct ct_entry *entry, __u8 proto, bool service)
 {
+	bool acknowledged = entry->tcp_flags & TCP_ACK;
+
+	if (entry->flags & CT_SNAT)
+		service = false;
 	if (proto != IPPROTO_TCP)
 		return service ? ct_timeout_service_any_s : ct_timeout_regular_any_s;
 	if (service) {
 		if (ct_closing(entry))
 			return ct_timeout_service_tcp_grace_s;
-		return entry->tcp_flags & TCP_ACK ? ct_timeout_service_tcp_s :
-						    ct_timeout_regular_tcp_syn_s;
+		return acknowledged ? ct_timeout_service_tcp_s : ct_timeout_regular_tcp_syn_s;
 	}
 	if (ct_closed(entry))
 		return ct_timeout_regular_tcp_fin_s;
-	return entry->flags & CT_SEEN_REPLY ? ct_timeout_regular_tcp_s :
-					      ct_timeout_regular_tcp_syn_s;
+	return acknowledged && (entry->flags & CT_SEEN_REPLY) ? ct_timeout_regular_tcp_s :
+								ct_timeout_regular_tcp_syn_s;
 }
 
 static __always_inline void ct_count(struct ct_entry *entry, bool reply, __u64 bytes)

@@ -4,11 +4,14 @@
 /* Source translation on tuples: who needs a source gets a free port of the node for this
  * destination, and the way back stands under the tuple of the replies (NAT_IN).
  *
- * A port is free if the reply's tuple could be inserted as NAT_IN and the node has no flow like it. It is
- * looked for at random and then in the whole range, so that only a full range refuses. What a client's
- * flow got stands in its entry of connection tracking; that of a connection of the node itself in a
- * second entry here (NAT_OUT). What an LRU map evicts of two is made anew while the other half is used.
- * The text of both families is nat_family.h. */
+ * A port is free if the reply's tuple could be inserted as NAT_IN and the node has no flow like it itself. A
+ * fixed number of ports is looked at, at random: first for a free one, then also for one whose flow gives
+ * it away (nat_yields). So a first packet costs the same whatever the range is and however full. Who finds
+ * few wakes the collection of what expired (cilia_signal).
+ *
+ * What a client's flow got stands in its entry of connection tracking; that of a connection of the node
+ * itself in a second entry here (NAT_OUT). Both entries of a flow have the same life time. What an LRU map
+ * evicts of two is made anew while the other half is used. The text of both families is nat_family.h. */
 #include "ct.h"
 #include "nat_types.h"
 #include "own_flow.h"
@@ -22,7 +25,41 @@ const volatile __u32 nat_max_port = 65535;
 /* Another CPU translates the same flow at the same moment. */
 #define NAT_RACED 1
 
-#define NAT_RANDOM_TRIES 16
+/* Ports that are looked at for a flow. At 90 % use all but one in 30 find a free one. */
+#define NAT_TRIES 32
+/* After so many, a port that another flow gives away is taken, too. */
+#define NAT_CHOICES 8
+/* Ports that are looked at after several flows have found none: a flood to a full destination is to cost
+ * little, and each flow that gets a port raises the number again. */
+#define NAT_TRIES_FULL 8
+
+static __u32 nat_tries = NAT_TRIES;
+
+/* A handshake or an answer takes less; a client that is slower sends again and gets another port. */
+#define NAT_UNANSWERED_S 2
+/* Applications that keep a flow of datagrams alive are rarely silent for longer. */
+#define NAT_SILENT_S 10
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 16);	/* a page where pages are large */
+} cilia_signal SEC(".maps");
+
+/* Time at which the last collection began, seconds: what had expired before is deleted by it, whoever has
+ * the key by then, so nobody takes that over. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} cilia_nat_swept SEC(".maps");
+
+static __always_inline bool nat_is_swept(__u32 expires_s)
+{
+	__u32 zero = 0, *swept_s = bpf_map_lookup_elem(&cilia_nat_swept, &zero);
+
+	return !swept_s || (__s32)(expires_s - *swept_s) < 0;
+}
 
 /* The end that one side of a packet gets. */
 struct nat_end {
@@ -30,31 +67,96 @@ struct nat_end {
 	__u32 rev_nat;
 	__be16 port;
 	__u16 flags;		/* NAT_* */
+	bool noted;		/* a reply changed the entry: at most once a second */
 };
 
+/* TCP whose handshake is complete: answered, and the answer acknowledged. */
+static __always_inline bool nat_established(__u16 flags)
+{
+	return (flags & (NAT_SEEN_REPLY | NAT_CONFIRMED)) == (NAT_SEEN_REPLY | NAT_CONFIRMED);
+}
+
+/* Seconds that both entries of a flow stay. As ct_lifetime_s has it for CT_SNAT. */
 static __always_inline __u32 nat_lifetime_s(__u8 proto, __u16 flags)
 {
 	if (proto != IPPROTO_TCP)
 		return ct_timeout_regular_any_s;
 	if (flags & NAT_CLOSING)
 		return ct_timeout_regular_tcp_fin_s;
-	return flags & NAT_SEEN_REPLY ? ct_timeout_regular_tcp_s : ct_timeout_regular_tcp_syn_s;
+	return nat_established(flags) ? ct_timeout_regular_tcp_s : ct_timeout_regular_tcp_syn_s;
 }
 
 /* Flags after one more packet, tcp_flags being 0 for other protocols. A new SYN takes a port that
- * was closing into use again. */
+ * was closing into use again. By direct return the opener's packets are not seen: a backend that goes on
+ * after its SYN has got the acknowledgement. */
 static __always_inline __u16 nat_flags_after(__u16 flags, __u8 tcp_flags, bool reply)
 {
 	if (reply)
 		flags |= NAT_SEEN_REPLY;
 	else if ((tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		flags &= ~(NAT_CLOSING | NAT_ORIGIN_FIN | NAT_REPLY_FIN | NAT_SEEN_REPLY);
+		flags &= ~(NAT_CLOSING | NAT_ORIGIN_FIN | NAT_REPLY_FIN | NAT_SEEN_REPLY |
+			   NAT_CONFIRMED);
+	if ((tcp_flags & TCP_ACK) && (!reply || ((flags & NAT_DSR) && !(tcp_flags & TCP_SYN))))
+		flags |= NAT_CONFIRMED;
 	if (tcp_flags & TCP_FIN)
 		flags |= reply ? NAT_REPLY_FIN : NAT_ORIGIN_FIN;
 	if ((tcp_flags & TCP_RST) ||
 	    (flags & (NAT_ORIGIN_FIN | NAT_REPLY_FIN)) == (NAT_ORIGIN_FIN | NAT_REPLY_FIN))
 		flags |= NAT_CLOSING;
 	return flags;
+}
+
+/* How soon a flow gives its port to another one when free ones are rare, the larger the sooner: what
+ * is over, then what nobody answered, then silent datagrams, and of each kind the oldest. 0: never. */
+#define NAT_RANK(kind) ((kind) << 24)
+#define NAT_EXPIRED NAT_RANK(4)
+
+static __always_inline __u32 nat_yields(__u8 proto, __u16 flags, __u32 created_s, __u32 expires_s)
+{
+	__u32 now_s = ct_now_s();
+	__s32 idle_s = now_s - (expires_s - nat_lifetime_s(proto, flags));
+
+	if (!created_s)
+		return 0;
+	if (idle_s < 0)
+		idle_s = 0;
+	if (idle_s >= NAT_RANK(1))
+		idle_s = NAT_RANK(1) - 1;
+	if ((__s32)(expires_s - now_s) < 0)
+		return nat_is_swept(expires_s) ? 0 : NAT_EXPIRED | idle_s;
+	if (flags & NAT_CLOSING)
+		return NAT_RANK(3) | idle_s;
+	if (proto == IPPROTO_TCP ? !nat_established(flags) : !(flags & NAT_SEEN_REPLY))
+		return idle_s >= NAT_UNANSWERED_S ? NAT_RANK(2) | idle_s : 0;
+	return proto != IPPROTO_TCP && idle_s >= NAT_SILENT_S ? NAT_RANK(1) | idle_s : 0;
+}
+
+/* Remember how the last search for a port ended. */
+static __always_inline void nat_searched(bool found)
+{
+	__u32 tries = found ? NAT_TRIES : nat_tries / 2;
+
+	if (tries < NAT_TRIES_FULL)
+		tries = NAT_TRIES_FULL;
+	if (nat_tries != tries)
+		nat_tries = tries;
+}
+
+/* Wake who collects what expired. A full buffer means that it is awake. */
+static __noinline void nat_signal(const __be32 *address, __be16 port, __u8 proto, bool refused,
+				  bool v6)
+{
+	struct nat_pressure *record = bpf_ringbuf_reserve(&cilia_signal, sizeof(*record), 0);
+
+	if (!record)
+		return;
+	__builtin_memset(record, 0, sizeof(*record));
+	address_copy(record->address, address, v6);
+	record->port = port;
+	record->proto = proto;
+	record->family = v6 ? 6 : 4;
+	record->refused = refused;
+	bpf_ringbuf_submit(record, 0);
 }
 
 #define NAT_PASTE_(one, two, three) one##two##three
@@ -80,6 +182,7 @@ static __always_inline void nat4_end(struct nat_end *end, const struct nat4_valu
 	end->port = value->port;
 	end->rev_nat = value->rev_nat;
 	end->flags = value->flags;
+	end->noted = false;
 }
 
 static __always_inline void nat6_end(struct nat_end *end, const struct nat6_value *value)
@@ -88,6 +191,7 @@ static __always_inline void nat6_end(struct nat_end *end, const struct nat6_valu
 	end->port = value->port;
 	end->rev_nat = value->rev_nat;
 	end->flags = value->flags;
+	end->noted = false;
 }
 
 /* The entry of a tuple as it stands; false if there is none. */
@@ -182,19 +286,22 @@ static __always_inline bool nat_reply(const struct packet *packet, struct nat_en
 {
 	const struct nat4_value *value4;
 	const struct nat6_value *value6;
+	bool noted = false;
 	union ct_key key;
 
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return nat_find(&packet->tuple, NAT_IN, end, v6);
 	ct_key_of(&key, &packet->tuple, NAT_IN, v6);
 	if (v6) {
-		value6 = nat6_reply((void *)&key.v6, packet->tcp_flags);
+		value6 = nat6_reply((void *)&key.v6, packet->tcp_flags, &noted);
 		if (value6)
 			nat6_end(end, value6);
+		end->noted = noted;
 		return value6;
 	}
-	value4 = nat4_reply((void *)&key.v4, packet->tcp_flags);
+	value4 = nat4_reply((void *)&key.v4, packet->tcp_flags, &noted);
 	if (value4)
 		nat4_end(end, value4);
+	end->noted = noted;
 	return value4;
 }

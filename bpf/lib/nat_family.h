@@ -16,6 +16,9 @@ struct NAT(_search) {
 	struct NAT(_key) in;		/* the reply's tuple with the port being tried */
 	struct NAT(_value) value;	/* while a port is looked for: what stands under it; then NAT_OUT */
 	__u32 first;
+	__u32 tries;
+	__u32 yields;			/* nat_yields of the best port that can be taken over */
+	__be16 yielding;		/* that port */
 	int result;
 };
 
@@ -58,14 +61,25 @@ static __always_inline bool NAT(_is_own)(const struct NAT(_search) *search)
 	return own_flow_has(search->ctx, flow, search->in.proto, NAT_V6);
 }
 
-/* Take a port unless somebody has it: false then. A look-up precedes the insertion, because an LRU map
- * that is full evicts an entry for an insertion that fails, too. */
+/* Take a port unless somebody has it: false then. Whose flow gives it away is remembered. A look-up
+ * precedes the insertion, because an LRU map that is full evicts an entry for one that fails, too. */
 static __always_inline bool NAT(_try_port)(struct NAT(_search) *search, __u32 number)
 {
+	const struct NAT(_value) *in;
+	__u32 yields;
 	int rc;
 
 	search->in.dport = bpf_htons(nat_min_port + number);
-	if (bpf_map_lookup_elem(&NAT_MAP, &search->in) || NAT(_is_own)(search))
+	in = bpf_map_lookup_elem(&NAT_MAP, &search->in);
+	if (in) {
+		yields = nat_yields(search->in.proto, in->flags, in->created_s, in->expires_s);
+		if (yields > search->yields) {
+			search->yields = yields;
+			search->yielding = search->in.dport;
+		}
+		return false;
+	}
+	if (NAT(_is_own)(search))
 		return false;
 	rc = bpf_map_update_elem(&NAT_MAP, &search->in, &search->value, BPF_NOEXIST);
 	if (rc == -CILIA_EEXIST)
@@ -74,14 +88,35 @@ static __always_inline bool NAT(_try_port)(struct NAT(_search) *search, __u32 nu
 	return true;
 }
 
-/* Turn of bpf_loop: 1 ends it. First at random, which finds one soon in a range that is half full;
- * then one after the other, so that only a full range has none. */
+/* Turn of bpf_loop: 1 ends it. At random, unless the range has so few ports that each one is looked at. */
 static long NAT(_try)(__u32 turn, struct NAT(_search) *search)
 {
 	__u32 count = nat_max_port - nat_min_port + 1;
-	__u32 at = turn < NAT_RANDOM_TRIES ? bpf_get_prandom_u32() : search->first + turn;
+	__u32 at = count <= search->tries ? search->first + turn : bpf_get_prandom_u32();
 
+	if (search->yields >= NAT_EXPIRED || (search->yields && turn >= NAT_CHOICES))
+		return 1;
 	return NAT(_try_port)(search, at % count);
+}
+
+/* Take over the port that its flow gives away. Of several CPUs the one that clears created_s gets it; the
+ * flow that had it takes another port with its next packet, if there is one. */
+static __always_inline void NAT(_take_over)(struct NAT(_search) *search)
+{
+	struct NAT(_value) *in;
+	__u32 created_s;
+
+	search->in.dport = search->yielding;
+	in = bpf_map_lookup_elem(&NAT_MAP, &search->in);
+	if (in) {
+		created_s = in->created_s;
+		if (!nat_yields(search->in.proto, in->flags, created_s, in->expires_s) ||
+		    __sync_val_compare_and_swap(&in->created_s, created_s, 0) != created_s)
+			return;
+	}
+	search->result = bpf_map_update_elem(&NAT_MAP, &search->in, &search->value,
+					     in ? BPF_ANY : BPF_NOEXIST) ?
+				 DROP_MAP_FULL : 0;
 }
 
 /* Whether an entry NAT_IN is this one's: both name the same end, and the same frontend, for a client may
@@ -89,7 +124,7 @@ static long NAT(_try)(__u32 turn, struct NAT(_search) *search)
 static __always_inline bool NAT(_is_mine)(const struct NAT(_value) *in, const struct NAT(_value) *mine)
 {
 	return in && nat_same(in->address, mine->address) && in->port == mine->port &&
-	       in->rev_nat == mine->rev_nat;
+	       in->rev_nat == mine->rev_nat && in->created_s;
 }
 
 /* The port that follows from the client's: its own if that is in the range, so that the flow looks the
@@ -99,12 +134,28 @@ static __always_inline bool NAT(_try_first)(struct NAT(_search) *search)
 {
 	__u32 port = bpf_ntohs(search->value.port);
 	__u32 number = port < nat_min_port ? port : port - nat_min_port;
+	struct NAT(_value) *in;
 
 	if (NAT(_try_port)(search, number % (nat_max_port - nat_min_port + 1)))
 		return true;
-	search->result = NAT(_is_mine)(bpf_map_lookup_elem(&NAT_MAP, &search->in), &search->value) ?
-				 0 : DROP_NAT_NO_MAPPING;
-	return !search->result;
+	in = bpf_map_lookup_elem(&NAT_MAP, &search->in);
+	if (!NAT(_is_mine)(in, &search->value))
+		return false;
+	in->flags = search->value.flags;
+	in->expires_s = search->value.expires_s;
+	search->result = 0;
+	return true;
+}
+
+/* Look at some ports for what search->in and search->value say: a free one, or one that is given away. */
+static __always_inline void NAT(_look)(struct NAT(_search) *search)
+{
+	search->first = bpf_get_prandom_u32();
+	search->tries = nat_tries;
+	bpf_loop(search->tries, NAT(_try), search, 0);
+	if (search->result == DROP_NAT_NO_MAPPING && search->yields)
+		NAT(_take_over)(search);
+	nat_searched(!search->result);
 }
 
 /* Take a port for what search->in and search->value say, and make that entry NAT_IN. 0 or a reason. */
@@ -114,11 +165,13 @@ static __noinline int NAT(_take)(struct NAT(_search) *search, __u8 proto)
 
 	search->value.created_s = now_s;
 	search->value.expires_s = now_s + nat_lifetime_s(proto, search->value.flags);
+	search->yields = 0;
 	search->result = DROP_NAT_NO_MAPPING;
 	if (NAT(_try_first)(search))
 		return search->result;
-	search->first = bpf_get_prandom_u32();
-	bpf_loop(nat_max_port - nat_min_port + 1 + NAT_RANDOM_TRIES, NAT(_try), search, 0);
+	NAT(_look)(search);
+	if (search->result || search->yields)
+		nat_signal((void *)&search->in.saddr, search->in.sport, proto, search->result, NAT_V6);
 	return search->result;
 }
 
@@ -273,9 +326,9 @@ static __noinline int NAT(_source)(struct NAT(_search) *search, const struct NAT
 }
 
 /* What stands under the tuple of a reply, the flow being kept alive, or NULL: no translated flow
- * has such replies. reply: direction NAT_IN. */
+ * has such replies. reply: direction NAT_IN; noted: a client's entry has changed. */
 static __noinline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *reply,
-						   __u8 tcp_flags)
+						   __u8 tcp_flags, bool *noted)
 {
 	struct NAT(_value) *in = bpf_map_lookup_elem(&NAT_MAP, reply);
 	struct NAT(_key) flow;
@@ -283,7 +336,7 @@ static __noinline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *reply,
 	if (!in)
 		return NULL;
 	if (in->rev_nat) {
-		NAT(_note)(in, reply->proto, tcp_flags, true);
+		*noted = NAT(_note)(in, reply->proto, tcp_flags, true);
 		return in;
 	}
 	NAT(_flow_key)(&flow, reply, in);

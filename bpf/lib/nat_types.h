@@ -17,6 +17,7 @@
 #define NAT_SEEN_REPLY 0x0004
 #define NAT_ORIGIN_FIN 0x0008	/* both entries of a flow have the same flags */
 #define NAT_REPLY_FIN 0x0010
+#define NAT_CONFIRMED 0x0020	/* TCP: the opener has acknowledged something */
 
 /* cilia_snat4, cilia_snat6: LRU. Ports of ICMP echo as in ct4_key. */
 struct nat4_key {
@@ -44,7 +45,7 @@ struct nat4_value {
 	__be16 port;
 	__u16 flags;		/* NAT_* */
 	__u32 expires_s;	/* monotonic clock, seconds; both entries are refreshed */
-	__u32 created_s;
+	__u32 created_s;	/* 0: another flow is taking the port over */
 	__u32 rev_nat;		/* NAT_IN: frontend whose address is the source of replies, 0 = none */
 	__u32 ifindex;		/* device of the first packet */
 	__u32 source_identity;
@@ -67,4 +68,14 @@ struct nat6_value {
 	__u32 policy_generation;
 	__be16 proxy_port;
 	__u16 pad;
+};
+
+/* cilia_signal: a destination for which the ports of the node are nearly or all in use. */
+struct nat_pressure {
+	__be32 address[4];	/* of the backend; an IPv4 address is the first word */
+	__be16 port;
+	__u8 proto;
+	__u8 family;		/* 4 or 6 */
+	__u8 refused;		/* 1: no port was found */
+	__u8 pad[3];
 };

@@ -259,14 +259,14 @@ static __always_inline int nodeport_request(ctx_t *ctx, struct packet *packet,
 
 PER_FAMILY(nodeport_request, struct nodeport_fate)
 
-/* Note in the client's entry what a backend's packet says, which has its frontend as its source now;
- * port: the one that it came to. */
+/* Note in the client's entry what a backend's packet changed in the way back, so that both stay equally
+ * long. The packet has its frontend as its source now; port: the one that it came to. */
 static __always_inline void nodeport_answered(ctx_t *ctx, const struct packet *packet,
 					      struct nodeport_plan *plan, __be16 port, const bool v6)
 {
 	struct ct_entry *entry;
 
-	if (!ct_accounting && !(packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+	if (!ct_accounting && !plan->source.noted)
 		return;
 	tuple_exchange(&plan->to, &packet->tuple);
 	entry = ct_lookup(&plan->to, CT_SERVICE, v6);

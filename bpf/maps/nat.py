@@ -21,12 +21,16 @@ from bpf.maps.raw import RawMap
 __all__ = [
     "EXPIRES_OFFSET",
     "NAT_MAPS",
+    "SIGNAL",
+    "SWEPT",
     "VALUE_SIZE",
     "NatDirection",
     "NatFlag",
     "NatKey",
     "NatValue",
+    "Pressure",
     "decode_key",
+    "decode_pressure",
     "decode_value",
     "encode_key",
     "encode_value",
@@ -62,6 +66,7 @@ class NatFlag(IntFlag):
     SEEN_REPLY = 0x0004
     ORIGIN_FIN = 0x0008
     REPLY_FIN = 0x0010
+    CONFIRMED = 0x0020
 
 
 class NatValue(msgspec.Struct, frozen=True):
@@ -78,6 +83,31 @@ class NatValue(msgspec.Struct, frozen=True):
     rule_cookie: int = 0
     policy_generation: int = 0
     proxy_port: int = 0
+
+
+_PRESSURE: Final = Struct("=16s2sBB?3x")
+
+#: Name of the array whose one element is the time of the last collection (u32, seconds).
+SWEPT: Final = "cilia_nat_swept"
+
+#: Name of the ring buffer that has the next records.
+SIGNAL: Final = "cilia_signal"
+
+
+class Pressure(msgspec.Struct, frozen=True):
+    """``nat_pressure``: a destination for which free source ports are rare."""
+
+    address: bytes
+    port: int
+    proto: int
+    #: No port was found.
+    refused: bool
+
+
+def decode_pressure(raw: memoryview | bytes) -> Pressure:
+    address, port, proto, family, refused = _PRESSURE.unpack(raw)
+    size = 16 if family == 6 else 4
+    return Pressure(address[:size], int.from_bytes(port, "big"), proto, refused)
 
 
 def encode_value(value: NatValue) -> bytes:

@@ -18,6 +18,7 @@ from bpf.maps import lb
 from bpf.maps.lb import BackendValue, LBMaps, RevNatValue, ServiceValue
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap, sum_counters
+from bpf.maps.types import MapType
 from bpf.object import Object
 from bpf.program import Program
 
@@ -126,7 +127,7 @@ def loaded(
                         obj.reuse(definition.name, found)  # type: ignore[arg-type]
                     elif definition.max_entries > MAP_ENTRIES:
                         wanted = (entries or {}).get(definition.name, MAP_ENTRIES)
-                        if definition.name != "cilia_events":
+                        if definition.type != MapType.RINGBUF:
                             obj.set_max_entries(definition.name, wanted)
                 netfilter = {"netfilter_lookup": bytes([features.has_conntrack_lookup()])}
                 for constant, value in {**netfilter, **(constants or {})}.items():

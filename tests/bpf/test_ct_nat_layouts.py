@@ -97,3 +97,12 @@ def test_all_entries_of_a_map_are_decoded() -> None:
     assert list(ct.connections(raw)) == [(key, entry)]
     assert str(key) == "192.168.0.9:1234 -> 10.1.2.3:80"
     assert msgspec.structs.replace(entry, rev_nat=0) != entry
+
+
+@FAMILIES
+def test_pressure_is_the_c_struct(number: int, addresses: tuple[bytes, bytes]) -> None:
+    c = ffi.new("struct nat_pressure *")
+    ffi.memmove(c.address, addresses[0], len(addresses[0]))
+    c.port, c.proto, c.family, c.refused = socket.htons(8080), 17, number, 1
+    raw = bytes(ffi.buffer(c))
+    assert nat.decode_pressure(raw) == nat.Pressure(addresses[0], 8080, 17, True)

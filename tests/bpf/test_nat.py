@@ -19,8 +19,10 @@ import pytest
 from bpf.maps import nat
 from bpf.maps.map import Map
 from bpf.maps.nat import NatDirection, NatFlag, NatKey, NatValue
+from bpf.maps.types import MapType
 from bpf.object import Object
 from bpf.program import Program
+from bpf.ringbuf import Reader
 from tests.bpf.sources import build
 from tests.bpf.world import fork_and_run, new_network_namespace
 
@@ -41,12 +43,13 @@ SEC("tc") int translate##family(struct __sk_buff *skb)                          
 {                                                                                       \\
     struct nat##family##_value *found;                                                  \\
     struct ask##family ask;                                                             \\
+    bool noted = false;                                                                 \\
     int rc = 0;                                                                         \\
                                                                                         \\
     if (bpf_skb_load_bytes(skb, OFFSET, &ask, sizeof(ask)))                             \\
         return 255;                                                                     \\
     if (ask.reply) {                                                                    \\
-        found = nat##family##_reply(&ask.key, ask.tcp_flags);                           \\
+        found = nat##family##_reply(&ask.key, ask.tcp_flags, &noted);                   \\
         if (!found)                                                                     \\
             return 254;                                                                 \\
         ask.value = *found;                                                             \\
@@ -87,6 +90,8 @@ class Translation(NamedTuple):
     family: int
     program: Program
     entries: Map
+    signal: Map
+    swept: Map
 
     def flow(self, sport: int = 1000, proto: int = TCP, dport: int = 8080) -> NatKey:
         to, source = (ipaddress.ip_address(side[self.family]).packed for side in (BACKEND, CLIENT))
@@ -131,13 +136,16 @@ def translation(request: pytest.FixtureRequest) -> Iterator[Translation]:
         for name, value in constants.items():
             obj.set_constant(name, value.to_bytes(4, "little"))
         for definition in obj.map_definitions():
-            obj.set_max_entries(definition.name, 1024)
+            if definition.type == MapType.LRU_HASH:
+                obj.set_max_entries(definition.name, 4096)
         obj.load()
         with (
             obj.program(f"translate{request.param}") as program,
             obj.map(f"cilia_snat{request.param}") as entries,
+            obj.map("cilia_signal") as signal,
+            obj.map("cilia_nat_swept") as swept,
         ):
-            yield Translation(request.param, program, entries)
+            yield Translation(request.param, program, entries, signal, swept)
 
 
 def remaining_s(value: NatValue) -> float:
@@ -218,7 +226,8 @@ def test_lifetime_follows_the_state_of_a_connection(translation: Translation) ->
     flow = translation.flow()
     out = translation.send(flow)
     assert remaining_s(out) == near(SYN_S)
-    assert remaining_s(translation.answer(flow, out, SYN | ACK)) == near(TCP_S)
+    assert remaining_s(translation.answer(flow, out, SYN | ACK)) == near(SYN_S), "half open"
+    assert remaining_s(translation.send(flow, ACK)) == near(TCP_S)
     assert remaining_s(translation.send(flow, FIN | ACK)) == near(TCP_S)
     closing = translation.answer(flow, out, FIN | ACK)
     assert remaining_s(closing) == near(CLOSING_S)
@@ -303,3 +312,155 @@ def test_many_cpus_make_one_pair_of_each_flow(translation: Translation) -> None:
     entries = translation.all()
     assert len(entries) == 2 * len(flows)
     check_pairs(entries)
+
+
+# -- every port is in use
+
+
+SIZE = MAX_PORT - MIN_PORT + 1
+
+
+def filled(translation: Translation, proto: int, *flags: int) -> list[NatKey]:
+    """As many flows as there are ports; TCP: the client sends a SYN and these, each answered."""
+    flows = [translation.flow(sport=1000 + i, proto=proto) for i in range(SIZE)]
+    for flow in flows:
+        out = translation.send(flow, SYN if proto == TCP else 0)
+        for number in flags:
+            translation.answer(flow, out, number)
+            translation.send(flow, number & ~SYN)
+    return flows
+
+
+def refused(translation: Translation, flow: NatKey) -> bool:
+    try:
+        translation.send(flow, SYN if flow.proto == TCP else 0)
+    except Refused as refusal:
+        if refusal.args != (NO_MAPPING,):
+            raise
+        return True
+    return False
+
+
+def silent(translation: Translation, port: int, seconds: int) -> None:
+    """Make the entries of the flow that has this port as if used that long ago."""
+    for key, value in translation.all().items():
+        if port in (key.destination_port, value.port):
+            older = msgspec.structs.replace(value, expires_s=value.expires_s - seconds)
+            translation.entries.update(nat.encode_key(key), nat.encode_value(older))
+
+
+@pytest.mark.parametrize("end", [RST, FIN | ACK], ids=["reset", "fin"])
+def test_port_of_the_oldest_closed_connection_is_taken(translation: Translation, end: int) -> None:
+    flows = filled(translation, TCP, SYN | ACK, end)
+    port = translation.all()[flows[4]].port
+    silent(translation, port, 3)
+    assert translation.send(translation.flow(sport=2000)).port == port
+
+
+def test_ports_of_open_connections_are_not_taken(translation: Translation) -> None:
+    filled(translation, TCP, SYN | ACK)
+    translation.age(TCP_S - 1)
+    assert refused(translation, translation.flow(sport=2000))
+    assert len(translation.all()) == 2 * SIZE, "a refused flow leaves nothing"
+
+
+@pytest.mark.parametrize(
+    ("proto", "flags", "young_s", "old_s"),
+    [
+        pytest.param(TCP, (), 0, 3, id="unanswered"),
+        pytest.param(UDP, (), 0, 3, id="unanswered-datagram"),
+        pytest.param(UDP, (0,), 8, 11, id="silent-datagram"),
+        pytest.param(ICMP, (0,), 8, 11, id="silent-echo"),
+    ],
+)
+def test_port_is_taken_from_a_flow_that_is_silent(
+    translation: Translation, proto: int, flags: tuple[int, ...], young_s: int, old_s: int
+) -> None:
+    first = filled(translation, proto, *flags)[0]
+    late = translation.flow(sport=2000, proto=proto)
+    translation.age(young_s)
+    assert refused(translation, late)
+    port = translation.all()[first].port
+    silent(translation, port, old_s - young_s)
+    assert translation.send(late, SYN if proto == TCP else 0).port == port
+    back = translation.answer(late, NatValue(translation.wish().address, port), 0)
+    assert back.port == late.source_port
+    assert refused(translation, first), "its port is another flow's, and none is left"
+
+
+def test_half_open_connection_gives_its_port_away(translation: Translation) -> None:
+    """A backend has answered each SYN, and nobody has acknowledged that."""
+    flows = filled(translation, TCP)
+    for flow in flows:
+        translation.answer(flow, translation.all()[flow], SYN | ACK)
+    late = translation.flow(sport=2000)
+    assert refused(translation, late)
+    translation.age(3)
+    assert not refused(translation, late)
+
+
+def test_expired_flow_gives_its_port_away(translation: Translation) -> None:
+    flows = filled(translation, TCP, SYN | ACK)
+    port = translation.all()[flows[0]].port
+    silent(translation, port, TCP_S + 2)
+    assert translation.send(translation.flow(sport=2000)).port == port
+
+
+def test_what_a_collection_deletes_is_not_taken_over(translation: Translation) -> None:
+    flows = filled(translation, TCP, SYN | ACK)
+    silent(translation, translation.all()[flows[0]].port, TCP_S + 20)
+    now_s = int(time.monotonic())
+    translation.swept.update(bytes(4), (now_s - 10).to_bytes(4, "little"))
+    late = translation.flow(sport=2000)
+    assert refused(translation, late)
+    translation.swept.update(bytes(4), (now_s - 30).to_bytes(4, "little"))
+    assert not refused(translation, late)
+
+
+def test_closed_connection_that_is_opened_again_is_open(translation: Translation) -> None:
+    """Its own half is lost, so that it looks for a port as a new one and finds the one it had."""
+    flow = translation.flow(sport=40003)
+    out = translation.send(flow)
+    translation.answer(flow, out, RST)
+    translation.entries.delete(nat.encode_key(flow))
+    assert translation.send(flow).port == out.port
+    check_pairs(translation.all())
+    assert all(not value.flags & NatFlag.CLOSING for value in translation.all().values())
+
+
+def test_many_cpus_take_each_port_over_once(translation: Translation) -> None:
+    """Children want the ports of closed connections to many destinations at the same time."""
+    dports = range(8000, 8040)
+    for dport in dports:
+        for i in range(SIZE):
+            flow = translation.flow(sport=1000 + i, dport=dport)
+            translation.answer(flow, translation.send(flow), RST)
+    late = [[(2000 + 10 * child + i, d) for d in dports for i in range(4)] for child in range(2)]
+    children = []
+    for flows in late:
+        pid = os.fork()
+        if pid == 0:
+            for sport, dport in flows:
+                refused(translation, translation.flow(sport=sport, dport=dport))
+            os._exit(0)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
+    entries = translation.all()
+    ports = [
+        nat.partner(key, value)
+        for key, value in entries.items()
+        if key.direction == NatDirection.OUT and key.source_port >= 2000
+    ]
+    assert len(ports) == len(set(ports)) > len(dports) * SIZE * 0.9
+    for back in ports:
+        assert entries[back].port >= 2000
+
+
+def test_shortage_is_told_with_its_destination(translation: Translation) -> None:
+    filled(translation, TCP, SYN | ACK)
+    with Reader.ring(translation.signal) as reader:
+        assert not reader.read().size, "there were ports"
+        assert refused(translation, translation.flow(sport=2000))
+        (record,) = reader.read().records()
+    destination = translation.flow().destination
+    assert nat.decode_pressure(record) == nat.Pressure(destination, 8080, TCP, True)

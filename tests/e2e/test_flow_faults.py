@@ -167,11 +167,6 @@ def test_flow_of_the_node_is_answered_when_its_port_is_a_frontend(
         assert own.recv(100).endswith(f"outside|{frontend}|hello".encode())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="the port of a closed connection is not given to another client",
-)
 @FAMILIES
 def test_client_is_served_when_all_ports_are_of_closed_connections(
     nodes: Nodes, family: int
