@@ -3,13 +3,14 @@
 
 Programs make entries and refresh their time; nothing in the kernel removes them before a map is
 full. `ConntrackGC` sweeps in batches. The wait between sweeps follows the share that was deleted,
-as cilium's does: many expired entries mean that the next sweep comes sooner.
+as cilium's does: many expired entries mean that the next sweep comes sooner. Programs that find no
+room end the wait.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 import anyio
@@ -26,6 +27,13 @@ FIRST_INTERVAL_S: Final = 300.0
 MIN_INTERVAL_S: Final = 10.0
 MAX_INTERVAL_S: Final = 43_200.0
 
+#: While programs find no room: the shortest wait, also as a multiple of the last sweep's duration.
+PRESSED_INTERVAL_S: Final = 1.0
+PRESSED_SHARE: Final = 10
+
+#: A program that has read an older time has ended after this one.
+PROGRAM_S: Final = 0.01
+
 _U32: Final = 4
 
 
@@ -34,6 +42,8 @@ class ConntrackMaps(msgspec.Struct, frozen=True):
 
     connections: Mapping[str, RawMap]
     translations: Mapping[str, RawMap]
+    #: Tells programs what the next sweep deletes; None: nobody takes entries over.
+    swept: RawMap | None = None
 
     @classmethod
     def of(cls, maps: Mapping[str, RawMap]) -> ConntrackMaps:
@@ -41,6 +51,7 @@ class ConntrackMaps(msgspec.Struct, frozen=True):
         return cls(
             {name: maps[name] for name in ct.CT_MAPS if name in maps},
             {name: maps[name] for name in nat.NAT_MAPS if name in maps},
+            maps.get(nat.SWEPT),
         )
 
 
@@ -68,12 +79,15 @@ class ConntrackGC:
         interval_s: float = 0.0,
         max_interval_s: float = MAX_INTERVAL_S,
         done: Callable[[SweepResult], None] = lambda result: None,
+        pressed: Callable[[], Awaitable[None]] = anyio.sleep_forever,
     ) -> None:
-        """`interval_s`: 0 adapts the wait to what is found."""
+        """`interval_s`: 0 adapts the wait to what is found. `pressed`: returns when a program found
+        no room."""
         self._maps = maps
         self._interval_s = interval_s
         self._max_interval_s = max_interval_s
         self._done = done
+        self._pressed = pressed
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -83,16 +97,33 @@ class ConntrackGC:
             self._done(result)
             if not self._interval_s:
                 wait_s = next_interval(wait_s, result.deleted_share, self._max_interval_s)
-            await anyio.sleep(wait_s)  # time is what makes entries expire
+            await self._wait(wait_s, result)
+
+    async def _wait(self, wait_s: float, result: SweepResult) -> None:
+        """Time is what makes entries expire; under pressure a sweep follows soon."""
+        least_s = max(PRESSED_INTERVAL_S, PRESSED_SHARE * result.duration_s)
+        with anyio.move_on_after(wait_s):
+            await anyio.sleep(least_s)
+            await self._pressed()
 
     def sweep(self, now_s: int | None = None) -> SweepResult:
         """Delete what expired. Blocking: milliseconds for each ten thousand entries."""
         start = time.monotonic()
         now = int(start) if now_s is None else now_s
+        self._announce(now)
         alive, deleted = {}, {}
         for name, raw, offset in self._layouts():
             alive[name], deleted[name] = _sweep(raw, offset, now)
         return SweepResult(alive, deleted, time.monotonic() - start)
+
+    def _announce(self, now_s: int) -> None:
+        """Claim what has expired by now: programs take entries over that expire later, and those
+        only. An entry that is taken over between the look and the deletion would be lost.
+        """
+        if self._maps.swept is None:
+            return
+        self._maps.swept.update(bytes(_U32), now_s.to_bytes(_U32, "little"))
+        time.sleep(PROGRAM_S)
 
     def _layouts(self) -> Iterator[tuple[str, RawMap, int]]:
         for name, raw in self._maps.connections.items():

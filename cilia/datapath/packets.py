@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bpf import events
 from bpf.maps.ct import CT_MAPS
-from bpf.maps.nat import NAT_MAPS
+from bpf.maps.nat import NAT_MAPS, SIGNAL, SWEPT
 from bpf.maps.netdev import NAME as NETDEV
 from bpf.maps.raw import RawMap
 from bpf.packet_programs import PacketConfig
@@ -40,6 +40,7 @@ class FlowMaps:
     conntrack: ConntrackMaps
     netdev: RawMap
     metrics: PerCpuMap
+    signal: Map
     programs_dir: Path
     held: Sequence[Map]
 
@@ -48,11 +49,12 @@ class FlowMaps:
         """To be called when its maps are open."""
         from bpf.maps.percpu import PerCpuMap
 
-        opened = {name: node.map(name) for name in (*CT_MAPS, *NAT_MAPS, NETDEV)}
+        opened = {name: node.map(name) for name in (*CT_MAPS, *NAT_MAPS, SWEPT, NETDEV)}
         metrics = PerCpuMap(node.map(METRICS).detach_fd())
-        held = [*opened.values(), metrics]
+        signal = node.map(SIGNAL)
+        held = [*opened.values(), metrics, signal]
         conntrack = ConntrackMaps.of(opened)
-        return cls(conntrack, opened[NETDEV], metrics, node.programs_dir, held)
+        return cls(conntrack, opened[NETDEV], metrics, signal, node.programs_dir, held)
 
     def sized(self) -> Iterable[RawMap]:
         """Those that can be full."""

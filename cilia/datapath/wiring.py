@@ -4,6 +4,7 @@
 devices -> netdevs -> cilia_netdev           devices that lead to clients and other nodes
 devices, programs -> attachments -> links    the program of each hook of cgroup and devices
 time -> conntrack, snat                      entries that expired
+programs -> signal -> conntrack, snat        the same at once when source ports are rare
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from cilia.datapath.opening import Datapath
 from cilia.datapath.options import DatapathOptions
 from cilia.datapath.packet_devices import PacketDevicesController
 from cilia.datapath.packets import FlowMaps, netfilter_health
+from cilia.datapath.port_pressure import PortPressure
 from cilia.datapath.programs import Attaching, NodePrograms
 from cilia.node.own_addresses import OwnAddresses
 from cilia.node.repairs import Desired, Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.parts import Context, Job, Part
 from reconcilers.datapath.netdevs import netdev_operations
-from statedb import Channel, RWTable
+from statedb import Channel
 from tables.datapath import attachments, netdevs
 from tables.datapath.attachments import Attachment
 
@@ -63,9 +65,7 @@ def build(
         netns, read = node.network.netns, filters.program_ids
         programs.watch_filters(read if netns is None else partial(netns.run, read))
     if edge.flows is not None:
-        part.jobs |= _packet_jobs(
-            ctx, options, node.network, edge.flows, part.attachments.table, node.own
-        )
+        part.jobs |= _packet_jobs(ctx, options, node.network, edge.flows, part, node.own)
     # Who wants more has an initializer of its own.
     part.attachments.owners_known(ctx.db)
     return part
@@ -134,10 +134,14 @@ def _packet_jobs(
     options: DatapathOptions,
     network: Network,
     flows: FlowMaps,
-    table: RWTable[Attachment],
+    part: DatapathPart,
     own: OwnAddresses,
 ) -> dict[str, Job]:
-    """Jobs around the programs of packets."""
+    """Jobs around the programs of packets; what they hold is closed with `part`."""
+    from bpf.ringbuf import Reader
+
+    assert part.attachments is not None
+    table = part.attachments.table
     ctx.health_of("datapath")("netfilter", *netfilter_health())
     metrics = DatapathMetrics(flows.read_metrics)
     ctx.registry.register(metrics)
@@ -146,15 +150,20 @@ def _packet_jobs(
         ctx.db, network.observed.devices, rows, table, options, flows.programs_dir, own
     )
     reconciler = ctx.reconciler(rows, netdev_operations(flows.netdev), netdevs)
+    signals = Reader.ring(flows.signal)
+    part.closing.append(signals.close)
+    ports = PortPressure(signals, partial(ctx.health_of("datapath"), "source-ports"))
     interval_s, max_interval_s = options.conntrack_gc_s
     collector = ConntrackGC(
         flows.conntrack,
         interval_s=interval_s,
         max_interval_s=max_interval_s or MAX_INTERVAL_S,
         done=metrics.swept,
+        pressed=ports.wait,
     )
     return {
         "packet-devices": devices.run,
         "reconcile-netdevs": reconciler.run,
         "conntrack-gc": collector.run,
+        "source-ports": ports.run,
     }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 import anyio
@@ -82,6 +83,26 @@ def test_only_what_expired_is_deleted() -> None:
     assert result.deleted["cilia_ct6_tcp"] == 1
     assert result.deleted["cilia_snat4"] == 2
     assert result.deleted_share == 1.0
+
+
+def test_sweep_tells_what_it_deletes_before_it_looks() -> None:
+    """Programs take nothing over that it deletes."""
+    maps = new_maps()
+    translation(maps, A, rev_nat=1, expires_s=99)
+    swept = FakeMap(nat.SWEPT, 4, 4, 1)
+    told: list[bytes | None] = []
+
+    class Watched(FakeMap):
+        def items(self) -> Iterator[tuple[bytes, bytes]]:
+            told.append(swept.lookup(bytes(4)))
+            return super().items()
+
+    watched = Watched("cilia_snat4", 16, nat.VALUE_SIZE["cilia_snat4"], 1024)
+    for key, value in maps.translations["cilia_snat4"].items():
+        watched.update(key, value)
+    result = ConntrackGC(ConntrackMaps({}, {"cilia_snat4": watched}, swept)).sweep(now_s=100)
+    assert result.deleted == {"cilia_snat4": 2}
+    assert told == [(100).to_bytes(4, "little")]
 
 
 def test_random_sweeps_agree_with_a_filter() -> None:
