@@ -28,7 +28,7 @@ from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.frontend_details import serving_backends, wants_maglev
 from statedb.status import pending
-from tables.addressing import ServiceName
+from tables.addressing import IP, ServiceName
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend, FrontendParams
 from tests.cilia.k8s.forms import slice_form
@@ -191,14 +191,18 @@ def compared(st: State, kind: Kind, family: str, inside: bool, fe: Frontend) -> 
     held = {str(be.address.ip) for be in serving_backends(choice)}
     if held != right and (st.service.affinity or wants_maglev(fe, fe.address, CONFIG)):
         yield f"{where}: {sorted(held)} can be stayed with, not {sorted(right)}"
-    flags = layout.master_flags(fe, fe.address, CONFIG)
+    node = IP.parse(CLIENTS[family][0])
+    flags = layout.master_flags(fe, fe.address, CONFIG, [node])
+    checked = flags & (ServiceFlag.SOURCE_INSIDE if inside else ServiceFlag.SOURCE_RANGE)
     for client in CLIENTS[family]:
         ranges = fe.service.source_ranges
-        ours_lets = not flags & ServiceFlag.SOURCE_RANGE or any(
-            ipaddress.ip_address(client) in prefix for prefix in ranges
-        )
+        ours_lets = not checked or any(ipaddress.ip_address(client) in prefix for prefix in ranges)
         if ours_lets != rules.admits(st.service, kind, client):
             yield f"{where}: {client} is {'' if ours_lets else 'not '}let in"
+    if inside and rules.admits(st.service, kind, str(node)) is bool(
+        flags & ServiceFlag.SOURCE_NOT_NODE
+    ):
+        yield f"{where}: the node with {node} is let in, or not"
 
 
 def smaller(st: State) -> Iterator[State]:
