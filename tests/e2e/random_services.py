@@ -164,9 +164,7 @@ def served(steps: Iterable[Step]) -> dict[str, Chosen]:
 
 
 def _chosen(service: Service, slices: Iterable[Slice]) -> Chosen:
-    """Those that are ready, or else those that are on their way out and still serve; the latter
-    keep no clients.
-    """
+    """Those that are ready, or else those that are on their way out and still serve."""
     endpoints = [
         endpoint
         for of in slices
@@ -177,7 +175,7 @@ def _chosen(service: Service, slices: Iterable[Slice]) -> Chosen:
     for condition in ("ready", "draining"):
         chosen = frozenset(e.address for e in endpoints if e.condition == condition)
         if chosen:
-            return Chosen(chosen, service.affinity and condition == "ready")
+            return Chosen(chosen, service.affinity)
     return Chosen(frozenset())
 
 

@@ -58,11 +58,12 @@ class State(NamedTuple):
                 text = text.replace(line, line + more)
         return text
 
-    def servers(self, client: str) -> set[str]:
-        """Who may answer; the empty set: nobody. The internal policy is for all that is inside,
-        whatever address it dials.
+    def servers(self, client: str, frontend: str) -> set[str]:
+        """Who may answer; the empty set: nobody. The internal policy is that of the ClusterIP, the
+        external one that of clients outside.
         """
-        local = self.external_local if client == "outside" else self.internal_local
+        outside = client == "outside" and self.external_local
+        local = self.internal_local if frontend == "ClusterIP" else outside
         nodes = {1} if local else {1, 2}
         for condition in ("ready", "draining"):
             found = {
@@ -108,7 +109,7 @@ def wrong(w: Asked, service: Service, state: State) -> Iterator[str]:
         for frontend in FRONTENDS:
             if (client, frontend) == ("outside", "ClusterIP"):
                 continue  # dropped, which takes time to see
-            expected = state.servers(client) or {"ECONNREFUSED"}
+            expected = state.servers(client, frontend) or {"ECONNREFUSED"}
             for family in FAMILIES:
                 address, port = service.frontend(frontend, family)
                 for proto, kind in KINDS.items():
