@@ -28,6 +28,8 @@
 #define CT_FROM_TUNNEL 0x0080
 #define CT_SNAT 0x0100			/* CT_SERVICE: the source becomes nat_address:nat_port */
 #define CT_NON_SYN 0x0200		/* TCP that was first seen in its middle */
+#define CT_OTHER_PORT 0x0400		/* the client has another port behind the translation: nat_port has it
+					 * (CT_SERVICE), or the client's own one */
 
 /* cilia_ct4_tcp, cilia_ct4_any (UDP, SCTP, ICMP): LRU. For ICMP echo the identifier stands in both
  * ports' places: sport in a request, dport in an answer, the other 0. */
@@ -69,6 +71,6 @@ struct ct_entry {
 	__u16 flags;		/* CT_* */
 	__u8 tcp_flags;		/* all seen from who opened it */
 	__u8 reply_tcp_flags;
-	__be16 nat_port;	/* CT_SNAT */
+	__be16 nat_port;	/* CT_SNAT, CT_OTHER_PORT */
 	__be32 nat_address[4];	/* CT_SNAT; an IPv4 address is the first word */
 };

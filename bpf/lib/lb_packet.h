@@ -9,7 +9,7 @@
  *
  * A connection keeps its backend while that has a row in the backend map. The tuple behind the
  * translation belongs to one frontend at a time: replies carry nothing else by which to tell whose
- * they are. Who finds it taken gets another backend, or is refused.
+ * they are. Who finds it taken gets another backend, or another source port.
  */
 #include "ct.h"
 #include "event.h"
@@ -22,6 +22,7 @@
 #define LB_PASS 1		/* not ours */
 
 #define LB_CHOICES 4		/* backends tried for a tuple that nobody has */
+#define LB_PORTS 8		/* then source ports */
 
 /* Where a packet of a client comes from. */
 #define LB_INSIDE 0		/* a workload of this node */
@@ -31,6 +32,7 @@ struct lb_decision {
 	struct lb_target target;
 	__u32 rev_nat;
 	__u32 service_flags;	/* LB_SVC_* */
+	__be16 sport;		/* the client's behind the translation */
 	bool hairpin;		/* the client is the backend */
 };
 
@@ -160,17 +162,31 @@ static __always_inline bool lb_continue(struct lb_target *target, const struct c
 	return target->state == LB_BE_ACTIVE || !packet_opens_tcp(packet) || !svc->count;
 }
 
+/* Whether the entry behind a translation is that of this client's port and frontend. */
+static __always_inline bool lb_is_of(const struct ct_entry *behind, const struct tuple *to,
+				     __be16 sport, __u32 rev_nat)
+{
+	__be16 port = behind->flags & CT_OTHER_PORT ? behind->nat_port : to->sport;
+
+	return behind->rev_nat == rev_nat && port == sport;
+}
+
 /* The entry behind the translation, under which replies are found. */
 static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, struct ct_entry *entry,
 				    const struct tuple *to, struct ct_new *new, const bool v6)
 {
+	__be16 sport = packet->tuple.sport;
+
 	new->direction = CT_EGRESS;
-	if (entry && entry->rev_nat == new->rev_nat && ct_continues(entry, packet, new->now_s)) {
+	if (entry && lb_is_of(entry, to, sport, new->rev_nat) &&
+	    ct_continues(entry, packet, new->now_s)) {
 		ct_seen(ctx, entry, packet, false, false, new->now_s);
 		return 0;
 	}
 	/* An ICMP error is no beginning. */
-	return packet->flags & PACKET_ICMP_ERROR ? 0 : ct_create(to, new, v6);
+	if (packet->flags & PACKET_ICMP_ERROR)
+		return 0;
+	return ct_create_snat(to, new, NULL, new->flags & CT_OTHER_PORT ? sport : 0, v6);
 }
 
 /* Whether another proxy has the connection that this packet begins, or has begun without us. What an
@@ -233,15 +249,44 @@ static __always_inline bool lb_pick(struct lb_asked *asked, struct lb_decision *
 		       lb_choose(&decision->target, &asked->key, asked->svc, tuple, v6);
 }
 
-/* Whether the tuple behind a translation belongs to another frontend's connection. Another backend's
- * would let both go on; in the last try, who may take it does. */
+/* Whether the tuple behind a translation belongs to another connection: another frontend's, or one that
+ * has got this port. */
 static __always_inline bool lb_taken(const struct packet *packet, const struct ct_entry *behind,
-				     const struct ct_new *new, bool last)
+				     const struct tuple *to, const struct ct_new *new)
 {
-	if (!behind || behind->rev_nat == new->rev_nat || ct_over(behind, new->now_s))
-		return false;
-	return !last || (packet->flags & PACKET_ICMP_ERROR) ||
-	       !ct_yields(behind, packet->tuple.proto, new->now_s);
+	return behind && !lb_is_of(behind, to, packet->tuple.sport, new->rev_nat) &&
+	       !ct_over(behind, new->now_s);
+}
+
+/* Give the client another port, under which no connection to this backend is: the entry there, which is
+ * over, or NULL. to->sport stays as it is if none is found. */
+static __noinline struct ct_entry *lb_other_port(struct tuple *to, __u32 now_s, bool v6)
+{
+	struct ct_entry *behind;
+	__be16 sport = to->sport;
+
+	for (int i = 0; i < LB_PORTS; i++) {
+		to->sport = bpf_htons(1024 + bpf_get_prandom_u32() % (65536 - 1024));
+		behind = ct_lookup(to, CT_EGRESS, v6);
+		if (to->sport != sport && (!behind || ct_over(behind, now_s)))
+			return behind;
+	}
+	to->sport = sport;
+	return NULL;
+}
+
+/* The port that the connection has behind the translation. */
+static __always_inline void lb_keep_port(struct tuple *to, const struct lb_asked *asked)
+{
+	if (asked->continues && (asked->service->flags & CT_OTHER_PORT))
+		to->sport = asked->service->nat_port;
+}
+
+/* Whether another port would let a new connection go on beside the one that has its tuple. */
+static __always_inline bool lb_may_change_port(const struct packet *packet)
+{
+	return !(packet->flags & (PACKET_ICMP_ERROR | PACKET_FRAGMENT)) &&
+	       (packet->tuple.proto == IPPROTO_TCP || packet->tuple.proto == IPPROTO_UDP);
 }
 
 /* Make or refresh both entries of a connection. 0 or a refusal. */
@@ -249,8 +294,11 @@ static __always_inline int lb_track_both(ctx_t *ctx, const struct packet *packet
 					 const struct lb_asked *asked, struct ct_entry *behind,
 					 const struct tuple *to, struct ct_new *new, const bool v6)
 {
-	int refused = lb_track(ctx, packet, behind, to, new, v6);
+	int refused;
 
+	if (to->sport != packet->tuple.sport)
+		new->flags |= CT_OTHER_PORT;
+	refused = lb_track(ctx, packet, behind, to, new, v6);
 	if (refused)
 		return refused;
 	if (asked->continues) {
@@ -258,7 +306,8 @@ static __always_inline int lb_track_both(ctx_t *ctx, const struct packet *packet
 		return 0;
 	}
 	new->direction = CT_SERVICE;
-	return ct_create(&packet->tuple, new, v6);
+	return ct_create_snat(&packet->tuple, new, NULL,
+			      new->flags & CT_OTHER_PORT ? to->sport : 0, v6);
 }
 
 /* Decide for a packet of a workload: 0 with the decision, LB_PASS, or a refusal. */
@@ -285,13 +334,22 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 		if (!lb_pick(&asked, decision, tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
 		lb_translated(&to, tuple, &decision->target, outside, v6);
+		lb_keep_port(&to, &asked);
 		behind = ct_lookup(&to, CT_EGRESS, v6);
-		if (!lb_taken(packet, behind, &new, tries == LB_CHOICES - 1))
+		if (!lb_taken(packet, behind, &to, &new))
 			break;
 		asked.continues = false;
-		if (++tries == LB_CHOICES)
-			return REFUSE(DROP_CT_COLLISION);
+		if (++tries == LB_CHOICES) {
+			if (!lb_may_change_port(packet))
+				return REFUSE(DROP_CT_COLLISION);
+			to.sport = tuple->sport;
+			behind = lb_other_port(&to, new.now_s, v6);
+			if (to.sport == tuple->sport)
+				return REFUSE(DROP_CT_COLLISION);
+			break;
+		}
 	}
+	decision->sport = to.sport;
 	decision->hairpin = !address_equal(to.saddr, tuple->saddr, v6);
 	if (decision->hairpin)
 		new.flags |= CT_HAIRPIN;
@@ -319,13 +377,14 @@ static __always_inline int lb_direct(const struct packet *packet, const bool v6)
 static __always_inline int lb_translate(ctx_t *ctx, struct packet *packet,
 					const struct lb_decision *decision, const bool v6)
 {
-	__be32 loopback[4];
+	__be32 source[4];
 	int refused;
 
-	if (decision->hairpin) {
-		for (int i = 0; i < 4; i++)
-			loopback[i] = v6 ? loopback6[i] : loopback4;
-		refused = packet_set_source(ctx, packet, loopback, packet->tuple.sport, v6);
+	if (decision->hairpin || decision->sport != packet->tuple.sport) {
+		address_copy(source, packet->tuple.saddr, true);
+		for (int i = 0; decision->hairpin && i < 4; i++)
+			source[i] = v6 ? loopback6[i] : loopback4;
+		refused = packet_set_source(ctx, packet, source, decision->sport, v6);
 		if (refused)
 			return refused;
 	}
@@ -379,6 +438,10 @@ static __always_inline int lb_reverse(ctx_t *ctx, struct packet *packet, struct 
 		return REFUSE(DROP_NO_SERVICE);
 	ct_seen(ctx, entry, packet, true, false, ct_now_s());
 	refused = packet_set_source(ctx, packet, address, port, v6);
+	if (!refused && (entry->flags & CT_OTHER_PORT)) {
+		address_copy(address, packet->tuple.daddr, true);
+		refused = packet_set_destination(ctx, packet, address, entry->nat_port, v6);
+	}
 	if (!refused && (packet->tcp_flags & (TCP_FIN | TCP_RST))) {
 		tuple_exchange(&client, &packet->tuple);
 		lb_close(entry, &client, v6);

@@ -168,13 +168,23 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 		lb_translated(&plan->to, &packet->tuple, &decision->target, true, v6);
 		if (nodeport_leads_out(plan) && !nodeport_is_direct(decision))
 			return nodeport_source(ctx, packet, plan, &asked, v6);
+		lb_keep_port(&plan->to, &asked);
 		behind = ct_lookup(&plan->to, CT_EGRESS, v6);
-		if (!lb_taken(packet, behind, new, tries == LB_CHOICES - 1))
-			return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, v6);
+		if (!lb_taken(packet, behind, &plan->to, new))
+			break;
 		asked.continues = false;
-		if (++tries == LB_CHOICES)
-			return REFUSE(DROP_CT_COLLISION);
+		if (++tries == LB_CHOICES) {
+			/* By direct return the backend's node answers the client at the port it has. */
+			if (nodeport_leads_out(plan) || !lb_may_change_port(packet))
+				return REFUSE(DROP_CT_COLLISION);
+			plan->to.sport = packet->tuple.sport;
+			behind = lb_other_port(&plan->to, new->now_s, v6);
+			if (plan->to.sport == packet->tuple.sport)
+				return REFUSE(DROP_CT_COLLISION);
+			break;
+		}
 	}
+	return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, v6);
 }
 
 PER_FAMILY(nodeport_resolve, struct nodeport_plan)
@@ -248,9 +258,10 @@ static __always_inline int nodeport_request(ctx_t *ctx, struct packet *packet,
 		fate->mtu = plan->route.fib.mtu_result - plan->growth;
 	if (done)
 		return done;
-	if (!nodeport_leads_out(plan))
-		return packet_set_destination(ctx, packet, plan->decision.target.address,
-					      plan->decision.target.port, v6);
+	if (!nodeport_leads_out(plan)) {
+		plan->decision.sport = plan->to.sport;
+		return lb_translate(ctx, packet, &plan->decision, v6);
+	}
 	done = nodeport_remote(ctx, packet, plan, v6);
 	if (!done)
 		fate->verdict = forward_out(ctx, &plan->route, plan->way);

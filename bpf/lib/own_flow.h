@@ -127,14 +127,12 @@ static __always_inline bool own_flow_find(ctx_t *ctx, struct own_flow *flow, __u
 	return own_flow_netfilter(ctx, flow, proto, answers, v6);
 }
 
-/* Whether a socket of the node would receive packets with the tuple in flow, or netfilter knows them. A
- * function of its own, as the next one, for its copies in two families. */
-static __noinline bool own_flow_has(ctx_t *ctx, struct own_flow *flow, __u8 proto, bool v6)
+/* Whether a socket of the node would receive packets with the tuple in flow, or netfilter knows them. */
+static __always_inline bool own_flow_has(ctx_t *ctx, struct own_flow *flow, __u8 proto, const bool v6)
 {
 	if (proto != IPPROTO_TCP && proto != IPPROTO_UDP)
 		return false;
-	return v6 ? own_flow_find(ctx, flow, proto, false, true) :
-		    own_flow_find(ctx, flow, proto, false, false);
+	return own_flow_find(ctx, flow, proto, false, v6);
 }
 
 /* Whether a packet answers a flow that the node opened, by a socket of its own or through netfilter: then

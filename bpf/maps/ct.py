@@ -57,6 +57,7 @@ class CtFlag(IntFlag):
     FROM_TUNNEL = 0x0080
     SNAT = 0x0100
     NON_SYN = 0x0200
+    OTHER_PORT = 0x0400
 
 
 CLOSING: Final = CtFlag.ORIGIN_CLOSING | CtFlag.REPLY_CLOSING

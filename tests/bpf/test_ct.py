@@ -226,16 +226,48 @@ def other_web(datapath: Datapath, family: Family, backends: list[str]) -> Packet
     return packet("tcp", family.pod, CLIENT_PORT, family.other_service, 80)
 
 
+def translated_port(datapath: Datapath, sent: Packet) -> int:
+    """The source port with which a packet goes to its backend."""
+    result = datapath.program("from_pod").run(bytes(sent))
+    assert result.retval == GO_ON
+    return int(Ether(result.data)[2].sport)
+
+
 @FAMILIES
-def test_second_frontend_with_one_backend_is_refused_not_mixed_up(
-    pod: Datapath, family: Family
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+def test_second_frontend_with_one_backend_gets_another_port(
+    pod: Datapath, family: Family, proto: str
 ) -> None:
+    """Both go on, and each answer comes from the frontend that was asked."""
+    open_connection(pod, family, proto)
+    number = socket.IPPROTO_TCP if proto == "tcp" else socket.IPPROTO_UDP
+    pod.service(family.other_service, 80, number, [(family.backend, 8080)], rev_nat=2)
+    sent = {
+        service: packet(proto, family.pod, CLIENT_PORT, service, 80)
+        for service in (family.service, family.other_service)
+    }
+    port = translated_port(pod, sent[family.other_service])
+    ports = {family.service: CLIENT_PORT, family.other_service: port}
+    assert port != CLIENT_PORT
+    for service in (family.service, family.other_service) * 2:
+        behind = packet(proto, family.pod, ports[service], family.backend, 8080)
+        expect(pod, "from_pod", sent[service], GO_ON, behind)
+        answer = packet(proto, family.backend, 8080, family.pod, ports[service], flags="SA")
+        seen = packet(proto, service, 80, family.pod, CLIENT_PORT, flags="SA")
+        expect(pod, "to_pod", answer, GO_ON, seen)
+
+
+@FAMILIES
+def test_connection_with_another_port_keeps_it_to_its_end(pod: Datapath, family: Family) -> None:
     open_connection(pod, family)
     sent = other_web(pod, family, [family.backend])
-    assert refused(pod, "from_pod", sent) == lib.DROP_CT_COLLISION
-    answer = packet("tcp", family.backend, 8080, family.pod, CLIENT_PORT, flags="SA")
-    seen = packet("tcp", family.service, 80, family.pod, CLIENT_PORT, flags="SA")
-    expect(pod, "to_pod", answer, GO_ON, seen)
+    port = translated_port(pod, sent)
+    receive(pod, family, "RA")
+    assert translated_port(pod, sent) == port, "the first connection is over"
+    reset = packet("tcp", family.backend, 8080, family.pod, port, flags="RA")
+    seen = packet("tcp", family.other_service, 80, family.pod, CLIENT_PORT, flags="RA")
+    expect(pod, "to_pod", reset, GO_ON, seen)
+    assert translated_port(pod, sent) == CLIENT_PORT, "it is over, and its own port is free"
 
 
 @FAMILIES
@@ -256,20 +288,6 @@ def test_tuple_of_a_closed_connection_is_free(pod: Datapath, family: Family) -> 
     sent = other_web(pod, family, [family.backend])
     expected = packet("tcp", family.pod, CLIENT_PORT, family.backend, 8080)
     expect(pod, "from_pod", sent, GO_ON, expected)
-
-
-@FAMILIES
-def test_datagrams_of_one_port_to_two_frontends_of_one_backend_are_answered_in_turn(
-    pod: Datapath, family: Family
-) -> None:
-    """Nothing tells the end of such a flow: its ports would be refused for a minute."""
-    open_connection(pod, family, "udp")
-    pod.service(family.other_service, 80, socket.IPPROTO_UDP, [(family.backend, 8080)], rev_nat=2)
-    answer = packet("udp", family.backend, 8080, family.pod, CLIENT_PORT)
-    for service in (family.other_service, family.service, family.other_service):
-        sent = packet("udp", family.pod, CLIENT_PORT, service, 80)
-        assert pod.program("from_pod").run(bytes(sent)).retval == GO_ON
-        expect(pod, "to_pod", answer, GO_ON, packet("udp", service, 80, family.pod, CLIENT_PORT))
 
 
 @FAMILIES

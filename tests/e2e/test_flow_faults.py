@@ -191,26 +191,24 @@ def all_closing(datapath: Datapath, family: int) -> bool:
 # -- one port of a client, two frontends
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="a second connection from a client's port to the same local backend is dropped",
-)
+@KINDS
 @FAMILIES
-def test_client_port_connects_to_two_frontends_of_a_local_backend(
-    nodes: Nodes, family: int
+def test_client_port_talks_with_two_frontends_of_a_local_backend(
+    nodes: Nodes, family: int, kind: int
 ) -> None:
     with node_datapath(nodes, 1) as datapath, ExitStack() as stack:
         backend, address = pod_address(1, family), client_address(family)
-        stack.callback(Server(nodes.pod[1], "pod1", backend, 8080, STREAM).close)
+        stack.callback(Server(nodes.pod[1], "pod1", backend, 8080, kind).close)
+        clients = []
         for number, port in enumerate((PORT, PORT + 1)):
             frontend = node_address(1, family)
-            datapath.service(frontend, port, TCP, [(backend, 8080)], rev_nat=7 + number)
-            client = bound(nodes.client, stack, STREAM, CLIENT_PORT, address)
-            client.settimeout(ANSWER_S)
-            client.connect((frontend, port))
-            client.sendall(b"\0\0\0\5hello")
-            assert client.recv(100)[4:] == f"pod1|{address}|hello".encode()
+            datapath.service(frontend, port, PROTO[kind], [(backend, 8080)], rev_nat=7 + number)
+            clients.append(bound(nodes.client, stack, kind, CLIENT_PORT, address))
+            clients[-1].settimeout(ANSWER_S)
+            clients[-1].connect((frontend, port))
+        for client in clients * 2:
+            client.sendall(b"\0\0\0\5hello" if kind == STREAM else b"hello")
+            assert client.recv(100).endswith(f"pod1|{address}|hello".encode())
 
 
 # -- direct return
