@@ -22,8 +22,22 @@ log = structlog.get_logger("map-pressure")
 
 # Reading 500,000 connections takes a quarter of a second of one core.
 COUNT_INTERVAL_S: Final = 300.0
-# From here on an operator has to act: what does not fit is refused.
+# From here on an operator has to act: what does not fit is refused, or evicts what is in use.
 NEARLY_FULL: Final = 0.8
+
+# The option that sizes a map, for those that programs fill.
+OPTIONS: Final = {
+    "cilia_ct4_tcp": "--bpf-ct-global-tcp-max",
+    "cilia_ct6_tcp": "--bpf-ct-global-tcp-max",
+    "cilia_ct4_any": "--bpf-ct-global-any-max",
+    "cilia_ct6_any": "--bpf-ct-global-any-max",
+    "cilia_snat4": "--bpf-nat-global-max",
+    "cilia_snat6": "--bpf-nat-global-max",
+}
+
+
+def _untold(ok: bool, message: str) -> None:
+    """Tell nobody."""
 
 
 class MapPressure(Collector):
@@ -33,10 +47,13 @@ class MapPressure(Collector):
         self,
         maps: Iterable[RawMap],
         interval_s: float = COUNT_INTERVAL_S,
+        tell: Callable[[bool, str], None] = _untold,
     ) -> None:
+        """`tell`: gets False and a sentence while maps that programs fill are nearly full."""
         self._maps = {raw.name: raw for raw in maps}
         self._known: list[Callable[[], Mapping[str, int]]] = []
         self._interval_s = interval_s
+        self._tell = tell
         self._counted: dict[str, int] = {}
         self._full: set[str] = set()
 
@@ -85,3 +102,9 @@ class MapPressure(Collector):
         for name in full.keys() - self._full:
             log.warning("map is nearly full", map=name, used=f"{full[name]:.0%}")
         self._full = set(full)
+        sentences = [
+            f"{name} is {used:.0%} full: {OPTIONS[name]} raises its size"
+            for name, used in sorted(full.items())
+            if name in OPTIONS
+        ]
+        self._tell(not sentences, "; ".join(sentences) or "maps of flows have room")

@@ -54,7 +54,9 @@ def build(
     programs: NodePrograms | None,
 ) -> DatapathPart:
     """Attach the programs and look after the maps that they write."""
-    part = DatapathPart(edge=edge, pressure=MapPressure(edge.all_maps()), programs=programs)
+    tell = partial(ctx.health_of("datapath"), "flow-maps")
+    pressure = MapPressure(edge.all_maps(), tell=tell)
+    part = DatapathPart(edge=edge, pressure=pressure, programs=programs)
     ctx.registry.register(part.pressure)
     part.jobs["map-pressure"] = part.pressure.run
     if node.network is None or programs is None:

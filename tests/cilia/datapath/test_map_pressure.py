@@ -78,6 +78,27 @@ async def test_a_map_that_is_nearly_full_is_said_once_until_it_has_room_again() 
     ]
 
 
+async def test_status_names_the_option_of_a_map_that_is_nearly_full() -> None:
+    full = filled("cilia_snat4", 9)
+    told: list[tuple[bool, str]] = []
+    watched = MapPressure(
+        [full], interval_s=0.001, tell=lambda ok, message: told.append((ok, message))
+    )
+
+    async def until(ok: bool) -> None:
+        with anyio.fail_after(5):
+            while not told or told[-1][0] is not ok:
+                await anyio.sleep(0.001)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watched.run)
+        await until(False)
+        assert told[-1][1] == "cilia_snat4 is 90% full: --bpf-nat-global-max raises its size"
+        fill(full, 1)
+        await until(True)
+        group.cancel_scope.cancel()
+
+
 def test_only_maps_with_a_size_of_their_own_are_named() -> None:
     assert MapOptions().own_map_sizes == {}
     options = MapOptions(bpf_lb_service_map_max=1000, bpf_sock_rev_map_max=2000)
