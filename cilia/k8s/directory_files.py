@@ -116,8 +116,9 @@ class DirectoryFiles:
         return gone
 
     def remove(self, names: Iterable[str]) -> None:
-        """Take out files that are gone."""
+        """Take out files that are gone; one that comes back as it was is read again."""
         for name in names:
+            self._stamps.pop(name, None)
             self._unpublished += self._manifests.remove(name)
         self._publish(self._unpublished)
         self._unpublished = []

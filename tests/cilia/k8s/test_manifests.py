@@ -234,6 +234,39 @@ async def test_a_directory_put_in_its_place_is_followed(
         await world.close()
 
 
+async def test_a_file_that_comes_back_as_it_was_is_served_again(
+    world: World, tmp_path: Path
+) -> None:
+    """Same inode, size and time: nothing but its absence tells that it has to be read."""
+    aside = tmp_path.with_name(f"{tmp_path.name}-aside")
+    (world.directory / "first.yaml").rename(aside)
+    await world.services.until(lambda: world.services.names == [])
+    aside.rename(world.directory / "first.yaml")
+    await world.services.until(lambda: world.services.names == ["first"])
+
+
+async def test_the_first_directory_is_served_when_it_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A swap of directories that is rolled back."""
+    monkeypatch.setattr(manifests, "REOPEN_S", 0.05)
+    place, other, aside = (tmp_path / name for name in ("place", "other", "aside"))
+    place.mkdir()
+    other.mkdir()
+    (place / "a.yaml").write_bytes(yaml_of(service_form("a")))
+    world = World(place)
+    try:
+        await world.services.until(lambda: world.services.names == ["a"])
+        place.rename(aside)
+        other.rename(place)
+        await world.services.until(lambda: world.services.names == [])
+        place.rename(other)
+        aside.rename(place)
+        await world.services.until(lambda: world.services.names == ["a"])
+    finally:
+        await world.close()
+
+
 async def test_a_missing_directory_is_an_error_at_the_beginning(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         await ManifestSource(tmp_path / "none").run()
