@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bpf import features, pins
-from bpf.errors import NotFound
+from bpf.errors import NotFound, RequirementMissing
 from bpf.link import Link, LinkInfo
 from bpf.loader import Loader
 from bpf.maps.lb import LBMaps
@@ -37,7 +37,14 @@ from bpf.maps.switch import NAME as SWITCH
 from bpf.maps.switch import Switch
 from bpf.packet_programs import FLOW_MAPS, PacketConfig
 from bpf.program import Program
-from bpf.sock import SOCKET_MAPS, SockConfig, constants, map_entries, unwanted_programs
+from bpf.sock import (
+    SERVICE_MAPS,
+    SOCKET_MAPS,
+    SockConfig,
+    constants,
+    map_entries,
+    unwanted_programs,
+)
 
 
 class NodeDatapath:
@@ -107,6 +114,8 @@ class NodeDatapath:
         """
         for directory in (self.maps_dir, self.links_dir):
             directory.mkdir(parents=True, exist_ok=True)
+        for name in sorted(SERVICE_MAPS):
+            self._refuse_too_small(name)
         self._loader.open_maps()
         return LBMaps.over(self._loader.maps)
 
@@ -217,6 +226,24 @@ class NodeDatapath:
         for program in self._programs.values():
             program.close()
         self._programs, self._ids = {}, {}
+
+    def _refuse_too_small(self, name: str) -> None:
+        """A successor that cannot hold what is in force would take Services away."""
+        wanted = self._entries(name)
+        try:
+            opened = Map.open_pinned(self.maps_dir / name)
+        except NotFound:
+            return
+        with opened:
+            if wanted is None or wanted >= opened.max_entries:
+                return
+            held = sum(1 for _ in opened.items())
+            if held > wanted:
+                raise RequirementMissing(
+                    f"map {name} holds {held} entries that are in force, and is to have room for"
+                    f" {wanted}: ask for {held} or more (--bpf-lb-map-max and the options of"
+                    " single maps), or start with the size in force until they are fewer"
+                )
 
     def _entries(self, name: str) -> int | None:
         sizes = {**self._packets.entries, **self.config.own_entries}

@@ -15,6 +15,7 @@ import pytest
 
 from bpf import compile as bpf_compile
 from bpf.datapath import cleanup
+from bpf.errors import RequirementMissing
 from bpf.maps import lb
 from bpf.maps.map import Map
 from bpf.maps.types import MapFlag, MapType
@@ -113,6 +114,22 @@ def test_other_size_is_a_migration_that_keeps_what_programs_wrote(config: SockCo
     with Map.open_pinned(socket_path) as opened:
         assert opened.max_entries == 4096
         assert opened.lookup(key) == bytes(range(12))
+
+
+def test_a_size_that_cannot_hold_what_is_in_force_is_refused(config: SockConfig) -> None:
+    start(config).close()
+    path = config.pin_dir / "maps" / "cilia_lb4_svc"
+    with Map.open_pinned(path) as opened:
+        for port in range(40):
+            opened.update(lb.encode_service_key(b"\1\2\3\4", port + 1), bytes(28))
+    sock = AttachingDatapath(config._replace(service_entries=39))
+    with pytest.raises(RequirementMissing, match=r"cilia_lb4_svc holds 40 entries .* ask for 40"):
+        sock.open_maps()
+    sock.close()
+    assert pin_names(config) == sorted(map_names(config)), "nothing was made"
+    fitting = AttachingDatapath(config._replace(service_entries=40))
+    fitting.open_maps().close()
+    fitting.close()
 
 
 def test_new_program_never_runs_without_the_ways_back(
