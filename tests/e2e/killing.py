@@ -39,7 +39,7 @@ KINDS = (
     (r"update link", "replace a program in its link"),
     (r"attach to", "attach a program"),
     (r"(open pin .*/maps/|info of map|(size|reuse|descriptor of) map|select)", "open maps"),
-    (r"count possible CPUs", "open maps"),
+    (r"(count possible CPUs|open ring buffer)", "open maps"),
     (r"(set constant|descriptor of program)", "load programs"),
     (r"(open pin .*/(links|programs)/|info of (link|program))", "look at links"),
     (r"(read|look up in) ", "read maps"),
