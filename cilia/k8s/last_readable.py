@@ -12,16 +12,14 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 import structlog
+
+from cilia.linux.records import replace_file
 
 __all__ = ["LastReadable"]
 
 log = structlog.get_logger("manifests")
-
-# What a kill left of a copy that was being written.
-_UNFINISHED: Final = ".new"
 
 
 class LastReadable:
@@ -38,9 +36,8 @@ class LastReadable:
             if self._read(path) == data:
                 return
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            unfinished = path.with_suffix(_UNFINISHED)
-            unfinished.write_bytes(data)
-            unfinished.rename(path)
+            # Not durable: after a power cut the kernel has nothing that a copy could keep in force.
+            replace_file(path, data)
         except OSError as error:
             log.warning("no copy of a manifest is kept", file=name, error=str(error))
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
-__all__ = ["BROKEN", "read_record", "write_record"]
+__all__ = ["BROKEN", "read_record", "replace_file", "write_record"]
 
 T = TypeVar("T")
 
@@ -30,18 +30,30 @@ def write_record(path: Path, value: Any) -> None:
 
     Raises: OSError (a full disk); the old content is still there then.
     """
+    replace_file(path, msgspec.json.encode(value), durable=True)
+
+
+def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Replace the file's content in one step that a kill does not split; mode 0600.
+
+    `durable`: wait until it is on the disk, which a record of a few bytes is worth.
+
+    Raises: OSError (a full disk); the old content is still there then, and no other file.
+    """
     new = path.with_name(f".{path.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(value))
+            file.write(content)
             file.flush()
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    if durable:
+        _sync_directory(path.parent)
 
 
 def read_record(path: Path, form: type[T]) -> T | None:
