@@ -92,3 +92,10 @@ class Index:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def parse_bool(text: str) -> bool:
+    """Be the `parse` of an index over a flag. Raises ValueError."""
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is not true or false")
+    return text == "true"

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from statedb import DB, Column, Index, ReadTxn, RWTable, Table, new_table
+from statedb.index import parse_bool
 from tables.addressing import IP
 from tables.node.routes import RouteScope
 
@@ -129,16 +130,10 @@ def _selected(dev: Device) -> bool:
     return dev.selected
 
 
-def _parse_bool(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(f"{text!r} is not true or false")
-    return text == "true"
-
-
 ID: Final = Index("id", key=_index, parse=int)
 # Not unique: a name may pass from one device to another within one batch of events.
 NAME: Final = Index("name", keys=names, unique=False, parse=str)
-SELECTED: Final = Index("selected", key=_selected, unique=False, parse=_parse_bool)
+SELECTED: Final = Index("selected", key=_selected, unique=False, parse=parse_bool)
 
 COLUMNS: Final = (
     Column("Name", _name_cell),

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from statedb import DB, Column, Index, RWTable, new_table
+from statedb.index import parse_bool
 from tables.addressing import IP
 
 TABLE_NAME: Final = "node-addresses"
@@ -42,15 +43,9 @@ def _parse_id(text: str) -> tuple[IP, str] | tuple[IP]:
     return (IP.parse(address), device) if device else (IP.parse(address),)
 
 
-def _parse_bool(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(f"{text!r} is not true or false")
-    return text == "true"
-
-
 ID: Final = Index("id", key=node_address_key, parse=_parse_id)
 NAME: Final = Index("name", key=_device, unique=False, parse=str)
-NODE_PORT: Final = Index("node-port", key=_node_port, unique=False, parse=_parse_bool)
+NODE_PORT: Final = Index("node-port", key=_node_port, unique=False, parse=parse_bool)
 
 COLUMNS: Final = (
     Column("Address", lambda addr: str(addr.address)),
