@@ -2,7 +2,7 @@
 """The files of a directory of manifests: read when they are at rest, and what they say published.
 
 Only regular files are opened, and none is waited for. A file counts as read (its *stamp* is kept)
-once what it says has been published, so that a failure before leaves it unread.
+once what it says is among what will be published, which a failure to publish does not lose.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ GRACE_S: Final = 1.0
 PATIENCE_S: Final = 10.0
 # A larger file is refused: the objects of 10,000 services take 20 MiB.
 MOST_BYTES: Final = 256 << 20
+# While many files are read, what they say is published this often: readers work meanwhile, and are
+# not woken for each file, which makes the two threads fight for the interpreter.
+PUBLISH_S: Final = 0.05
 
 # Inode, size and modification time in ns.
 Stamp = tuple[int, int, int]
@@ -73,8 +76,9 @@ class DirectoryFiles:
         self._items = items
         self._settle_s = settle_s
         self._keeps_removed = keeps_removed
-        # What a failure kept from the readers.
+        # What readers have not been told yet, and since when in seconds of `time.monotonic`.
         self._unpublished: list[Event] = []
+        self._published_at = 0.0
         self._stamps: dict[str, Stamp] = {}
         # When to look again, and since when a file does not rest, in seconds of `time.monotonic`.
         self.due: dict[str, float] = {}
@@ -95,33 +99,37 @@ class DirectoryFiles:
 
     def read(self, names: Iterable[str]) -> list[str]:
         """Take in the files that changed and are at rest; return those that are gone."""
-        gone = []
-        for name in names:
-            self.due.pop(name, None)
-            try:
-                self._read(name)
-            except Restless as error:
-                self._look_again(name, error.wait_s)
-                continue
-            except FileNotFoundError as error:
-                if self._keeps_removed:
-                    self._put(name, self._problem(name, f"cannot be read: {error.strerror}"))
-                else:
-                    gone.append(name)
-            except OSError as error:
-                self._put(name, self._problem(name, f"cannot be read: {error.strerror}"))
-            except Unreadable as error:
-                self._put(name, self._problem(name, str(error)))
-            self._restless_since.pop(name, None)
-        return gone
+        try:
+            return [name for name in names if not self._is_there(name)]
+        finally:
+            self._tell()
 
     def remove(self, names: Iterable[str]) -> None:
         """Take out files that are gone; one that comes back as it was is read again."""
         for name in names:
             self._stamps.pop(name, None)
             self._unpublished += self._manifests.remove(name)
-        self._publish(self._unpublished)
-        self._unpublished = []
+        self._tell()
+
+    def _is_there(self, name: str) -> bool:
+        """Take in a file if it can be; return False if it is gone."""
+        self.due.pop(name, None)
+        is_there = True
+        try:
+            self._read(name)
+        except Restless as error:
+            self._look_again(name, error.wait_s)
+            return True
+        except FileNotFoundError as error:
+            is_there = self._keeps_removed
+            if is_there:
+                self._put(name, self._problem(name, f"cannot be read: {error.strerror}"))
+        except OSError as error:
+            self._put(name, self._problem(name, f"cannot be read: {error.strerror}"))
+        except Unreadable as error:
+            self._put(name, self._problem(name, str(error)))
+        self._restless_since.pop(name, None)
+        return is_there
 
     def forget_others(self, names: Iterable[str]) -> None:
         """Forget what the last agent was told by files that are not among these any more."""
@@ -154,8 +162,14 @@ class DirectoryFiles:
                 before = decode_file(visible(name), data, self._items)
                 self._unpublished += self._manifests.put(name, before)
         self._unpublished += self._manifests.put(name, content)
+        if time.monotonic() - self._published_at >= PUBLISH_S:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Publish what readers have not been told yet; a failure leaves it for the next time."""
         self._publish(self._unpublished)
         self._unpublished = []
+        self._published_at = time.monotonic()
 
     def _problem(self, name: str, message: str) -> FileContent:
         self._stamps.pop(name, None)

@@ -218,16 +218,14 @@ class _Builder:
             return self._alias(event)
         if event.anchor is not None:
             return self._anchor(event)
-        self._size += 1
         return _scalar(event) if kind is ScalarEvent else self._collection(event)
 
     def _anchor(self, event: Any) -> Any:
         before, deepest = self._size, self._deepest
-        self._size += 1
         self._deepest = self._depth
         value = _scalar(event) if type(event) is ScalarEvent else self._collection(event)
         depth = self._deepest - self._depth
-        self._anchors[event.anchor] = _Anchored(value, self._size - before, depth)
+        self._anchors[event.anchor] = _Anchored(value, self._size - before + 1, depth)
         self._deepest = max(deepest, self._deepest)
         return value
 
@@ -235,7 +233,7 @@ class _Builder:
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
             raise _Malformed(f"no anchor {event.anchor!r} before it is used", event.start_mark)
-        self._size += anchored.size
+        self._size += anchored.size - 1
         self._aliased += anchored.size
         if self._aliased > _MAX_ALIASED:
             message = f"aliases stand for more than {_MAX_ALIASED} values"
@@ -244,21 +242,24 @@ class _Builder:
         return anchored.value
 
     def _deepen(self, depth: int, event: Any) -> None:
-        if depth > _MAX_DEPTH:
-            raise _Malformed(f"nested deeper than {_MAX_DEPTH}", event.start_mark)
-        self._deepest = max(self._deepest, depth)
+        if depth > self._deepest:
+            self._deepest = depth
+            if depth > _MAX_DEPTH:
+                raise _Malformed(f"nested deeper than {_MAX_DEPTH}", event.start_mark)
 
     def _collection(self, event: Any) -> Any:
         self._depth += 1
         self._deepen(self._depth, event)
         if event.tag not in _COLLECTION_TAGS:
             raise _Malformed(f"tag {event.tag} has no meaning here", event.start_mark)
-        if type(event) is MappingStartEvent:
+        kind = type(event)
+        if kind is MappingStartEvent:
             value: Any = self._mapping()
-        elif type(event) is SequenceStartEvent:
+        elif kind is SequenceStartEvent:
             value = self._sequence()
         else:
-            raise _Malformed(f"unexpected {type(event).__name__}", event.start_mark)
+            raise _Malformed(f"unexpected {kind.__name__}", event.start_mark)
+        self._size += len(value)
         self._depth -= 1
         return value
 
@@ -271,18 +272,23 @@ class _Builder:
         return values
 
     def _mapping(self) -> dict[str, Any]:
+        """Scalars, most of the values, are taken without a call that only tells them apart."""
         mapping: dict[str, Any] = {}
-        merged: list[dict[str, Any]] = []
+        merged: list[Any] = []
         event = self._next()
         while type(event) is not MappingEndEvent:
             if type(event) is not ScalarEvent:
                 raise _Malformed("a key is not a text", event.start_mark)
             key = event.value
-            value = self._value(self._next())
+            following = self._next()
+            if type(following) is ScalarEvent and following.anchor is None:
+                value = _scalar(following)
+            else:
+                value = self._value(following)
+            if key in mapping:
+                raise _Malformed(f"key {key!r} is given twice", event.start_mark)
             if key == "<<" and event.implicit[0]:
                 merged.extend(value if isinstance(value, list) else [value])
-            elif key in mapping:
-                raise _Malformed(f"key {key!r} is given twice", event.start_mark)
             else:
                 mapping[key] = value
             event = self._next()

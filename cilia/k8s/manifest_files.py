@@ -45,7 +45,7 @@ Items = Callable[[Any], Iterable[tuple[str, Any]]]
 
 def manifest_items(form: Any) -> Iterator[tuple[str, Any]]:
     """The objects of a document: itself, or the items of a list."""
-    kind = form.get("kind") if isinstance(form, Mapping) else None
+    kind = form.get("kind") if isinstance(form, dict) else None
     if not isinstance(kind, str) or not kind.endswith("List") or "items" not in form:
         yield "", form
         return
@@ -61,7 +61,7 @@ def list_items(path: str, items: Any, default: Mapping[str, Any]) -> Iterator[tu
         yield path, items
         return
     for i, item in enumerate(items or ()):
-        yield f"{path}[{i}]", {**default, **item} if isinstance(item, Mapping) else item
+        yield f"{path}[{i}]", {**default, **item} if isinstance(item, dict) else item
 
 
 # Problems of one file that are told one by one.

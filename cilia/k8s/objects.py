@@ -341,7 +341,7 @@ def decode(form: object) -> K8sObject:
     Raises:
         InvalidObject: the kind is unknown, or a field is missing or wrong; names every such field.
     """
-    if not isinstance(form, Mapping):
+    if not isinstance(form, dict):
         raise InvalidObject("", "", "", [("", "is not a Kubernetes object (a mapping)")])
     kind, api_version = form.get("kind"), form.get("apiVersion")
     namespace, name = _identity(form)
@@ -451,7 +451,7 @@ def _wrong_ports(obj: Service) -> list[tuple[str, str]]:
 
 def _identity(form: Mapping[Any, Any]) -> tuple[str, str]:
     meta = form.get("metadata")
-    if not isinstance(meta, Mapping):
+    if not isinstance(meta, dict):
         return "", ""
     return _text(meta.get("namespace")), _text(meta.get("name"))
 

@@ -26,9 +26,11 @@ class _Reader:
         self._wake = asyncio.Event()
 
     def put(self, events: Iterable[Event]) -> None:
-        before = len(self.pending)
+        """A reader with events already will take these too: to wake it again would only take the
+        interpreter from a thread that reads on."""
+        was_idle = not self.pending
         self.pending.extend(event for event in events if _kind(event) in self.kinds)
-        if len(self.pending) > before:
+        if was_idle and self.pending:
             self.wake()
 
     def wake(self) -> None:
