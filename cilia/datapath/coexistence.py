@@ -44,7 +44,6 @@ class Coexistence:
 
     def as_dict(self, txn: ReadTxn) -> dict[str, Any]:
         """`error` is a sentence if the kernel refused to tell a part of it, or empty."""
-        served = {IP(fe.address[:16]) for fe in self.frontends.all(txn)}
         names = {0: "cgroup"}
         programs: list[ForeignProgram] = []
         rules: list[ProxyRules] = []
@@ -55,6 +54,7 @@ class Coexistence:
             rules = kube_proxy_rules(self.netlink)
         except NetlinkError as refused:
             error = str(refused)
+        served = {IP(fe.address[:16]) for fe in self.frontends.all(txn)} if rules else set()
         return {
             "programs": [program_dict(program, names) for program in programs],
             "kube_proxy": [rules_dict(found, served) for found in rules],
