@@ -7,11 +7,23 @@ alone; the tables stand in `tables/`, their engine in `statedb/`, what moves the
 talks to whom.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 __all__ = ["__version__"]
 
-try:
-    __version__ = version("cilia")
-except PackageNotFoundError:  # a checkout that was not installed
-    __version__ = "0+checkout"
+__version__: str
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> str:
+        """Look the version up at first use, which takes a command 30 ms."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("cilia")
+        except PackageNotFoundError:  # a checkout that was not installed
+            found = "0+checkout"
+        globals()[name] = found
+        return found

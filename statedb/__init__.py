@@ -8,15 +8,10 @@ package imports nothing of `cilia`, `tables`, `bpf` or `reconcilers`. Start with
 `table.py` (what users call) and `_store.py` (how it works).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from statedb.compiled import STATEDB, prefer
-
-prefer(STATEDB, __name__, __path__)
-
-# ruff: noqa: E402  what is imported from here on may be compiled
-from statedb._change import Change
-from statedb.changes import ChangeIterator
-from statedb.db import DB, Metrics
-from statedb.derive import Action, Derivation, derive, observe
 from statedb.errors import (
     BadKey,
     DuplicateKey,
@@ -40,15 +35,23 @@ from statedb.errors import (
     UnknownIndex,
     UnknownTable,
 )
-from statedb.index import Index
-from statedb.initializer import wait_initialized
-from statedb.lpm import LpmIndex, LpmKey, bits_key, int_key, ip_key
-from statedb.persistent import Map, Set
-from statedb.sizing import Usage
-from statedb.status import Status, StatusKind
-from statedb.table import Column, RWTable, Table, new_table
-from statedb.txn import ReadTxn, WriteTxn
-from statedb.watch import Channel, WatchSet, closed_channel, wait_any
+
+if TYPE_CHECKING:
+    from statedb._change import Change
+    from statedb.changes import ChangeIterator
+    from statedb.db import DB, Metrics
+    from statedb.derivation import Action, Derivation, derive, observe
+    from statedb.index import Index
+    from statedb.initializer import wait_initialized
+    from statedb.lpm import LpmIndex, LpmKey, bits_key, int_key, ip_key
+    from statedb.persistent import Map, Set
+    from statedb.sizing import Usage
+    from statedb.status import Status, StatusKind
+    from statedb.table import Column, RWTable, Table, new_table
+    from statedb.txn import ReadTxn, WriteTxn
+    from statedb.watch import Channel, WatchSet, closed_channel, wait_any
+
+prefer(STATEDB, __name__, __path__)
 
 __all__ = [
     "DB",
@@ -103,3 +106,30 @@ __all__ = [
     "wait_any",
     "wait_initialized",
 ]
+
+# A module is loaded when the first of its names is used: commands that show what an agent told
+# escape text, and need no tables.
+_NAMES: Final = {
+    "statedb._change": "Change",
+    "statedb.changes": "ChangeIterator",
+    "statedb.db": "DB Metrics",
+    "statedb.derivation": "Action Derivation derive observe",
+    "statedb.index": "Index",
+    "statedb.initializer": "wait_initialized",
+    "statedb.lpm": "LpmIndex LpmKey bits_key int_key ip_key",
+    "statedb.persistent": "Map Set",
+    "statedb.sizing": "Usage",
+    "statedb.status": "Status StatusKind",
+    "statedb.table": "Column RWTable Table new_table",
+    "statedb.txn": "ReadTxn WriteTxn",
+    "statedb.watch": "Channel WatchSet closed_channel wait_any",
+}
+_HOMES: Final = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name and keep it. Raises: AttributeError."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found

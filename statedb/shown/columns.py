@@ -11,13 +11,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from statedb.errors import UnknownColumn
 from statedb.shown.text import visible
-from statedb.table import Column, Table
+
+if TYPE_CHECKING:
+    from statedb.table import Column, Table
 
 MIN_WIDTH = 5
 PADDING = 3
@@ -29,6 +31,8 @@ def columns_of(table: Table[Any]) -> tuple[Column, ...]:
     """The table's columns; if it names none, one for each field of its row type."""
     if table.columns:
         return table.columns
+    from statedb.table import Column  # commands, which show text, load no tables
+
     names: tuple[str, ...] = getattr(table.row_type, "__struct_fields__", ())
     if not names:
         return (Column("Value", str),)
