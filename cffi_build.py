@@ -117,7 +117,7 @@ def compiled_extensions() -> list[Any]:
 
 def groups() -> list[Group]:
     """The modules that are compiled, as groups; needs an importable root."""
-    from cilia.loadbalancer.compiled import LOADBALANCER
+    from cilia.loadbalancer.services.compiled import LOADBALANCER
     from reconcilers.compiled import RECONCILERS
     from statedb.compiled import STATEDB
 

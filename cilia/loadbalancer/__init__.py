@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From objects to ``services``, ``frontends`` and ``backends``: conversion, ownership, selection.
+"""Services, from their objects to rows that reconcilers bring into the maps, and what goes with
+them.
 
-``conversion`` and ``endpoints`` turn Kubernetes objects into rows, ``selection`` chooses the
-backends of a frontend; these are pure. ``writer`` alone writes the tables, ``reflector`` feeds it
-from objects. Does not belong here: BPF maps (``reconcilers/loadbalancer``). Start with ``writer``.
+`services/` turns Kubernetes objects into `services`, `frontends` and `backends`; `redirects/` are
+local redirect policies, `connections/` the sockets and flows of backends that go, `cli/` the
+commands. Does not belong here: BPF maps (`reconcilers/loadbalancer`). Start with `wiring`.
 """
-
-from cilia.loadbalancer.compiled import LOADBALANCER
-from statedb.compiled import prefer
-
-prefer(LOADBALANCER, __name__, __path__)
 
 __all__: list[str] = []

@@ -12,10 +12,10 @@ from typing import Final
 
 import msgspec
 
-from cilia.loadbalancer.conversion import ConvertedService
-from cilia.loadbalancer.selection import local_backends_of_service
+from cilia.loadbalancer.services.conversion import ConvertedService
+from cilia.loadbalancer.services.selection import local_backends_of_service
+from cilia.loadbalancer.services.writer import ServiceChange, Writer
 from cilia.loadbalancer.this_node import LocalNode
-from cilia.loadbalancer.writer import ServiceChange, Writer
 from statedb import ChangeIterator, ReadTxn, RWTable, Table, WatchSet
 from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, ServiceName
 from tables.cluster.nodes import Node

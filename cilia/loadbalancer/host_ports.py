@@ -15,7 +15,7 @@ import msgspec
 
 from cilia.k8s.objects import unexpected
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.writer import KEEP, ServiceChange, Writer
+from cilia.loadbalancer.services.writer import KEEP, ServiceChange, Writer
 from statedb import Change, ChangeIterator, RWTable, WatchSet, WriteTxn
 from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.cluster.pods import ContainerPort, Pod, pod_key

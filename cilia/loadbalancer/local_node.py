@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cilia.loadbalancer.services.writer import Writer
 from cilia.loadbalancer.this_node import LocalNode
-from cilia.loadbalancer.writer import Writer
 from statedb import Channel, Table
 from tables.cluster.nodes import Node
 

@@ -26,9 +26,9 @@ from cilia.loadbalancer.node_port_conflicts import NodePortConflicts
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.redirects import wiring as redirects
 from cilia.loadbalancer.redirects.controller import RedirectTables
-from cilia.loadbalancer.reflector import ServiceReflector
+from cilia.loadbalancer.services.reflector import ServiceReflector
+from cilia.loadbalancer.services.writer import LoadBalancerTables, Writer
 from cilia.loadbalancer.this_node import LocalNode
-from cilia.loadbalancer.writer import LoadBalancerTables, Writer
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Job, Part
 from reconcilers.config import Config

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from bpf.maps.lb import LBMaps
 from cilia.k8s.objects import decode
 from cilia.k8s.watch import Listed, Listing, Upsert
-from cilia.loadbalancer.reflector import KINDS
+from cilia.loadbalancer.services.reflector import KINDS
 from tests.benchmarks.report import Report
 from tests.benchmarks.services_side import Line, resident_bytes
 from tests.cilia.k8s.forms import service_form, slice_form

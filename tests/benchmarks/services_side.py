@@ -21,9 +21,9 @@ from bpf.maps.lb import LBMaps
 from cilia.k8s.objects import K8sObject, decode
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Upsert
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.reflector import KINDS, ServiceReflector
+from cilia.loadbalancer.services.reflector import KINDS, ServiceReflector
+from cilia.loadbalancer.services.writer import LoadBalancerTables, Writer
 from cilia.loadbalancer.this_node import LocalNode
-from cilia.loadbalancer.writer import LoadBalancerTables, Writer
 from reconcilers.loadbalancer.frontends import FrontendOperations
 from reconcilers.reconciler import Reconciler
 from statedb import DB

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cilia.loadbalancer.compiled import LOADBALANCER
+from cilia.loadbalancer.services.compiled import LOADBALANCER
 from reconcilers.compiled import RECONCILERS
 from statedb.compiled import STATEDB
 

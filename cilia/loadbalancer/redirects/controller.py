@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.selection import in_order, matching
-from cilia.loadbalancer.writer import ServiceChange, Writer
+from cilia.loadbalancer.services.selection import in_order, matching
+from cilia.loadbalancer.services.writer import ServiceChange, Writer
 from statedb import ReadTxn, RWTable, WatchSet, WriteTxn
 from tables.addressing import IP, SCOPE_EXTERNAL, L3n4Addr, ServiceName
 from tables.cluster.pod_namespaces import PodNamespace

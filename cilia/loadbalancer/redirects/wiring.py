@@ -9,7 +9,7 @@ from cilia.cluster.wiring import ClusterPart
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.redirects.controller import RedirectController, RedirectTables
 from cilia.loadbalancer.redirects.reflector import redirect_policy_reflector
-from cilia.loadbalancer.writer import Writer
+from cilia.loadbalancer.services.writer import Writer
 from cilia.program.parts import Context, Part
 from reconcilers.config import Config
 from reconcilers.loadbalancer.redirect_skips import RedirectSkipOperations

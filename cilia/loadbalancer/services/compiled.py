@@ -7,13 +7,13 @@ from statedb.compiled import Group
 LOADBALANCER = Group(
     "loadbalancer",
     (
-        "cilia/loadbalancer/claim_queue.py",
-        "cilia/loadbalancer/claims.py",
-        "cilia/loadbalancer/conversion.py",
-        "cilia/loadbalancer/endpoints.py",
-        "cilia/loadbalancer/selection.py",
-        "cilia/loadbalancer/writer.py",
-        "cilia/loadbalancer/known_slices.py",
-        "cilia/loadbalancer/reflector.py",
+        "cilia/loadbalancer/services/claim_queue.py",
+        "cilia/loadbalancer/services/claims.py",
+        "cilia/loadbalancer/services/conversion.py",
+        "cilia/loadbalancer/services/endpoints.py",
+        "cilia/loadbalancer/services/selection.py",
+        "cilia/loadbalancer/services/writer.py",
+        "cilia/loadbalancer/services/known_slices.py",
+        "cilia/loadbalancer/services/reflector.py",
     ),
 )

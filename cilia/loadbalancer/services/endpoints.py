@@ -13,8 +13,8 @@ import msgspec
 
 from cilia.k8s import objects as k8s
 from cilia.loadbalancer import annotations as ann
-from cilia.loadbalancer.conversion import Warnings
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.services.conversion import Warnings
 from tables.addressing import L3n4Addr, ServiceName, pack_ip
 from tables.loadbalancer.backends import DEFAULT_WEIGHT, Backend, BackendState
 from tables.sources import Source

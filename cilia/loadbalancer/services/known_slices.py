@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from cilia.k8s.objects import ObjectKey
-from cilia.loadbalancer.endpoints import Backends, merge_slices
+from cilia.loadbalancer.services.endpoints import Backends, merge_slices
 from tables.addressing import ServiceName
 
 

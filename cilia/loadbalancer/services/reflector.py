@@ -21,11 +21,11 @@ from cilia.k8s.change_time import Changed
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service, unexpected
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
 from cilia.loadbalancer.annotations import depends_on_node
-from cilia.loadbalancer.conversion import ConvertedService, Warnings, convert_service
-from cilia.loadbalancer.endpoints import Backends, convert_slice, service_of
 from cilia.loadbalancer.health_checks import health_service
-from cilia.loadbalancer.known_slices import KnownSlices
-from cilia.loadbalancer.writer import KEEP, Keep, ServiceChange, Writer
+from cilia.loadbalancer.services.conversion import ConvertedService, Warnings, convert_service
+from cilia.loadbalancer.services.endpoints import Backends, convert_slice, service_of
+from cilia.loadbalancer.services.known_slices import KnownSlices
+from cilia.loadbalancer.services.writer import KEEP, Keep, ServiceChange, Writer
 from statedb import WriteTxn
 from tables.addressing import ServiceName
 from tables.problems import Problem, replace_problems

@@ -23,10 +23,10 @@ from typing import Final
 import msgspec
 
 from cilia.loadbalancer.candidates import Candidates
-from cilia.loadbalancer.claim_queue import ClaimQueue
-from cilia.loadbalancer.claims import asks_for, grantable
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.selection import in_order, probed, probed_backends, select_backends
+from cilia.loadbalancer.services.claim_queue import ClaimQueue
+from cilia.loadbalancer.services.claims import asks_for, grantable
+from cilia.loadbalancer.services.selection import in_order, probed, probed_backends, select_backends
 from cilia.loadbalancer.shadows import Shadows, is_preferred
 from cilia.loadbalancer.this_node import LocalNode
 from statedb import DB, RWTable, WriteTxn

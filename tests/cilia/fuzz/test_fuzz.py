@@ -9,7 +9,7 @@ import pytest
 
 from cilia.k8s import change_time, manifest_files
 from cilia.loadbalancer import annotations as ann
-from cilia.loadbalancer import reflector
+from cilia.loadbalancer.services import reflector
 from tests.cilia.fuzz.inputs import Plan, make
 from tests.cilia.fuzz.oracle import failure, run
 

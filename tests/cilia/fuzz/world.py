@@ -38,10 +38,10 @@ from cilia.loadbalancer.local_node import LocalNodeController
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.redirects.controller import RedirectController, RedirectTables
 from cilia.loadbalancer.redirects.reflector import redirect_policy_reflector
-from cilia.loadbalancer.reflector import KINDS, ServiceReflector
+from cilia.loadbalancer.services.reflector import KINDS, ServiceReflector
+from cilia.loadbalancer.services.writer import LoadBalancerTables, Writer
 from cilia.loadbalancer.this_node import LocalNode
 from cilia.loadbalancer.wiring import _weight
-from cilia.loadbalancer.writer import LoadBalancerTables, Writer
 from reconcilers.loadbalancer.frontends import FrontendOperations
 from reconcilers.reconciler import Reconciler
 from statedb import DB, RWTable

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cilia.loadbalancer.candidates import Candidates
-from cilia.loadbalancer.selection import in_order, matching
+from cilia.loadbalancer.services.selection import in_order, matching
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend
 from tables.sources import Source

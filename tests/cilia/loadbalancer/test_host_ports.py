@@ -9,7 +9,7 @@ import pytest
 
 from cilia.loadbalancer.host_ports import HostPortController, convert_pod
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.writer import KEEP
+from cilia.loadbalancer.services.writer import KEEP
 from statedb import WatchSet
 from tables.addressing import IP
 from tables.cluster.pods import Container, ContainerPort, Pod, new_pods_table

@@ -7,7 +7,7 @@ import pytest
 
 from cilia.loadbalancer.node_port_conflicts import NodePortConflicts
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.writer import ServiceChange
+from cilia.loadbalancer.services.writer import ServiceChange
 from tables.addressing import IP
 from tables.loadbalancer.frontends import FrontendType
 from tables.node.node_addresses import NodeAddress, new_node_addresses_table

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.services.writer import KEEP, Keep, LoadBalancerTables, ServiceChange, Writer
 from cilia.loadbalancer.this_node import LocalNode
-from cilia.loadbalancer.writer import KEEP, Keep, LoadBalancerTables, ServiceChange, Writer
 from statedb import DB
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cilia.k8s.objects import InvalidObject
 from cilia.loadbalancer import annotations as ann
-from cilia.loadbalancer.conversion import ConvertedService, convert_service
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.services.conversion import ConvertedService, convert_service
 from cilia.loadbalancer.this_node import LocalNode
 from tables.loadbalancer.services import (
     Algorithm,

@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 
 from cilia.k8s.objects import EndpointSlice, decode
-from cilia.loadbalancer.endpoints import ConvertedSlice, convert_slice, merge_slices, service_of
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.services.endpoints import (
+    ConvertedSlice,
+    convert_slice,
+    merge_slices,
+    service_of,
+)
 from tables.addressing import ServiceName
 from tables.loadbalancer.backends import Backend, BackendState
 from tests.cilia.k8s.forms import slice_form, with_metadata

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cilia.loadbalancer.known_slices import KnownSlices
+from cilia.loadbalancer.services.known_slices import KnownSlices
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend, BackendState
 

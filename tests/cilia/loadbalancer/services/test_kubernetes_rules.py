@@ -20,10 +20,10 @@ import pytest
 from bpf.maps.lb import ServiceFlag
 from cilia.k8s import objects as k8s
 from cilia.k8s.objects import decode
-from cilia.loadbalancer.conversion import convert_service
-from cilia.loadbalancer.endpoints import convert_slice, merge_slices
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.selection import in_order, select_backends
+from cilia.loadbalancer.services.conversion import convert_service
+from cilia.loadbalancer.services.endpoints import convert_slice, merge_slices
+from cilia.loadbalancer.services.selection import in_order, select_backends
 from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.frontend_details import serving_backends, wants_maglev
@@ -32,8 +32,8 @@ from tables.addressing import IP, ServiceName
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend, FrontendParams
 from tests.cilia.k8s.forms import slice_form
-from tests.cilia.loadbalancer import kubernetes_rules as rules
-from tests.cilia.loadbalancer.kubernetes_rules import Endpoint, Kind, Place, Service
+from tests.cilia.loadbalancer.services import kubernetes_rules as rules
+from tests.cilia.loadbalancer.services.kubernetes_rules import Endpoint, Kind, Place, Service
 
 STATES = int(os.environ.get("CILIA_RULES_STATES", "300"))
 FIRST = int(os.environ.get("CILIA_RULES_FIRST", "0"))

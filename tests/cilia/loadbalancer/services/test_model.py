@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.services.writer import KEEP, Keep, ServiceChange
 from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
-from cilia.loadbalancer.writer import KEEP, Keep, ServiceChange
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import FrontendParams, FrontendType

@@ -19,10 +19,10 @@ from cilia.k8s.objects import EndpointSlice, K8sObject, Service, decode
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
 from cilia.k8s.watch import Problem as Refusal
-from cilia.loadbalancer import reflector
-from cilia.loadbalancer.reflector import Report, ServiceReflector
+from cilia.loadbalancer.services import reflector
+from cilia.loadbalancer.services.reflector import Report, ServiceReflector
+from cilia.loadbalancer.services.writer import Writer
 from cilia.loadbalancer.this_node import LocalNode
-from cilia.loadbalancer.writer import Writer
 from statedb import ChangeIterator
 from tables.addressing import ServiceName
 from tables.loadbalancer.backends import Backend

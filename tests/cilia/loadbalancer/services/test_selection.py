@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cilia.loadbalancer.options import LoadBalancerOptions
-from cilia.loadbalancer.selection import (
+from cilia.loadbalancer.services.selection import (
     in_order,
     local_backends_of_service,
     probed,

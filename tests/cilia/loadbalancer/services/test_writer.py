@@ -5,8 +5,8 @@ import msgspec
 import pytest
 
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.services.writer import ServiceChange
 from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
-from cilia.loadbalancer.writer import ServiceChange
 from statedb import ChangeIterator, StatusKind
 from statedb.status import done
 from tables.addressing import L3n4Addr

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From objects to `services`, `frontends` and `backends`: conversion, ownership, selection.
+
+`conversion` and `endpoints` turn Kubernetes objects into rows, `selection` chooses the backends of
+a frontend; these are pure. `writer` alone writes the tables, `reflector` feeds it from objects.
+These modules are compiled, and stand apart from the commands, which need nothing of them.
+Start with `writer`.
+"""
+
+from cilia.loadbalancer.services.compiled import LOADBALANCER
+from statedb.compiled import prefer
+
+prefer(LOADBALANCER, __name__, __path__)
+
+__all__: list[str] = []
