@@ -52,11 +52,18 @@ class ConvertedService(msgspec.Struct, frozen=True):
 
 
 def convert_service(
-    obj: k8s.Service, config: LoadBalancerOptions, node: LocalNode, source: Source = Source.K8S
+    obj: k8s.Service,
+    config: LoadBalancerOptions,
+    node: LocalNode,
+    source: Source = Source.K8S,
+    name: ServiceName | None = None,
 ) -> ConvertedService:
-    """Never fails: an annotation that means nothing is left out and reported in ``warnings``."""
+    """Never fails: an annotation that means nothing is left out and reported in ``warnings``.
+
+    `name`: the service's, if the caller has it in memory already: rows share it.
+    """
     meta, spec = obj.metadata, obj.spec
-    name = ServiceName(f"{meta.namespace}/{meta.name}")
+    name = name or ServiceName(f"{meta.namespace}/{meta.name}")
     notes = meta.annotations
     warnings: Warnings = []
     if notes and not _is_for_node(notes, node, warnings):

@@ -173,8 +173,8 @@ class ServiceReflector:
     def reconvert_node_dependent(self) -> None:
         """After a change of the node's labels: looks again at services meant for some nodes."""
         batch = _Batch()
-        for svc in self._for_some_nodes.values():
-            self._convert(svc.key, svc, batch)
+        for name, svc in self._for_some_nodes.items():
+            self._convert(svc.key, svc, name, batch)
         self._write(batch)
 
     # -- one event
@@ -207,8 +207,8 @@ class ServiceReflector:
         batch: _Batch,
     ) -> None:
         name = ServiceName(f"{key[1]}/{key[2]}")
-        self._services.setdefault(name, name)
-        self._convert(key, obj, batch)
+        name = self._services.setdefault(name, name)
+        self._convert(key, obj, name, batch)
         if depends_on_node(obj.metadata.annotations) or self._has_health_service(obj):
             self._for_some_nodes[name] = obj
         elif self._for_some_nodes:
@@ -223,14 +223,16 @@ class ServiceReflector:
         self,
         key: ObjectKey,
         obj: Service,
+        name: ServiceName,
         batch: _Batch,
     ) -> None:
+        writer = self._writer
         try:
-            converted = convert_service(obj, self._writer.config, self._writer.node, self._origin)
+            converted = convert_service(obj, writer.config, writer.node, self._origin, name)
         except Exception as error:  # noqa: BLE001 - of this object alone
             self._complain(key, [("", unexpected(error))], batch)
             return
-        batch.touch(converted.name).service = converted
+        batch.touch(name).service = converted
         self._complain(key, converted.warnings, batch)
 
     def _upsert_slice(
