@@ -9,6 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import select
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +20,7 @@ from cilia.linux.errors import MountError
 
 __all__ = [
     "Mount",
+    "MountWatch",
     "find_bpffs",
     "is_mounted",
     "mount",
@@ -130,3 +134,33 @@ def mount_bpffs(path: Path = BPFFS_DEFAULT) -> bool:
         return False
     mount("bpf", path)
     return True
+
+
+class MountWatch:
+    """Calls `tell`, in a thread of its own, whenever something is mounted or unmounted here.
+
+    poll(2) on mountinfo reports each change once, as POLLPRI (proc(5)).
+    """
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._end = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="mounts", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._mountinfo, select.POLLPRI)
+        poll.register(self._end, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._end in ready:
+                return
+            self._tell()
+
+    def close(self) -> None:
+        os.eventfd_write(self._end, 1)
+        self._thread.join()
+        os.close(self._mountinfo)
+        os.close(self._end)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entries on the way to a path, and what is told of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cilia.linux.mounts import mount
+from cilia.linux.path_watch import PathWatch, entries
+from tests.bpf.world import unmount
+
+
+def test_the_way_goes_through_the_targets_of_links(tmp_path: Path) -> None:
+    base = tmp_path.resolve()
+    (base / "real" / "deep").mkdir(parents=True)
+    (base / "link").symlink_to("real/../real/deep")
+    way = [path.relative_to(base) for path in entries(base / "link" / "x") if path > base]
+    assert way == [Path(p) for p in ("link", "real", "real", "real/deep", "real/deep/x")]
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    assert len(list(entries(tmp_path / "one"))) < 100
+
+
+async def test_what_others_do_beside_the_way_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    with PathWatch([tmp_path / "place"]) as watch:
+        (tmp_path / "beside").write_text("")
+        (tmp_path / "place" / "inside").write_text("")
+        assert await watch.wait(0.3) == frozenset()
+        (tmp_path / "place").rename(tmp_path / "gone")
+        changed = await watch.wait(5)
+        assert changed == {tmp_path / "place"}
+        assert watch.leads_elsewhere(changed)
+
+
+async def test_what_comes_where_nothing_was_is_told(tmp_path: Path) -> None:
+    with PathWatch([tmp_path / "not" / "yet"]) as watch:
+        (tmp_path / "not").mkdir()
+        assert watch.leads_elsewhere(await watch.wait(5))
+
+
+@pytest.mark.root
+async def test_a_mount_on_the_way_is_told_and_no_other(tmp_path: Path) -> None:
+    place, other = tmp_path / "on" / "the way", tmp_path / "other"
+    place.mkdir(parents=True)
+    with PathWatch([place]) as watch:
+        mount("tmpfs", other)
+        unmount(other)
+        assert not watch.leads_elsewhere(await watch.wait(0.3))
+        mount("tmpfs", tmp_path / "on")
+        try:
+            assert watch.leads_elsewhere(await watch.wait(5))
+        finally:
+            unmount(tmp_path / "on")
