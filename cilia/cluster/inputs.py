@@ -16,19 +16,21 @@ import msgspec
 
 from cilia.cluster.access_options import open_client
 from cilia.cluster.options import ClusterOptions
+from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.narrowed import NarrowedSource
 from cilia.program.errors import ProgramError
+from cilia.program.instance import InstanceOptions
 
 if TYPE_CHECKING:  # without an API server the `kubernetes` package is not loaded
     from cilia.k8s.api_source import ApiSource
     from cilia.k8s.resource import Resource
 
-__all__ = ["Input", "cluster_resources", "open_input"]
+__all__ = ["Input", "cluster_resources", "file_copies", "open_input"]
 
 # The addresses of API servers that the cluster last said, in the state directory.
 SERVERS_FILE: Final = "api-servers.json"
-# The last readable state of each manifest, in the state directory.
+# What is in force from each manifest, in the state directory.
 COPIES_DIRECTORY: Final = "manifests"
 _ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -58,10 +60,19 @@ def open_input(options: ClusterOptions, resources: Sequence[Resource]) -> Input:
         raise ProgramError("--k8s-manifests and an API server are two sources: name one of them")
     if not options.k8s_manifests.is_dir():
         raise ProgramError(f"--k8s-manifests={options.k8s_manifests} is no directory")
-    copies = None if options.dry_run else options.run_dir / COPIES_DIRECTORY
+    copies = file_copies(options, COPIES_DIRECTORY)
     manifests = ManifestSource(options.k8s_manifests, copies=copies)
     source = NarrowedSource(manifests, resources)
     return Input(source, str(options.k8s_manifests), "watch-manifests")
+
+
+def file_copies(options: InstanceOptions, name: str) -> LastReadable | None:
+    """Return the copies of what is in force from files, in the state directory."""
+    if options.dry_run:
+        return None
+    # Where maps are pinned, programs of an earlier agent may be in force.
+    after_restart = (options.pin_dir / "maps").is_dir()
+    return LastReadable(options.run_dir / name, after_restart=after_restart)
 
 
 def _api_server(options: ClusterOptions, resources: Sequence[Resource]) -> Input:

@@ -18,7 +18,7 @@ import msgspec
 
 from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifest_files import FileContent, Items, Manifests, decode_file, unreadable
-from cilia.k8s.watch import Event
+from cilia.k8s.watch import Event, Invalid, Problem
 from statedb.shown.text import visible
 
 # A file written in place is first empty, then partial; it is read when it has been at rest this
@@ -34,6 +34,12 @@ MOST_BYTES: Final = 256 << 20
 # While many files are read, what they say is published this often: readers work meanwhile, and are
 # not woken for each file, which makes the two threads fight for the interpreter.
 PUBLISH_S: Final = 0.05
+
+# Said of a broken file of which an agent before this one may have had objects in force.
+UNKNOWN: Final = (
+    "no copy tells what was in force from this file when the agent started: nothing is removed from"
+    " the kernel until the file can be read, or is removed"
+)
 
 # Inode, size and modification time in ns.
 Stamp = tuple[int, int, int]
@@ -55,7 +61,8 @@ class DirectoryFiles:
     """Reads files, keeps what they say together, and publishes what changes.
 
     `read` may run in a thread, one at a time. With ``keeps_removed``, a file that goes leaves its
-    objects in force and is a problem. `copies` has what a file said before this agent started.
+    objects in force and is a problem. `copies` has what was in force from a file before this agent
+    started; a broken file of which nobody knows that counts as unread.
     """
 
     def __init__(
@@ -83,6 +90,9 @@ class DirectoryFiles:
         # When to look again, and since when a file does not rest, in seconds of `time.monotonic`.
         self.due: dict[str, float] = {}
         self._restless_since: dict[str, float] = {}
+        # Broken files that may have objects in force which nobody knows.
+        self._unknown: set[str] = set()
+        self._copies_problem = ""
 
     @property
     def names(self) -> Iterable[str]:
@@ -90,8 +100,13 @@ class DirectoryFiles:
 
     @property
     def waiting(self) -> bool:
-        """True while a file that is there has not been read at all, not even as a problem."""
-        return not self._restless_since.keys() <= set(self._manifests.files)
+        """True while what a file has in force is not known: it was not read yet, or is broken."""
+        return bool(self._unknown) or not self._restless_since.keys() <= set(self._manifests.files)
+
+    @property
+    def has_unkept(self) -> bool:
+        """True while a file has no copy though it should."""
+        return self._copies is not None and bool(self._copies.unkept)
 
     def forget_stamps(self) -> None:
         """Count all files as unread."""
@@ -108,7 +123,10 @@ class DirectoryFiles:
         """Take out files that are gone; one that comes back as it was is read again."""
         for name in names:
             self._stamps.pop(name, None)
+            self._unknown.discard(name)
             self._unpublished += self._manifests.remove(name)
+            if self._copies is not None:
+                self._copies.forget(name)
         self._tell()
 
     def _is_there(self, name: str) -> bool:
@@ -136,6 +154,16 @@ class DirectoryFiles:
         if self._copies is not None:
             self._copies.retain(names)
 
+    def keep_copies(self) -> None:
+        """Write the copies that could not be written, and the mark that there are all of them."""
+        if self._copies is None:
+            return
+        for name in self._copies.unkept:
+            self._keep(name)
+        if not self.waiting:
+            self._copies.mark_complete()
+        self._tell()
+
     def _read(self, name: str) -> None:
         """Raises OSError, Restless, Unreadable."""
         known = self._stamps.get(name)
@@ -151,22 +179,46 @@ class DirectoryFiles:
                 raise Restless(GRACE_S - age_s)
         self._put(name, content)
         self._stamps[name] = stamp
-        if self._copies is not None and not content.problems:
-            self._copies.keep(name, data)
 
     def _put(self, name: str, content: FileContent) -> None:
-        is_broken = content.keep_all or bool(content.keep)
-        if is_broken and self._copies is not None and name not in self._manifests.files:
-            data = self._copies.last(name)
-            if data is not None:  # what was in force before this agent started
-                before = decode_file(visible(name), data, self._items)
-                self._unpublished += self._manifests.put(name, before)
+        if not (content.keep_all or content.keep):
+            self._unknown.discard(name)
+        elif self._copies is not None:
+            content = self._with_former(name, content, self._copies)
         self._unpublished += self._manifests.put(name, content)
+        self._keep(name)
         if time.monotonic() - self._published_at >= PUBLISH_S:
             self._tell()
 
+    def _with_former(self, name: str, content: FileContent, copies: LastReadable) -> FileContent:
+        """Put what was in force from a broken file before this agent started, or say that nobody
+        knows that.
+        """
+        if name not in self._manifests.files:
+            before = copies.last(name)
+            if before is None:
+                self._unknown.add(name)
+            elif before:
+                self._unpublished += self._manifests.put(name, FileContent(dict(before)))
+        if name not in self._unknown:
+            return content
+        unknown = Problem(UNKNOWN, visible(name))
+        return msgspec.structs.replace(content, problems=(*content.problems, unknown))
+
+    def _keep(self, name: str) -> None:
+        """Keep a copy of what is in force from a file, before it is published."""
+        if self._copies is None or name in self._unknown:
+            return
+        self._copies.keep(name, self._manifests.objects(name))
+
     def _tell(self) -> None:
         """Publish what readers have not been told yet; a failure leaves it for the next time."""
+        problem = "" if self._copies is None else self._copies.problem()
+        if self._copies is not None and problem != self._copies_problem:
+            self._copies_problem = problem
+            directory = visible(str(self._copies.directory))
+            problems = (Problem(problem, directory),) if problem else ()
+            self._unpublished.append(Invalid(f"copies:{directory}", problems))
         self._publish(self._unpublished)
         self._unpublished = []
         self._published_at = time.monotonic()

@@ -1,71 +1,171 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last readable state of each manifest file, kept for the time after a restart.
+"""What is in force from each manifest file, kept for the time after a restart.
 
 While an agent runs, what was in force from a file that is broken now stays in force. An agent that
-starts anew does not know what that was, and would remove it from the kernel: so the bytes of each
-file that was read without a problem are kept, under a digest of its name, until the file goes.
+starts anew does not know what that was, and would remove it from the kernel. So the objects that
+are in force from each file are kept, as a manifest of their own under a digest of the file's name::
+
+    DIRECTORY/complete        each file that anything is in force from has its copy here
+    DIRECTORY/DIGEST.json     a List of the objects in force from one file
+
+A copy is written before its objects are published, so that a kill leaves no older one. One that
+cannot be replaced (a full disk) is removed, the mark before it: an old state is never taken for the
+last one. Without the mark, nothing is known of a file that has no copy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
+import orjson
 import structlog
 
+from cilia.k8s.manifest_files import decode_file
+from cilia.k8s.objects import K8sObject, ObjectKey
 from cilia.linux.records import replace_file
 
 __all__ = ["LastReadable"]
 
 log = structlog.get_logger("manifests")
 
+_COMPLETE: Final = "complete"
+_SUFFIX: Final = ".json"
+# Files that a message names.
+_EXAMPLES: Final = 3
+
+Objects = Mapping[ObjectKey, K8sObject]
+
 
 class LastReadable:
-    """Copies of files in a directory of our own. That one cannot be kept is told in the log: the
-    file itself is in force."""
+    """Copies in a directory of our own. That one cannot be kept is a problem, and harms nobody
+    until the file is broken and the agent starts anew.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    `after_restart`: programs of an agent before this one may have files' objects in force.
+    """
 
-    def keep(self, name: str, data: bytes) -> None:
-        """Replace the copy of a file as a whole."""
+    def __init__(self, directory: Path, *, after_restart: bool = False) -> None:
+        self.directory = directory
+        # Without an earlier agent nothing is in force from any file.
+        self._is_complete = not after_restart or (directory / _COMPLETE).exists()
+        # Why a file has no copy, by its name.
+        self._unkept: dict[str, str] = {}
+
+    @property
+    def unkept(self) -> list[str]:
+        """Names of the files whose copy could not be written."""
+        return list(self._unkept)
+
+    def keep(self, name: str, objects: Objects) -> None:
+        """Replace the copy of a file as a whole, or remove it."""
         path = self._path(name)
+        self._unkept.pop(name, None)
         try:
-            if self._read(path) == data:
+            data = _encode(objects)
+            if _read(path) == data:
                 return
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Not durable: after a power cut the kernel has nothing that a copy could keep in force.
             replace_file(path, data)
         except OSError as error:
-            log.warning("no copy of a manifest is kept", file=name, error=str(error))
+            self._unkept[name] = error.strerror or str(error)
+            self._drop(name, path)
 
-    def last(self, name: str) -> bytes | None:
-        """Return the copy, or None where there is none that can be read."""
+    def last(self, name: str) -> Objects | None:
+        """Return what was in force from a file when the agent before ended; None: not known."""
+        if name in self._unkept:
+            return {}  # it went, and its old copy could not be removed
+        path = self._path(name)
         try:
-            return self._read(self._path(name))
+            data = _read(path)
         except OSError as error:
             log.warning("the copy of a manifest cannot be read", file=name, error=str(error))
             return None
+        if data is None:
+            return {} if self._is_complete else None
+        content = decode_file(path.name, data)
+        if content.problems:
+            log.warning("the copy of a manifest is broken", file=name, error=content.problems[0])
+            return None
+        return content.objects
+
+    def forget(self, name: str) -> None:
+        """The file is gone: remove its copy."""
+        self._unkept.pop(name, None)
+        path = self._path(name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._unkept[name] = f"an old copy cannot be removed: {error.strerror}"
 
     def retain(self, names: Iterable[str]) -> None:
-        """Remove the copies of all other files."""
-        wanted = {self._path(name).name for name in names}
+        """Forget all other files."""
+        wanted = {_COMPLETE, *(self._path(name).name for name in names)}
         try:
-            found = os.listdir(self._directory)
+            found = os.listdir(self.directory)
         except OSError:
             return  # nothing was kept
-        for copy in found:
-            if copy not in wanted:
-                (self._directory / copy).unlink(missing_ok=True)
+        for copy in set(found) - wanted:
+            try:
+                (self.directory / copy).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("an old copy of a manifest stays", copy=copy, error=str(error))
 
-    @staticmethod
-    def _read(path: Path) -> bytes | None:
+    def mark_complete(self) -> None:
+        """Note that each file that anything is in force from has its copy."""
+        self._is_complete = True
+        mark = self.directory / _COMPLETE
+        if self._unkept or mark.exists():
+            return
         try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mark.touch(mode=0o600)
+        except OSError as error:
+            log.warning("copies of manifests are not complete", path=str(mark), error=str(error))
+
+    def problem(self) -> str:
+        """Return a sentence for the operator; empty if all copies are kept."""
+        if not self._unkept:
+            return ""
+        more = len(self._unkept) - _EXAMPLES
+        names = ", ".join(
+            [*list(self._unkept)[:_EXAMPLES], *([f"{more} more"] if more > 0 else [])]
+        )
+        reason = next(reversed(self._unkept.values()))
+        return (
+            f"what is in force from {names} cannot be kept for the next agent: {reason}: make room"
+            " or make it writable; until then do not restart the agent while such a file is broken"
+        )
+
+    def _drop(self, name: str, path: Path) -> None:
+        """First the mark: a kill in between leaves the copy of what is in force still."""
+        try:
+            (self.directory / _COMPLETE).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            self._unkept[name] += f", and {path} is old and cannot be removed ({error.strerror})"
 
     def _path(self, name: str) -> Path:
-        return self._directory / hashlib.sha256(os.fsencode(name)).hexdigest()
+        return self.directory / (hashlib.sha256(os.fsencode(name)).hexdigest() + _SUFFIX)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _encode(objects: Objects) -> bytes:
+    return orjson.dumps({"apiVersion": "v1", "kind": "List", "items": list(_forms(objects))})
+
+
+def _forms(objects: Objects) -> Iterator[dict[str, object]]:
+    for obj in objects.values():
+        form = obj.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        yield {"apiVersion": obj.API_VERSION, "kind": obj.KIND, **form}

@@ -154,6 +154,11 @@ class Manifests:
     def files(self) -> Iterable[str]:
         return self._files.keys()
 
+    def objects(self, file: str) -> Mapping[ObjectKey, K8sObject]:
+        """Return what is in force from a file, or waits for the file that had it first."""
+        content = self._files.get(file)
+        return {} if content is None else content.objects
+
     def put(self, file: str, content: FileContent) -> list[Event]:
         """Takes a new reading of a file; returns what changes because of it."""
         old = self._files.get(file, FileContent())

@@ -10,15 +10,14 @@ is looked at again later, and the others are served meanwhile.
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.to_thread
-from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from cilia.k8s.directory_files import SETTLE_S, DirectoryFiles
 from cilia.k8s.last_readable import LastReadable
@@ -26,14 +25,14 @@ from cilia.k8s.manifest_files import READERS, Items, Manifests, manifest_items
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import Event, Invalid, Problem
+from cilia.linux.path_watch import DEBOUNCE_MS, PathWatch
 
-# Events within this time are taken as one change: an editor makes three or four for one save.
-DEBOUNCE_MS: Final = 50
-STEP_MS: Final = 25
 # The whole directory is looked at this often even if nothing was announced (network file systems).
-RESCAN_MS: Final = 60_000
-# How often a directory that went away is looked for.
+RESCAN_S: Final = 60.0
+# How often a directory that went away is looked for, if nothing is announced.
 REOPEN_S: Final = 1.0
+# How often a copy that could not be written is tried again: nobody tells of room on a disk.
+KEEP_AGAIN_S: Final = 5.0
 # Files decoded in one go by the thread, between which readers get what there is.
 FILES_A_STEP: Final = 200
 
@@ -47,8 +46,9 @@ class ManifestSource:
     """Reads and watches one directory. ``run`` does the work, ``watch`` is for the readers.
 
     The files that ``wants`` chooses by name are read once they rest for ``settle_s`` seconds. With
-    ``keeps_removed``, a file that goes leaves its objects in force and is a problem. In ``copies``,
-    a directory of our own, the last readable state of each file is kept for the next agent.
+    ``keeps_removed``, a file that goes leaves its objects in force and is a problem. In `copies`,
+    what is in force from each file is kept for the next agent. Files named in `always` are asked
+    for also if the directory does not have them.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class ManifestSource:
         items: Items = manifest_items,
         settle_s: float | None = None,
         keeps_removed: bool = False,
-        copies: Path | None = None,
+        copies: LastReadable | None = None,
+        always: Iterable[str] = (),
     ) -> None:
         self.directory = directory
         self._origin = origin
@@ -73,8 +74,11 @@ class ManifestSource:
             items=items,
             settle_s=SETTLE_S if settle_s is None else settle_s,
             keeps_removed=keeps_removed,
-            copies=None if copies is None else LastReadable(copies),
+            copies=copies,
         )
+        self._always = frozenset(always)
+        # Files that are symbolic links: what they lead to is watched too.
+        self._links: frozenset[Path] = frozenset()
         self._rescan_at = 0.0
 
     def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
@@ -89,43 +93,46 @@ class ManifestSource:
         """
         self._files.forget_stamps()
         while True:
-            try:
-                await self._follow_directory()
-            except WatchfilesRustInternalError:
-                # A name that is no UTF-8 ends a watch. The next one begins with a look at all
-                # files; not at once, since another change of that file would end it too.
-                await anyio.sleep(DEBOUNCE_MS / 1000)
-            else:
-                await anyio.sleep(REOPEN_S)
+            with PathWatch({self.directory, *self._links}, [self.directory]) as watch:
+                try:
+                    await self._follow_directory(watch)
+                except WatchfilesRustInternalError:
+                    # A name that is no UTF-8 ends a watch. The next one begins with a look at all
+                    # files; not at once, since another change of that file would end it too.
+                    await anyio.sleep(DEBOUNCE_MS / 1000)
 
-    async def _follow_directory(self) -> None:
-        """Returns when the directory cannot be read any more; all stays in force."""
-        stop = threading.Event()
+    async def _follow_directory(self, watch: PathWatch) -> None:
+        """Returns when another watch is needed. While there is no directory all stays in force."""
         try:
             # The watch stands before the first reading, so that no change falls between the two.
-            notify = RustNotify([str(self.directory)], False, False, 0, False, False)
-            inode = self.directory.stat().st_ino
+            place = self._place()
             await self._rescan()
-            # The watch is of the directory, not of its name: another one wants a new watch.
-            while self.directory.stat().st_ino == inode:
+            changed: frozenset[Path] = frozenset()
+            while watch.paths == {self.directory, *self._links}:
                 if not self._store.complete and not self._files.waiting:
                     self._store.set_complete()
-                wait_ms = max(1, int(1000 * (self._next_look() - time.monotonic())))
-                changed = await anyio.to_thread.run_sync(
-                    notify.watch, DEBOUNCE_MS, STEP_MS, wait_ms, stop, abandon_on_cancel=True
-                )
+                if watch.leads_elsewhere(changed) or self._place() != place:
+                    return
+                changed = await watch.wait(self._next_look() - time.monotonic())
                 await self._follow(changed)
         except OSError as error:
             self._complain(f"cannot be read: {error.strerror or error}")
             if not self._store.complete:
                 raise
-        finally:
-            stop.set()
+            await watch.wait(REOPEN_S)
+
+    def _place(self) -> tuple[int, int]:
+        """The directory that the name leads to now. Raises OSError."""
+        found = self.directory.stat()
+        return found.st_dev, found.st_ino
 
     def _next_look(self) -> float:
-        return min([self._rescan_at, *self._files.due.values()])
+        times = [self._rescan_at, *self._files.due.values()]
+        if self._files.has_unkept:
+            times.append(time.monotonic() + KEEP_AGAIN_S)
+        return min(times)
 
-    async def _follow(self, changed: Any) -> None:
+    async def _follow(self, changed: frozenset[Path]) -> None:
         """Reads the files that were announced, and those that had to rest first.
 
         Anything but a plain file of the directory may stand behind several of its manifests (the
@@ -133,24 +140,27 @@ class ManifestSource:
         """
         now = time.monotonic()
         names = {name for name, at in self._files.due.items() if at <= now}
-        if isinstance(changed, set):
-            paths = [Path(path) for _, path in changed]
-            if not all(p.parent == self.directory and not p.name.startswith("..") for p in paths):
-                await self._rescan()
-                return
-            names.update(p.name for p in paths if self._wants(p.name))
-        if now >= self._rescan_at:
+        here = self.directory.resolve()
+        names |= {path.name for path in changed if path.parent == here and self._wants(path.name)}
+        others = any(path.parent != here or path.name.startswith("..") for path in changed)
+        if others or now >= self._rescan_at:
             await self._rescan()
-        elif names:
+        else:
             await self._read(sorted(names))
 
     async def _rescan(self) -> None:
-        self._rescan_at = time.monotonic() + RESCAN_MS / 1000
-        listed = await anyio.to_thread.run_sync(os.listdir, self.directory)
-        names = sorted(filter(self._wants, listed))
+        self._rescan_at = time.monotonic() + RESCAN_S
+        names, self._links = await anyio.to_thread.run_sync(self._list)
         await anyio.to_thread.run_sync(self._files.forget_others, names)
         await self._read([*names, *sorted(set(self._files.names) - set(names))])
         self._complain("")
+
+    def _list(self) -> tuple[list[str], frozenset[Path]]:
+        """The names of the files, and those that are symbolic links. Raises OSError."""
+        with os.scandir(self.directory) as found:
+            wanted = [entry for entry in found if self._wants(entry.name)]
+        links = frozenset(Path(entry.path) for entry in wanted if entry.is_symlink())
+        return sorted(self._always.union(entry.name for entry in wanted)), links
 
     def _complain(self, message: str) -> None:
         problems = (Problem(message, str(self.directory)),) if message else ()
@@ -161,4 +171,5 @@ class ManifestSource:
         gone: list[str] = []
         for i in range(0, len(names), FILES_A_STEP):
             gone += await anyio.to_thread.run_sync(self._files.read, names[i : i + FILES_A_STEP])
-        self._files.remove(gone)
+        await anyio.to_thread.run_sync(self._files.remove, gone)
+        await anyio.to_thread.run_sync(self._files.keep_copies)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifest_files import READERS, list_items
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import EndpointSlice, K8sObject, Service
@@ -23,8 +24,12 @@ _LISTS: Final[dict[str, type[K8sObject]]] = {
 }
 
 
-def state_file_source(path: Path, settle_s: float = SETTLE_S) -> ManifestSource:
+def state_file_source(
+    path: Path, settle_s: float = SETTLE_S, copies: LastReadable | None = None
+) -> ManifestSource:
     """A source of the objects in the file, read once it has not changed for ``settle_s`` seconds.
+
+    `copies`: what was in force when an agent starts while the file is broken or away.
 
     Raises ValueError if the name ends in neither .yaml, .yml nor .json.
     """
@@ -37,6 +42,8 @@ def state_file_source(path: Path, settle_s: float = SETTLE_S) -> ManifestSource:
         items=_items,
         settle_s=settle_s,
         keeps_removed=True,
+        copies=copies,
+        always=[path.name] if copies is not None else [],
     )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from cilia.cluster.inputs import file_copies
 from cilia.cluster.problems import ProblemReflector
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
@@ -242,7 +243,8 @@ def _state_file(ctx: Context, options: LoadBalancerOptions, writer: Writer) -> d
     """Services of `--lb-state-file`, less preferred than those of the API server; or nothing."""
     if options.lb_state_file is None:
         return {}
-    source = state_file_source(options.lb_state_file, options.lb_state_file_interval_s)
+    copies = file_copies(options, "lb-state-file")
+    source = state_file_source(options.lb_state_file, options.lb_state_file_interval_s, copies)
     services = ServiceReflector(source, writer, origin=Source.API)
     refused = ProblemReflector(source, ctx.db, ctx.problems, name="lb-state-file")
     return {

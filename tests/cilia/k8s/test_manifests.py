@@ -17,6 +17,7 @@ from cilia.k8s.directory_files import GRACE_S, SETTLE_S, Restless, read_at_rest
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
 from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
+from cilia.linux.path_watch import DEBOUNCE_MS
 from tests.cilia.k8s.forms import service_form, yaml_of
 
 
@@ -65,7 +66,7 @@ class Reader:
 
     async def quiet(self) -> None:
         """Waits longer than the source needs to notice and say anything."""
-        await asyncio.sleep((manifests.DEBOUNCE_MS * 2) / 1000 + SETTLE_S)
+        await asyncio.sleep((DEBOUNCE_MS * 2) / 1000 + SETTLE_S)
 
 
 class World:
@@ -416,53 +417,3 @@ async def test_all_files_are_read_again_after_a_failure(tmp_path: Path) -> None:
     assert services.names == ["a", "b"]
     for running in (task, services.task):
         running.cancel()
-
-
-BROKEN: dict[str, bytes] = {
-    "no YAML": b"{",
-    "wrong field": yaml_of(service_form("second", "10.96.0.2", type="None")),
-    "empty document": b"---\nkind: Service\n",
-}
-
-
-@pytest.mark.parametrize("how", BROKEN)
-async def test_what_a_broken_file_had_is_in_force_after_a_restart(tmp_path: Path, how: str) -> None:
-    manifests, copies = tmp_path / "manifests", tmp_path / "state" / "copies"
-    manifests.mkdir()
-    path = manifests / "a.yaml"
-    path.write_bytes(yaml_of(service_form("first"), service_form("second", "10.96.0.2")))
-    (manifests / "b.yaml").write_bytes(yaml_of(service_form("third", "10.96.0.3")))
-
-    async def started() -> Reader:
-        source = ManifestSource(manifests, copies=copies)
-        reader = Reader(source.watch(Service))
-        running.extend([asyncio.create_task(source.run()), reader.task])
-        await reader.until(lambda: reader.listed)
-        return reader
-
-    running: list[asyncio.Task[None]] = []
-    await started()
-    path.write_bytes(BROKEN[how])
-    os.utime(path, (1, 1))
-    reader = await started()
-    expected = {"no YAML": ["first"], "wrong field": [], "empty document": ["first"]}[how]
-    assert reader.names == sorted([*expected, "second", "third"])
-    path.unlink()
-    await reader.until(lambda: reader.names == ["third"])
-    await started()
-    assert len(list(copies.iterdir())) == 1
-    for task in running:
-        task.cancel()
-
-
-async def test_files_are_in_force_when_no_copy_can_be_kept(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_bytes(yaml_of(service_form("first")))
-    (tmp_path / "b.yaml").write_bytes(b"{")
-    (tmp_path / "copies").write_bytes(b"no directory")
-    source = ManifestSource(tmp_path, copies=tmp_path / "copies")
-    reader = Reader(source.watch(Service))
-    running = asyncio.create_task(source.run())
-    await reader.until(lambda: reader.listed)
-    assert reader.names == ["first"]
-    running.cancel()
-    reader.task.cancel()

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in force from a file that is broken when an agent starts."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+import cilia.k8s.crds  # noqa: F401 - makes its kinds known
+from cilia.k8s.directory_files import UNKNOWN
+from cilia.k8s.last_readable import LastReadable
+from cilia.k8s.manifest_files import decode_file
+from cilia.k8s.manifests import ManifestSource
+from cilia.k8s.objects import EndpointSlice, Service
+from cilia.k8s.state_file import state_file_source
+from cilia.linux.mounts import mount
+from tests.bpf.world import unmount
+from tests.cilia.fuzz import forms
+from tests.cilia.k8s.forms import service_form, slice_form, yaml_of
+from tests.cilia.k8s.test_manifests import Reader
+from tests.cilia.k8s.test_state_file import state
+
+BROKEN: dict[str, bytes] = {
+    "no YAML": b"{",
+    "wrong field": yaml_of(service_form("second", "10.96.0.2", type="None")),
+    "empty document": b"---\nkind: Service\n",
+}
+
+
+class Agents:
+    """One source after the other on the same directories, as agents that are killed and started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.manifests, self.copies = directory / "manifests", directory / "state" / "copies"
+        self.manifests.mkdir()
+        self.file = self.manifests / "a.yaml"
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def write(self, *objects: str, ip: str = "10.96.0.1") -> None:
+        self.write_bytes(yaml_of(*(service_form(name, ip) for name in objects)))
+
+    def write_bytes(self, content: bytes, name: str = "a.yaml") -> None:
+        """As an editor does, and at rest already."""
+        new = self.manifests / ".new"
+        new.write_bytes(content)
+        os.utime(new, (1, 1))
+        new.rename(self.manifests / name)
+
+    def source(self, *, after_restart: bool = True) -> ManifestSource:
+        return ManifestSource(
+            self.manifests, copies=LastReadable(self.copies, after_restart=after_restart)
+        )
+
+    async def start(self, source: ManifestSource | None = None) -> Reader:
+        """End the agent that runs, and start one that has what the other left."""
+        await self.end()
+        source = source or self.source()
+        self.services = Reader(source.watch(Service, EndpointSlice))
+        self.problems = Reader(source.watch())
+        self._tasks = [
+            asyncio.create_task(source.run()),
+            self.services.task,
+            self.problems.task,
+        ]
+        return self.services
+
+    async def listed(self) -> Reader:
+        reader = await self.start()
+        await reader.until(lambda: reader.listed)
+        return reader
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def complains(self, text: str) -> None:
+        await self.problems.until(lambda: any(text in c for c in self.problems.complaints))
+
+    def ip(self, name: str) -> str:
+        (found,) = [o for o in self.services.objects.values() if o.metadata.name == name]
+        assert isinstance(found, Service)
+        return found.spec.cluster_ip
+
+
+@pytest.fixture
+async def agents(tmp_path: Path) -> AsyncIterator[Agents]:
+    made = Agents(tmp_path)
+    yield made
+    await made.end()
+
+
+@pytest.mark.parametrize("how", BROKEN)
+async def test_what_a_broken_file_had_is_in_force_after_a_restart(agents: Agents, how: str) -> None:
+    agents.write_bytes(yaml_of(service_form("first"), service_form("second", "10.96.0.2")))
+    agents.write_bytes(yaml_of(service_form("third", "10.96.0.3")), "b.yaml")
+    await agents.listed()
+    agents.write_bytes(BROKEN[how])
+    reader = await agents.listed()
+    expected = {"no YAML": ["first"], "wrong field": [], "empty document": ["first"]}[how]
+    assert reader.names == sorted([*expected, "second", "third"])
+    agents.file.unlink()
+    await reader.until(lambda: reader.names == ["third"])
+    await agents.listed()
+    assert len(list(agents.copies.glob("*.json"))) == 1
+
+
+async def test_files_are_in_force_when_no_copy_can_be_kept(tmp_path: Path, agents: Agents) -> None:
+    agents.write("first")
+    agents.write_bytes(b"{", "b.yaml")
+    (tmp_path / "state").write_bytes(b"no directory")
+    reader = await agents.start(agents.source(after_restart=False))
+    await reader.until(lambda: reader.listed)
+    assert reader.names == ["first"]
+    await agents.complains("cannot be kept")
+
+
+async def test_a_half_broken_file_is_not_taken_back_to_what_it_was_when_whole(
+    agents: Agents,
+) -> None:
+    """`first` was changed while `second` was broken; then nothing of the file can be read."""
+    agents.write("first", "second")
+    reader = await agents.listed()
+    half = [service_form("first", "10.96.0.9"), service_form("second", type="None")]
+    agents.write_bytes(yaml_of(*half))
+    await reader.until(lambda: agents.ip("first") == "10.96.0.9")
+    await agents.end()
+    agents.write_bytes(b"{")
+    reader = await agents.listed()
+    assert (agents.ip("first"), agents.ip("second")) == ("10.96.0.9", "10.96.0.1")
+
+
+async def test_a_file_that_went_is_not_served_when_it_comes_back_broken(agents: Agents) -> None:
+    agents.write("first")
+    reader = await agents.listed()
+    agents.file.unlink()
+    await reader.until(lambda: reader.names == [])
+    await agents.end()
+    agents.write_bytes(b"{")
+    reader = await agents.listed()
+    assert reader.names == []
+
+
+async def test_a_broken_file_of_which_nothing_is_known_counts_as_unread(agents: Agents) -> None:
+    """Somebody removed the state directory while no agent ran."""
+    agents.write_bytes(b"{")
+    agents.write_bytes(yaml_of(service_form("other", "10.96.0.3")), "b.yaml")
+    reader = await agents.start()
+    await reader.until(lambda: reader.names == ["other"])
+    await agents.problems.until(lambda: UNKNOWN in agents.problems.complaints)
+    await reader.quiet()
+    assert not reader.listed, "or all that the file had would be removed from the kernel"
+    agents.write("first")
+    await reader.until(lambda: reader.listed)
+    assert reader.names == ["first", "other"]
+    agents.write_bytes(b"{")
+    reader = await agents.listed()
+    assert reader.names == ["first", "other"]
+
+
+async def test_it_is_read_when_it_is_removed(agents: Agents) -> None:
+    agents.write_bytes(b"{")
+    reader = await agents.start()
+    await agents.problems.until(lambda: UNKNOWN in agents.problems.complaints)
+    agents.file.unlink()
+    await reader.until(lambda: reader.listed)
+
+
+async def test_a_file_that_was_never_readable_holds_up_no_later_start(agents: Agents) -> None:
+    agents.write_bytes(b"{")
+    agents.write_bytes(yaml_of(service_form("other", "10.96.0.3")), "b.yaml")
+    reader = await agents.start(agents.source(after_restart=False))
+    await reader.until(lambda: reader.listed)
+    await agents.listed()
+    await agents.end()
+    agents.write_bytes(b"[", "new.yaml")
+    await agents.listed()
+
+
+async def test_a_broken_copy_counts_as_none(agents: Agents) -> None:
+    agents.write("first")
+    await agents.listed()
+    await agents.end()
+    (copy,) = agents.copies.glob("*.json")
+    copy.write_bytes(copy.read_bytes()[:-5])
+    agents.write_bytes(b"{")
+    reader = await agents.start()
+    await agents.problems.until(lambda: UNKNOWN in agents.problems.complaints)
+    assert not reader.listed
+
+
+@pytest.fixture
+def full(agents: Agents) -> Iterator[Path]:
+    """A small disk for the copies."""
+    agents.copies.parent.mkdir()
+    mount("tmpfs", agents.copies.parent)
+    libc = ctypes.CDLL(None)
+    place = os.fsencode(agents.copies.parent)
+    assert libc.mount(b"none", place, b"tmpfs", 32, b"size=64k") == 0  # MS_REMOUNT
+    yield agents.copies.parent / "fill"
+    unmount(agents.copies.parent)
+
+
+def fill(path: Path) -> None:
+    """Leave no room on the file system."""
+    with pytest.raises(OSError, match="space"):
+        path.write_bytes(bytes(1 << 20))
+
+
+@pytest.mark.root
+async def test_an_old_copy_is_never_served_after_the_disk_was_full(
+    agents: Agents, full: Path
+) -> None:
+    agents.write("first")
+    reader = await agents.listed()
+    fill(full)
+    agents.write("first", ip="10.96.0.9")
+    await reader.until(lambda: agents.ip("first") == "10.96.0.9")
+    await agents.complains("No space left")
+    await agents.end()
+    agents.write_bytes(b"{")
+    reader = await agents.start()
+    await agents.problems.until(lambda: UNKNOWN in agents.problems.complaints)
+    await reader.quiet()
+    assert (reader.names, reader.listed) == ([], False)
+
+
+@pytest.mark.root
+async def test_copies_are_kept_again_when_there_is_room(
+    agents: Agents, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cilia.k8s.manifests.KEEP_AGAIN_S", 0.05)
+    agents.write("first")
+    reader = await agents.listed()
+    fill(full)
+    agents.write("first", ip="10.96.0.9")
+    await agents.complains("No space left")
+    full.unlink()
+    await agents.problems.until(lambda: not agents.problems.complaints)
+    await agents.end()
+    agents.write_bytes(b"{")
+    reader = await agents.listed()
+    assert (reader.names, agents.ip("first")) == (["first"], "10.96.0.9")
+
+
+@pytest.mark.parametrize("how", ["broken", "away"])
+async def test_a_state_file_stays_in_force_over_a_restart(agents: Agents, how: str) -> None:
+    path = agents.file
+
+    def source() -> ManifestSource:
+        return state_file_source(path, 0.02, LastReadable(agents.copies, after_restart=True))
+
+    path.write_text(state(service_form("a"), endpoints=(slice_form("s"),)))
+    reader = await agents.start(source())
+    await reader.until(lambda: reader.listed)
+    await agents.end()
+    path.write_text("{") if how == "broken" else path.unlink()
+    reader = await agents.start(source())
+    await reader.until(lambda: reader.listed)
+    assert reader.names == ["a", "s"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_copy_has_every_field_of_its_objects(tmp_path: Path, seed: int) -> None:
+    kinds = (forms.service, forms.endpoint_slice, forms.pod, forms.node, forms.namespace)
+    made = [make(random.Random(seed)) for make in (*kinds, forms.policy)]
+    content = decode_file("x.yaml", yaml_of(*made))
+    assert (len(content.objects), content.problems) == (len(made), ())
+    copies = LastReadable(tmp_path / "copies")
+    copies.keep("x.yaml", content.objects)
+    assert copies.last("x.yaml") == content.objects
