@@ -179,6 +179,10 @@ class NodeDatapath:
         """Name who knows programs in force without a pinned link: place -> id of the program."""
         self._unlinked = attached
 
+    def unlinked(self) -> Mapping[str, int]:
+        """Programs in force without a pinned link: place -> id of the program."""
+        return self._unlinked()
+
     def predecessors(self) -> list[str]:
         """Places that still run the predecessor of a published program: pins of links, and what
         ``count_unlinked`` was told.
@@ -187,7 +191,7 @@ class NodeDatapath:
         running = {path.name: info.program_id for path, info in self._links() if info.target}
         return [
             place
-            for place, number in (running | dict(self._unlinked())).items()
+            for place, number in (running | dict(self.unlinked())).items()
             if number not in current and _name(number) in self._ids
         ]
 

@@ -19,16 +19,19 @@ from bpf.libbpf import check, lib
 NEW = "~new"
 
 
-def pin(fd: int, path: Path) -> None:
-    """Pin an object at a free path. Raises: Exists, NoPrivilege (also for a name with a dot)."""
-    check(lib.bpf_obj_pin(fd, os.fsencode(path)), f"pin {path}")
+def pin(fd: int, path: Path, *, name: Path | None = None) -> None:
+    """Pin an object at a free path; `name` is what a message calls it.
+
+    Raises: Exists, NoPrivilege (also for a name with a dot, and where there is no BPF file system).
+    """
+    check(lib.bpf_obj_pin(fd, os.fsencode(path)), f"pin {name or path}")
 
 
 def replace(fd: int, path: Path) -> None:
     """Pin an object at ``path`` and atomically take over whatever is there."""
     new = path.with_name(path.name + NEW)
     new.unlink(missing_ok=True)
-    pin(fd, new)
+    pin(fd, new, name=path)
     new.rename(path)
 
 

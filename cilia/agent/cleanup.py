@@ -16,9 +16,11 @@ from pathlib import Path
 import click
 
 from cilia.agent.config import AgentConfig
+from cilia.agent.state_directory import make_and_lock
 from cilia.datapath.mounts import pin_dirs, unmount_ours
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.netlink import Netlink
+from cilia.program.errors import ProgramError
 from cilia.program.instance import DEFAULT_INSTANCE
 from cilia.program.options import validated
 
@@ -62,8 +64,11 @@ def cleanup(
         if hand_back is not None:
             _hand_back(config, hand_back)
         removed = remove_everything(config)
-    except AlreadyRunning as error:
+    except (AlreadyRunning, ProgramError) as error:
         raise click.ClickException(str(error)) from None
+    except PermissionError as error:
+        text = f"{error.filename}: {error.strerror}: run this as root"
+        raise click.ClickException(text) from None
     finally:
         lock.release()
     for line in removed or [f"nothing of instance {instance} was there"]:
@@ -71,11 +76,14 @@ def cleanup(
 
 
 def _acquire(lock: InstanceLock, config: AgentConfig, wait_s: float) -> None:
-    paths = [path for path in (config.run_dir, config.pin_dir) if path.exists()]
+    """An agent that starts takes the lock of the state directory first: it is made if need be."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            return lock.acquire(*paths)
+            make_and_lock(config.run_dir, lock)
+            if config.pin_dir.exists():
+                lock.acquire(config.pin_dir)
+            return
         except AlreadyRunning:
             if time.monotonic() >= deadline:
                 raise
@@ -99,8 +107,9 @@ def remove_everything(config: AgentConfig) -> list[str]:
             removed += _remove_datapath(pin_dir)
     removed += unmount_ours(config.run_dir)
     if config.run_dir.exists():
+        is_of_an_agent = any(config.run_dir.iterdir())
         _remove_directory(config.run_dir)
-        removed.append(str(config.run_dir))
+        removed += [str(config.run_dir)] if is_of_an_agent else []
     return removed
 
 

@@ -41,9 +41,17 @@ def _ending(config: AgentConfig) -> str:
 
 
 async def _run(config: AgentConfig) -> int:
-    from cilia.agent import run  # the wiring imports everything: only once the options are right
-
     if config.dry_run:
+        from cilia.agent import (
+            run,
+        )  # the wiring imports everything: only once the options are right
+
         return await run.dry_run(config)
-    await run.serve(config)
+
+    from cilia.agent.state_directory import locked
+
+    with locked(config) as lock:  # before that, which takes most of a second
+        from cilia.agent import run
+
+        await run.serve(config, lock)
     return 0

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of an agent: requirements, locks, datapath, jobs, and an end that leaves all in force.
 
-The order of a start: nothing is touched before the requirements are checked and the locks are held;
+The order of a start: the state directory is locked before anything else; nothing is touched before
+the requirements are checked and the other locks are held;
 programs that are in force stay until their successors are verified; where the maps have a new
 layout, the successors are attached only after the first reconciliation filled them.
 """
@@ -9,8 +10,7 @@ layout, the successors are attached only after the first reconciliation filled t
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -23,13 +23,14 @@ from bpf.maps.lb_dump import dump
 from cilia.agent.config import AgentConfig
 from cilia.agent.resources import resources
 from cilia.agent.serving import start_servers
+from cilia.agent.state_directory import sentence
 from cilia.agent.wiring import Agent, build
 from cilia.cluster.inputs import Input, open_input
 from cilia.datapath import mounts
 from cilia.datapath.opening import KernelDatapath, MemoryDatapath
 from cilia.datapath.packets import packet_config
 from cilia.datapath.programs import Succession
-from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.programs import packet_constants, sock_config
 from cilia.loadbalancer.replacement import Replacement
 from cilia.program.directories import own_directory
@@ -39,8 +40,8 @@ from cilia.program.serving import allow_many_files
 log = structlog.get_logger("agent")
 
 
-async def serve(config: AgentConfig) -> None:
-    """Run the agent until cancelled.
+async def serve(config: AgentConfig, lock: InstanceLock) -> None:
+    """Run the agent until cancelled. `lock` holds the state directory.
 
     Raises:
         ProgramError: something is missing; one sentence for the person at the terminal.
@@ -50,16 +51,17 @@ async def serve(config: AgentConfig) -> None:
     gc.set_threshold(50_000, 50, 100)
     allow_many_files()
     objects = open_input(config, resources(config))
-    with _locked(config) as cgroup:
-        datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup)
+    with sentence():
+        cgroup = _prepare(config, lock)
+    datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup, lock)
+    try:
+        agent = build(config, objects.source, datapath, datapath.programs, source=objects.name)
         try:
-            agent = build(config, objects.source, datapath, datapath.programs, source=objects.name)
-            try:
-                await _run_agent(agent, objects, datapath)
-            finally:
-                agent.close()
+            await _run_agent(agent, objects, datapath, lock)
         finally:
-            datapath.close()
+            agent.close()
+    finally:
+        datapath.close()
 
 
 async def dry_run(config: AgentConfig) -> int:
@@ -78,43 +80,37 @@ async def dry_run(config: AgentConfig) -> int:
     return 1 if problems else 0
 
 
-@contextmanager
-def _locked(config: AgentConfig) -> Iterator[Path]:
-    """Holds the state directory, the pin directory and the cgroup, which is the value."""
-    lock = InstanceLock()
-    try:
-        config.run_dir.parent.mkdir(parents=True, exist_ok=True)
-        own_directory(config.run_dir)
-        lock.acquire(config.run_dir)
-        mounts.prepare_bpf_root(config)
-        cgroup = mounts.prepare_cgroup_root(config)
-        own_directory(config.pin_dir)
-        mounts.remember_pins(config.run_dir, config.pin_dir)
-        lock.acquire(config.pin_dir, cgroup)
-        yield cgroup
-    except AlreadyRunning as error:
-        raise ProgramError(str(error)) from None
-    except PermissionError as error:
-        raise ProgramError(f"{error.filename}: {error.strerror}: run the agent as root") from None
-    finally:
-        lock.release()
+def _prepare(config: AgentConfig, lock: InstanceLock) -> Path:
+    """Find or mount what is needed, lock the pin directory and the cgroup, which is the value.
+
+    Raises: AlreadyRunning, ProgramError, OSError.
+    """
+    mounts.prepare_bpf_root(config)
+    cgroup = mounts.prepare_cgroup_root(config)
+    own_directory(config.pin_dir)
+    mounts.remember_pins(config.run_dir, config.pin_dir)
+    lock.acquire(config.pin_dir, cgroup)
+    return cgroup
 
 
-def _open_datapath(config: AgentConfig, cgroup: Path) -> KernelDatapath:
+def _open_datapath(config: AgentConfig, cgroup: Path, lock: InstanceLock) -> KernelDatapath:
     try:
         packets = packet_config(config, packet_constants(config))
-        return KernelDatapath(sock_config(config, cgroup), packets)
+        prepare = partial(mounts.keep_pin_dir, config, lock)
+        return KernelDatapath(sock_config(config, cgroup), packets, prepare)
     except (BPFError, ImportError) as error:
         raise ProgramError(str(error)) from None
 
 
-async def _run_agent(agent: Agent, objects: Input, datapath: KernelDatapath) -> None:
+async def _run_agent(
+    agent: Agent, objects: Input, datapath: KernelDatapath, lock: InstanceLock
+) -> None:
     ctx, loadbalancer, attachments = agent.ctx, agent.loadbalancer, agent.datapath.attachments
     assert attachments is not None  # there are programs
     succession = Succession(ctx.db, attachments.table, attachments.reconciler, datapath.programs)
     async with anyio.create_task_group() as group:
         replacement = Replacement(datapath, loadbalancer.tables.frontends, ctx.db)
-        start_servers(group, agent, replacement)
+        start_servers(group, agent, replacement, lock)
         ctx.start(group, {**agent.jobs, objects.job: objects.source.run})
         config = agent.config
         log.info("started", instance=config.instance, socket=str(config.socket_path))

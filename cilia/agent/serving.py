@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import socket
+
 from anyio.abc import TaskGroup
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from cilia.agent import server
 from cilia.agent.shell import shell_routes
+from cilia.agent.state_directory import ControlSocket, sentence
 from cilia.agent.wiring import Agent
+from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.proxy_healthz import proxy_healthz_app
 from cilia.loadbalancer.replacement import Replacement, replacement_routes
-from cilia.program.serving import metrics_routes, serve, tcp_socket, unix_socket
+from cilia.program.health import HealthReporter
+from cilia.program.serving import metrics_routes, serve, tcp_socket
 from statedb.web.server import routes as table_routes
 
 __all__ = ["agent_routes", "start_servers"]
@@ -33,15 +38,19 @@ def agent_routes(agent: Agent, replacement: Replacement) -> list[BaseRoute]:
     ]
 
 
-def start_servers(group: TaskGroup, agent: Agent, replacement: Replacement) -> None:
+def start_servers(
+    group: TaskGroup, agent: Agent, replacement: Replacement, lock: InstanceLock
+) -> None:
     """Bind all sockets first, so that a wrong address ends the start; then serve.
 
     Raises:
         ProgramError: an address cannot be bound.
     """
     config, ctx, status = agent.config, agent.ctx, agent.observation.status
-    app = Starlette(routes=agent_routes(agent, replacement))
-    serving = [(app, unix_socket(config.socket_path))]
+    health = HealthReporter(ctx.db, ctx.health, "agent", "state-directory")
+    with sentence():
+        control = ControlSocket(config, lock, health)
+    serving: list[tuple[Starlette, socket.socket]] = []
     if config.prometheus_serve_addr:
         listener = tcp_socket("--prometheus-serve-addr", config.prometheus_serve_addr)
         serving.append((server.metrics_app(ctx.registry), listener))
@@ -51,5 +60,6 @@ def start_servers(group: TaskGroup, agent: Agent, replacement: Replacement) -> N
     if address := config.kube_proxy_replacement_healthz_bind_address:
         listener = tcp_socket("--kube-proxy-replacement-healthz-bind-address", address)
         serving.append((proxy_healthz_app(ctx.db, ctx.health), listener))
+    group.start_soon(control.run, Starlette(routes=agent_routes(agent, replacement)))
     for app, listener in serving:
         group.start_soon(serve, app, listener)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"Agent:       {word}  {answer['version']}, pid {answer['pid']}, up {age}"
     yield f"Instance:    {answer['instance']} ({answer['instance_id']})"
     yield f"Source:      {answer['source']}, {_synchronised(answer)}"
-    yield f"Datapath:    {datapath['mode']}, {len(datapath['links'])} programs attached"
+    yield f"Datapath:    {datapath['mode']}, {_programs(datapath['links'])}"
     yield f"New flows:   {REPLACEMENT[answer['replacement']]}"
     yield f"Frontends:   {_frontends(answer['frontends'])}"
     yield from _section("Watches", [_watch_line(row) for row in answer["watches"]])
@@ -123,6 +124,11 @@ def _synchronised(answer: dict[str, Any]) -> str:
 def _frontends(counts: dict[str, int]) -> str:
     text = f"{counts['done']} done, {counts['pending']} pending, "
     return text + click.style(f"{counts['error']} error", fg=BAD if counts["error"] else None)
+
+
+def _programs(links: list[dict[str, Any]]) -> str:
+    at = Counter(row["at"] for row in links)
+    return f"{at['cgroup']} programs attached to the cgroup, {at['device']} to devices"
 
 
 def _map_line(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -17,8 +18,10 @@ from bpf import features
 from cilia.datapath.options import DatapathOptions
 from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.errors import MountError
+from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.mounts import mount, outlives_process
 from cilia.linux.records import read_record, write_record
+from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
 
 log = structlog.get_logger("agent")
@@ -75,9 +78,7 @@ _IS = {"bpf": features.is_bpffs, "cgroup2": features.is_cgroup2}
 def _ensure_mounted(config: DatapathOptions, fstype: str, path: Path, option: str) -> None:
     if _IS[fstype](path):
         return
-    record = config.run_dir / RECORD
-    ours = read_record(record, list[tuple[str, str]]) or []
-    write_record(record, [*ours, (fstype, str(path))])
+    remember_mounts(config.run_dir, [*mounts_of(config.run_dir), (fstype, str(path))])
     try:
         mount(fstype, path)
     except (MountError, OSError) as error:
@@ -85,6 +86,35 @@ def _ensure_mounted(config: DatapathOptions, fstype: str, path: Path, option: st
             f"no {fstype} file system at {path} and it cannot be mounted ({error.strerror}):"
             f" run as root with CAP_SYS_ADMIN, or mount one and name it with {option}"
         ) from None
+
+
+def keep_pin_dir(config: DatapathOptions, lock: InstanceLock) -> None:
+    """Make sure that the directory of pins is there and ours, whatever somebody did to it.
+
+    Raises:
+        ProgramError: it cannot be, and what to do.
+    """
+    _ensure_mounted(config, "bpf", config.bpf_root, "--bpf-root")
+    own_directory(config.pin_dir)
+    if lock.holds(config.pin_dir):
+        return
+    try:
+        lock.acquire(config.pin_dir)
+    except AlreadyRunning as error:
+        raise ProgramError(str(error)) from None
+    log.warning("the directory of pins was gone and is made anew", path=str(config.pin_dir))
+
+
+def mounts_of(run_dir: Path) -> list[tuple[str, str]]:
+    """Return type and place of the file systems that an instance mounted, as it noted them."""
+    return read_record(run_dir / RECORD, list[tuple[str, str]]) or []
+
+
+def remember_mounts(run_dir: Path, mounted: Iterable[tuple[str, str]]) -> None:
+    """Note what an instance mounted; nothing is written if that is known."""
+    wanted = list(dict.fromkeys(mounted))
+    if wanted != mounts_of(run_dir):
+        write_record(run_dir / RECORD, wanted)
 
 
 def remember_pins(run_dir: Path, pin_dir: Path) -> None:
@@ -102,7 +132,7 @@ def pin_dirs(run_dir: Path) -> list[Path]:
 def unmount_ours(run_dir: Path) -> list[str]:
     """Unmount what the agent mounted, unless someone else keeps things there by now."""
     removed = []
-    for fstype, name in read_record(run_dir / RECORD, list[tuple[str, str]]) or []:
+    for fstype, name in mounts_of(run_dir):
         path = Path(name)
         if path.is_mount() and _IS[fstype](path) and not (fstype == "bpf" and _has_pins(path)):
             _unmount(path)

@@ -7,7 +7,7 @@ run. Opening the former blocks: the agent does it in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpf.maps.lb import LBMaps
@@ -15,7 +15,7 @@ from bpf.maps.raw import RawMap
 from bpf.maps.redirect_skips import SkipMaps
 from bpf.maps.switch import Switch, SwitchState
 from cilia.datapath.packets import FlowMaps
-from cilia.datapath.programs import NodePrograms
+from cilia.datapath.programs import NodePrograms, nothing
 
 if TYPE_CHECKING:
     from bpf.packet_programs import PacketConfig
@@ -81,8 +81,15 @@ class MemoryDatapath:
 class KernelDatapath:
     """Pinned maps of one instance, and its verified programs."""
 
-    def __init__(self, config: SockConfig, packets: PacketConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: SockConfig,
+        packets: PacketConfig | None = None,
+        prepare: Callable[[], None] = nothing,
+    ) -> None:
         """Opens the pinned maps, makes those that are missing, and verifies the programs.
+
+        `prepare`: see `NodePrograms`.
 
         Raises:
             bpf.errors.BPFError: something is missing or the kernel refuses; nothing was attached.
@@ -99,7 +106,7 @@ class KernelDatapath:
         if not self._node.in_force and self.switch.state is SwitchState.SERVE:
             self.switch.state = SwitchState.TAKE_OVER
         self._node.load()
-        self.programs = NodePrograms(self._node)
+        self.programs = NodePrograms(self._node, prepare)
 
     def mode(self) -> str:
         return f"kernel, cgroup {self._node.config.cgroup}"

@@ -42,8 +42,8 @@ SOCKET_OWNER: Final = "socket-lb"
 LOOK_AGAIN_S: Final = 1.0
 
 
-def _nothing() -> None:
-    """Put back no pin."""
+def nothing() -> None:
+    """Put back nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,18 @@ class Attaching:
     # Nothing is attached before it is closed; None: at once.
     published: Channel | None = None
     # Puts back the pins of programs.
-    restore: Callable[[], None] = _nothing
+    restore: Callable[[], None] = nothing
 
 
 class NodePrograms:
     """Pins of a node's programs. Its methods block; they may be called from any thread."""
 
-    def __init__(self, node: NodeDatapath) -> None:
-        """`node`: its programs are loaded."""
+    def __init__(self, node: NodeDatapath, prepare: Callable[[], None] = nothing) -> None:
+        """`node`: its programs are loaded. `prepare` makes sure that there is a directory to pin
+        in, which somebody may have removed or unmounted; it raises what people are told.
+        """
         self._node = node
+        self._prepare = prepare
         self._lock = threading.Lock()
         self.published = Channel()
 
@@ -94,6 +97,7 @@ class NodePrograms:
 
     def _restore(self) -> None:
         with self._lock:
+            self._prepare()
             lost = self._node.restore()
         if lost:
             log.warning("pins that were gone are made anew", pins=lost)
@@ -116,10 +120,17 @@ class NodePrograms:
         self._node.timings[phase] = seconds
 
     def links(self) -> list[dict[str, Any]]:
-        """The links on the cgroup, of this run or an earlier one."""
-        directory = self._node.links_dir
-        paths = sorted(directory.iterdir()) if directory.is_dir() else ()
-        return [{"name": path.name} for path in paths]
+        """What is attached, of this run or an earlier one: links on the cgroup and on devices, and
+        tc filters where devices have no links.
+        """
+        node = self._node
+        at = {node.links_dir: "cgroup", node.device_links_dir: "device"}
+        found = [
+            {"name": path.name, "at": where}
+            for directory, where in at.items()
+            for path in (sorted(directory.iterdir()) if directory.is_dir() else ())
+        ]
+        return [*found, *({"name": name, "at": "device"} for name in sorted(node.unlinked()))]
 
     def foreign_programs(self) -> list[ForeignProgram]:
         """Programs of others on the hooks that these have."""
@@ -168,7 +179,17 @@ class Succession:
                 break
             with anyio.move_on_after(LOOK_AGAIN_S):
                 await changed.wait()
-        await anyio.to_thread.run_sync(self.programs.retire)
+        while not await self._retired():
+            await anyio.sleep(LOOK_AGAIN_S)  # the reconciler puts back what is gone
+
+    async def _retired(self) -> bool:
+        """False while somebody takes away the pins."""
+        try:
+            await anyio.to_thread.run_sync(self.programs.retire)
+        except (OSError, BPFError, RuntimeError) as error:
+            log.warning("what the run before left stays for now", error=str(error))
+            return False
+        return True
 
     async def _attach(self) -> None:
         started = anyio.current_time()

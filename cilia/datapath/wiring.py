@@ -93,12 +93,12 @@ def build_attachments(
     from reconcilers.datapath.cgroup_places import CgroupPlaces
 
     filters = filter_places(network)
-    cgroups = CgroupPlaces(attaching.cgroup_links)
-    part.closing.append(cgroups.close)
+    cgroups, links = CgroupPlaces(attaching.cgroup_links), LinkPlaces(attaching.device_links)
+    part.closing += [cgroups.close, links.close]
     devices = network.observed.devices
     operations = targets.AttachmentOperations(
         devices,
-        LinkPlaces(attaching.device_links),
+        links,
         cgroups,
         filters,
         restore=attaching.restore,

@@ -104,6 +104,10 @@ class DirectoryFiles:
         return bool(self._unknown) or not self._restless_since.keys() <= set(self._manifests.files)
 
     @property
+    def copies_directory(self) -> Path | None:
+        return None if self._copies is None else self._copies.directory
+
+    @property
     def has_unkept(self) -> bool:
         """True while a file has no copy though it should."""
         return self._copies is not None and bool(self._copies.unkept)
@@ -155,10 +159,12 @@ class DirectoryFiles:
             self._copies.retain(names)
 
     def keep_copies(self) -> None:
-        """Write the copies that could not be written, and the mark that there are all of them."""
+        """Write the copies that could not be written, or that somebody removed, and the mark that
+        there are all of them.
+        """
         if self._copies is None:
             return
-        for name in self._copies.unkept:
+        for name in (*self._copies.unkept, *self._copies.lost(self.names)):
             self._keep(name)
         if not self.waiting:
             self._copies.mark_complete()

@@ -51,6 +51,8 @@ class LastReadable:
         self.directory = directory
         # Without an earlier agent nothing is in force from any file.
         self._is_complete = not after_restart or (directory / _COMPLETE).exists()
+        # What this process wrote or found there.
+        self._kept: set[str] = set()
         # Why a file has no copy, by its name.
         self._unkept: dict[str, str] = {}
 
@@ -65,12 +67,14 @@ class LastReadable:
         self._unkept.pop(name, None)
         try:
             data = _encode(objects)
-            if _read(path) == data:
-                return
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Not durable: after a power cut the kernel has nothing that a copy could keep in force.
-            replace_file(path, data)
+            if _read(path) != data:
+                # Its parent is the state directory, which others make and lock.
+                self.directory.mkdir(mode=0o700, exist_ok=True)
+                # Not durable: after a power cut nothing is in force that it could keep there.
+                replace_file(path, data)
+            self._kept.add(path.name)
         except OSError as error:
+            self._kept.discard(path.name)
             self._unkept[name] = error.strerror or str(error)
             self._drop(name, path)
 
@@ -96,19 +100,33 @@ class LastReadable:
         """The file is gone: remove its copy."""
         self._unkept.pop(name, None)
         path = self._path(name)
+        self._kept.discard(path.name)
         try:
             path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
         except OSError as error:
             self._unkept[name] = f"an old copy cannot be removed: {error.strerror}"
+
+    def lost(self, names: Iterable[str]) -> list[str]:
+        """Return those of these files whose copy somebody removed since it was written."""
+        found = self._found()
+        if self._kept <= found:
+            return []
+        gone = self._kept - found
+        return [name for name in names if self._path(name).name in gone]
+
+    def _found(self) -> set[str]:
+        try:
+            return set(os.listdir(self.directory))
+        except OSError:
+            return set()
 
     def retain(self, names: Iterable[str]) -> None:
         """Forget all other files."""
         wanted = {_COMPLETE, *(self._path(name).name for name in names)}
-        try:
-            found = os.listdir(self.directory)
-        except OSError:
-            return  # nothing was kept
-        for copy in set(found) - wanted:
+        self._kept &= wanted
+        for copy in self._found() - wanted:
             try:
                 (self.directory / copy).unlink(missing_ok=True)
             except OSError as error:
@@ -121,7 +139,7 @@ class LastReadable:
         if self._unkept or mark.exists():
             return
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, exist_ok=True)
             mark.touch(mode=0o600)
         except OSError as error:
             log.warning("copies of manifests are not complete", path=str(mark), error=str(error))

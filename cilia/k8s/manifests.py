@@ -93,7 +93,7 @@ class ManifestSource:
         """
         self._files.forget_stamps()
         while True:
-            with PathWatch({self.directory, *self._links}, [self.directory]) as watch:
+            with PathWatch(self._ways(), [self.directory]) as watch:
                 try:
                     await self._follow_directory(watch)
                 except WatchfilesRustInternalError:
@@ -108,7 +108,7 @@ class ManifestSource:
             place = self._place()
             await self._rescan()
             changed: frozenset[Path] = frozenset()
-            while watch.paths == {self.directory, *self._links}:
+            while watch.paths == self._ways():
                 if not self._store.complete and not self._files.waiting:
                     self._store.set_complete()
                 if watch.leads_elsewhere(changed) or self._place() != place:
@@ -120,6 +120,11 @@ class ManifestSource:
             if not self._store.complete:
                 raise
             await watch.wait(REOPEN_S)
+
+    def _ways(self) -> set[Path]:
+        """The paths of which it matters where they lead."""
+        copies = self._files.copies_directory
+        return {self.directory, *self._links, *([] if copies is None else [copies])}
 
     def _place(self) -> tuple[int, int]:
         """The directory that the name leads to now. Raises OSError."""

@@ -8,7 +8,6 @@ read from /proc/locks, never from a file that may be stale.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from pathlib import Path
@@ -41,26 +40,56 @@ class InstanceLock:
     """Exclusive locks on directories, held until `release` or the end of the process."""
 
     def __init__(self) -> None:
-        self._fds: list[int] = []
+        self._fds: dict[Path, int] = {}
 
     def acquire(self, *paths: Path) -> None:
-        """Lock these directories too, or release everything.
+        """Lock all of these directories too, or none. One that is locked already is left alone,
+        unless its name leads to another directory by now: then that is locked instead.
 
         Raises:
             AlreadyRunning: another process holds one; names its pid and the directory.
+            FileNotFoundError: there is no such directory (any more).
         """
-        for path in dict.fromkeys(paths):
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._fds.append(fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self.release()
-                if error.errno != errno.EWOULDBLOCK:
-                    raise
-                raise AlreadyRunning(path, holder_of(path)) from None
+        locked: dict[Path, int] = {}
+        try:
+            for path in dict.fromkeys(paths):
+                if not self.holds(path):
+                    locked[path] = _lock(path)
+        except BaseException:
+            for fd in locked.values():
+                os.close(fd)
+            raise
+        former = [self._fds[path] for path in locked if path in self._fds]
+        self._fds |= locked
+        for fd in former:
+            os.close(fd)
+
+    def holds(self, path: Path) -> bool:
+        """True if what the name leads to now is locked here."""
+        fd = self._fds.get(path)
+        return fd is not None and _is_at(fd, path)
 
     def release(self) -> None:
-        for fd in self._fds:
+        for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+
+
+def _lock(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise AlreadyRunning(path, holder_of(path)) from None
+        if _is_at(fd, path):
+            return fd
+        os.close(fd)  # somebody removed or replaced it meanwhile
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -8,6 +8,7 @@ of them is announced by /proc/self/mountinfo instead.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ DEBOUNCE_MS: Final = 50
 STEP_MS: Final = 25
 # As many as the kernel follows.
 _MOST_LINKS: Final = 40
+# A wait without end is one after the other of this length.
+_LONGEST_S: Final = 3600.0
 
 
 def entries(path: Path) -> Iterator[Path]:
@@ -97,7 +100,7 @@ class PathWatch:
         """The file systems and inodes that the ways lead to; None where there is nothing."""
         return [_place(path) for path in sorted(self.paths)]
 
-    async def wait(self, timeout_s: float) -> frozenset[Path]:
+    async def wait(self, timeout_s: float = math.inf) -> frozenset[Path]:
         """Return what changed, at the latest after a time: entries on the ways, and in the
         directories. After a mount on the way it returns at once, and has nothing to tell.
 
@@ -107,17 +110,18 @@ class PathWatch:
         deadline = anyio.current_time() + timeout_s
         try:
             while True:
-                left_ms = max(1, int(1000 * (deadline - anyio.current_time())))
+                left_ms = int(1000 * min(deadline - anyio.current_time(), _LONGEST_S))
                 changed = await anyio.to_thread.run_sync(
                     self._notify.watch,
                     DEBOUNCE_MS,
                     STEP_MS,
-                    left_ms,
+                    max(left_ms, 1),
                     self._woken,
                     abandon_on_cancel=True,
                 )
                 concerned = self._concerned(changed)
-                if concerned or not isinstance(changed, set):
+                is_over = self._woken.is_set() or anyio.current_time() >= deadline
+                if concerned or is_over:
                     return concerned
         except anyio.get_cancelled_exc_class():
             self._woken.set()  # for the thread

@@ -24,7 +24,8 @@ class HealthReporter:
         self._report(Level.OK, message, "")
 
     def degraded(self, message: str, error: BaseException | str) -> None:
-        text = str(error) or type(error).__name__
+        """`error` may be empty if the message says it all; an exception without words is named."""
+        text = error if isinstance(error, str) else str(error) or type(error).__name__
         self._report(Level.DEGRADED, message, shortened(text))
 
     def stopped(self, message: str) -> None:

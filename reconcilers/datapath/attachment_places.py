@@ -9,6 +9,7 @@ link along; one between two other steps leaves what the next update or prune kno
 from __future__ import annotations
 
 import errno
+import os
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -129,29 +130,30 @@ class LinkPlaces:
         return pin_name(row)
 
     def attach(self, row: Attachment, target_id: int, target_fd: int, program: Program) -> Attached:
-        link = self._pins.open(self.name(row))
+        name = self.name(row)
+        link = self._pins.open(name)
         if link is not None:
-            with link:
-                if self._keeps(link, row, target_id) and _swap(link, program):
-                    return attached(link.info())
-                link.detach()  # it is at another device, or on the wrong side of its neighbour
+            if self._keeps(link, row, target_id) and _swap(link, program):
+                return attached(self._pins.put(name, link))
+            link.detach_if_attached()  # it is elsewhere, or on the wrong side of its neighbour
         with self._place(row, target_id) as place:
             made = Link.create(
                 program, target_fd, ATTACH_TYPES[row.hook], flags=_flags(row), place=place
             )
-        with made:
-            self._pins.put(self.name(row), made)
-            return attached(made.info())
+        return attached(self._pins.put(name, made))
 
     def detach(self, name: str) -> None:
         link = self._pins.open(name)
         if link is not None:
-            with link:
-                link.detach()
+            link.detach_if_attached()
             self._pins.remove(name)
 
     def installed(self) -> dict[str, Attached]:
         return {name: attached(info) for name, info in self._pins.read_all().items()}
+
+    def close(self) -> None:
+        """Let go of the links; what is pinned stays in force."""
+        self._pins.close()
 
     def _keeps(self, link: Link, row: Attachment, target_id: int) -> bool:
         """Whether a link can stay: at the right target, and on the right side of its neighbour."""
@@ -192,9 +194,7 @@ class LinkPlaces:
             return Program.by_id(row.order.program_id)
         link = self._pins.open(pin_name(_neighbour(row)))
         if link is not None and link.info().target == target_id:
-            return link
-        if link is not None:
-            link.close()
+            return Link(os.dup(link.number))
         raise NotAttached(f"{row.order.owner} is not attached to {row.target} {row.hook}")
 
 

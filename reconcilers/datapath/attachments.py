@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from watchfiles import Change as FileChange
-from watchfiles import awatch
 
+from bpf import pins
 from bpf.errors import Invalid, NotFound, Unsupported
 from bpf.program import Program
 from cilia.linux.errors import NoDevice, Overrun
 from cilia.linux.netlink import Group, Subscription
 from cilia.linux.netns import NetNS
+from cilia.linux.path_watch import PathWatch
 from cilia.linux.rtnl import FilterMessage
 from reconcilers.config import Config
 from reconcilers.datapath.attachment_places import Attached, Places, is_ours
@@ -222,17 +222,29 @@ def concerns_attachments(desired: Table[Attachment]) -> Concerns[Device]:
 
 
 class PinWatch:
-    """Calls `ask` when a pin of a link vanishes from one of the directories."""
+    """Calls `ask` when a pin of a link vanishes from one of the directories, or the way to them
+    changes: a directory is removed, or the file system is unmounted.
+    """
 
     def __init__(self, directories: Sequence[Path], ask: Callable[[], None]) -> None:
         self._directories = directories
         self._ask = ask
 
     async def run(self) -> None:
-        """Runs until cancelled. Raises: FileNotFoundError without a directory."""
-        async for changes in awatch(*self._directories, step=20, debounce=100, recursive=False):
-            if any(kind is FileChange.deleted for kind, _ in changes):
-                self._ask()
+        """Runs until cancelled."""
+        while True:
+            with PathWatch(self._directories, self._directories) as watch:
+                self._ask()  # for what happened before the watch stood
+                changed: frozenset[Path] = frozenset()
+                while not watch.leads_elsewhere(changed):
+                    changed = await watch.wait()
+                    if any(not _is_new(path) and not path.exists() for path in changed):
+                        self._ask()
+
+
+def _is_new(path: Path) -> bool:
+    """A pin that was about to take its place."""
+    return path.name.endswith(pins.NEW)
 
 
 class FilterWatch:

@@ -55,6 +55,12 @@ def test_the_size_of_a_table_stands_beside_its_budget(
     assert line.split() == ["t", "5", "objects", "revision", "9", *says.split()]
 
 
+def test_programs_are_counted_by_where_they_are() -> None:
+    links = [{"name": "connect4", "at": "cgroup"}, *({"name": n, "at": "device"} for n in "ab")]
+    text = list(lines({**ANSWER, "tables": [], "datapath": {**ANSWER["datapath"], "links": links}}))
+    assert "Datapath:    memory, 1 programs attached to the cgroup, 2 to devices" in text
+
+
 def test_a_table_over_its_budget_stands_out() -> None:
     red = click.style("x", fg="red").partition("x")[0]
     assert red in printed(bytes=2 << 20, budget_bytes=1 << 20)

@@ -91,6 +91,7 @@ class Agents:
 
 @pytest.fixture
 async def agents(tmp_path: Path) -> AsyncIterator[Agents]:
+    (tmp_path / "state").mkdir()
     made = Agents(tmp_path)
     yield made
     await made.end()
@@ -114,6 +115,7 @@ async def test_what_a_broken_file_had_is_in_force_after_a_restart(agents: Agents
 async def test_files_are_in_force_when_no_copy_can_be_kept(tmp_path: Path, agents: Agents) -> None:
     agents.write("first")
     agents.write_bytes(b"{", "b.yaml")
+    (tmp_path / "state").rmdir()
     (tmp_path / "state").write_bytes(b"no directory")
     reader = await agents.start(agents.source(after_restart=False))
     await reader.until(lambda: reader.listed)
@@ -198,7 +200,7 @@ async def test_a_broken_copy_counts_as_none(agents: Agents) -> None:
 @pytest.fixture
 def full(agents: Agents) -> Iterator[Path]:
     """A small disk for the copies."""
-    agents.copies.parent.mkdir()
+
     mount("tmpfs", agents.copies.parent)
     libc = ctypes.CDLL(None)
     place = os.fsencode(agents.copies.parent)

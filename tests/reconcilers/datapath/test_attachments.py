@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -264,10 +265,36 @@ async def test_a_pin_taken_by_hand_is_back_at_once(kernel: Kernel, bpffs: Path) 
             tasks.start_soon(watch.run)
             await anyio.sleep(QUIET_S)  # inotify is set up in a thread that tells nobody
             seen = hooks.bench.drifted()
+            with hooks.link(hooks.row("one", "a")) as link:
+                before = link.info().id
             for path in (bpffs / "links").iterdir():
                 path.unlink()
-            drift = await hooks.bench.repaired(lambda: hooks.order() != "a", seen)
+            assert hooks.order() == "a", "a link does not go with its pin"
+            links = bpffs / "links"
+            drift = await hooks.bench.repaired(lambda: not any(links.iterdir()), seen)
             assert drift.kind == "missing"
+            with hooks.link(hooks.row("one", "a")) as link:
+                assert link.info().id == before
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("tcx")
+async def test_pins_are_back_as_often_as_their_directory_goes(kernel: Kernel, bpffs: Path) -> None:
+    kernel.veth("v0", "v1")
+    row = (bpffs / "links", "a")
+    async with hooking(kernel, bpffs, verify_interval_s=0.0) as hooks:
+        hooks.bench.write(hooks.row("one", row[1]))
+        await hooks.bench.settled()
+        watch = PinWatch([row[0]], hooks.bench.reconciler.verify_now)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.run)
+            for _ in range(3):
+                await anyio.sleep(QUIET_S)
+                shutil.rmtree(row[0])
+                with anyio.fail_after(5):
+                    while not row[0].is_dir() or not any(row[0].iterdir()):
+                        await anyio.sleep(0.01)
+            assert hooks.order() == "a"
             tasks.cancel_scope.cancel()
 
 

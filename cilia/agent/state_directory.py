@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state directory of an agent: locked before anything else, made anew when it goes.
+
+Whoever runs holds its lock, `cilia cleanup` too. While an agent runs somebody may remove the
+directory, rename it, or mount something over it: then there is a new one at once, with a lock, the
+records, and the control socket.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+from starlette.types import ASGIApp
+
+from cilia.agent.config import AgentConfig
+from cilia.datapath.mounts import mounts_of, remember_mounts, remember_pins
+from cilia.linux.lock import AlreadyRunning, InstanceLock
+from cilia.linux.path_watch import PathWatch
+from cilia.program.directories import own_directory
+from cilia.program.errors import ProgramError
+from cilia.program.health import HealthReporter
+from cilia.program.instance import InstanceOptions
+from cilia.program.serving import serve, unix_socket
+
+__all__ = ["ControlSocket", "locked", "make_and_lock", "sentence"]
+
+log = structlog.get_logger("agent")
+
+#: How long a directory that cannot be made is left alone if nothing is announced.
+AGAIN_S: Final = 5.0
+
+
+@contextmanager
+def locked(options: InstanceOptions) -> Iterator[InstanceLock]:
+    """Hold the state directory; the lock takes further ones, and ends with the block.
+
+    Raises:
+        ProgramError: another process holds it, or it cannot be made.
+    """
+    lock = InstanceLock()
+    try:
+        with sentence():
+            make_and_lock(options.run_dir, lock)
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextmanager
+def sentence() -> Iterator[None]:
+    """Turn what the kernel refuses, in a directory that is needed, into a ProgramError."""
+    try:
+        yield
+    except AlreadyRunning as error:
+        raise ProgramError(str(error)) from None
+    except PermissionError as error:
+        raise ProgramError(f"{error.filename}: {error.strerror}: run the agent as root") from None
+    except OSError as error:
+        raise ProgramError(f"{error.filename}: {error.strerror}") from None
+
+
+def make_and_lock(directory: Path, lock: InstanceLock) -> None:
+    """Make a directory that is ours alone, and lock it; a cleanup may remove it in between.
+
+    Raises: AlreadyRunning, ProgramError, OSError.
+    """
+    while not lock.holds(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        own_directory(directory)
+        try:
+            lock.acquire(directory)
+        except FileNotFoundError:
+            continue
+
+
+class ControlSocket:
+    """Serves on the socket in the state directory for as long as the agent runs."""
+
+    def __init__(self, config: AgentConfig, lock: InstanceLock, health: HealthReporter) -> None:
+        """Raises: OSError."""
+        self._config, self._lock, self._health = config, lock, health
+        self._mounts = mounts_of(config.run_dir)
+        self._listener = unix_socket(config.socket_path)
+        self._inode = os.stat(config.socket_path).st_ino
+        health.ok("in its place")
+
+    async def run(self, app: ASGIApp) -> None:
+        """Serve until cancelled, on a new socket whenever the one there is goes."""
+        while True:
+            async with anyio.create_task_group() as group:
+                group.start_soon(serve, app, self._listener)
+                await self._gone()
+                group.cancel_scope.cancel()
+            await self._make_anew()
+
+    async def _gone(self) -> None:
+        while True:
+            with PathWatch([self._config.socket_path]) as watch:
+                if not self._is_in_place():
+                    return
+                await watch.wait()
+
+    def _is_in_place(self) -> bool:
+        try:
+            found = os.stat(self._config.socket_path)
+        except OSError:
+            return False
+        return found.st_ino == self._inode and self._lock.holds(self._config.run_dir)
+
+    async def _make_anew(self) -> None:
+        path = self._config.run_dir
+        while True:
+            with PathWatch([self._config.socket_path]) as watch:
+                try:
+                    self._make()
+                except (OSError, ProgramError, AlreadyRunning) as error:
+                    text = "is gone and cannot be made anew: no command reaches this agent"
+                    log.error(f"the state directory {text}", path=str(path), error=str(error))
+                    self._health.degraded(f"{path} {text}", error)
+                    await watch.wait(AGAIN_S)
+                    continue
+            log.warning(
+                "the state directory or its socket was gone and is made anew", path=str(path)
+            )
+            self._health.ok("was gone, and is made anew")
+            return
+
+    def _make(self) -> None:
+        config = self._config
+        make_and_lock(config.run_dir, self._lock)
+        remember_mounts(config.run_dir, self._mounts)
+        remember_pins(config.run_dir, config.pin_dir)
+        self._listener = unix_socket(config.socket_path)
+        self._inode = os.stat(config.socket_path).st_ino
