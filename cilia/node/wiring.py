@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from cilia.linux.netlink import Netlink
 from cilia.linux.netns import NetNS
 from cilia.node.device_selection import DeviceFilter
 from cilia.node.devices import DevicesReflector
 from cilia.node.kernel_batch import KernelTables
+from cilia.node.named_devices import NamedDevices
 from cilia.node.node_addresses import NodeAddressConfig, NodeAddressController
 from cilia.node.options import NodeOptions
 from cilia.node.own_addresses import OwnAddresses, none_known
@@ -75,5 +77,8 @@ def build(
             own,
         ).run,
     }
+    if not patterns.is_empty:
+        tell = partial(ctx.health_of("node"), "devices")
+        part.jobs["named-devices"] = NamedDevices(db, observed.devices, patterns, tell).run
     part.closing.append(network.netlink.close)
     return part
