@@ -60,7 +60,7 @@ def cleanup(
     config = validated(AgentConfig, given)
     lock = InstanceLock()
     try:
-        _acquire(lock, config, WAIT_S if wait else 0.0)
+        acquire(lock, config, WAIT_S if wait else 0.0)
         if hand_back is not None:
             _hand_back(config, hand_back)
         removed = remove_everything(config)
@@ -75,7 +75,7 @@ def cleanup(
         click.echo(line)
 
 
-def _acquire(lock: InstanceLock, config: AgentConfig, wait_s: float) -> None:
+def acquire(lock: InstanceLock, config: AgentConfig, wait_s: float) -> None:
     """An agent that starts takes the lock of the state directory first: it is made if need be."""
     deadline = time.monotonic() + wait_s
     while True:

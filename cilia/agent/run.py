@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -39,6 +40,10 @@ from cilia.program.serving import allow_many_files
 
 log = structlog.get_logger("agent")
 
+#: Open files: maps, programs and sockets are 150; a link each to the cgroup's hooks and to the two
+#: of each device; connections, and what is read.
+LEAST_FILES: Final = 512
+
 
 async def serve(config: AgentConfig, lock: InstanceLock) -> None:
     """Run the agent until cancelled. `lock` holds the state directory.
@@ -49,7 +54,7 @@ async def serve(config: AgentConfig, lock: InstanceLock) -> None:
     # Tables are many small objects in no cycles: with the default thresholds the collector walks
     # them again and again (p99 of a commit on a million rows: 20 ms; with these: 1 ms).
     gc.set_threshold(50_000, 50, 100)
-    allow_many_files()
+    allow_many_files(LEAST_FILES)
     objects = open_input(config, resources(config))
     with sentence():
         cgroup = _prepare(config, lock)

@@ -17,7 +17,7 @@ from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.proxy_healthz import proxy_healthz_app
 from cilia.loadbalancer.replacement import Replacement, replacement_routes
 from cilia.program.health import HealthReporter
-from cilia.program.serving import metrics_routes, serve, tcp_socket
+from cilia.program.serving import metrics_routes, serve, tcp_socket, within_deadline
 from statedb.web.server import routes as table_routes
 
 __all__ = ["agent_routes", "start_servers"]
@@ -60,6 +60,7 @@ def start_servers(
     if address := config.kube_proxy_replacement_healthz_bind_address:
         listener = tcp_socket("--kube-proxy-replacement-healthz-bind-address", address)
         serving.append((proxy_healthz_app(ctx.db, ctx.health), listener))
-    group.start_soon(control.run, Starlette(routes=agent_routes(agent, replacement)))
+    routes = agent_routes(agent, replacement)
+    group.start_soon(control.run, within_deadline(Starlette(routes=routes)))
     for app, listener in serving:
         group.start_soon(serve, app, listener)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program in the foreground: logs, an event loop, SIGTERM and Ctrl-C, errors as one sentence."""
+"""A program in the foreground: logs, an event loop, signals that end it, errors as one sentence.
+
+SIGTERM, Ctrl-C and SIGHUP (a terminal that is closed) end it in order; under nohup(1), which has
+SIGHUP ignored, that one does not.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,10 @@ async def _signalled(
 
 
 async def _cancel_on_signal(scope: anyio.CancelScope, ending: Callable[[], str]) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    with anyio.open_signal_receiver(*numbers) as signals:
         async for number in signals:
             log.info(f"ending; {ending()}", signal=number.name)
             scope.cancel()

@@ -6,6 +6,7 @@ The last of what was logged is kept in memory as well, for whoever asks a runnin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections import deque
@@ -22,7 +23,11 @@ RECENT_SIZE: Final = 1 << 20
 
 class Recent:
     """A stream that passes on what is written and keeps the end of it. Thread-safe as a deque is:
-    what is written in one call stays together."""
+    what is written in one call stays together.
+
+    A log that takes no more (a closed terminal, a full disk) ends nothing: the end of what was
+    written is still kept, and can be asked for.
+    """
 
     def __init__(self, size: int = RECENT_SIZE) -> None:
         self._size = size
@@ -39,11 +44,15 @@ class Recent:
         self._length += len(text)
         while self._length > self._size and self._kept:
             self._length -= len(self._kept.popleft())
-        return self._stream.write(text) if self._stream is not None else len(text)
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         if self._stream is not None:
-            self._stream.flush()
+            with contextlib.suppress(OSError):
+                self._stream.flush()
 
     def text(self) -> str:
         return "".join(list(self._kept))

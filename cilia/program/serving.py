@@ -12,6 +12,7 @@ import contextlib
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ import orjson
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cilia.api.client import DEADLINE
 from cilia.program.errors import ProgramError
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "serve",
     "tcp_socket",
     "unix_socket",
+    "within_deadline",
 ]
 
 BACKLOG = 128
@@ -48,10 +52,19 @@ REQUEST_TIMEOUT_S = 5.0
 MOST_BYTES = 16 << 20
 
 
-def allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one: the customary 1024 is for `select`."""
+def allow_many_files(least: int = 0) -> None:
+    """Raise the soft limit of open files to the hard one: the customary 1024 is for `select`.
+
+    Raises:
+        ProgramError: the hard limit is below `least`.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < least:
+        raise ProgramError(
+            f"this process may open {hard} files, and needs {least} or more: raise the hard limit"
+            " (LimitNOFILE= of a systemd unit, `ulimit -Hn` of a shell, --ulimit of a container)"
+        )
 
 
 class BadBody(ValueError):
@@ -147,6 +160,28 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def within_deadline(app: ASGIApp) -> ASGIApp:
+    """Refuse requests that nobody waits for any more: the sender gave up while this program was
+    stopped or busy, and must not be surprised by what it does later.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _is_late(Headers(scope=scope).get(DEADLINE, "")):
+            refusal = PlainTextResponse("nobody waits for this any more", status_code=408)
+            await refusal(scope, receive, send)
+            return
+        await app(scope, receive, send)
+
+    return answer
+
+
+def _is_late(deadline: str) -> bool:
+    try:
+        return bool(deadline) and time.monotonic() > float(deadline)
+    except ValueError:
+        return False
 
 
 async def serve(app: ASGIApp, listener: socket.socket) -> None:

@@ -7,11 +7,14 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from statedb import errors
 from statedb.errors import BrokenAnswer, Refused, RemoteError, Unreachable
+
+#: A server that is well begins to answer within this time.
+HEAD_S: Final = 5.0
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -28,7 +31,8 @@ class _UnixConnection(http.client.HTTPConnection):
 def ask(socket_path: str, path: str, params: Mapping[str, str], timeout_s: float) -> Answer:
     """Sends one request and returns its answer, which the caller closes.
 
-    `timeout_s` is how long the other side may be silent.
+    `timeout_s` is how long the other side may be silent; until it begins to answer, it may not be
+    so for longer than `HEAD_S`.
 
     Raises:
         Unreachable: nobody listens there, or not in time.
@@ -36,16 +40,18 @@ def ask(socket_path: str, path: str, params: Mapping[str, str], timeout_s: float
         StateDBError: the server's error, of the class that was raised there.
     """
     query = "?" + urlencode(params) if params else ""
-    connection = _UnixConnection(socket_path, timeout_s)
+    head_s = min(timeout_s, HEAD_S)
+    connection = _UnixConnection(socket_path, head_s)
     try:
         connection.request("GET", path + query)
         response = connection.getresponse()
+        connection.sock.settimeout(timeout_s)
     except http.client.HTTPException as error:  # some of them are OSErrors too
         connection.close()
         raise BrokenAnswer(f"{socket_path}: no answer: {error!r}") from error
     except OSError as error:
         connection.close()
-        raise _unreachable(socket_path, error) from error
+        raise _unreachable(socket_path, error, head_s) from error
     answer = Answer(connection, response)
     if response.status != 200:
         with answer:
@@ -90,14 +96,16 @@ class Answer:
         self.close()
 
 
-def _unreachable(path: str, error: OSError) -> RemoteError:
+def _unreachable(path: str, error: OSError, timeout_s: float) -> RemoteError:
     match error:
         case FileNotFoundError() | ConnectionRefusedError():
             return Unreachable(f"nobody listens on {path}: is the agent running?")
         case PermissionError():
             return Unreachable(f"no permission to connect to {path}")
         case TimeoutError():
-            return Unreachable(f"no answer from {path} in time")
+            return Unreachable(
+                f"no answer from {path} within {timeout_s:g} s: its process is stopped or hangs"
+            )
     return Unreachable(f"{path}: {error}")
 
 

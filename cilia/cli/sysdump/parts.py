@@ -78,8 +78,15 @@ def redacted(text: str) -> str:
 
 
 def parts(node: Node) -> Iterator[Part]:
-    """Every part; tables and maps are found as they are come to."""
+    """Every part; tables and maps are found as they are come to. The kernel's come first: an agent
+    that hangs may keep the rest waiting.
+    """
     yield Part("versions.json", _versions)
+    yield Part("kernel/lb.txt", lambda: _lb(node))
+    yield Part("kernel/links.json", lambda: _links(node))
+    yield Part("kernel/maps.json", lambda: _map_list(node))
+    for path in _pinned_maps(node):
+        yield Part(f"kernel/maps/{path.name}.hex", lambda path=path: _map(path))  # type: ignore[misc]
     for name, url in AGENT:
         yield Part(name, lambda url=url: _answer(node, url))  # type: ignore[misc]
     yield Part("tables.json", lambda: _summary(node))
@@ -89,11 +96,6 @@ def parts(node: Node) -> Iterator[Part]:
                 table_part(table, form),
                 lambda table=table, form=form: _rows(node, table, form),  # type: ignore[misc]
             )
-    yield Part("kernel/lb.txt", lambda: _lb(node))
-    yield Part("kernel/links.json", lambda: _links(node))
-    yield Part("kernel/maps.json", lambda: _map_list(node))
-    for path in _pinned_maps(node):
-        yield Part(f"kernel/maps/{path.name}.hex", lambda path=path: _map(path))  # type: ignore[misc]
 
 
 AGENT: Final = (

@@ -17,11 +17,14 @@ from bpf import pins
 from bpf.maps.map import Map
 from bpf.maps.types import MapType
 from bpf.object import Object
-from cilia.agent.cleanup import remove_everything
+from cilia.agent.cleanup import acquire, remove_everything
 from cilia.agent.config import AgentConfig
+from cilia.agent.state_directory import locked
 from cilia.datapath.mounts import remember_pins
+from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.mounts import mount_bpffs
 from cilia.linux.netlink import Netlink
+from cilia.program.errors import ProgramError
 from reconcilers.datapath.attachment_places import FilterPlaces
 from tables.datapath.attachments import AttachHook, Attachment
 from tests.bpf.sources import build
@@ -52,6 +55,25 @@ def refuse(number: int, monkeypatch: pytest.MonkeyPatch, directory: Path) -> Non
         rmdir(path)
 
     monkeypatch.setattr(Path, "rmdir", refused)
+
+
+def test_an_agent_that_has_made_nothing_yet_keeps_a_cleanup_away(tmp_path: Path) -> None:
+    config = AgentConfig(state_dir=tmp_path / "state", bpf_root=tmp_path / "bpf")
+    with locked(config), pytest.raises(AlreadyRunning):
+        acquire(InstanceLock(), config, 0.0)
+
+
+def test_a_cleanup_of_nothing_keeps_an_agent_away(tmp_path: Path) -> None:
+    """Or it would remove what the agent makes meanwhile."""
+    config = AgentConfig(state_dir=tmp_path / "state", bpf_root=tmp_path / "bpf")
+    lock = InstanceLock()
+    acquire(lock, config, 0.0)
+    with pytest.raises(ProgramError, match="in use"), locked(config):
+        pass
+    assert remove_everything(config) == []
+    lock.release()
+    with locked(config):
+        assert config.run_dir.is_dir()
 
 
 def test_all_of_it_goes(config: AgentConfig) -> None:

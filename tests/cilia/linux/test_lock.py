@@ -62,3 +62,35 @@ def test_lock_is_free_after_its_holder_was_killed(tmp_path: Path) -> None:
     assert holder_of(tmp_path) == os.getpid()
     lock.release()
     assert holder_of(tmp_path) is None
+
+
+def test_a_directory_that_is_replaced_is_locked_anew(tmp_path: Path) -> None:
+    place, other = tmp_path / "place", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+    lock = InstanceLock()
+    lock.acquire(place, other)
+    place.rename(tmp_path / "former")
+    assert not lock.holds(place)
+    place.mkdir()
+    assert not lock.holds(place)
+    lock.acquire(place, other)
+    assert holder_of(place) == os.getpid()
+    assert holder_of(tmp_path / "former") is None
+    lock.release()
+
+
+def test_a_refusal_lets_go_of_nothing_that_was_held_before(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.mkdir()
+    theirs.mkdir()
+    lock = InstanceLock()
+    lock.acquire(mine)
+    other = holder(theirs)
+    try:
+        with pytest.raises(AlreadyRunning):
+            lock.acquire(theirs)
+        assert lock.holds(mine)
+    finally:
+        end(other)
+        lock.release()
