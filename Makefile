@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-fuzz soak-kills soak-restart soak-status \
+.PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-fuzz soak-ground soak-kills soak-restart soak-status \
         test-compiled test-interpreted test-kernels wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images test-images
 
@@ -29,9 +29,10 @@ help:
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
 	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
 	@echo "make soak-fuzz        INPUTS=1000000 hostile inputs: no other object may be harmed"
+	@echo "make soak-ground      as root: all that may be done to directories, pins, mounts and devices of an agent"
 	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
 	@echo "make soak-restart     as root: KILLS=1000 kills at random moments under traffic"
-	@echo "                      these three with BACKGROUND=1: in the background; make soak-status: how far they are"
+	@echo "                      these four with BACKGROUND=1: in the background; make soak-status: how far they are"
 
 setup:
 	@install/setup.sh
@@ -103,6 +104,9 @@ soak: setup
 
 soak-kills: setup
 	$(call LONG,tests.soak.kills)
+
+soak-ground: setup
+	$(call LONG,tests.soak.ground)
 
 soak-fuzz: setup
 	$(call LONG,tests.soak.fuzz $(INPUTS))

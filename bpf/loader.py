@@ -137,13 +137,13 @@ class Loader:
         self.fresh = []
 
     def restore_pins(self) -> list[str]:
-        """Pin the maps anew whose pins somebody removed; return their names.
+        """Pin the maps anew whose pins somebody removed or replaced; return their names.
 
         Nothing is done before `settle`: until then a name may be that of a predecessor.
         """
         if self.fresh:
             return []
-        lost = [name for name in self.maps if not (self.maps_dir / name).exists()]
+        lost = [name for name in self.maps if not self._is_ours(self.maps_dir / name, name)]
         if lost:
             self.maps_dir.mkdir(parents=True, exist_ok=True)
         for name in lost:
@@ -216,7 +216,7 @@ class Loader:
     def _is_ours(self, path: Path, name: str) -> bool:
         try:
             pinned = Map.open_pinned(path)
-        except NotFound:
+        except (NotFound, Invalid):
             return False
         with pinned:
             return pinned.info.id == self.maps[name].info.id

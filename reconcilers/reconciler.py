@@ -60,6 +60,11 @@ class _Request:
         self.wanted = False
         self.due = now + self._interval_s if self._interval_s > 0 else math.inf
 
+    def failed(self, now: float, longest_s: float) -> None:
+        """To be tried again as soon as it would have been due, and within a time."""
+        self.wanted = False
+        self.due = now + (min(self._interval_s, longest_s) if self._interval_s > 0 else longest_s)
+
     def ready(self, now: float) -> bool:
         return self.wanted or self.due <= now
 
@@ -275,8 +280,7 @@ class Reconciler(Generic[T]):
 
     def _failed(self, what: str, request: _Request, failure: Exception) -> None:
         self._failures[what] = str(failure) or type(failure).__name__
-        request.wanted = False
-        request.due = self._clock() + self.config.retry_backoff_max_s
+        request.failed(self._clock(), self.config.retry_backoff_max_s)
 
     def _succeeded(self, what: str, request: _Request) -> None:
         self._failures.pop(what, None)

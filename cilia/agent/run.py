@@ -34,7 +34,6 @@ from cilia.datapath.programs import Succession
 from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.programs import packet_constants, sock_config
 from cilia.loadbalancer.replacement import Replacement
-from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
 from cilia.program.serving import allow_many_files
 
@@ -92,7 +91,7 @@ def _prepare(config: AgentConfig, lock: InstanceLock) -> Path:
     """
     mounts.prepare_bpf_root(config)
     cgroup = mounts.prepare_cgroup_root(config)
-    own_directory(config.pin_dir)
+    mounts.prepare_pin_dir(config)
     mounts.remember_pins(config.run_dir, config.pin_dir)
     lock.acquire(config.pin_dir, cgroup)
     return cgroup

@@ -19,7 +19,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from cilia.agent.config import AgentConfig
-from cilia.datapath.mounts import mounts_of, remember_mounts, remember_pins
+from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
 from cilia.program.directories import own_directory
@@ -88,7 +88,7 @@ class ControlSocket:
         self._mounts = mounts_of(config.run_dir)
         self._listener = unix_socket(config.socket_path)
         self._inode = os.stat(config.socket_path).st_ino
-        health.ok("in its place")
+        self._state = "in its place"
 
     async def run(self, app: ASGIApp) -> None:
         """Serve until cancelled, on a new socket whenever the one there is goes."""
@@ -100,11 +100,29 @@ class ControlSocket:
             await self._make_anew()
 
     async def _gone(self) -> None:
+        """Wait until the socket is gone; records that are gone are written again meanwhile."""
         while True:
-            with PathWatch([self._config.socket_path]) as watch:
+            with PathWatch(self._paths()) as watch:
                 if not self._is_in_place():
                     return
+                try:
+                    self._remember()
+                except OSError as error:
+                    text = "what was mounted or pinned here is not on record for a cleanup"
+                    self._health.degraded(text, error)
+                    await watch.wait(AGAIN_S)
+                    continue
+                self._health.ok(self._state)
                 await watch.wait()
+
+    def _paths(self) -> list[Path]:
+        directory = self._config.run_dir
+        return [self._config.socket_path, directory / RECORD, directory / PINS]
+
+    def _remember(self) -> None:
+        """Raises: OSError."""
+        remember_mounts(self._config.run_dir, self._mounts)
+        remember_pins(self._config.run_dir, self._config.pin_dir)
 
     def _is_in_place(self) -> bool:
         try:
@@ -116,7 +134,7 @@ class ControlSocket:
     async def _make_anew(self) -> None:
         path = self._config.run_dir
         while True:
-            with PathWatch([self._config.socket_path]) as watch:
+            with PathWatch(self._paths()) as watch:
                 try:
                     self._make()
                 except (OSError, ProgramError, AlreadyRunning) as error:
@@ -128,13 +146,12 @@ class ControlSocket:
             log.warning(
                 "the state directory or its socket was gone and is made anew", path=str(path)
             )
-            self._health.ok("was gone, and is made anew")
+            self._state = "was gone, and is made anew"
             return
 
     def _make(self) -> None:
         config = self._config
         make_and_lock(config.run_dir, self._lock)
-        remember_mounts(config.run_dir, self._mounts)
-        remember_pins(config.run_dir, config.pin_dir)
+        self._remember()
         self._listener = unix_socket(config.socket_path)
         self._inode = os.stat(config.socket_path).st_ino

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cilia.api.client import ApiError, request
+from cilia.linux.lock import holder_of
 from cilia.loadbalancer.cli.replacement import REPLACEMENT
 from cilia.program.output import show
 from statedb.shown.text import all_visible, visible
@@ -82,8 +83,22 @@ def _answer(socket: str, wait_s: float) -> dict[str, Any]:
                 return answer
         except ApiError as error:
             if late:
-                raise click.ClickException(str(error)) from None
+                raise click.ClickException(_hidden_agent(Path(socket)) or str(error)) from None
         time.sleep(LOOK_S)
+
+
+def _hidden_agent(socket: Path) -> str:
+    """Say that an agent runs though its socket is gone; empty if none does, or it is there."""
+    try:
+        pid = None if socket.exists() else holder_of(socket.parent)
+    except OSError:
+        return ""
+    if not pid:
+        return ""
+    return (
+        f"an agent runs (pid {pid}), and its socket {socket} is gone: it makes it anew, or says in"
+        " its log why it cannot"
+    )
 
 
 def _text(shown: Iterable[str]) -> str:

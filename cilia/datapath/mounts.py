@@ -88,6 +88,21 @@ def _ensure_mounted(config: DatapathOptions, fstype: str, path: Path, option: st
         ) from None
 
 
+def prepare_pin_dir(config: DatapathOptions) -> None:
+    """Make the directory of pins, or take one that is ours.
+
+    Raises:
+        ProgramError: it is somebody else's, or hidden by a mount.
+    """
+    own_directory(config.pin_dir)
+    for path in (config.pin_dir, *config.pin_dir.iterdir()):
+        if not features.is_bpffs(path):
+            raise ProgramError(
+                f"{path} is in no BPF file system, though it is below one: something is mounted"
+                f" over it and hides what is pinned there: `umount {path}`"
+            )
+
+
 def keep_pin_dir(config: DatapathOptions, lock: InstanceLock) -> None:
     """Make sure that the directory of pins is there and ours, whatever somebody did to it.
 
@@ -95,7 +110,7 @@ def keep_pin_dir(config: DatapathOptions, lock: InstanceLock) -> None:
         ProgramError: it cannot be, and what to do.
     """
     _ensure_mounted(config, "bpf", config.bpf_root, "--bpf-root")
-    own_directory(config.pin_dir)
+    prepare_pin_dir(config)
     if lock.holds(config.pin_dir):
         return
     try:

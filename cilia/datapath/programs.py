@@ -57,8 +57,10 @@ class Attaching:
     rows: Sequence[Attachment] = ()
     # Nothing is attached before it is closed; None: at once.
     published: Channel | None = None
-    # Puts back the pins of programs.
+    # Puts back the pins of programs and maps.
     restore: Callable[[], None] = nothing
+    # Directories of these pins.
+    objects: Sequence[Path] = ()
 
 
 class NodePrograms:
@@ -86,7 +88,14 @@ class NodePrograms:
     def attaching(self) -> Attaching:
         node = self._node
         rows = socket_attachments(node.config.cgroup, node.programs_dir, node.socket_programs)
-        return Attaching(node.device_links_dir, node.links_dir, rows, self.published, self._restore)
+        return Attaching(
+            node.device_links_dir,
+            node.links_dir,
+            rows,
+            self.published,
+            self._restore,
+            (node.maps_dir, node.programs_dir),
+        )
 
     def publish(self) -> None:
         """Pin the programs and let the reconciler attach them. Raises: BPFError."""

@@ -113,7 +113,7 @@ def build_attachments(
     repairs.watch(desired.reconciler, devices, targets.concerns_attachments(table))
     repairs.retry_with_devices(table, attachments.TARGET, attachments)
     ask = desired.reconciler.verify_now
-    directories = (attaching.device_links, attaching.cgroup_links)
+    directories = (attaching.device_links, attaching.cgroup_links, *attaching.objects)
     part.jobs |= repairs.jobs
     part.jobs["reconcile-attachments"] = _once_closed(attaching.published, desired.reconciler.run)
     part.jobs["watch-pins"] = targets.PinWatch(directories, ask).run

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from cilia.__main__ import cli
 from cilia.cli.status import lines
+from cilia.linux.lock import InstanceLock
 
 ANSWER: dict[str, Any] = {
     "healthy": True,
@@ -100,3 +105,14 @@ def test_a_watch_that_fails_stands_out_with_its_error() -> None:
     line = watch_line(state="failed", error="503: etcd is away")
     assert click.style("failed", fg="red") in line
     assert line.endswith(": 503: etcd is away")
+
+
+def test_an_agent_whose_socket_is_gone_is_named(tmp_path: Path) -> None:
+    lock = InstanceLock()
+    command = [f"--socket={tmp_path / 'cilia.sock'}", "status"]
+    assert "no agent answers" in CliRunner().invoke(cli, command).output
+    lock.acquire(tmp_path)
+    try:
+        assert f"an agent runs (pid {os.getpid()})" in CliRunner().invoke(cli, command).output
+    finally:
+        lock.release()
