@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -294,7 +294,8 @@ class Reconciler(Generic[T]):
         if not retries and not self._failures:
             self._health("job-reconcile", True, f"OK, {self._table.num_objects(txn)} object(s)")
             return
-        shown = [f"{item.key}: {item.error}" for item in islice(self._retries, _ERRORS_SHOWN)]
+        first = islice(self._retries, _ERRORS_SHOWN)
+        shown = [f"{_key_text(item.key)}: {item.error}" for item in first]
         if retries > len(shown):
             shown.append(f"and {retries - len(shown)} more")
         shown.extend(f"{what}: {text}" for what, text in self._failures.items())
@@ -302,6 +303,10 @@ class Reconciler(Generic[T]):
 
     def _report_refresh(self, wait_s: float) -> None:
         self._health("job-refresh", True, f"Next refresh in {_duration(wait_s)}")
+
+
+def _key_text(key: Any) -> str:
+    return ":".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
 def _duration(seconds: float) -> str:

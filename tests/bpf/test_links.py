@@ -176,6 +176,15 @@ def test_pinned_link_outlives_its_owner(
         assert order(device, programs) == ""
 
 
+def test_a_pin_that_cannot_be_made_is_called_by_its_own_name(
+    programs: dict[str, Program], tmp_path: Path
+) -> None:
+    from bpf import pins
+
+    with pytest.raises(KernelError, match=rf"pin {tmp_path}/name: "):
+        pins.replace(programs["a"].number, tmp_path / "name")
+
+
 def test_clsact_filter_is_replaced_in_its_place(
     netns: NetworkNamespace, programs: dict[str, Program]
 ) -> None:
