@@ -66,17 +66,27 @@ class LastReadable:
         path = self._path(name)
         self._unkept.pop(name, None)
         try:
-            data = _encode(objects)
-            if _read(path) != data:
-                # Its parent is the state directory, which others make and lock.
-                self.directory.mkdir(mode=0o700, exist_ok=True)
-                # Not durable: after a power cut nothing is in force that it could keep there.
-                replace_file(path, data)
-            self._kept.add(path.name)
+            self._write(path, _encode(objects))
         except OSError as error:
             self._kept.discard(path.name)
             self._unkept[name] = error.strerror or str(error)
-            self._drop(name, path)
+        else:
+            self._kept.add(path.name)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Raises: OSError; there is no copy then, or one that cannot be removed."""
+        if _read(path) == data:
+            return
+        # Its parent is the state directory, which others make and lock.
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            # Not durable: after a power cut nothing is in force that it could keep there.
+            replace_file(path, data)
+        except OSError:
+            # First the mark: a kill in between leaves the copy of what is in force still.
+            (self.directory / _COMPLETE).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            replace_file(path, data)  # where the old one was there may be room
 
     def last(self, name: str) -> Objects | None:
         """Return what was in force from a file when the agent before ended; None: not known."""
@@ -157,16 +167,6 @@ class LastReadable:
             f"what is in force from {names} cannot be kept for the next agent: {reason}: make room"
             " or make it writable; until then do not restart the agent while such a file is broken"
         )
-
-    def _drop(self, name: str, path: Path) -> None:
-        """First the mark: a kill in between leaves the copy of what is in force still."""
-        try:
-            (self.directory / _COMPLETE).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-        except NotADirectoryError:
-            return
-        except OSError as error:
-            self._unkept[name] += f", and {path} is old and cannot be removed ({error.strerror})"
 
     def _path(self, name: str) -> Path:
         return self.directory / (hashlib.sha256(os.fsencode(name)).hexdigest() + _SUFFIX)

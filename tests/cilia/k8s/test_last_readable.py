@@ -22,7 +22,7 @@ from cilia.k8s.state_file import state_file_source
 from cilia.linux.mounts import mount
 from tests.bpf.world import unmount
 from tests.cilia.fuzz import forms
-from tests.cilia.k8s.forms import service_form, slice_form, yaml_of
+from tests.cilia.k8s.forms import service_form, slice_form, with_metadata, yaml_of
 from tests.cilia.k8s.test_manifests import Reader
 from tests.cilia.k8s.test_state_file import state
 
@@ -31,6 +31,12 @@ BROKEN: dict[str, bytes] = {
     "wrong field": yaml_of(service_form("second", "10.96.0.2", type="None")),
     "empty document": b"---\nkind: Service\n",
 }
+
+
+#: Its copy does not fit where that of a small one was.
+LARGE = yaml_of(
+    with_metadata(service_form("first", "10.96.0.9"), annotations={"note": "x" * 20_000})
+)
 
 
 class Agents:
@@ -222,7 +228,7 @@ async def test_an_old_copy_is_never_served_after_the_disk_was_full(
     agents.write("first")
     reader = await agents.listed()
     fill(full)
-    agents.write("first", ip="10.96.0.9")
+    agents.write_bytes(LARGE)
     await reader.until(lambda: agents.ip("first") == "10.96.0.9")
     await agents.complains("No space left")
     await agents.end()
@@ -234,6 +240,19 @@ async def test_an_old_copy_is_never_served_after_the_disk_was_full(
 
 
 @pytest.mark.root
+async def test_the_room_of_the_old_copy_is_used_for_the_new_one(agents: Agents, full: Path) -> None:
+    agents.write("first")
+    reader = await agents.listed()
+    fill(full)
+    agents.write("first", ip="10.96.0.9")
+    await reader.until(lambda: agents.ip("first") == "10.96.0.9")
+    await agents.end()
+    agents.write_bytes(b"{")
+    await agents.listed()
+    assert agents.ip("first") == "10.96.0.9"
+
+
+@pytest.mark.root
 async def test_copies_are_kept_again_when_there_is_room(
     agents: Agents, full: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +260,7 @@ async def test_copies_are_kept_again_when_there_is_room(
     agents.write("first")
     reader = await agents.listed()
     fill(full)
-    agents.write("first", ip="10.96.0.9")
+    agents.write_bytes(LARGE)
     await agents.complains("No space left")
     full.unlink()
     await agents.problems.until(lambda: not agents.problems.complaints)
