@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import orjson
 import structlog
 
 from cilia.k8s.manifest_files import decode_file
@@ -180,10 +179,11 @@ def _read(path: Path) -> bytes | None:
 
 
 def _encode(objects: Objects) -> bytes:
-    return orjson.dumps({"apiVersion": "v1", "kind": "List", "items": list(_forms(objects))})
+    """Return a List, in the form that a manifest has."""
+    items = ",".join(map(_form, objects.values()))
+    return f'{{"apiVersion":"v1","kind":"List","items":[{items}]}}'.encode()
 
 
-def _forms(objects: Objects) -> Iterator[dict[str, object]]:
-    for obj in objects.values():
-        form = obj.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        yield {"apiVersion": obj.API_VERSION, "kind": obj.KIND, **form}
+def _form(obj: K8sObject) -> str:
+    fields = obj.model_dump_json(by_alias=True, exclude_defaults=True)
+    return f'{{"apiVersion":"{obj.API_VERSION}","kind":"{obj.KIND}",{fields[1:]}'

@@ -99,6 +99,7 @@ class Ground:
         self.world, self.node, self.client = w, node, client
         self.pin_dir = w.bpf_root / w.namespace
         self._resting: set[str] = set()
+        self._log_before = 0
         w.write(
             "echo.yaml",
             service("echo", ADDRESS)
@@ -114,10 +115,12 @@ class Ground:
     # -- the agent --
 
     def start(self) -> None:
+        self._log_before = len(self.log())
         self.world.start_agent("--devices=dev0", "--lb-verify-interval-s=1")
 
     def log(self) -> str:
-        return (self.world.directory / "agent.log").read_text()
+        path = self.world.directory / "agent.log"
+        return path.read_text() if path.exists() else ""
 
     # -- what holds when all is well --
 
@@ -129,6 +132,8 @@ class Ground:
 
     def whole(self) -> bool:
         """All pins are there, the status is well, and both clients are answered."""
+        if '"synchronised"' not in self.log()[self._log_before :]:
+            return False  # it may still pin its programs
         if not self.healthy() or not self._pins() >= self._resting:
             return False
         if "answer" not in self.world.inside.tcp(ADDRESS, 80):
