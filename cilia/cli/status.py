@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from cilia.api.client import ApiError, request
-from cilia.linux.lock import holder_of
 from cilia.loadbalancer.cli.replacement import REPLACEMENT
 from cilia.program.output import show
 from statedb.shown.text import all_visible, visible
@@ -89,6 +88,8 @@ def _answer(socket: str, wait_s: float) -> dict[str, Any]:
 
 def _hidden_agent(socket: Path) -> str:
     """Say that an agent runs though its socket is gone; empty if none does, or it is there."""
+    from cilia.linux.lock import holder_of  # its package has all of netlink
+
     try:
         pid = None if socket.exists() else holder_of(socket.parent)
     except OSError:
