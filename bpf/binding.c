@@ -477,6 +477,42 @@ static int cilia_btf_format(const struct btf *btf, uint32_t type_id, const void 
 	return rc < 0 ? rc : 0;
 }
 
+/* -- entries that programs replace meanwhile -- */
+
+/* Delete the entries whose values still have the size bytes at from that they had when they were read;
+ * gone[i] says whether the i-th went. What a program put there between the look and the deletion is
+ * taken out as one with it, and is put back unless something newer is there by then. */
+static int cilia_map_delete_unchanged(int fd, const char *keys, const char *values, uint32_t count,
+				      uint32_t key_size, uint32_t value_size, uint32_t from,
+				      uint32_t size, char *gone)
+{
+	char *now = malloc(value_size);
+	int rc = now ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; !rc && i < count; i++) {
+		const char *key = keys + (size_t)i * key_size;
+		const char *read = values + (size_t)i * value_size + from;
+
+		gone[i] = 0;
+		rc = bpf_map_lookup_elem(fd, key, now);
+		if (!rc && memcmp(now + from, read, size))
+			continue;
+		if (!rc)
+			rc = bpf_map_lookup_and_delete_elem(fd, key, now);
+		if (!rc && memcmp(now + from, read, size)) {
+			rc = bpf_map_update_elem(fd, key, now, BPF_NOEXIST);
+			if (rc == -EEXIST)
+				rc = 0;
+			continue;
+		}
+		gone[i] = !rc;
+		if (rc == -ENOENT)
+			rc = 0;
+	}
+	free(now);
+	return rc;
+}
+
 /* -- Maglev tables -- */
 
 /* Fill a table in turns: see bpf/lb/maglev.py. All arrays have count entries, the table has size, a

@@ -76,6 +76,17 @@ class FakeMap:
         for key in keys:
             self._entries.pop(key, None)
 
+    def delete_unchanged(
+        self, entries: Sequence[tuple[bytes, bytes]], part: slice
+    ) -> list[tuple[bytes, bytes]]:
+        gone = [
+            (key, value)
+            for key, value in entries
+            if self._entries.get(key, b"")[part] == value[part]
+        ]
+        self.delete_batch([key for key, _ in gone])
+        return gone
+
     def clear(self) -> None:
         self._entries.clear()
 
@@ -157,6 +168,14 @@ class FaultyMap:
                 continue
             except KernelError as error:
                 raise BatchError(f"delete from {self.name}", error, done) from error
+
+    def delete_unchanged(
+        self, entries: Sequence[tuple[bytes, bytes]], part: slice
+    ) -> list[tuple[bytes, bytes]]:
+        if entries:
+            self._maybe_fail("delete from")
+        assert isinstance(self.target, FakeMap)
+        return self.target.delete_unchanged(entries, part)
 
     def clear(self) -> None:
         self.delete_batch([key for key, _ in self.items()])

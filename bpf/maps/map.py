@@ -285,6 +285,24 @@ class Map(Fd):
             except KernelError as error:
                 raise BatchError(f"delete from {self.name}", error, done) from error
 
+    def delete_unchanged(
+        self, entries: Sequence[tuple[bytes, bytes]], part: slice
+    ) -> list[tuple[bytes, bytes]]:
+        """Compare and delete. The kernel has no such call, so there are three for each entry: look,
+        take out, and put back what came in between. Such an entry is missing for a microsecond.
+        """
+        keys, values = b"".join(key for key, _ in entries), b"".join(value for _, value in entries)
+        self._check_batch(len(entries), keys, values)
+        start, stop, _ = part.indices(self.value_size)
+        gone = ffi.new("char[]", len(entries))
+        rc = lib.cilia_map_delete_unchanged(
+            *(self.number, keys, values, len(entries)),
+            *(self.key_size, self.value_size, start, stop - start, gone),
+        )
+        check(rc, f"delete from {self.name}")
+        marks = bytes(ffi.buffer(gone, len(entries)))
+        return [entry for entry, mark in zip(entries, marks, strict=True) if mark]
+
     def clear(self) -> None:
         self.delete_batch([key for key, _ in self.items()])
 

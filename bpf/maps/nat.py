@@ -19,8 +19,10 @@ from bpf.maps.ct import decode_key, encode_key
 from bpf.maps.raw import RawMap
 
 __all__ = [
+    "CREATED",
     "EXPIRES_OFFSET",
     "NAT_MAPS",
+    "REV_NAT",
     "SIGNAL",
     "SWEPT",
     "VALUE_SIZE",
@@ -50,6 +52,10 @@ VALUE_SIZE: Final = dict(zip(NAT_MAPS, (_VALUE4.size, _VALUE6.size), strict=True
 
 #: Where ``expires_s`` stands in a value, by its size.
 EXPIRES_OFFSET: Final = {_VALUE4.size: 8, _VALUE6.size: 20}
+
+#: Where ``created_s`` and ``rev_nat`` stand in a value, by its size.
+CREATED: Final = {_VALUE4.size: slice(12, 16), _VALUE6.size: slice(24, 28)}
+REV_NAT: Final = {_VALUE4.size: slice(16, 20), _VALUE6.size: slice(28, 32)}
 
 
 class NatDirection(IntEnum):

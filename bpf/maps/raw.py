@@ -41,3 +41,15 @@ class RawMap(Protocol):
 
     def clear(self) -> None:
         """Delete every entry."""
+
+
+class SharedMap(RawMap, Protocol):
+    """A hash map whose entries programs make and replace at any time."""
+
+    def delete_unchanged(
+        self, entries: Sequence[tuple[bytes, bytes]], part: slice
+    ) -> list[tuple[bytes, bytes]]:
+        """Delete those of the entries whose `part` of the value is as it was read; return them.
+
+        An entry that was replaced since then stays.
+        """

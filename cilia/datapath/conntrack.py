@@ -18,7 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from bpf.maps import ct, nat
-from bpf.maps.raw import RawMap
+from bpf.maps.raw import RawMap, SharedMap
 
 __all__ = ["ConntrackGC", "ConntrackMaps", "SweepResult", "next_interval"]
 
@@ -40,13 +40,13 @@ _U32: Final = 4
 class ConntrackMaps(msgspec.Struct, frozen=True):
     """The maps that are swept, by name."""
 
-    connections: Mapping[str, RawMap]
-    translations: Mapping[str, RawMap]
+    connections: Mapping[str, SharedMap]
+    translations: Mapping[str, SharedMap]
     #: Tells programs what the next sweep deletes; None: nobody takes entries over.
     swept: RawMap | None = None
 
     @classmethod
-    def of(cls, maps: Mapping[str, RawMap]) -> ConntrackMaps:
+    def of(cls, maps: Mapping[str, SharedMap]) -> ConntrackMaps:
         """Those among all maps of the datapath; a datapath without them has nothing to sweep."""
         return cls(
             {name: maps[name] for name in ct.CT_MAPS if name in maps},
@@ -125,7 +125,7 @@ class ConntrackGC:
         self._maps.swept.update(bytes(_U32), now_s.to_bytes(_U32, "little"))
         time.sleep(PROGRAM_S)
 
-    def _layouts(self) -> Iterator[tuple[str, RawMap, int]]:
+    def _layouts(self) -> Iterator[tuple[str, SharedMap, int]]:
         for name, raw in self._maps.connections.items():
             yield name, raw, ct.EXPIRES_OFFSET
         for name, raw in self._maps.translations.items():
@@ -136,19 +136,20 @@ def _nat_offset(name: str) -> int:
     return nat.EXPIRES_OFFSET[nat.VALUE_SIZE[name]]
 
 
-def _sweep(raw: RawMap, offset: int, now_s: int) -> tuple[int, int]:
-    """(entries left, entries deleted). An entry that is refreshed between the look and the deletion
-    was silent for its whole lifetime up to then: its next packet makes it anew.
+def _sweep(raw: SharedMap, offset: int, now_s: int) -> tuple[int, int]:
+    """(entries left, entries deleted). An entry that got another time since the look stays: it is
+    that of a new connection on the same ports, or of one that was silent and goes on. Its backend
+    would be chosen anew.
     """
-    end = offset + _U32
+    expires = slice(offset, offset + _U32)
     alive, expired = 0, []
     for key, value in raw.items():
-        if int.from_bytes(value[offset:end], "little") < now_s:
-            expired.append(key)
+        if int.from_bytes(value[expires], "little") < now_s:
+            expired.append((key, value))
         else:
             alive += 1
-    raw.delete_batch(expired)
-    return alive, len(expired)
+    deleted = len(raw.delete_unchanged(expired, expires))
+    return alive + len(expired) - deleted, deleted
 
 
 def next_interval(wait_s: float, deleted_share: float, max_s: float = MAX_INTERVAL_S) -> float:

@@ -6,17 +6,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from random import Random
+from threading import Thread
+from typing import cast
 
 import pytest
 
 from bpf.errors import BatchError, Exists, KernelError, MapFull, NoMemory, NotFound
 from bpf.maps.fake import FakeMap, FaultyMap
-from bpf.maps.raw import EXIST, NOEXIST, RawMap
+from bpf.maps.raw import EXIST, NOEXIST, RawMap, SharedMap
 
 #: More entries than one batch of an iteration.
 MANY = 10_000
 
 Maker = Callable[[int], RawMap]
+
+
+def shared(raw: RawMap) -> SharedMap:
+    return cast(SharedMap, raw)
 
 
 def fake(max_entries: int) -> RawMap:
@@ -147,6 +153,40 @@ def test_batch_delete_passes_over_missing_keys(make: Maker) -> None:
     raw.update_batch([key(n) for n in range(6)], [value(n) for n in range(6)])
     raw.delete_batch([key(n) for n in (9, 0, 8, 7, 2, 4, 9)])
     assert sorted(k for k, _ in raw.items()) == [key(1), key(3), key(5)]
+
+
+def test_an_entry_that_changed_since_it_was_read_stays(make: Maker) -> None:
+    """Only the named part of the value counts."""
+    raw = make(10)
+    keys = [bytes([number]) * 4 for number in range(4)]
+    raw.update_batch(keys, [b"old-old1"] * 4)
+    entries = list(raw.items())
+    raw.update(keys[1], b"new-old1")
+    raw.update(keys[2], b"old-new1")
+    raw.delete(keys[3])
+    gone = shared(raw).delete_unchanged(entries, slice(0, 4))
+    assert sorted(gone) == [(keys[0], b"old-old1"), (keys[2], b"old-old1")]
+    assert dict(raw.items()) == {keys[1]: b"new-old1"}
+    assert shared(raw).delete_unchanged([], slice(0, 4)) == []
+
+
+@pytest.mark.root
+def test_no_entry_is_lost_that_is_replaced_while_it_is_deleted() -> None:
+    """Whoever writes meanwhile, on another processor, finds what it wrote."""
+    from bpf.maps.map import Map
+    from bpf.maps.types import MapType
+
+    keys = [number.to_bytes(4, "little") for number in range(2_000)]
+    with Map.create(MapType.LRU_HASH, "test", 4, 8, 4_096) as raw:
+        for number in range(20):
+            old, new = (f"{word}{number:05}".encode() for word in ("old", "new"))
+            raw.update_batch(keys, [old] * len(keys))
+            entries = sorted(raw.items())
+            replacing = Thread(target=raw.update_batch, args=(keys, [new] * len(keys)))
+            replacing.start()
+            gone = raw.delete_unchanged(entries, slice(0, 8))
+            replacing.join()
+            assert dict(raw.items()) == dict.fromkeys(keys, new), f"{len(gone)} were deleted"
 
 
 @pytest.mark.parametrize("bad", [b"", b"123", b"12345"])

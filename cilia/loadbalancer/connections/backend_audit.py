@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from bpf.maps import ct, lb, nat
-from bpf.maps.raw import RawMap
+from bpf.maps.raw import SharedMap
 from cilia.datapath.conntrack import ConntrackMaps
 from reconcilers.reconciler import Reconciler
 from statedb import DB, Channel, ReadTxn, Table, wait_initialized
@@ -28,6 +28,9 @@ __all__ = ["BackendAudit"]
 
 #: Protocols without an end, by number.
 _CONNECTIONLESS: Final = {17: "UDP", 132: "SCTP"}
+
+#: Of an entry of connection tracking: backend and frontend.
+_LEADS_TO: Final = slice(ct.BACKEND_ID.start, ct.REV_NAT.stop)
 
 
 class BackendAudit:
@@ -71,7 +74,8 @@ class BackendAudit:
             deleted += self._audit_translations(txn, raw)
         return deleted
 
-    def _audit_connections(self, txn: ReadTxn, raw: RawMap) -> int:
+    def _audit_connections(self, txn: ReadTxn, raw: SharedMap) -> int:
+        """An entry that leads to another backend since the look stays."""
         known: dict[tuple[bytes, bytes], bool] = {}
         stale = []
         for key, value in raw.items():
@@ -82,21 +86,25 @@ class BackendAudit:
                 if pair not in known:
                     known[pair] = self._serves(txn, rev_nat, decoded.proto, pair[1])
                 if not known[pair]:
-                    stale.append(key)
-        raw.delete_batch(stale)
-        return len(stale)
+                    stale.append((key, value))
+        return len(raw.delete_unchanged(stale, _LEADS_TO))
 
-    def _audit_translations(self, txn: ReadTxn, raw: RawMap) -> int:
-        """Both entries of a flow go; its replies name the frontend, so they are what is asked."""
-        stale: list[bytes] = []
+    def _audit_translations(self, txn: ReadTxn, raw: SharedMap) -> int:
+        """Both entries of a flow go; its replies name the frontend, so they are what is asked. What
+        another flow has made since the look stays.
+        """
+        stale: list[tuple[bytes, bytes]] = []
         for raw_key, raw_value in raw.items():
             key, value = nat.decode_key(raw_key), nat.decode_value(raw_value)
             if key.direction == nat.NatDirection.IN and value.rev_nat:
                 backend = key.source + lb.encode_port(key.source_port)
                 if not self._serves(txn, lb.encode_id(value.rev_nat), key.proto, backend):
-                    stale += (raw_key, nat.encode_key(nat.partner(key, value)))
-        raw.delete_batch(stale)
-        return len(stale)
+                    stale.append((raw_key, raw_value))
+        partners = {key: _partner(raw, key, value) for key, value in stale}
+        size = nat.VALUE_SIZE[raw.name]
+        deleted = raw.delete_unchanged(stale, nat.REV_NAT[size])
+        left = [entry for key, _ in deleted if (entry := partners[key]) is not None]
+        return len(deleted) + len(raw.delete_unchanged(left, nat.CREATED[size]))
 
     def _backend_of(self, key: ct.CtKey, value: bytes) -> bytes:
         """Address and port of the backend, packed; nothing for one that is gone altogether."""
@@ -135,6 +143,13 @@ class BackendAudit:
                 row = self._frontends.get(txn, addr)
                 if row is not None:
                     yield row
+
+
+def _partner(raw: SharedMap, key: bytes, value: bytes) -> tuple[bytes, bytes] | None:
+    """Return the other entry of a flow as it is now."""
+    other = nat.encode_key(nat.partner(nat.decode_key(key), nat.decode_value(value)))
+    found = raw.lookup(other)
+    return None if found is None else (other, found)
 
 
 def _packed(addr: L3n4Addr) -> bytes:

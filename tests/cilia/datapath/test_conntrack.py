@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address
+from itertools import count
 
 import anyio
 import pytest
 
 from bpf.maps import ct, nat
 from bpf.maps.fake import FakeMap, FaultyMap
+from bpf.maps.raw import SharedMap
 from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC, ConntrackMaps, next_interval
 from cilia.loadbalancer.connections.backend_audit import BackendAudit
 from tables.loadbalancer.frontends import FrontendType
@@ -105,6 +108,49 @@ def test_sweep_tells_what_it_deletes_before_it_looks() -> None:
     assert told == [(100).to_bytes(4, "little")]
 
 
+class Replaced(FakeMap):
+    """What programs do between the look at the entries and their deletion."""
+
+    def __init__(self, raw: FakeMap, do: Callable[[FakeMap], None]) -> None:
+        super().__init__(raw.name, raw.key_size, raw.value_size, raw.max_entries)
+        self._entries = raw._entries
+        self._do = do
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from super().items()
+        self._do(self)
+
+
+def replaced(maps: ConntrackMaps, do: Callable[[ConntrackMaps], None]) -> ConntrackMaps:
+    """The same maps, in which programs do something once the entries were read."""
+
+    def wrapped(raw: SharedMap) -> FakeMap:
+        assert isinstance(raw, FakeMap)
+        return Replaced(raw, lambda _: do(maps))
+
+    return ConntrackMaps(
+        {name: wrapped(raw) for name, raw in maps.connections.items()},
+        {name: wrapped(raw) for name, raw in maps.translations.items()},
+    )
+
+
+def test_a_new_connection_on_the_ports_of_an_expired_one_keeps_its_backend() -> None:
+    maps = new_maps()
+    of_service = partial(connection, maps, CLIENT, VIP, direction=ct.Direction.SERVICE, proto=TCP)
+    of_service(expires_s=99, backend_id=1)
+    translation(maps, A, rev_nat=1, expires_s=99)
+
+    def again(maps: ConntrackMaps) -> None:
+        of_service(expires_s=8100, backend_id=2)
+        translation(maps, A, rev_nat=2, expires_s=8100)
+
+    result = ConntrackGC(replaced(maps, again)).sweep(now_s=100)
+    assert left(maps) == [f"{CLIENT}:4000 -> {VIP}:53"]
+    assert len(dict(maps.translations["cilia_snat4"].items())) == 2
+    assert result.deleted["cilia_ct4_tcp"] == result.deleted["cilia_snat4"] == 0
+    assert result.alive["cilia_ct4_tcp"] == 1
+
+
 def test_random_sweeps_agree_with_a_filter() -> None:
     rng = random.Random(5)
     for _ in range(50):
@@ -177,6 +223,27 @@ async def test_entries_towards_a_removed_backend_go_and_others_stay() -> None:
         f"{CLIENT}:4000 -> {VIP}:53",
     ]
     assert not dict(maps.translations["cilia_snat4"].items())
+
+
+async def test_a_flow_that_got_another_backend_while_it_was_audited_stays() -> None:
+    world = await lb_world(A)
+    maps = new_maps()
+    number = rev_nat_of(world, VIP)
+    of_service = partial(
+        connection, maps, CLIENT, VIP, direction=ct.Direction.SERVICE, rev_nat=number
+    )
+    of_service(backend_id=77)
+    translation(maps, B, rev_nat=number)
+
+    others = count(number + 1)
+
+    def again(maps: ConntrackMaps) -> None:
+        of_service(backend_id=1)
+        translation(maps, B, rev_nat=next(others))
+
+    assert audit(world, replaced(maps, again)) == 0
+    assert left(maps) == [f"{CLIENT}:4000 -> {VIP}:53"]
+    assert len(dict(maps.translations["cilia_snat4"].items())) == 2
 
 
 async def test_entries_go_when_no_backend_is_left() -> None:
