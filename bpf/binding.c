@@ -150,6 +150,18 @@ static int cilia_prog_info(int fd, struct cilia_prog_info *out)
 	return 0;
 }
 
+/* The ids of the maps that a program uses, into an array of room elements; returns how many. */
+static int cilia_prog_maps(int fd, uint32_t *ids, uint32_t room)
+{
+	struct bpf_prog_info info = { .nr_map_ids = room, .map_ids = (uintptr_t)ids };
+	uint32_t size = sizeof(info);
+	int rc = bpf_obj_get_info_by_fd(fd, &info, &size);
+
+	if (rc)
+		return rc;
+	return info.nr_map_ids < room ? info.nr_map_ids : room;
+}
+
 /* Link types that these kernel headers may not name yet. */
 #define CILIA_LINK_CGROUP 3
 #define CILIA_LINK_NETNS 5

@@ -23,7 +23,7 @@ are complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bpf import features, pins
@@ -286,11 +286,40 @@ def _pinned_program(path: Path) -> int:
         return 0
 
 
-def published_ids(pin_dir: Path) -> set[int]:
+def _published_ids(pin_dir: Path) -> set[int]:
     """Return the ids of the programs that are pinned below ``pin_dir``."""
     directory = pin_dir / "programs"
     paths = directory.iterdir() if directory.is_dir() else ()
     return {number for path in paths if (number := _pinned_program(path))}
+
+
+def own_programs(pin_dir: Path, program_ids: Iterable[int]) -> set[int]:
+    """Return those of the programs that belong to the instance of ``pin_dir``: their pin is there,
+    or that of a map that they use. A predecessor has no pin any more; its maps have.
+    """
+    wanted = set(program_ids)
+    own = wanted & _published_ids(pin_dir)
+    maps = _pinned_map_ids(pin_dir / "maps") if wanted - own else set()
+    return own | {number for number in wanted - own if _map_ids(number) & maps}
+
+
+def _pinned_map_ids(directory: Path) -> set[int]:
+    found = set()
+    for path in directory.iterdir() if directory.is_dir() else ():
+        try:
+            with Map.open_pinned(path) as opened:
+                found.add(opened.info.id)
+        except NotFound:
+            continue  # unpinned meanwhile
+    return found
+
+
+def _map_ids(program_id: int) -> set[int]:
+    try:
+        with Program.by_id(program_id) as program:
+            return program.map_ids()
+    except NotFound:
+        return set()
 
 
 def cleanup(pin_dir: Path) -> None:

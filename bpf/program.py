@@ -10,6 +10,9 @@ from bpf.descriptors import Fd
 from bpf.libbpf import check, decode, ffi, lib, options
 from bpf.pins import open_pin
 
+#: The kernel's own limit of maps of one program.
+MOST_MAPS = 64
+
 
 class ProgramInfo(NamedTuple):
     """What the kernel tells about a loaded program."""
@@ -78,6 +81,14 @@ class Program(Fd):
             run_time_ns=out.run_time_ns,
             run_count=out.run_count,
         )
+
+    def map_ids(self) -> set[int]:
+        """The kernel's numbers of the maps that it uses."""
+        ids = ffi.new("uint32_t[]", MOST_MAPS)
+        count = check(
+            lib.cilia_prog_maps(self.number, ids, MOST_MAPS), f"maps of program {self.name}"
+        )
+        return set(ffi.unpack(ids, count))
 
     def run(
         self,

@@ -128,11 +128,10 @@ def _detach_filters(pin_dir: Path) -> int:
     """Take away what serves devices on a kernel without TCX: filters have no pin, and would go on
     translating without an agent. They are known by their programs; another instance has others.
     """
-    from bpf.datapath import published_ids
     from reconcilers.datapath.attachment_places import FilterPlaces
 
     with Netlink() as netlink:
-        return FilterPlaces(netlink).detach_programs(published_ids(pin_dir))
+        return FilterPlaces(netlink, pin_dir).detach_all()
 
 
 def _remove_directory(directory: Path) -> None:

@@ -57,7 +57,7 @@ def build(
             ctx.problems,
             cluster.watches,
             datapath.edge,
-            _coexistence(node, datapath, loadbalancer),
+            _coexistence(config, node, datapath, loadbalancer),
             programs,
         ),
         sampler=MetricsSampler(ctx.registry, config.metrics_sampling_interval_s),
@@ -68,7 +68,7 @@ def build(
 
 
 def _coexistence(
-    node: NodePart, datapath: DatapathPart, loadbalancer: LoadBalancerPart
+    config: AgentConfig, node: NodePart, datapath: DatapathPart, loadbalancer: LoadBalancerPart
 ) -> Coexistence | None:
     if node.network is None or datapath.programs is None or datapath.attachments is None:
         return None
@@ -77,4 +77,5 @@ def _coexistence(
         datapath.attachments.table,
         datapath.programs,
         node.network.netlink,
+        config.pin_dir,
     )

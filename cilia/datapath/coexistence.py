@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from bpf.foreign import ForeignProgram
@@ -41,6 +42,7 @@ class Coexistence:
     attachments: Table[Attachment]
     hooks: Hooks
     netlink: Netlink
+    pin_dir: Path
 
     def as_dict(self, txn: ReadTxn) -> dict[str, Any]:
         """`error` is a sentence if the kernel refused to tell a part of it, or empty."""
@@ -66,7 +68,7 @@ class Coexistence:
         devices = {row.target for row in self.attachments.all(txn) if row.hook.is_device}
         for index, name in sorted(names.items()):
             if name in devices:
-                yield from foreign_filters(self.netlink, index)
+                yield from foreign_filters(self.netlink, index, self.pin_dir)
 
 
 def program_dict(program: ForeignProgram, names: dict[int, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC
@@ -62,7 +63,7 @@ def build(
     if node.network is None or programs is None:
         return part
     part.attachments = build_attachments(ctx, node.network, programs.attaching(), part)
-    filters = filter_places(node.network)
+    filters = filter_places(node.network, options.pin_dir)
     if filters is not None:
         netns, read = node.network.netns, filters.program_ids
         programs.watch_filters(read if netns is None else partial(netns.run, read))
@@ -73,12 +74,12 @@ def build(
     return part
 
 
-def filter_places(network: Network) -> FilterPlaces | None:
+def filter_places(network: Network, pin_dir: Path) -> FilterPlaces | None:
     """Return the places of programs of devices on a kernel without TCX, None with TCX."""
     from bpf import features
     from reconcilers.datapath.attachment_places import FilterPlaces
 
-    return None if features.has_tcx() else FilterPlaces(network.netlink)
+    return None if features.has_tcx() else FilterPlaces(network.netlink, pin_dir)
 
 
 def build_attachments(
@@ -92,7 +93,7 @@ def build_attachments(
     from reconcilers.datapath.attachment_places import LinkPlaces
     from reconcilers.datapath.cgroup_places import CgroupPlaces
 
-    filters = filter_places(network)
+    filters = filter_places(network, attaching.device_links.parent)
     cgroups, links = CgroupPlaces(attaching.cgroup_links), LinkPlaces(attaching.device_links)
     part.closing += [cgroups.close, links.close]
     devices = network.observed.devices

@@ -2,7 +2,8 @@
 """How a program gets to a device: as a pinned bpf link, or as a tc filter where there is no TCX.
 
 Each way finds again what is ours without any record: links by their pins in a directory of ours,
-filters by a handle that begins with our mark. A kill between making a link and pinning it takes the
+filters by a handle that begins with our mark, and by the program that they run: several instances
+may be on one node. A kill between making a link and pinning it takes the
 link along; one between two other steps leaves what the next update or prune knows how to finish.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,6 +20,7 @@ from typing import Final, Protocol
 import msgspec
 
 from bpf import clsact
+from bpf.datapath import own_programs
 from bpf.descriptors import Fd
 from bpf.errors import Detached
 from bpf.foreign import ForeignProgram, program_name
@@ -50,7 +52,7 @@ __all__ = [
     "Places",
     "attached",
     "foreign_filters",
-    "is_ours",
+    "has_mark",
     "pin_name",
 ]
 
@@ -234,18 +236,21 @@ _FIRST_PRIORITY, _LAST_PRIORITY = 100, 50_000
 
 
 class FilterPlaces:
-    """tc filters; the mark and a hash of the owner are the handle, the order is the priority."""
+    """tc filters; the mark and a hash of instance and owner are the handle, the order is the
+    priority. `pin_dir` is what an instance has for itself.
+    """
 
-    def __init__(self, netlink: Netlink) -> None:
+    def __init__(self, netlink: Netlink, pin_dir: Path) -> None:
         self._netlink = netlink
+        self._pin_dir = pin_dir
 
     def name(self, row: Attachment) -> str:
-        return _filter_name(row.target, row.hook, _handle(row.owner))
+        return _filter_name(row.target, row.hook, self._handle(row.owner))
 
     def attach(self, row: Attachment, target_id: int, target_fd: int, program: Program) -> Attached:
         priority = self._priority(row, target_id)
         direction, _ = _PARENTS[row.hook]
-        where = clsact.Filter(target_id, direction, priority, _handle(row.owner))
+        where = clsact.Filter(target_id, direction, priority, self._handle(row.owner))
         program_id = clsact.attach(program, where)
         for old in self._filters(target_id, row.hook):
             if old.handle == where.handle and old != where:
@@ -253,42 +258,45 @@ class FilterPlaces:
         return Attached(target_id, program_id)
 
     def detach(self, name: str) -> None:
-        for found, where in self._all():
+        for found, where, _ in self._all():
             if found == name:
                 clsact.detach(where)
 
     def installed(self) -> dict[str, Attached]:
-        found = {}
-        for name, where in self._all():
-            program_id = clsact.attached(where)
-            if program_id is not None:
-                found[name] = Attached(where.ifindex, program_id)
-        return found
+        return {
+            name: Attached(where.ifindex, program_id) for name, where, program_id in self._all()
+        }
 
     def program_ids(self) -> dict[str, int]:
         """Return the id of the program at each place, by the name of the place."""
         return {name: found.program_id for name, found in self.installed().items()}
 
-    def detach_programs(self, program_ids: Collection[int]) -> int:
-        """Take away the filters that run one of these programs; returns how many."""
-        filters = [where for _, where in self._all() if clsact.attached(where) in program_ids]
-        for where in filters:
+    def detach_all(self) -> int:
+        """Take away the filters of this instance; returns how many."""
+        found = self._all()
+        for _, where, _ in found:
             clsact.detach(where)
-        return len(filters)
+        return len(found)
 
-    def _all(self) -> Iterator[tuple[str, clsact.Filter]]:
-        for link in self._netlink.links():
-            for hook in _PARENTS:
-                for where in self._filters(link.index, hook):
-                    yield _filter_name(link.name, hook, where.handle), where
+    def _all(self) -> list[tuple[str, clsact.Filter, int]]:
+        """The filters of this instance: name, place, and the id of the program that they run."""
+        marked = [
+            (_filter_name(link.name, hook, where.handle), where, program_id)
+            for link in self._netlink.links()
+            for hook in _PARENTS
+            for where in self._filters(link.index, hook)
+            if (program_id := clsact.attached(where)) is not None
+        ]
+        own = own_programs(self._pin_dir, (program_id for _, _, program_id in marked))
+        return [found for found in marked if found[2] in own]
 
     def _filters(self, index: int, hook: AttachHook) -> list[clsact.Filter]:
-        """Ours at one hook."""
+        """Those of all instances at one hook."""
         direction, parent = _PARENTS[hook]
         return [
             clsact.Filter(index, direction, f.priority, f.handle)
             for f in _filters_below(self._netlink, index, parent)
-            if is_ours(f.handle)
+            if has_mark(f.handle)
         ]
 
     def _priority(self, row: Attachment, index: int) -> int:
@@ -296,23 +304,27 @@ class FilterPlaces:
             return _FIRST_PRIORITY
         if row.order.kind is OrderKind.LAST:
             return _LAST_PRIORITY
-        handle = _handle(row.order.owner)
+        handle = self._handle(row.order.owner)
         for other in self._filters(index, row.hook):
             if other.handle == handle:
                 step = -1 if row.order.kind is OrderKind.BEFORE else 1
                 return other.priority + step
         raise NotAttached(f"{row.order.owner} is not attached to {row.target} {row.hook}")
 
+    def _handle(self, owner: str) -> int:
+        """Two instances have each their own at one device."""
+        return _MARK | zlib.crc32(f"{self._pin_dir}\0{owner}".encode()) & ~_MARK_BITS
 
-def foreign_filters(netlink: Netlink, index: int) -> Iterator[ForeignProgram]:
-    """Programs that others attached to a device's clsact. Raises: NetlinkError."""
+
+def foreign_filters(netlink: Netlink, index: int, pin_dir: Path) -> Iterator[ForeignProgram]:
+    """Programs that others attached to a device's clsact, also other instances than that of
+    `pin_dir`. Raises: NetlinkError.
+    """
     for direction, parent in _PARENTS.values():
         for found in _filters_below(netlink, index, parent):
             where = clsact.Filter(index, direction, found.priority, found.handle)
-            number = None
-            if found.kind == "bpf" and found.handle and not is_ours(found.handle):
-                number = clsact.attached(where)
-            if number is not None:
+            number = clsact.attached(where) if found.kind == "bpf" and found.handle else None
+            if number is not None and not own_programs(pin_dir, [number]):
                 hook = f"clsact {direction.name.lower()}"
                 yield ForeignProgram(index, hook, number, program_name(number))
 
@@ -331,10 +343,6 @@ def _filter_name(device: str, hook: AttachHook, handle: int) -> str:
     return f"{device}:{hook}:{handle:#x}"
 
 
-def is_ours(handle: int) -> bool:
-    """Whether a filter's handle bears our mark."""
+def has_mark(handle: int) -> bool:
+    """True if a filter's handle bears our mark: an instance made it, this one or another."""
     return handle & _MARK_BITS == _MARK
-
-
-def _handle(owner: str) -> int:
-    return _MARK | zlib.crc32(owner.encode()) & ~_MARK_BITS

@@ -26,7 +26,7 @@ from cilia.linux.netns import NetNS
 from cilia.linux.path_watch import PathWatch
 from cilia.linux.rtnl import FilterMessage
 from reconcilers.config import Config
-from reconcilers.datapath.attachment_places import Attached, Places, is_ours
+from reconcilers.datapath.attachment_places import Attached, Places, has_mark
 from reconcilers.kernel_watch import Concerns
 from statedb import Change, ReadTxn, Table
 from tables.datapath.attachments import TARGET, Attachment
@@ -268,6 +268,6 @@ class FilterWatch:
         except Overrun:
             return True
         return any(
-            isinstance(m, FilterMessage) and m.deleted and (m.handle == 0 or is_ours(m.handle))
+            isinstance(m, FilterMessage) and m.deleted and (m.handle == 0 or has_mark(m.handle))
             for m in messages
         )

@@ -36,7 +36,7 @@ class AttachingDatapath(NodeDatapath):
         self._filters: FilterPlaces | None = None
         if not (features.has_tcx() if tcx is None else tcx):
             self._netlink = Netlink()
-            self._filters = FilterPlaces(self._netlink)
+            self._filters = FilterPlaces(self._netlink, config.pin_dir)
             self.count_unlinked(self._filters.program_ids)
         self.db = DB()
         self.devices = new_devices_table(self.db)

@@ -68,13 +68,17 @@ def test_hooks_of_a_device(
         assert found == (device, "tcx egress", programs["theirs"].info().id, "theirs")
 
 
-def test_filters_of_a_device(programs: dict[str, Program], netns: NetworkNamespace) -> None:
+def test_filters_of_a_device(
+    programs: dict[str, Program], netns: NetworkNamespace, bpffs: Path
+) -> None:
+    (bpffs / "programs").mkdir()
+    pins.pin(programs["ours"].number, bpffs / "programs" / "ours")
     device = netns.ifindex("one")
     with netns.enter(), Netlink() as netlink:
-        assert list(foreign_filters(netlink, device)) == []
+        assert list(foreign_filters(netlink, device, bpffs)) == []
         ours = clsact.Filter(device, clsact.Direction.INGRESS, 100, 0xC1000007)
         theirs = clsact.Filter(device, clsact.Direction.INGRESS, 200, 1)
         for program, where in ((programs["ours"], ours), (programs["theirs"], theirs)):
             clsact.attach(program, where)
-        (found,) = foreign_filters(netlink, device)
+        (found,) = foreign_filters(netlink, device, bpffs)
         assert found == (device, "clsact ingress", programs["theirs"].info().id, "theirs")

@@ -10,13 +10,13 @@ import pytest
 
 from bpf import compile as bpf_compile
 from bpf import pins
-from bpf.datapath import cleanup, published_ids
+from bpf.datapath import cleanup
 from bpf.link import AttachType, Link, LinkInfo
 from bpf.packet_programs import PacketConfig
 from bpf.program import Program
 from bpf.sock import SockConfig
 from cilia.linux.netlink import Netlink
-from reconcilers.datapath.attachment_places import FilterPlaces, pin_name
+from reconcilers.datapath.attachment_places import FilterPlaces, foreign_filters, pin_name
 from tables.datapath.attachments import AttachHook, Attachment
 from tables.node.devices import Device
 from tests.bpf.attaching import AttachingDatapath
@@ -54,12 +54,17 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loaded(
-    world: World, verdict: int, *, entries: int = 64, tcx: bool | None = None
+    world: World,
+    verdict: int,
+    *,
+    entries: int = 64,
+    tcx: bool | None = None,
+    instance: str = "test",
 ) -> AttachingDatapath:
     packets = PacketConfig(
         ["host"], {"verdict": verdict.to_bytes(4, "little")}, {"cilia_ct4_tcp": entries}
     )
-    sock = AttachingDatapath(SockConfig(world.bpffs / "test", world.cgroup), packets, tcx=tcx)
+    sock = AttachingDatapath(SockConfig(world.bpffs / instance, world.cgroup), packets, tcx=tcx)
     sock.open_maps().close()
     sock.load()
     return sock
@@ -162,14 +167,13 @@ def test_a_new_start_swaps_what_filters_hold(
         return program_id(program)
 
     with netns.enter(), Netlink() as netlink:
-        filters = FilterPlaces(netlink)
+        filters = FilterPlaces(netlink, pin_dir)
         seen = []
         for verdict in (0, 2):
             seen.append(start(verdict))
             assert list(filters.program_ids().values()) == seen[-1:]
         assert seen[0] != seen[1]
-        assert filters.detach_programs({seen[0]}) == 0
-        assert filters.detach_programs(published_ids(pin_dir)) == 1
+        assert filters.detach_all() == 1
         assert filters.program_ids() == {}
 
 
@@ -192,6 +196,61 @@ def test_nothing_is_retired_while_a_filter_runs_a_predecessor(
         sock.attach()  # no row wants it: it is pruned
         assert sock.retire() == []
         sock.close()
+
+
+def test_two_instances_leave_each_other_s_filters_alone(
+    world: World, pin_dir: Path, netns: NetworkNamespace
+) -> None:
+    """At one hook of one device, with the same names of owner and program."""
+    device = Device(netns.ifindex("one"), "one")
+    other_dir = world.bpffs / "other"
+
+    def row(directory: Path) -> Attachment:
+        program = str(directory / "programs" / "from_netdev")
+        return Attachment(target="one", hook=AttachHook.INGRESS, owner="cilia", program=program)
+
+    with netns.enter(), Netlink() as netlink:
+        ours, theirs = FilterPlaces(netlink, pin_dir), FilterPlaces(netlink, other_dir)
+        other = loaded(world, 0, tcx=False, instance="other")
+        with other.db.write_txn(other.devices) as wtxn:
+            other.devices.insert(wtxn, device)
+        other.device_rows.append(row(other_dir))
+        other.publish()
+        for revision, of_device in enumerate(other.device_rows):
+            other.operations.update(other.db.read_txn(), revision, of_device)
+        first = program_id(other_dir / "programs" / "from_netdev")
+        assert list(theirs.program_ids().values()) == [first]
+
+        sock = started(world, 2, tcx=False, device=device, row=row(pin_dir))
+        assert list(theirs.program_ids().values()) == [first]
+        assert sock.predecessors() == []
+        second = program_id(pin_dir / "programs" / "from_netdev")
+        assert list(ours.program_ids().values()) == [second]
+        told = {found.program_id for found in foreign_filters(netlink, device.index, pin_dir)}
+        assert told == {first}
+        assert ours.detach_all() == 1
+        assert list(theirs.program_ids().values()) == [first]
+        sock.close()
+        other.close()
+    cleanup(other_dir)
+
+
+def test_a_filter_of_a_predecessor_without_a_pin_is_known_by_its_maps(
+    world: World, pin_dir: Path, netns: NetworkNamespace
+) -> None:
+    """A start that is killed after it has pinned its programs leaves such filters."""
+    device = Device(netns.ifindex("one"), "one")
+    program = pin_dir / "programs" / "from_netdev"
+    row = Attachment(target="one", hook=AttachHook.INGRESS, owner="cilia", program=str(program))
+    with netns.enter(), Netlink() as netlink:
+        started(world, 0, tcx=False, device=device, row=row).close()
+        first = program_id(program)
+        sock = loaded(world, 2, tcx=False)
+        sock.publish()
+        sock.close()
+        places = FilterPlaces(netlink, pin_dir)
+        assert list(places.program_ids().values()) == [first] != [program_id(program)]
+        assert places.detach_all() == 1
 
 
 def test_flows_move_to_a_larger_map(world: World, pin_dir: Path) -> None:

@@ -116,7 +116,8 @@ def serve(kernel: Kernel, bpf_root: Path, instance: str, device: str) -> int:
             with obj.program("from_netdev") as program:
                 pins.pin(program.number, pin)
                 index = socket.if_nametoindex(device)
-                return FilterPlaces(netlink).attach(row, index, index, program).program_id
+                places = FilterPlaces(netlink, pin.parent.parent)
+                return places.attach(row, index, index, program).program_id
 
     return kernel.netns.run(attach)
 
@@ -132,7 +133,8 @@ def test_tc_filters_go_and_those_of_another_instance_stay(
     def remove() -> tuple[list[str], list[int]]:
         removed = remove_everything(config)
         with Netlink() as netlink:
-            return removed, list(FilterPlaces(netlink).program_ids().values())
+            left = [FilterPlaces(netlink, bpf_root / name) for name in (config.instance, "other")]
+            return removed, [number for it in left for number in it.program_ids().values()]
 
     removed, left = kernel.netns.run(remove)
     assert removed[0] == "1 tc filters on devices"

@@ -124,7 +124,7 @@ async def hooking(
                 world.tables.devices,
                 LinkPlaces(bpffs / "links"),
                 cgroups,
-                FilterPlaces(netlink) if clsact else None,
+                FilterPlaces(netlink, bpffs) if clsact else None,
                 netns=kernel.netns,
             )
             async with repairing(
