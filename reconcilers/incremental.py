@@ -17,7 +17,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from reconcilers.config import Config
 from reconcilers.operations import BatchOperations, Entry, Operations
-from reconcilers.retries import Retries, RetryItem
+from reconcilers.retries import Retries, RetryItem, text_of
 from statedb import DB, Change, ReadTxn, RWTable, Status, StatusKind, WriteTxn
 from statedb.status import done, error
 
@@ -69,7 +69,7 @@ class Incremental(Generic[T]):
             self._commit(entries)
         except BaseException as failure:
             for entry in entries:
-                self._retry(entry, failure)
+                self._retry(entry, str(failure) or type(failure).__name__)
             raise
         if len(self._retries):
             for entry in entries:
@@ -79,7 +79,7 @@ class Incremental(Generic[T]):
         for entry in entries:
             if entry.error is not None:
                 failed += 1
-                self._retry(entry, entry.error)
+                self._retry(entry, text_of(entry.error))
             elif entry.deleted:
                 deleted += 1
         updated = len(entries) - deleted - failed
@@ -187,7 +187,7 @@ class Incremental(Generic[T]):
         with self._db.write_txn(self._table) as wtxn:
             for entry in updates:
                 failure = entry.error
-                status = success if failure is None else error(_text(failure))
+                status = success if failure is None else error(text_of(failure))
                 learned = entry.result
                 obj = set_status(entry.obj if learned is None else learned, status)
                 old, swapped = swap(wtxn, entry.revision, obj)
@@ -206,10 +206,6 @@ class Incremental(Generic[T]):
         if same and entry.result is None:
             self._table.insert(wtxn, self._set_status(current, status))
 
-    def _retry(self, entry: Entry[T], failure: BaseException) -> None:
+    def _retry(self, entry: Entry[T], text: str) -> None:
         key = self._key_of(entry.obj)
-        self._retries.add(key, entry.obj, entry.revision, entry.deleted, _text(failure))
-
-
-def _text(failure: BaseException) -> str:
-    return str(failure) or type(failure).__name__
+        self._retries.add(key, entry.obj, entry.revision, entry.deleted, text)

@@ -28,7 +28,7 @@ from reconcilers.metrics import Metrics, NoMetrics
 from reconcilers.operations import Operations, VerifyOperations
 from reconcilers.progress import Mark, Progress
 from reconcilers.refresh import Refresher
-from reconcilers.retries import Retries
+from reconcilers.retries import Retries, text_of
 from reconcilers.verify import Drift, Verifier
 from statedb import DB, ChangeIterator, Channel, ReadTxn, RWTable, Status, WatchSet
 
@@ -279,7 +279,7 @@ class Reconciler(Generic[T]):
             self._run_prune(txn)
 
     def _failed(self, what: str, request: _Request, failure: Exception) -> None:
-        self._failures[what] = str(failure) or type(failure).__name__
+        self._failures[what] = text_of(failure)
         request.failed(self._clock(), self.config.retry_backoff_max_s)
 
     def _succeeded(self, what: str, request: _Request) -> None:

@@ -17,6 +17,21 @@ T = TypeVar("T")
 _SLACK = 64  # stale heap entries that are not worth a rebuild
 
 
+def text_of(failure: BaseException) -> str:
+    """Return what a failure says, and forget the frames that it and its causes came through.
+
+    Targets keep errors in what they came from (an entry, a plan): such a cycle would hold the whole
+    round, with its snapshot, until the garbage collector comes by.
+    """
+    seen = set[int]()
+    at: BaseException | None = failure
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        at.__traceback__ = None
+        at = at.__cause__ or at.__context__
+    return str(failure) or type(failure).__name__
+
+
 class RetryItem(Generic[T]):
     """One failed object; `revision` is the one at which it failed first."""
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import dataclasses
+import gc
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,17 @@ import pytest
 from cilia.datapath.options import DatapathOptions
 from cilia.datapath.packet_devices import PacketDevicesController
 from cilia.loadbalancer.connections.backend_audit import BackendAudit
+from reconcilers import Entry, Reconciler
 from reconcilers.kernel_watch import KernelWatch, NamedArrivals
-from statedb import DB, Index, RWTable, Status, new_table
+from statedb import DB, Index, ReadTxn, RWTable, Status, new_table
 from statedb.status import pending
 from tables.datapath.attachments import new_attachments_table
 from tables.datapath.netdevs import new_netdevs_table
 from tables.node.devices import Device, names, new_devices_table
 from tests.cilia.datapath.test_conntrack import new_maps
+from tests.reconcilers import targets
 from tests.reconcilers.loadbalancer.lb_world import LBWorld
-from tests.reconcilers.targets import running
+from tests.reconcilers.targets import BatchTarget, Target, TargetError, running
 
 CHURN = 100
 #: A look of a job that is under way may take this long until it waits.
@@ -118,3 +122,60 @@ async def test_no_deleted_row_is_kept_while_the_audit_of_backends_waits() -> Non
         await world.settled()
         kept = await deleted_rows_kept(world.db, lambda: audit.run(world.db, world.reconciler))
     assert kept <= ALLOWED
+
+
+class Tangled(BatchTarget):
+    """Fails in a way that leaves cycles: the error is kept where its frame finds it."""
+
+    def update_batch(self, txn: ReadTxn, entries: Sequence[Entry[targets.Row]]) -> None:
+        plans: list[list[Exception]] = [[] for _ in entries]
+        for entry, plan in zip(entries, plans, strict=True):
+            try:
+                self._fail(txn)
+            except TargetError as error:
+                plan.append(error)
+                entry.error = error
+
+    def prune(self, txn: ReadTxn, objects: Iterable[targets.Row]) -> None:
+        kept = []
+        try:
+            self._fail(txn)
+        except TargetError as error:
+            kept.append(error)
+            raise TargetError("prune refused") from error
+
+    def _fail(self, txn: ReadTxn) -> None:
+        try:
+            raise OSError("no")
+        except OSError as error:
+            raise TargetError("refused") from error
+
+
+class Raising(Target):
+    """Fails in the simplest way."""
+
+    def update(self, txn: ReadTxn, revision: int, obj: targets.Row) -> None:
+        raise TargetError("refused")
+
+
+@pytest.mark.parametrize("target", [Tangled(), Raising()], ids=["batch", "single"])
+async def test_no_snapshot_is_kept_by_what_failed(target: Target) -> None:
+    db = DB()
+    rows = targets.new_rows(db)
+    slow = dataclasses.replace(targets.FAST, retry_backoff_min_s=60.0, retry_backoff_max_s=60.0)
+    reconciler = Reconciler(
+        db, rows, target, get_status=targets.get_status, set_status=targets.set_status, config=slow
+    )
+    async with running(reconciler):
+        gc.collect()
+        gc.disable()
+        try:
+            revision = targets.put(db, rows, *((number, "a") for number in range(5)))
+            reconciler.prune_now()
+            await reconciler.wait_until_reconciled(revision)
+            await anyio.wait_all_tasks_blocked()
+            churn(db, new_rows(db, "busy"), 1)
+            held = db.oldest_held() is not None
+        finally:
+            gc.enable()
+    assert not held
