@@ -193,7 +193,7 @@ class Map(Fd):
                 size *= 2
                 continue
             if error is not None and not isinstance(error, NotFound | MapFull):
-                raise error
+                check(rc, f"read {self.name}")
             yield self._split(keys, values, count[0])
             if isinstance(error, NotFound):
                 return
@@ -245,9 +245,8 @@ class Map(Fd):
         rc = lib.bpf_map_lookup_batch(
             self.number, ffi.NULL, following, keys, values, count, ffi.NULL
         )
-        error = _error(rc, f"read {self.name}")
-        if error is not None and not isinstance(error, NotFound):
-            raise error
+        if not isinstance(_error(rc, f"read {self.name}"), NotFound):
+            check(rc, f"read {self.name}")
         return bytes(ffi.buffer(values, count[0] * self.value_size))
 
     def _update_singly(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:

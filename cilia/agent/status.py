@@ -55,6 +55,7 @@ class StatusView:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of `/status`; see `cilia.cli.status` for how it is shown."""
+        others = self.coexistence.as_dict(self.db) if self.coexistence else NO_OTHERS
         txn = self.db.read_txn()
         counts = self.frontend_counts(txn)
         degraded = self.degraded(txn)
@@ -80,7 +81,7 @@ class StatusView:
             "tables": [self._table_dict(txn, table) for table in self.db.tables()],
             "degraded": degraded,
             "problems": problems,
-            "others": self.coexistence.as_dict(txn) if self.coexistence else NO_OTHERS,
+            "others": others,
         }
 
     def frontend_counts(self, txn: ReadTxn | None = None) -> dict[str, int]:

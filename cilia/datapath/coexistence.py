@@ -17,7 +17,7 @@ from cilia.linux.errors import NetlinkError
 from cilia.linux.netlink import Netlink
 from cilia.linux.proxy_rules import ProxyRules, kube_proxy_rules
 from reconcilers.datapath.attachment_places import foreign_filters
-from statedb import ReadTxn, Table
+from statedb import DB, ReadTxn, Table
 from tables.addressing import IP
 from tables.datapath.attachments import Attachment
 from tables.loadbalancer.frontends import Frontend
@@ -44,28 +44,38 @@ class Coexistence:
     netlink: Netlink
     pin_dir: Path
 
-    def as_dict(self, txn: ReadTxn) -> dict[str, Any]:
-        """`error` is a sentence if the kernel refused to tell a part of it, or empty."""
+    def as_dict(self, db: DB) -> dict[str, Any]:
+        """`error` is a sentence if the kernel refused to tell a part of it, or empty.
+
+        No snapshot is held while the kernel is asked.
+        """
+        devices = db.look(self._devices)
         names = {0: "cgroup"}
         programs: list[ForeignProgram] = []
         rules: list[ProxyRules] = []
         error = ""
         try:
             names |= {link.index: link.name for link in self.netlink.links()}
-            programs = [*self.hooks.foreign_programs(), *self._filters(txn, names)]
+            programs = [*self.hooks.foreign_programs(), *self._filters(devices, names)]
             rules = kube_proxy_rules(self.netlink)
         except NetlinkError as refused:
             error = str(refused)
-        served = {IP(fe.address[:16]) for fe in self.frontends.all(txn)} if rules else set()
+        served = db.look(self._served) if rules else set()
         return {
             "programs": [program_dict(program, names) for program in programs],
             "kube_proxy": [rules_dict(found, served) for found in rules],
             "error": error,
         }
 
-    def _filters(self, txn: ReadTxn, names: dict[int, str]) -> Iterator[ForeignProgram]:
-        """On the devices that programs of ours are meant for. Raises: NetlinkError."""
-        devices = {row.target for row in self.attachments.all(txn) if row.hook.is_device}
+    def _devices(self, txn: ReadTxn) -> set[str]:
+        """Return those that programs are meant for."""
+        return {row.target for row in self.attachments.all(txn) if row.hook.is_device}
+
+    def _served(self, txn: ReadTxn) -> set[IP]:
+        return {IP(fe.address[:16]) for fe in self.frontends.all(txn)}
+
+    def _filters(self, devices: set[str], names: dict[int, str]) -> Iterator[ForeignProgram]:
+        """On these devices. Raises: NetlinkError."""
         for index, name in sorted(names.items()):
             if name in devices:
                 yield from foreign_filters(self.netlink, index, self.pin_dir)

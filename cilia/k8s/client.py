@@ -211,7 +211,10 @@ class Client:
             if self._connection is not None:
                 self._connection.close()
                 self._failed(self._connection)
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # a frame that refers to its exception is a cycle, and keeps its callers
 
     async def _refusal(self, response: Response) -> StatusError:
         body = b""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+from traceback import clear_frames
 
 __all__ = [
     "KernelError",
@@ -23,6 +24,8 @@ __all__ = [
     "NotOurs",
     "Overrun",
     "SocketsUnlisted",
+    "raise_if",
+    "untangle",
 ]
 
 
@@ -70,3 +73,25 @@ class MountError(KernelError):
 
 class Overrun(Exception):
     """The receive buffer of a subscription overflowed (ENOBUFS): events were lost."""
+
+
+# A frame that refers to an exception which came through it is a cycle. It keeps the frames of all
+# callers, and with them what these had in hand, until the garbage collector comes by: a snapshot of
+# the tables, for example.
+
+
+def raise_if(failure: KernelError | None) -> None:
+    """Raise an error that was made elsewhere; its caller must have no name for it."""
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure
+
+
+def untangle(error: BaseException) -> None:
+    """Take an error of a library apart that is caught for good: the frames that it came through and
+    what the library made of its message refer to each other.
+    """
+    clear_frames(error.__traceback__)
+    error.__traceback__ = None

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pyroute2 import NFCTSocket
 from pyroute2.netlink.exceptions import NetlinkError as Pyroute2Error
 
-from cilia.linux.errors import NetlinkError
+from cilia.linux.errors import NetlinkError, untangle
 
 __all__ = ["translated_tcp_ports"]
 
@@ -43,6 +43,7 @@ def _ports(family: int) -> list[int | None]:
         with NFCTSocket(nfgen_family=family) as conntrack:
             rows = list(conntrack.dump(status=DST_NAT, status_mask=DST_NAT))
     except Pyroute2Error as error:
+        untangle(error)
         raise NetlinkError(error.code, f"tracked connections: {error}") from None
     return [_dialled_tcp_port(row) for row in rows]
 

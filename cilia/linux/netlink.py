@@ -24,7 +24,7 @@ import anyio
 from pyroute2.netlink import nlmsg
 
 from cilia.linux import rtnl
-from cilia.linux.errors import NetlinkError, Overrun
+from cilia.linux.errors import NetlinkError, Overrun, raise_if
 from cilia.linux.netns import NetNS
 
 __all__ = ["Group", "Netlink", "NetlinkSocket", "Request", "Subscription", "failure_of"]
@@ -159,9 +159,7 @@ class Netlink(NetlinkSocket):
         Raises:
             NetlinkError: the kernel refused it.
         """
-        (failure,) = self.request_batch([message])
-        if failure is not None:
-            raise failure
+        raise_if(self.request_batch([message])[0])
 
     def request_batch(self, messages: Sequence[Request]) -> list[NetlinkError | None]:
         """Sends all in as few system calls as possible; one result each, in order.
@@ -302,9 +300,7 @@ def _answer_part(data: bytes, sequence: int) -> tuple[bool, bool]:
         interrupted |= flags & rtnl.NLM_F_DUMP_INTR != 0
         if kind in (rtnl.NLMSG_DONE, rtnl.NLMSG_ERROR):
             details_at = 20 if kind == rtnl.NLMSG_ERROR else 4
-            failure = failure_of("read", data[start:end], flags, details_at)
-            if failure is not None:
-                raise failure
+            raise_if(failure_of("read", data[start:end], flags, details_at))
             return True, interrupted
     return False, interrupted
 

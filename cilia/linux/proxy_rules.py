@@ -24,7 +24,7 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
     nft_set_elem_list_msg,
 )
 
-from cilia.linux.errors import NetlinkError
+from cilia.linux.errors import NetlinkError, untangle
 from cilia.linux.netlink import Netlink
 
 __all__ = ["ProxyRules", "kube_proxy_rules"]
@@ -111,6 +111,7 @@ def _listed(family: int, request: Any, kind: int) -> list[Any]:
         with NFTSocket(nfgen_family=family) as tables:
             return list(tables.request_get(request, kind))
     except Pyroute2Error as error:
+        untangle(error)
         if error.code in ABSENT:
             return []
         raise NetlinkError(error.code, f"rules of nftables: {error}") from None

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from cilia.linux import rtnl
-from cilia.linux.errors import NetlinkError, SocketsUnlisted
+from cilia.linux.errors import NetlinkError, SocketsUnlisted, raise_if
 from cilia.linux.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
@@ -110,12 +110,14 @@ class SocketDiag(NetlinkSocket):
                     yield _decode(data, start, protocol)
                 elif kind in (rtnl.NLMSG_DONE, rtnl.NLMSG_ERROR):
                     at = 20 if kind == rtnl.NLMSG_ERROR else 4
-                    failure = failure_of("list sockets", data[start:end], flags, at)
-                    if failure is None:
-                        return
-                    if failure.errno == errno.ENOENT:
-                        raise SocketsUnlisted(_PROTOCOLS.get(protocol, str(protocol)))
-                    raise failure
+                    try:
+                        raise_if(failure_of("list sockets", data[start:end], flags, at))
+                    except NetlinkError as error:
+                        if error.errno != errno.ENOENT:
+                            raise
+                        name = _PROTOCOLS.get(protocol, str(protocol))
+                        raise SocketsUnlisted(name) from None
+                    return
 
     def can_list(self, protocol: int) -> bool:
         """True if the kernel lists the sockets of a protocol; loads its module if that is allowed.
@@ -133,13 +135,14 @@ class SocketDiag(NetlinkSocket):
 
         Raises: NetlinkError with EOPNOTSUPP where the kernel cannot, EPERM without CAP_NET_ADMIN.
         """
-        failure = self._destroy(found)
-        if failure is None:
-            return True
-        # ESTALE: another socket has the addresses of this one.
-        if failure.errno in (errno.ENOENT, errno.ESTALE):
-            return False
-        raise failure
+        try:
+            raise_if(self._destroy(found))
+        except NetlinkError as error:
+            # ESTALE: another socket has the addresses of this one.
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return False
+            raise
+        return True
 
     def can_destroy(self) -> bool:
         """Whether the kernel has CONFIG_INET_DIAG_DESTROY and lets this process use it."""

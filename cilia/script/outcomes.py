@@ -25,7 +25,10 @@ def check(state: State, want: Want, error: BaseException | None) -> None:
     Raises: CommandFailed with the reason, or the error itself if nothing may excuse it.
     """
     if isinstance(error, Unexcused):
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # a frame that refers to its exception is a cycle
     if error is None:
         if want.fails:
             raise CommandFailed("unexpected command success")
