@@ -56,6 +56,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     # Of the table of frontends, with the change in it.
     revision: int
     deleted: bool = False
+    # It changes what is in force.
+    shows: bool = True
 
 
 class ConvergenceRecorder:
@@ -86,19 +88,29 @@ class ConvergenceRecorder:
     def committed(self, changes: Sequence[Timed], before: int) -> None:
         """Takes changes that are in the tables now; `before`: the revision that the frontends had.
 
-        A change that no frontend shows has nothing to reach.
+        A change that no frontend shows has nothing to reach; if it is a deletion, the row goes: the
+        slices of a Service are deleted after it.
         """
         now = time.time()
         txn = self._db.read_txn()
         revision = self._frontends.revision(txn)
-        if revision == before:
-            return
-        touched = {fe.service_name for fe, _ in self._frontends.by_revision(txn, before + 1)}
-        self._fresh += [
-            Change(_row(change, now), change.service, revision, change.deleted)
+        touched: set[ServiceName] = set()
+        if revision != before:
+            touched = {fe.service_name for fe, _ in self._frontends.by_revision(txn, before + 1)}
+        fresh = [
+            Change(
+                _row(change, now),
+                change.service,
+                revision,
+                change.deleted,
+                change.service in touched or (change.deleted and change.key[0] == "Service"),
+            )
             for change in changes
-            if change.service in touched or (change.deleted and change.key[0] == "Service")
+            if change.service in touched or change.deleted
         ]
+        if not fresh:
+            return
+        self._fresh += fresh
         arrived, self._arrived = self._arrived, Channel()
         arrived.close()
 
@@ -130,7 +142,8 @@ class ConvergenceRecorder:
                 row = msgspec.structs.replace(change.row, map_at=map_at)
                 if map_at:
                     self._failing.pop(key, None)
-                    self._observe(row)
+                    if change.shows:
+                        self._observe(row)
                 else:
                     self._failing[key] = change
                 if change.deleted and map_at:
@@ -140,10 +153,10 @@ class ConvergenceRecorder:
                     self._table.insert(wtxn, row)
 
     def _map_at(self, txn: ReadTxn, change: Change, now: float) -> float:
-        """When the last frontend of the service was done; 0 while one is not."""
+        """When the last frontend of the service was done, or refused; 0 while one is neither."""
         latest = 0.0
         for fe in self._frontends.list(txn, change.service, SERVICE):
-            if fe.status.kind not in (StatusKind.DONE, StatusKind.REFRESHING):
+            if fe.status.kind in (StatusKind.PENDING, StatusKind.ERROR):
                 return 0.0
             latest = max(latest, fe.status.updated_at)
         return latest if latest >= change.row.table_at else now

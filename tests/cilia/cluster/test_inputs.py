@@ -117,6 +117,31 @@ async def test_row_goes_with_its_object(api: FakeApi) -> None:
         assert count == 2, "the change and the deletion"
 
 
+@pytest.mark.parametrize(
+    "order", [(SERVICES, SLICES), (SLICES, SERVICES)], ids=["slice", "service"]
+)
+async def test_no_row_stays_whichever_of_the_two_goes_last(
+    api: FakeApi, order: tuple[str, str]
+) -> None:
+    """The first one takes the frontends along: the second one changes nothing that is in force."""
+    names = {SERVICES: "echo", SLICES: "echo-1"}
+    settings = config(api)
+    source = api_source(settings)
+    async with running_agent(settings, source, source.run) as agent:
+        table, db = agent.loadbalancer.convergence, agent.ctx.db
+        api.put(SERVICES, service_form("echo"))
+        await row_of(agent, "Service/test/echo")
+        api.put(SLICES, slice_form())
+        await row_of(agent, "EndpointSlice/test/echo-1")
+        for path in order:
+            row = f"{'Service' if path == SERVICES else 'EndpointSlice'}/test/{names[path]}"
+            api.delete(path, "test", names[path])
+            async with asyncio.timeout(5):
+                while table.get(db.read_txn(), row) is not None:
+                    await table.get_watch(db.read_txn(), row)[1].wait()
+        assert table.num_objects(db.read_txn()) == 0
+
+
 async def test_watches_stand_in_table_status_and_metrics(api: FakeApi) -> None:
     settings = config(api)
     source = api_source(settings)
