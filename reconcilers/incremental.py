@@ -13,15 +13,19 @@ happens: the iterator will not show it again.
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from reconcilers.config import Config
-from reconcilers.operations import BatchOperations, Entry, Operations
+from reconcilers.operations import BatchOperations, Entry, Operations, Refusal
 from reconcilers.retries import Retries, RetryItem, text_of
 from statedb import DB, Change, ReadTxn, RWTable, Status, StatusKind, WriteTxn
-from statedb.status import done, error
+from statedb.status import done, refused
+from statedb.status import error as failed_status
 
 T = TypeVar("T")
+
+#: What a reconciler has answered, and does not look at again by itself.
+FINISHED: Final = (StatusKind.DONE, StatusKind.REFUSED)
 
 
 class RoundResult(NamedTuple):
@@ -73,13 +77,14 @@ class Incremental(Generic[T]):
             raise
         if len(self._retries):
             for entry in entries:
-                if entry.error is None:
+                if entry.error is None or isinstance(entry.error, Refusal):
                     self._retries.clear(self._key_of(entry.obj))
         failed = deleted = 0
         for entry in entries:
-            if entry.error is not None:
+            error = entry.error
+            if error is not None and not isinstance(error, Refusal):
                 failed += 1
-                self._retry(entry, text_of(entry.error))
+                self._retry(entry, text_of(error))
             elif entry.deleted:
                 deleted += 1
         updated = len(entries) - deleted - failed
@@ -90,7 +95,7 @@ class Incremental(Generic[T]):
     ) -> tuple[bool, int]:
         limit, get_status, weight = self._config.round_size, self._get_status, self._weight
         size = 0
-        finished, failed = StatusKind.DONE, StatusKind.ERROR
+        finished, declined, failed = StatusKind.DONE, StatusKind.REFUSED, StatusKind.ERROR
         revision = 0
         for change in changes:
             obj = change.obj
@@ -100,7 +105,7 @@ class Incremental(Generic[T]):
             else:
                 status = get_status(obj)
                 kind = status.kind
-                if kind is finished:
+                if kind is finished or kind is declined:
                     continue
                 # An error that waits for its retry is our own status write; any other one was
                 # left by a reconciler before us and is attempted now.
@@ -137,7 +142,7 @@ class Incremental(Generic[T]):
             return None
         obj, revision = row
         status = self._get_status(obj)
-        if status.kind is StatusKind.DONE:
+        if status.kind in FINISHED:
             return None
         return Entry(obj, revision, False, status.id)
 
@@ -187,7 +192,7 @@ class Incremental(Generic[T]):
         with self._db.write_txn(self._table) as wtxn:
             for entry in updates:
                 failure = entry.error
-                status = success if failure is None else error(text_of(failure))
+                status = success if failure is None else _status_of(failure)
                 learned = entry.result
                 obj = set_status(entry.obj if learned is None else learned, status)
                 old, swapped = swap(wtxn, entry.revision, obj)
@@ -202,10 +207,15 @@ class Incremental(Generic[T]):
         with a learned object stays pending and is applied once more.
         """
         current_status = self._get_status(current)
-        same = current_status.id == entry.status_id and current_status.kind is not StatusKind.DONE
+        same = current_status.id == entry.status_id and current_status.kind not in FINISHED
         if same and entry.result is None:
             self._table.insert(wtxn, self._set_status(current, status))
 
     def _retry(self, entry: Entry[T], text: str) -> None:
         key = self._key_of(entry.obj)
         self._retries.add(key, entry.obj, entry.revision, entry.deleted, text)
+
+
+def _status_of(failure: Exception) -> Status:
+    text = text_of(failure)
+    return refused(text) if isinstance(failure, Refusal) else failed_status(text)

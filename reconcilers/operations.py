@@ -15,12 +15,19 @@ from statedb import ReadTxn
 T = TypeVar("T")
 
 
+class Refusal(Exception):
+    """The target does not have the object, as it should be: no failure, and not tried again.
+
+    The row says so, with this text, until somebody writes it as pending.
+    """
+
+
 class Operations(Protocol[T]):
     """Applies objects of one table to one target.
 
     Each method may be called again with the same arguments (after an error, a refresh or a
     restart) and must then lead to the same target. Each raises to say that it failed; the
-    engine keeps the object and calls again later.
+    engine keeps the object and calls again later. `update` may raise Refusal.
     """
 
     def update(self, txn: ReadTxn, revision: int, obj: T) -> T | None:

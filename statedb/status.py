@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of reconciliation of one object, kept in the object itself.
 
-A writer sets `pending`; a reconciler answers with `done` or `error`. The number of a pending status
-tells a reconciler that wrote its result back whether someone else asked anew in the meantime.
+A writer sets `pending`; a reconciler answers with `done`, `error` or `refused`. The number of a
+pending status tells a reconciler that wrote its result back whether someone else asked anew in the
+meantime.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class StatusKind(StrEnum):
     REFRESHING = "refreshing"
     DONE = "done"
     ERROR = "error"
+    REFUSED = "refused"
 
 
 class Status(msgspec.Struct, frozen=True, gc=False):
@@ -57,5 +59,10 @@ def done() -> Status:
 
 
 def error(message: str) -> Status:
-    """The target refused the object; it will be tried again."""
+    """The target failed; it will be tried again."""
     return Status(StatusKind.ERROR, time.time(), message, next(_ids))
+
+
+def refused(message: str) -> Status:
+    """The target does not have the object, for a reason that stands until somebody asks anew."""
+    return Status(StatusKind.REFUSED, time.time(), message, next(_ids))

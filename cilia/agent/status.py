@@ -85,13 +85,14 @@ class StatusView:
         }
 
     def frontend_counts(self, txn: ReadTxn | None = None) -> dict[str, int]:
-        """Frontends by status: done (also while refreshing), pending, error."""
+        """Frontends by status: done (also while refreshing), pending, error, refused."""
         rows = self.frontends.all(txn or self.db.read_txn())
         counts = Counter(fe.status.kind.value for fe in rows)
         return {
             "done": counts["done"] + counts["refreshing"],
             "pending": counts["pending"],
             "error": counts["error"],
+            "refused": counts["refused"],
         }
 
     def listed(self, txn: ReadTxn | None = None) -> bool:

@@ -139,7 +139,9 @@ def _synchronised(answer: dict[str, Any]) -> str:
 
 def _frontends(counts: dict[str, int]) -> str:
     text = f"{counts['done']} done, {counts['pending']} pending, "
-    return text + click.style(f"{counts['error']} error", fg=BAD if counts["error"] else None)
+    text += click.style(f"{counts['error']} error", fg=BAD if counts["error"] else None)
+    refused = counts["refused"]
+    return text + (", " + click.style(f"{refused} refused", fg=BAD) if refused else "")
 
 
 def _programs(links: list[dict[str, Any]]) -> str:

@@ -3,20 +3,24 @@
 
 A load balancer's or an external address may be the node's own; in the range of node ports such an
 address and port is a node port as soon as a Service has it. The node port stays, the other frontend
-is not served on this node (see `reconcilers.loadbalancer.node_ports`), and its owner is told here.
+is refused (see `reconcilers.loadbalancer.node_ports`), and its owner is told here. A frontend whose
+refusal begins or ends with somebody else's row is written as pending here.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers.loadbalancer.node_ports import NodePortAddresses
-from statedb import DB, ChangeIterator, ReadTxn, RWTable, Table, WatchSet
+from reconcilers.operations import Refusal
+from statedb import DB, ChangeIterator, ReadTxn, RWTable, StatusKind, Table, WatchSet
+from statedb.status import pending
 from tables.addressing import L3n4Addr, ServiceName
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend, FrontendType, set_status
 from tables.node.node_addresses import NodeAddress
 from tables.problems import Problem, replace_problems
 
@@ -47,7 +51,8 @@ class NodePortConflicts:
         self._now = now
         # A cache of the table: the rows that could be in the way of a node port. There are few.
         self._candidates: set[L3n4Addr] = set()
-        self._told: set[ServiceName] = set()
+        # Origins of problems.
+        self._told: set[str] = set()
 
     async def run(self) -> None:
         """Follow for ever; may be called again after a failure."""
@@ -72,39 +77,60 @@ class NodePortConflicts:
             else:
                 self._candidates.discard(fe.address)
         if self._candidates or self._told:
-            self._tell(self._conflicts(txn))
+            conflicts = self._conflicts(txn)
+            self._tell(conflicts)
+            self._ask_anew(txn, conflicts)
         return watches
 
-    def _conflicts(self, txn: ReadTxn) -> dict[ServiceName, list[Problem]]:
+    def _conflicts(self, txn: ReadTxn) -> dict[L3n4Addr, Problem]:
         self._node_ports.refresh(txn)
-        found: dict[ServiceName, list[Problem]] = {}
+        found: dict[L3n4Addr, Problem] = {}
         for address in sorted(self._candidates):
             fe = self._frontends.get(txn, address)
             if fe is None:
                 continue
-            owner = self._node_ports.node_port_at(lambda a: self._frontends.get(txn, a), fe)
-            if owner is not None and owner.service_name != fe.service_name:
-                found.setdefault(fe.service_name, []).append(_problem(fe, owner))
+            refusal = self._node_ports.refusal(partial(self._frontends.get, txn), fe)
+            if refusal is not None:
+                found[address] = _problem(fe, refusal)
         return found
 
-    def _tell(self, conflicts: dict[ServiceName, list[Problem]]) -> None:
+    def _ask_anew(self, txn: ReadTxn, conflicts: Collection[L3n4Addr]) -> None:
+        """Have each row attempted whose status says what is not so any more."""
+        rows = [fe for addr in self._candidates if (fe := self._frontends.get(txn, addr))]
+        stale = [fe.address for fe in rows if _is_stale(fe, fe.address in conflicts)]
+        if not stale:
+            return
+        with self._db.write_txn(self._frontends) as wtxn:
+            for address in stale:
+                fe = self._frontends.get(wtxn, address)
+                if fe is not None and _is_stale(fe, address in conflicts):
+                    self._frontends.insert(wtxn, set_status(fe, pending()))
+
+    def _tell(self, conflicts: dict[L3n4Addr, Problem]) -> None:
+        problems: dict[str, list[Problem]] = {}
+        for problem in conflicts.values():
+            problems.setdefault(problem.origin, []).append(problem)
         with self._db.write_txn(self._problems) as wtxn:
-            for name in self._told | conflicts.keys():
-                problems = conflicts.get(name, ())
-                replace_problems(self._problems, wtxn, _origin(name), problems, self._now())
-        self._told = set(conflicts)
+            for origin in self._told | problems.keys():
+                told = problems.get(origin, ())
+                replace_problems(self._problems, wtxn, origin, told, self._now())
+        self._told = set(problems)
+
+
+def _is_stale(fe: Frontend, refused: bool) -> bool:
+    """True if the row says that it is in force and it is not, or the other way round."""
+    return fe.status.kind is (StatusKind.DONE if refused else StatusKind.REFUSED)
 
 
 def _origin(name: ServiceName) -> str:
     return f"node-ports:{name}"
 
 
-def _problem(fe: Frontend, owner: Frontend) -> Problem:
+def _problem(fe: Frontend, refusal: Refusal) -> Problem:
     name = fe.service_name
     return Problem(
         _origin(name),
-        f"{fe.address} is an address of this node and node port {fe.address.port} of Service"
-        f" {owner.service_name}, which keeps it",
+        str(refusal),
         kind="Service",
         namespace=name.namespace,
         name=name.name,

@@ -10,6 +10,7 @@ All state here is a cache: `restore` rebuilds it from the maps, and the rows do 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from bpf.maps.lb import LBMaps, decode_id, encode_id
@@ -118,6 +119,8 @@ class FrontendOperations:
         programmed = self._planner.programmed
         for entry in entries:
             obj = entry.obj
+            if entry.error is None:
+                entry.error = self._refusal(txn, obj)
             held = programmed.get(obj.address)
             number = 0 if held is None or held.owner != obj.address else held.id
             if obj.id != number:
@@ -196,8 +199,13 @@ class FrontendOperations:
 
     def _is_node_ports(self, txn: ReadTxn, fe: Frontend) -> bool:
         """True if a node port has the address of `fe`: it came first or not, it keeps it."""
-        owner_of = self._frontends.get
-        return self._node_ports.node_port_at(lambda addr: owner_of(txn, addr), fe) is not None
+        return self._node_ports.node_port_at(partial(self._frontends.get, txn), fe) is not None
+
+    def _refusal(self, txn: ReadTxn, fe: Frontend) -> Exception | None:
+        """Return what the status of a row says that is not in force, once that is carried out."""
+        if not self._node_ports.could_be_node_port(fe) or not layout.is_programmed(fe, self.config):
+            return None
+        return self._node_ports.refusal(partial(self._frontends.get, txn), fe)
 
     def _expand(self, txn: ReadTxn, plan: Plan, fe: Frontend) -> None:
         """A surrogate address stands for every node address: an entry for each."""

@@ -8,6 +8,7 @@ real addresses, so each address of this node that answers for node ports gets an
 from collections.abc import Callable
 
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
+from reconcilers.operations import Refusal
 from statedb import ReadTxn, Table
 from tables.addressing import IP, L3n4Addr
 from tables.loadbalancer.frontends import Frontend, FrontendType
@@ -60,6 +61,18 @@ class NodePortAddresses:
             return None
         owner = owner_of(surrogate_of(fe.address))
         return owner if owner is not None and owner.type is FrontendType.NODE_PORT else None
+
+    def refusal(
+        self, owner_of: Callable[[L3n4Addr], Frontend | None], fe: Frontend
+    ) -> Refusal | None:
+        """Return why `fe` is not served: its address is a node port of another Service."""
+        owner = self.node_port_at(owner_of, fe)
+        if owner is None or owner.service_name == fe.service_name:
+            return None
+        return Refusal(
+            f"{fe.address} is an address of this node and node port {fe.address.port} of Service"
+            f" {owner.service_name}, which keeps it"
+        )
 
     def _in_range(self, addr: L3n4Addr) -> bool:
         return self._config.node_port_min <= addr.port <= self._config.node_port_max

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from cilia.linux.netns import NetNS
 from tests.e2e.manifests import served
 from tests.e2e.world import POD_V4, POD_V6, World, world
+from tests.kernel import Kernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -23,7 +25,9 @@ def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.write("echo.yaml", served("echo", V4, POD_V4[:3]))
         made.write("echo6.yaml", served("echo6", V6, POD_V6[:2]))
         made.write("nobody.yaml", served("nobody", "10.203.0.20", []))
-        made.start_agent("--bpf-lb-algorithm=maglev", "--bpf-lb-external-clusterip")
+        made.start_agent(
+            *("--bpf-lb-algorithm=maglev", "--bpf-lb-external-clusterip", "--devices=eth0")
+        )
         made.eventually(made.ready)
         yield made
 
@@ -91,3 +95,47 @@ def test_a_wrong_question_gets_one_sentence(w: World, arguments: list[str], says
     assert done.returncode != 0
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+TAKEN = """\
+apiVersion: v1
+kind: Service
+metadata: {name: np, namespace: test}
+spec:
+  type: NodePort
+  clusterIP: 10.203.0.30
+  ports: [{name: tcp, protocol: TCP, port: 80, targetPort: 8080, nodePort: 30781}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: lb, namespace: test}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.203.0.31
+  ports: [{name: tcp, protocol: TCP, port: 30781, targetPort: 8080}]
+status: {loadBalancer: {ingress: [{ip: 192.0.2.7}]}}
+"""
+
+
+def test_a_frontend_that_another_service_keeps_out_says_by_whom(w: World) -> None:
+    with NetNS.named(w.namespace) as netns:
+        Kernel(netns).veth("eth0", "peer", "192.0.2.7/24")
+    w.write("taken.yaml", TAKEN)
+    w.eventually(lambda: "refused:" in w.cilia("service", "list").stdout)
+    shown = w.cilia("service", "list", "-n", "test").stdout
+    (line,) = [line for line in shown.splitlines() if "192.0.2.7:30781/TCP" in line]
+    reason = (
+        "192.0.2.7:30781/TCP is an address of this node and node port 30781 of Service test/np,"
+        " which keeps it"
+    )
+    assert line.split(None, 4)[2:] == ["LoadBalancer", "test/lb", f"refused: {reason}"]
+    answers = explain(w, "10.244.9.9:40000", "192.0.2.7:30781")
+    told = {answer["service"]: answer["not_in_force"] for answer in answers}
+    assert told == {"test/lb": [f"refused: {reason}"], "test/np": []}
+    status = w.get("/status")
+    assert (status["frontends"]["refused"], status["degraded"]) == (1, [])
+    root = f"--bpf-root={w.bpf_root}"
+    text = w.cilia("lb", "explain", "10.244.9.9:40000", "192.0.2.7:30781", root).stdout
+    assert f"  is refused: {reason}; a packet to this address" in text.splitlines()
+    (w.manifests / "taken.yaml").unlink()
+    w.eventually(lambda: "refused:" not in w.cilia("service", "list").stdout)

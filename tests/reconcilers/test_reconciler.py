@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from reconcilers import Config, Reconciler
-from statedb import DB, RWTable, StatusKind
+from reconcilers.operations import Refusal
+from statedb import DB, ReadTxn, RWTable, StatusKind
 from tests.reconcilers.targets import (
     FAST,
     BatchTarget,
@@ -359,6 +360,43 @@ async def test_retries_are_not_starved_when_changes_fill_every_round() -> None:
 
 
 # -- prune ------------------------------------------------------------------------------------
+
+
+class Refusing(Target):
+    """Has no object of the value `no`; any other update of its id is applied."""
+
+    def update(self, txn: ReadTxn, revision: int, obj: Row) -> Row | None:
+        super().update(txn, revision, obj)
+        if obj.value == "no":
+            raise Refusal("there is another one")
+        return None
+
+
+async def test_a_refused_object_says_so_and_is_not_tried_again_until_it_is_asked_for() -> None:
+    world = World(Refusing())
+    async with running(world.reconciler):
+        revision = world.put((1, "no"), (2, "b"))
+        await world.reconciler.wait_until_reconciled(revision, settled=True)
+        status = world.row(1).status
+        assert (status.kind, status.error) == (StatusKind.REFUSED, "there is another one")
+        assert world.row(2).status.kind is StatusKind.DONE
+        await anyio.sleep(10 * FAST.retry_backoff_max_s)
+        assert world.target.ids("update") == [1, 2]
+        assert all(good for _, good, _ in world.reports)
+        await world.reconciler.wait_until_reconciled(world.put((1, "a")), settled=True)
+        assert world.row(1).status.kind is StatusKind.DONE
+
+
+async def test_what_failed_and_is_refused_then_is_not_tried_again() -> None:
+    world = World(Refusing())
+    world.target.poison.add(1)
+    async with running(world.reconciler):
+        await world.reconciler.wait_until_reconciled(world.put((1, "no")))
+        assert world.row(1).status.kind is StatusKind.ERROR
+        world.target.poison.clear()
+        revision = world.table.revision(world.db.read_txn())
+        await world.reconciler.wait_until_reconciled(revision, settled=True)
+        assert world.row(1).status.kind is StatusKind.REFUSED
 
 
 async def test_prune_waits_until_the_table_is_initialised() -> None:

@@ -13,6 +13,7 @@ import click
 
 from cilia.api.client import AgentUnreachable, request
 from cilia.datapath.cli.bpf_flows import BPF_ROOT
+from cilia.loadbalancer.cli.service import refusal
 from cilia.program.output import show
 from statedb.errors import StateDBError
 from statedb.shown.text import visible
@@ -210,6 +211,7 @@ def _as_dict(
         "service": row["ServiceName"],
         "type": row["Type"],
         "revision": revision,
+        "not_in_force": refusal(row),
         "id": choice.rev_nat,
         "outcome": str(choice.outcome),
         "reason": choice.reason,
@@ -229,6 +231,8 @@ _WORDS = {
 def _lines(answer: dict[str, Any]) -> Iterator[str]:
     words = {**answer, "backends": ", ".join(answer["backends"])}
     yield "{frontend} ({type} of {service}, revision {revision})".format(**answer)
+    for line in answer["not_in_force"]:
+        yield f"  is {line}; a packet to this address"
     yield "  " + _WORDS[answer["outcome"]].format(**words)
     for step in answer["steps"]:
         yield f"    {step['map']}[{step['key']}]: {step['said']}"

@@ -86,7 +86,14 @@ def _lines(row: dict[str, Any]) -> list[list[str]]:
         f"{number} => {be['Address']} ({STATES[be['State']]})"
         for number, be in enumerate(row["Backends"], 1)
     ] or ["no backends"]
-    return [[*(first if not i else [""] * 4), text] for i, text in enumerate(backends)]
+    lines = [*refusal(row), *backends]
+    return [[*(first if not i else [""] * 4), text] for i, text in enumerate(lines)]
+
+
+def refusal(row: dict[str, Any]) -> list[str]:
+    """Return a line that says why a frontend is not in force, if it is to stay so."""
+    status = row["Status"]
+    return [f"refused: {status['error']}"] if status["kind"] == "refused" else []
 
 
 #: By the number that tables give to a state of a backend.

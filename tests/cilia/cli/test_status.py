@@ -24,7 +24,7 @@ ANSWER: dict[str, Any] = {
     "instance_id": "0123",
     "source": "directory",
     "synchronised": True,
-    "frontends": {"done": 0, "pending": 0, "error": 0},
+    "frontends": {"done": 0, "pending": 0, "error": 0, "refused": 0},
     "replacement": "serve",
     "datapath": {"mode": "memory", "links": [], "maps": []},
     "watches": [],
