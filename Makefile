@@ -27,7 +27,7 @@ help:
 	@echo "make bench            benchmarks that need nothing else; make bench-peers: beside a peer"
 	@echo "make bench-against COMMIT=...   what is slower or bigger than in that commit; ROUNDS=11 ROWS=\"statedb agent.start*\""
 	@echo "make wheel            the wheel, in dist/; make test-wheel: install one elsewhere and use it"
-	@echo "make soak             churn for MINUTES=10 minutes: memory must not grow"
+	@echo "make soak             churn for MINUTES=10 minutes of tables and, as root, around a real agent: nothing may grow"
 	@echo "make soak-fuzz        INPUTS=1000000 hostile inputs: no other object may be harmed"
 	@echo "make soak-ground      as root: all that may be done to directories, pins, mounts and devices of an agent"
 	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
@@ -100,7 +100,7 @@ bench-peers: setup
 	@$(PYTHON) -m tests.benchmarks --peers
 
 soak: setup
-	$(call LONG,tests.soak.churn)
+	$(call LONG,tests.soak)
 
 soak-kills: setup
 	$(call LONG,tests.soak.kills)

@@ -86,6 +86,8 @@ class World:
         self.bpf_root = directory / "bpf"
         self.bpf_root.mkdir()
         self.agents: list[subprocess.Popen[bytes]] = []
+        #: The program that is the agent.
+        self.program = [sys.executable, "-m", "cilia"]
 
     def write(self, name: str, text: str) -> None:
         """Replace a manifest file atomically, as editors do."""
@@ -95,7 +97,7 @@ class World:
 
     def command(self, *extra: str) -> list[str]:
         return [
-            *(sys.executable, "-m", "cilia", "agent", "--log-format=json"),
+            *(*self.program, "agent", "--log-format=json"),
             f"--instance={self.namespace}",
             *self.source,
             f"--state-dir={self.state_dir}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long runs, one module each, outside of `make test`: kill points, restarts, churn.
+"""Long runs, one module each, outside of `make test`: kill points, restarts, churn (`__main__.py`).
 
 Each has a short variant among the tests, so that it does not rot. Start reading at `kills.py`.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make soak`: churn over tables and a reconciler for minutes; memory must not grow.
+"""Churn over tables and a reconciler for minutes; memory must not grow.
 
 Rows come, change and go at a constant number of rows, with everything in use that could keep
 something alive: indexes of each kind, snapshots, history, change iterators of different pace,
@@ -8,18 +8,14 @@ reconciler whose target refuses one call in ten. Resident memory and live blocks
 warm-up, and the slopes of their lines are judged: what a stretch surely gained must be less
 than `ALLOWED_KIB`, one arena of the allocator, and than `ALLOWED_BLOCKS` of the blocks.
 
-`MINUTES=` says how long (10; 0.4 is a quick look). A longer run is one of stretches of ten minutes,
-each a process of its own that is judged by itself; a run that was ended goes on with the next.
+One of the parts of `make soak` (`__main__.py`); a stretch of 0.4 minutes is a quick look.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import math
-import os
 import random
-import subprocess
 import sys
 import time
 from collections import deque
@@ -44,7 +40,6 @@ from statedb import (
 )
 from statedb.status import pending
 from tests.benchmarks.report import machine
-from tests.soak.journal import journal
 from tests.soak.memory import live_blocks, rss_kib, slope
 
 IDS = 10_000
@@ -56,7 +51,6 @@ FAULTS = 0.1
 #: size in 15 s.
 WARM_UP, WARM_UP_S = 0.2, 15.0
 SAMPLE_S = 2.0
-STRETCH_MINUTES = 10.0
 ALLOWED_KIB = 1024
 ALLOWED_BLOCKS = 0.02
 
@@ -283,19 +277,8 @@ async def _settled(churn: Churn) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stretch", type=float, help="one stretch of so many minutes, no journal")
-    if minutes := parser.parse_args().stretch:
-        return stretch(minutes)
-    minutes = float(os.environ.get("MINUTES", "10"))
-    count = math.ceil(minutes / STRETCH_MINUTES)
-    with journal("soak", {"minutes": minutes}) as kept:
-        while (done := len(kept.pieces)) < count:
-            line = [sys.executable, "-m", "tests.soak.churn", f"--stretch={minutes / count}"]
-            failed = subprocess.run(line, check=False).returncode != 0
-            kept.add({"failed": failed}, f"{done + 1} of {count} stretches")
-        failures = sum(piece["failed"] for piece in kept.pieces)
-        kept.finish(f"{failures} of {count} stretches failed")
-    return 1 if failures else 0
+    parser.add_argument("--stretch", type=float, default=10.0, help="so many minutes")
+    return stretch(parser.parse_args().stretch)
 
 
 def stretch(minutes: float) -> int:

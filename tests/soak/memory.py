@@ -8,6 +8,7 @@ kept.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -27,6 +28,26 @@ def rss_kib() -> int:
 def live_blocks() -> int:
     """Blocks of Python's allocator that are in use."""
     return sys.getallocatedblocks()
+
+
+class _Mallinfo2(ctypes.Structure):
+    """``struct mallinfo2`` of malloc.h: sums over all arenas (glibc 2.33)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def live_malloc_kib() -> int:
+    """What malloc has given out: objects above 512 bytes, and all that libraries have."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = _Mallinfo2
+    info = libc.mallinfo2()
+    return int(info.uordblks + info.hblkhd) >> 10
 
 
 #: Samples are put together in so many bins, and a bin is one point of the line: successive samples

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import pytest
+
+from tests.soak import __main__ as soak_parts
 from tests.soak.churn import FAULTS, IDS, Churn, soak
-from tests.soak.memory import rss_kib, slope
+from tests.soak.memory import live_malloc_kib, rss_kib, slope
 
 
 async def test_a_second_of_churn_ends_with_target_and_tables_agreeing() -> None:
@@ -31,8 +35,28 @@ def test_the_slope_of_a_line_is_found_in_noise() -> None:
     assert 0 < found.confidence < 30
 
 
+def test_a_part_that_cannot_run_is_told_and_refused_if_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> Path:
+        raise FileNotFoundError(f"no {name}: run `make kube-assets` first")
+
+    monkeypatch.setattr(soak_parts, "asset", missing)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert list(soak_parts.parts("")) == ["tables", "files"]
+    assert "api is not run: no kube-apiserver: run `make kube-assets`" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="api cannot run: no kube-apiserver"):
+        list(soak_parts.parts("tables api"))
+    with pytest.raises(SystemExit, match="no part table: there are tables, files, api"):
+        list(soak_parts.parts("table"))
+    monkeypatch.setattr("os.geteuid", lambda: 1)
+    assert list(soak_parts.parts("")) == ["tables"]
+
+
 def test_memory_that_is_held_is_resident() -> None:
-    before = rss_kib()
+    before, given_out = rss_kib(), live_malloc_kib()
     held = bytearray(b"x") * (32 << 20)
     assert rss_kib() - before > 30 << 10
+    assert live_malloc_kib() - given_out > 30 << 10
     del held
+    assert live_malloc_kib() - given_out < 1 << 10
