@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from bpf import features, pins
 from bpf.errors import NotFound, RequirementMissing
@@ -131,9 +132,20 @@ class NodeDatapath:
         """One of the maps, under a descriptor of the caller's. Raises: KeyError."""
         return self._loader.maps[name].duplicate()
 
-    def load(self) -> None:
-        """Load and verify the programs on the maps, publishing nothing. Raises: LoadError."""
-        loaded = self._loader.load({**constants(self.config), **self._packets.constants})
+    @property
+    def constants(self) -> Mapping[str, bytes]:
+        """What the loaded programs of packets were told."""
+        return self._packets.constants
+
+    def load(self, changed: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        """Load and verify the programs on the maps, publishing nothing.
+
+        ``changed``: constants of programs of packets that have other values from now on.
+        Raises: LoadError; the programs before stay.
+        """
+        packets = self._packets._replace(constants={**self._packets.constants, **changed})
+        loaded = self._loader.load({**constants(self.config), **packets.constants})
+        self._packets = packets
         unwanted = unwanted_programs(self.config)
         for program in loaded:
             if program.name in unwanted:

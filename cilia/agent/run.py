@@ -28,6 +28,7 @@ from cilia.agent.state_directory import sentence
 from cilia.agent.wiring import Agent, build
 from cilia.cluster.inputs import Input, open_input
 from cilia.datapath import mounts
+from cilia.datapath.netfilter_lookup import NetfilterLookup
 from cilia.datapath.opening import KernelDatapath, MemoryDatapath
 from cilia.datapath.packets import packet_config
 from cilia.datapath.programs import Succession
@@ -121,5 +122,8 @@ async def _run_agent(
         await succession.begin()
         await loadbalancer.synchronised()
         await succession.finish()
-        ctx.start(group, {"take-over": replacement.run})
+        lookup = NetfilterLookup(
+            ctx.db, attachments.table, datapath.programs, ctx.health_of("datapath")
+        )
+        ctx.start(group, {"take-over": replacement.run, "netfilter-lookup": lookup.run})
         log.info("synchronised", **agent.observation.status.frontend_counts())

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from bpf.maps.map import Map
     from bpf.maps.percpu import PerCpuMap
 
-__all__ = ["FlowMaps", "constant", "netfilter_health", "packet_config"]
+__all__ = ["NETFILTER_LOOKUP", "FlowMaps", "constant", "packet_config"]
 
 METRICS: Final = "cilia_metrics"
 
-#: Exists while netfilter follows connections.
-CONNTRACK: Final = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+#: The constant of programs that look up netfilter's connections.
+NETFILTER_LOOKUP: Final = "netfilter_lookup"
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,6 @@ def packet_config(options: DatapathOptions, features: Mapping[str, bytes]) -> Pa
     return PacketConfig(_objects(options), {**_constants(options), **features}, _entries(options))
 
 
-def netfilter_health() -> tuple[bool, str]:
-    """Say if programs see netfilter's connections, in the form of `ModuleHealth`."""
-    from bpf.features import has_conntrack_lookup
-
-    if has_conntrack_lookup():
-        return True, "programs look up netfilter's connections"
-    if not CONNTRACK.exists():
-        return True, "netfilter followed no connections at the start"
-    return False, (
-        "the kernel has no look-up of netfilter's connections for programs (Linux 5.19, BTF of"
-        " nf_conntrack): a client may get the port of a masqueraded connection"
-    )
-
-
 def constant(value: int) -> bytes:
     """Return a number or a flag as a `const volatile` variable of a program has it."""
     return bytes([value]) if isinstance(value, bool) else value.to_bytes(4, "little")
@@ -104,7 +90,7 @@ def _constants(options: DatapathOptions) -> dict[str, bytes]:
     values = {
         **timeouts,
         "ct_accounting": options.bpf_conntrack_accounting,
-        "netfilter_lookup": has_conntrack_lookup(),
+        NETFILTER_LOOKUP: has_conntrack_lookup(),
     }
     return {name: constant(value) for name, value in values.items()}
 

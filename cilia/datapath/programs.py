@@ -85,6 +85,20 @@ class NodePrograms:
         """True if the maps must be filled before the programs are published."""
         return self._node.migrating
 
+    def has(self, constant: str) -> bool:
+        """True if programs were loaded with this flag set."""
+        return any(self._node.constants.get(constant, b""))
+
+    def load_anew(self, constants: Mapping[str, bytes]) -> None:
+        """Load the programs with other constants, and pin them in the place of those before.
+
+        To be called when this start's programs are in force; whoever attaches takes them up.
+        Raises: BPFError; the programs before stay.
+        """
+        with self._lock:
+            self._node.load(constants)
+            self._node.publish()
+
     def attaching(self) -> Attaching:
         node = self._node
         rows = socket_attachments(node.config.cgroup, node.programs_dir, node.socket_programs)

@@ -20,7 +20,7 @@ from cilia.datapath.metrics import DatapathMetrics
 from cilia.datapath.opening import Datapath
 from cilia.datapath.options import DatapathOptions
 from cilia.datapath.packet_devices import PacketDevicesController
-from cilia.datapath.packets import FlowMaps, netfilter_health
+from cilia.datapath.packets import FlowMaps
 from cilia.datapath.port_pressure import PortPressure
 from cilia.datapath.programs import Attaching, NodePrograms
 from cilia.node.own_addresses import OwnAddresses
@@ -145,7 +145,6 @@ def _packet_jobs(
 
     assert part.attachments is not None
     table = part.attachments.table
-    ctx.health_of("datapath")("netfilter", *netfilter_health())
     metrics = DatapathMetrics(flows.read_metrics)
     ctx.registry.register(metrics)
     rows = netdevs.new_netdevs_table(ctx.db)

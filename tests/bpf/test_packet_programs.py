@@ -11,6 +11,7 @@ import pytest
 from bpf import compile as bpf_compile
 from bpf import pins
 from bpf.datapath import cleanup
+from bpf.errors import NotFound
 from bpf.link import AttachType, Link, LinkInfo
 from bpf.packet_programs import PacketConfig
 from bpf.program import Program
@@ -108,6 +109,25 @@ def test_programs_are_pinned_and_drift_is_seen(world: World, pin_dir: Path) -> N
     assert sock.drift() == ["from_netdev"]
     assert sock.not_in_force() == []  # looking puts it back
     assert sock.drift() == []
+    sock.close()
+
+
+def test_programs_are_loaded_anew_with_other_constants(world: World, pin_dir: Path) -> None:
+    sock = started(world, 0)
+    first = program_id(pin_dir / "programs" / "from_netdev")
+    with pytest.raises(NotFound, match="constant unheard"):
+        sock.load({"unheard": bytes(4)})
+    assert sock.drift() == []  # those before stay
+    assert sock.constants == {"verdict": bytes(4)}
+    sock.load({"verdict": b"\2\0\0\0"})
+    sock.publish()
+    with Program.open_pinned(pin_dir / "programs" / "from_netdev") as program:
+        assert program.info().id != first
+        assert program.run(bytes(64)).retval == 2
+    assert sock.not_in_force()  # until its rows are applied again
+    for revision, row in enumerate(sock.rows):
+        sock.operations.update(sock.db.read_txn(), revision, row)
+    assert sock.not_in_force() == []
     sock.close()
 
 

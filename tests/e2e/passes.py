@@ -334,13 +334,16 @@ def backends(node: int) -> dict[int, list[str]]:
 
 
 @contextmanager
-def asked_world(directory: Path, name: str) -> Iterator[Asked]:
-    """Servers, clients and manifests; no agent yet. All of it is removed at the end."""
+def asked_world(directory: Path, name: str, *, bridged: bool = False) -> Iterator[Asked]:
+    """Servers, clients and manifests; no agent yet. All of it is removed at the end.
+
+    `bridged`: as for `two_nodes`.
+    """
     cgroup_root = find_cgroup2()
     assert cgroup_root is not None, "no cgroup2 hierarchy is mounted"
     cgroup = cgroup_root / f"cilia-test-{name}-{os.getpid()}"
     with ExitStack() as stack:
-        nodes = stack.enter_context(two_nodes())
+        nodes = stack.enter_context(two_nodes(bridged=bridged))
         client_pod = Kernel(stack.enter_context(NetNS.new()))
         _plug_client(nodes, client_pod)
         for place, number in PLACES.items():
