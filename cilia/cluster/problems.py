@@ -39,9 +39,9 @@ class ProblemReflector:
         self._db = db
         self._problems = problems
         self._wait_s = wait_s
-        # Origins with rows, and those that were told since a list began.
+        # Origins with rows, and while a list comes those that it has told.
         self._origins: set[str] = set()
-        self._told: set[str] = set()
+        self._told: set[str] | None = set()
         with db.write_txn(problems) as wtxn:
             self._complete = problems.register_initializer(wtxn, name)
 
@@ -57,12 +57,14 @@ class ProblemReflector:
                 elif isinstance(event, Listing):
                     self._told = set()
                 elif isinstance(event, Listed):
-                    for origin in self._origins - self._told:
+                    told, self._told = self._told, None
+                    for origin in self._origins - told if told is not None else ():
                         self._replace(wtxn, Invalid(origin))
                     self._complete(wtxn)
 
     def _replace(self, wtxn: WriteTxn, event: Invalid) -> None:
-        self._told.add(event.origin)
+        if self._told is not None:
+            self._told.add(event.origin)
         self._origins.add(event.origin)
         rows = [_row(event.origin, problem) for problem in event.problems]
         replace_problems(self._problems, wtxn, event.origin, rows, time.time())
