@@ -31,6 +31,7 @@ from bpf import features, pins
 from bpf.errors import NotFound, RequirementMissing
 from bpf.link import Link, LinkInfo
 from bpf.loader import Loader
+from bpf.maps.cluster_nodes import ClusterNodeMaps
 from bpf.maps.lb import LBMaps
 from bpf.maps.map import Map
 from bpf.maps.redirect_skips import SkipMaps
@@ -123,6 +124,10 @@ class NodeDatapath:
     def skip_maps(self) -> SkipMaps:
         """Sockets and addresses that redirections spare; to be called after ``open_maps``."""
         return SkipMaps.over(self._loader.maps)
+
+    def cluster_node_maps(self) -> ClusterNodeMaps:
+        """Nodes by their addresses; to be called after ``open_maps``."""
+        return ClusterNodeMaps.over(self._loader.maps)
 
     def switch(self) -> Switch:
         """Who has new connections; to be called after ``open_maps``."""

@@ -11,6 +11,7 @@
  * translation belongs to one frontend at a time: replies carry nothing else by which to tell whose
  * they are. Who finds it taken gets another backend, or another source port.
  */
+#include "cluster_nodes.h"
 #include "ct.h"
 #include "event.h"
 #include "lb_choice.h"

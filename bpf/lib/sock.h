@@ -4,6 +4,7 @@
 /* Translation at the socket: the address that an application dials becomes a backend's before a
  * packet exists, and the backend's address becomes the service's again where the application
  * reads it. The functions work on plain addresses; the programs move them from and to their context. */
+#include "cluster_nodes.h"
 #include "common.h"
 #include "drop_types.h"
 #include "event_types.h"

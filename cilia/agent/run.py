@@ -121,6 +121,7 @@ async def _run_agent(
         log.info("started", instance=config.instance, socket=str(config.socket_path))
         await succession.begin()
         await loadbalancer.synchronised()
+        await agent.datapath.synchronised(ctx.db)
         await succession.finish()
         lookup = NetfilterLookup(
             ctx.db, attachments.table, datapath.programs, ctx.health_of("datapath")

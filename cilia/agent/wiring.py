@@ -36,7 +36,7 @@ def build(
     cluster_ = cluster.build(ctx, config)
     own = own_addresses(cluster_.nodes, config.node_name)
     node_ = node.build(ctx, config, own, observe=programs is not None)
-    datapath_ = datapath.build(ctx, config, node_, edge, programs)
+    datapath_ = datapath.build(ctx, config, cluster_, node_, edge, programs)
     loadbalancer_ = loadbalancer.build(
         ctx, config, cluster_, node_, datapath_, health_check_address=health_check_address
     )

@@ -25,7 +25,7 @@ COUNT_INTERVAL_S: Final = 300.0
 # From here on an operator has to act: what does not fit is refused, or evicts what is in use.
 NEARLY_FULL: Final = 0.8
 
-# The option that sizes a map, for those that programs fill.
+# The option that sizes a map, for those that programs fill, and those that grow with the cluster.
 OPTIONS: Final = {
     "cilia_ct4_tcp": "--bpf-ct-global-tcp-max",
     "cilia_ct6_tcp": "--bpf-ct-global-tcp-max",
@@ -33,6 +33,8 @@ OPTIONS: Final = {
     "cilia_ct6_any": "--bpf-ct-global-any-max",
     "cilia_snat4": "--bpf-nat-global-max",
     "cilia_snat6": "--bpf-nat-global-max",
+    "cilia_nodes4": "--bpf-node-map-max",
+    "cilia_nodes6": "--bpf-node-map-max",
 }
 
 
@@ -49,7 +51,7 @@ class MapPressure(Collector):
         interval_s: float = COUNT_INTERVAL_S,
         tell: Callable[[bool, str], None] = _untold,
     ) -> None:
-        """`tell`: gets False and a sentence while maps that programs fill are nearly full."""
+        """`tell`: gets False and a sentence while maps that `OPTIONS` names are nearly full."""
         self._maps = {raw.name: raw for raw in maps}
         self._known: list[Callable[[], Mapping[str, int]]] = []
         self._interval_s = interval_s
@@ -107,4 +109,4 @@ class MapPressure(Collector):
             for name, used in sorted(full.items())
             if name in OPTIONS
         ]
-        self._tell(not sentences, "; ".join(sentences) or "maps of flows have room")
+        self._tell(not sentences, "; ".join(sentences) or "maps of flows and nodes have room")

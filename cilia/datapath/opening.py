@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bpf.maps.cluster_nodes import ClusterNodeMaps
 from bpf.maps.lb import LBMaps
 from bpf.maps.raw import RawMap
 from bpf.maps.redirect_skips import SkipMaps
@@ -30,6 +31,7 @@ class Datapath(Protocol):
     maps: LBMaps
     # None: these programs spare nobody a redirection.
     skip: SkipMaps | None
+    nodes: ClusterNodeMaps
     # None: no programs of packets.
     flows: FlowMaps | None
     switch: Switch
@@ -62,6 +64,7 @@ class MemoryDatapath:
     def __init__(self, maps: LBMaps, skip: SkipMaps | None = None) -> None:
         self.maps = maps
         self.skip: SkipMaps | None = skip or SkipMaps.fake()
+        self.nodes = ClusterNodeMaps.fake()
         self.flows: FlowMaps | None = None
         self.switch = Switch.fake()
 
@@ -72,7 +75,8 @@ class MemoryDatapath:
         return _usage(self.maps)
 
     def all_maps(self) -> Iterator[RawMap]:
-        return self.maps.all()
+        yield from self.maps.all()
+        yield from self.nodes
 
     def close(self) -> None:
         self.maps.close()
@@ -100,6 +104,7 @@ class KernelDatapath:
         self._node = NodeDatapath(config, packets)
         self.maps = self._node.open_maps()
         self.skip: SkipMaps | None = self._node.skip_maps()
+        self.nodes = self._node.cluster_node_maps()
         self.flows = FlowMaps.of(self._node) if packets is not None else None
         self.switch = self._node.switch()
         # Until now someone else may have had the Services' connections.
@@ -116,6 +121,7 @@ class KernelDatapath:
 
     def all_maps(self) -> Iterator[RawMap]:
         yield from self.maps.all()
+        yield from self.nodes
         if self.flows is not None:
             yield from self.flows.sized()
 
@@ -124,6 +130,7 @@ class KernelDatapath:
         self.maps.close()
         if self.skip is not None:
             self.skip.close()
+        self.nodes.close()
         if self.flows is not None:
             self.flows.close()
         self.switch.close()

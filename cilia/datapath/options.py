@@ -68,6 +68,9 @@ class DatapathOptions(InstanceOptions):
     bpf_fragments_map_max: Annotated[
         int, Field(ge=64, le=65_535, description="Fragmented datagrams followed, a family.")
     ] = 8_192
+    bpf_node_map_max: Annotated[
+        Entries, Field(description="Addresses of the cluster's nodes, a family.")
+    ] = 16_384
     bpf_ct_timeout_regular_tcp: Annotated[
         PositiveDuration, Field(description="An established TCP connection that is silent.")
     ] = "2h13m20s"

@@ -101,5 +101,6 @@ def _entries(options: DatapathOptions) -> dict[str, int]:
         "cilia_ct{}_any": options.bpf_ct_global_any_max,
         "cilia_snat{}": options.bpf_nat_global_max,
         "cilia_frag{}": options.bpf_fragments_map_max,
+        "cilia_nodes{}": options.bpf_node_map_max,
     }
     return {name.format(family): size for name, size in sizes.items() for family in (4, 6)}

@@ -2,6 +2,7 @@
 """The datapath of a node, wired: programs at hooks, devices that they know, what they remember.
 
 devices -> netdevs -> cilia_netdev           devices that lead to clients and other nodes
+Node objects -> cluster-nodes -> cilia_nodes who is a node of the cluster
 devices, programs -> attachments -> links    the program of each hook of cgroup and devices
 time -> conntrack, snat                      entries that expired
 programs -> signal -> conntrack, snat        the same at once when source ports are rare
@@ -14,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cilia.cluster.wiring import ClusterPart
+from cilia.datapath.cluster_nodes import ClusterNodesController
 from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC
 from cilia.datapath.map_pressure import MapPressure
 from cilia.datapath.metrics import DatapathMetrics
@@ -27,10 +30,13 @@ from cilia.node.own_addresses import OwnAddresses
 from cilia.node.repairs import Desired, Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.parts import Context, Job, Part
+from reconcilers.datapath.cluster_nodes import ClusterNodeOperations
 from reconcilers.datapath.netdevs import netdev_operations
-from statedb import Channel
-from tables.datapath import attachments, netdevs
+from reconcilers.reconciler import Reconciler
+from statedb import DB, Channel, RWTable, wait_initialized
+from tables.datapath import attachments, cluster_nodes, netdevs
 from tables.datapath.attachments import Attachment
+from tables.datapath.cluster_nodes import ClusterNode
 
 if TYPE_CHECKING:
     from reconcilers.datapath.attachment_places import FilterPlaces
@@ -42,14 +48,22 @@ __all__ = ["DatapathPart", "build", "build_attachments"]
 class DatapathPart(Part):
     edge: Datapath
     pressure: MapPressure
+    nodes: RWTable[ClusterNode]
+    nodes_reconciler: Reconciler[ClusterNode]
     # None: maps in memory, no programs.
     programs: NodePrograms | None = None
     attachments: Desired[Attachment] | None = None
+
+    async def synchronised(self, db: DB) -> None:
+        """Wait until all Node objects were listed and every address was attempted."""
+        await wait_initialized(db, self.nodes)
+        await self.nodes_reconciler.wait_until_reconciled(db.look(self.nodes.revision))
 
 
 def build(
     ctx: Context,
     options: DatapathOptions,
+    cluster: ClusterPart,
     node: NodePart,
     edge: Datapath,
     programs: NodePrograms | None,
@@ -57,7 +71,14 @@ def build(
     """Attach the programs and look after the maps that they write."""
     tell = partial(ctx.health_of("datapath"), "flow-maps")
     pressure = MapPressure(edge.all_maps(), tell=tell)
-    part = DatapathPart(edge=edge, pressure=pressure, programs=programs)
+    nodes = cluster_nodes.new_cluster_nodes_table(ctx.db)
+    reconciler = ctx.reconciler(nodes, ClusterNodeOperations(edge.nodes), cluster_nodes)
+    part = DatapathPart(
+        edge=edge, pressure=pressure, nodes=nodes, nodes_reconciler=reconciler, programs=programs
+    )
+    controller = ClusterNodesController(ctx.db, cluster.nodes, nodes, options.node_name)
+    part.jobs["cluster-nodes"] = controller.run
+    part.jobs["reconcile-cluster-nodes"] = reconciler.run
     ctx.registry.register(part.pressure)
     part.jobs["map-pressure"] = part.pressure.run
     if node.network is None or programs is None:

@@ -17,6 +17,7 @@ from bpf import compile as bpf_compile
 from bpf.datapath import cleanup
 from bpf.errors import RequirementMissing
 from bpf.maps import lb
+from bpf.maps.cluster_nodes import NAMES as NODE_MAPS
 from bpf.maps.map import Map
 from bpf.maps.types import MapFlag, MapType
 from bpf.sock import SOCKET_MAPS, SockConfig
@@ -264,8 +265,8 @@ def connecting(server: socket.socket) -> Iterator[list[str]]:
         thread.join()
 
 
-#: Maps whose size no option changes.
-SINGLE = {"cilia_metrics", "cilia_switch", "cilia_lb_counted", "cilia_lb_load"}
+#: Maps whose size no option of sockets changes.
+SINGLE = {"cilia_metrics", "cilia_switch", "cilia_lb_counted", "cilia_lb_load", *NODE_MAPS}
 
 #: How a start on other sizes can be interrupted: (owner, function, nth call).
 STEPS: list[tuple[object, str, int]] = [

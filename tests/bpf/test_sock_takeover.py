@@ -23,6 +23,7 @@ from bpf.datapath import NodeDatapath, cleanup
 from bpf.errors import KernelError, LoadError, RequirementMissing, kernel_error
 from bpf.link import Link, cgroup_id
 from bpf.maps import map as bpf_map
+from bpf.maps.cluster_nodes import NAMES as NODE_MAPS
 from bpf.maps.lb import LBMaps
 from bpf.maps.map import Map
 from bpf.object import Object
@@ -94,7 +95,8 @@ def test_start_pins_maps_and_links_and_nothing_else(config: SockConfig) -> None:
         "programs",
     ]
     assert sorted(path.name for path in (config.pin_dir / "maps").iterdir()) == sorted(
-        SERVICE_MAPS | {"cilia_metrics", "cilia_switch", "cilia_lb_load", "cilia_lb_counted"}
+        SERVICE_MAPS
+        | {"cilia_metrics", "cilia_switch", "cilia_lb_load", "cilia_lb_counted", *NODE_MAPS}
     )
 
 

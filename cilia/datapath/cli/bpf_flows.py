@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cilia bpf ct|nat|metrics`: connections, translations and counters of the datapath."""
+"""`cilia bpf ct|nat|nodes|metrics`: connections, translations, known nodes and counters."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,30 @@ def list_translations(ctx: click.Context, bpf_root: Path, output: str) -> None:
     rows = list(_rows(_maps_dir(ctx, bpf_root), NAT_MAPS, _translations))
     columns = ["protocol", "direction", "source", "destination", "translated", "expires_in_s"]
     _show(rows, [*columns, "rev_nat", "flags"], output)
+
+
+@click.group()
+def nodes() -> None:
+    """Nodes of the cluster."""
+
+
+@nodes.command(name="list")
+@BPF_ROOT
+@OUTPUT
+@click.pass_context
+def list_nodes(ctx: click.Context, bpf_root: Path, output: str) -> None:
+    """Addresses by which the datapath knows the nodes of the cluster; `self` is this one.
+
+    \b
+    Examples:
+      cilia bpf nodes list
+      cilia bpf nodes list -o json
+    """
+    from bpf.maps.cluster_nodes import NAMES
+
+    rows = list(_rows(_maps_dir(ctx, bpf_root), NAMES, _nodes))
+    rows.sort(key=lambda row: row["address"])
+    _show(rows, ["address", "flags"], output)
 
 
 @click.group()
@@ -183,6 +208,13 @@ def _translated(key: NatKey, address: bytes, port: int) -> str:
 
     side = "source" if key.direction == NatDirection.OUT else "destination"
     return f"{side} {endpoint_text(address, port)}"
+
+
+def _nodes(opened: Map) -> Iterator[Row]:
+    from bpf.maps.cluster_nodes import decode_value
+
+    for key, value in opened.items():
+        yield {"address": str(ip_address(key)), "flags": _flags(decode_value(value))}
 
 
 def _counters(opened: Map) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from bpf import features
 from bpf.events import METRICS_KEY, METRICS_VALUE
 from bpf.features import mount_bpffs
 from bpf.maps import ct, nat
+from bpf.maps.cluster_nodes import VALUE_BYTES, ClusterNodeFlag, encode_value
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap
 from bpf.maps.types import MapType
@@ -79,6 +80,21 @@ def test_translations_say_what_is_translated(root: Path) -> None:
         ("out", "source 192.0.2.1:50000"),
         ("in", "destination 192.0.2.9:4000"),
     }
+
+
+def test_nodes_are_listed(root: Path) -> None:
+    for name, address, flags in (
+        ("cilia_nodes4", "192.0.2.2", ClusterNodeFlag.NONE),
+        ("cilia_nodes6", "fd00:2::1", ClusterNodeFlag.SELF),
+    ):
+        key = ip_address(address).packed
+        raw = pinned(root, MapType.HASH, name, len(key), VALUE_BYTES)
+        raw.update(key, encode_value(flags))
+    rows = json.loads(run(root, "nodes", "list", "-o", "json").output)
+    assert rows == [
+        {"address": "192.0.2.2", "flags": ""},
+        {"address": "fd00:2::1", "flags": "self"},
+    ]
 
 
 def test_counters_have_names(root: Path) -> None:
