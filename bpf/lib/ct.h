@@ -218,11 +218,11 @@ struct ct_new {
 	__u8 tcp_flags;
 };
 
-/* Make the entry of a tuple, in place of an older one. source: what a flow with CT_SNAT gets, else NULL.
- * 0 or a refusal. */
+/* Make the entry of a tuple, in place of an older one. address: nat_address, or NULL if it has none. 0 or a
+ * refusal. */
 static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple *tuple,
 							     const struct ct_new *new,
-							     const __be32 *source, __be16 port,
+							     const __be32 *address, __be16 port,
 							     bool v6)
 {
 	struct ct_entry entry = {
@@ -237,8 +237,8 @@ static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple 
 	union ct_key key;
 	int error;
 
-	if (source)
-		address_copy(entry.nat_address, source, v6);
+	if (address)
+		address_copy(entry.nat_address, address, v6);
 	if (tuple->proto == IPPROTO_TCP && !(new->tcp_flags & TCP_SYN))
 		entry.flags |= CT_NON_SYN;
 	if (new->tcp_flags & (TCP_FIN | TCP_RST))

@@ -30,6 +30,8 @@
 #define CT_NON_SYN 0x0200		/* TCP that was first seen in its middle */
 #define CT_OTHER_PORT 0x0400		/* the client has another port behind the translation: nat_port has it
 					 * (CT_SERVICE), or the client's own one */
+#define CT_OTHER_NODE 0x0800		/* CT_EGRESS: a node port that another node was asked for: nat_address
+					 * has the address, the frontend of rev_nat has none */
 
 /* cilia_ct4_tcp, cilia_ct4_any (UDP, SCTP, ICMP): LRU. For ICMP echo the identifier stands in both
  * ports' places: sport in a request, dport in an answer, the other 0. */
@@ -72,5 +74,5 @@ struct ct_entry {
 	__u8 tcp_flags;		/* all seen from who opened it */
 	__u8 reply_tcp_flags;
 	__be16 nat_port;	/* CT_SNAT, CT_OTHER_PORT */
-	__be32 nat_address[4];	/* CT_SNAT; an IPv4 address is the first word */
+	__be32 nat_address[4];	/* CT_SNAT, CT_OTHER_NODE; an IPv4 address is the first word */
 };

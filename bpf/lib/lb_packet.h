@@ -43,6 +43,7 @@ struct lb_asked {
 	const struct lb_service *svc;
 	struct ct_entry *service;	/* of the tuple that the client sees, or NULL */
 	bool continues;			/* the connection of that entry: its backend is decided */
+	bool other_node;		/* svc is a node port that another node was asked for */
 };
 
 static __always_inline struct lb_service *lb_lookup(union lb_key *key, const struct tuple *tuple,
@@ -59,6 +60,29 @@ static __always_inline struct lb_service *lb_lookup(union lb_key *key, const str
 	key->v4.dport = tuple->dport;
 	key->v4.proto = tuple->proto;
 	return outside ? bpf_map_lookup_elem(&cilia_lb4_svc, &key->v4) : lb4_service(&key->v4);
+}
+
+/* The node port that a packet to another node asks for, or NULL: every node has the frontend of the address
+ * 0, which stands for all addresses of nodes. */
+static __noinline struct lb_service *lb_node_port(union lb_key *key, const struct tuple *tuple,
+						  bool outside, bool v6)
+{
+	struct lb_service *svc;
+
+	if (!cluster_node_is_other(tuple->daddr, v6))
+		return NULL;
+	if (v6) {
+		__builtin_memset(key->v6.address, 0, sizeof(key->v6.address));
+		key->v6.scope = 0;
+		svc = outside ? bpf_map_lookup_elem(&cilia_lb6_svc, &key->v6) :
+				lb6_service(&key->v6);
+	} else {
+		key->v4.address = 0;
+		key->v4.scope = 0;
+		svc = outside ? bpf_map_lookup_elem(&cilia_lb4_svc, &key->v4) :
+				lb4_service(&key->v4);
+	}
+	return svc && svc->type == LB_TYPE_NODE_PORT ? svc : NULL;
 }
 
 /* What is sent to a service's address where no port serves must not wander between nodes and routers,
@@ -163,13 +187,18 @@ static __always_inline bool lb_continue(struct lb_target *target, const struct c
 	return target->state == LB_BE_ACTIVE || !packet_opens_tcp(packet) || !svc->count;
 }
 
-/* Whether the entry behind a translation is that of this client's port and frontend. */
+/* Whether the entry behind a translation is that of this client's port and frontend. The node port of two
+ * nodes is two frontends with one id. */
 static __always_inline bool lb_is_of(const struct ct_entry *behind, const struct tuple *to,
-				     __be16 sport, __u32 rev_nat)
+				     const struct tuple *asked, __u32 rev_nat)
 {
 	__be16 port = behind->flags & CT_OTHER_PORT ? behind->nat_port : to->sport;
 
-	return behind->rev_nat == rev_nat && port == sport;
+	if (behind->rev_nat != rev_nat || port != asked->sport)
+		return false;
+	/* The words behind an IPv4 address are 0 on both sides. */
+	return !(behind->flags & CT_OTHER_NODE) ||
+	       address_equal(behind->nat_address, asked->daddr, true);
 }
 
 /* The entry behind the translation, under which replies are found. */
@@ -179,7 +208,7 @@ static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, str
 	__be16 sport = packet->tuple.sport;
 
 	new->direction = CT_EGRESS;
-	if (entry && lb_is_of(entry, to, sport, new->rev_nat) &&
+	if (entry && lb_is_of(entry, to, &packet->tuple, new->rev_nat) &&
 	    ct_continues(entry, packet, new->now_s)) {
 		ct_seen(ctx, entry, packet, false, false, new->now_s);
 		return 0;
@@ -187,7 +216,8 @@ static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, str
 	/* An ICMP error is no beginning. */
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return 0;
-	return ct_create_snat(to, new, NULL, new->flags & CT_OTHER_PORT ? sport : 0, v6);
+	return ct_create_snat(to, new, new->flags & CT_OTHER_NODE ? packet->tuple.daddr : NULL,
+			      new->flags & CT_OTHER_PORT ? sport : 0, v6);
 }
 
 /* Whether another proxy has the connection that this packet begins, or has begun without us. What an
@@ -216,6 +246,17 @@ static __always_inline bool lb_answers_node(ctx_t *ctx, const struct packet *pac
 	return own_flow_answers(ctx, &packet->tuple, v6);
 }
 
+/* The node port of another node that a workload asks for. It is served here, with a backend of all: the
+ * backend may be on this node, and would answer past the node that was asked. Where only the backends of
+ * the node that was asked serve, that one is left to choose. */
+static __always_inline struct lb_service *lb_asked_elsewhere(struct lb_asked *asked,
+							     const struct tuple *tuple, const bool v6)
+{
+	struct lb_service *svc = lb_node_port(&asked->key, tuple, false, v6);
+
+	return svc && !(svc->flags & LB_SVC_EXT_LOCAL) ? svc : NULL;
+}
+
 /* Find the frontend of a packet of a client, and its connection: 0, LB_PASS or a refusal. */
 static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, struct lb_asked *asked,
 				   struct lb_decision *decision, __u32 now_s, const bool outside,
@@ -224,6 +265,11 @@ static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, stru
 	const struct tuple *tuple = &packet->tuple;
 
 	asked->svc = lb_lookup(&asked->key, tuple, outside, v6);
+	asked->other_node = false;
+	if (!asked->svc && !outside) {
+		asked->svc = lb_asked_elsewhere(asked, tuple, v6);
+		asked->other_node = asked->svc;
+	}
 	if (!asked->svc)
 		return switch_hands_back() ? LB_PASS : lb_no_frontend(packet, &asked->key, v6);
 	asked->service = ct_lookup(tuple, CT_SERVICE, v6);
@@ -255,7 +301,7 @@ static __always_inline bool lb_pick(struct lb_asked *asked, struct lb_decision *
 static __always_inline bool lb_taken(const struct packet *packet, const struct ct_entry *behind,
 				     const struct tuple *to, const struct ct_new *new)
 {
-	return behind && !lb_is_of(behind, to, packet->tuple.sport, new->rev_nat) &&
+	return behind && !lb_is_of(behind, to, &packet->tuple, new->rev_nat) &&
 	       !ct_over(behind, new->now_s);
 }
 
@@ -331,6 +377,8 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 	if (refused)
 		return refused;
 	new.rev_nat = decision->rev_nat;
+	if (asked.other_node)
+		new.flags |= CT_OTHER_NODE;
 	for (;;) {
 		if (!lb_pick(&asked, decision, tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
@@ -437,6 +485,8 @@ static __always_inline int lb_reverse(ctx_t *ctx, struct packet *packet, struct 
 
 	if (!lb_frontend(entry->rev_nat, address, &port, v6))
 		return REFUSE(DROP_NO_SERVICE);
+	if (entry->flags & CT_OTHER_NODE)
+		address_copy(address, entry->nat_address, v6);
 	ct_seen(ctx, entry, packet, true, false, ct_now_s());
 	refused = packet_set_source(ctx, packet, address, port, v6);
 	if (!refused && (entry->flags & CT_OTHER_PORT)) {

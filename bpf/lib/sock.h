@@ -87,9 +87,17 @@ static __always_inline bool ipv6_is_mapped(const __be32 *address)
 	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
 }
 
-/* Surrogates (address 0) stand for every address of the node: they are looked up when the node
- * dials itself by loopback, and never because someone dials the address 0. A host port that is for
- * the node alone is found by loopback alone. */
+/* A node port of another node that is served here. Where only the backends of the node that is asked
+ * serve, that one is left to choose; its host ports are its own. */
+static __always_inline bool sock_serves_elsewhere(const struct lb_service *svc)
+{
+	return svc && svc->type == LB_TYPE_NODE_PORT && !(svc->flags & LB_SVC_EXT_LOCAL);
+}
+
+/* Surrogates (address 0) stand for every address of every node: they are looked up when the node dials
+ * itself by loopback, when someone dials another node, whose backend may be here and would answer past
+ * it, and never because someone dials the address 0. A host port that is for the node alone is found by
+ * loopback alone. */
 static __always_inline struct lb_service *sock4_service(struct bpf_sock_addr *ctx,
 							struct lb4_key *key)
 {
@@ -100,10 +108,17 @@ static __always_inline struct lb_service *sock4_service(struct bpf_sock_addr *ct
 	svc = lb4_service(key);
 	if (svc && !(svc->flags & LB_SVC_LOOPBACK))
 		return svc;
-	if (!ipv4_is_loopback(key->address) || !sock_in_host_netns(ctx))
+	if (ipv4_is_loopback(key->address)) {
+		if (!sock_in_host_netns(ctx))
+			return NULL;
+		key->address = 0;
+		return lb4_service(key);
+	}
+	if (!cluster_node_is_other(&key->address, false))
 		return NULL;
 	key->address = 0;
-	return lb4_service(key);
+	svc = lb4_service(key);
+	return sock_serves_elsewhere(svc) ? svc : NULL;
 }
 
 static __always_inline struct lb_service *sock6_service(struct bpf_sock_addr *ctx,
@@ -116,10 +131,17 @@ static __always_inline struct lb_service *sock6_service(struct bpf_sock_addr *ct
 	svc = lb6_service(key);
 	if (svc && !(svc->flags & LB_SVC_LOOPBACK))
 		return svc;
-	if (!ipv6_is_loopback(key->address) || !sock_in_host_netns(ctx))
+	if (ipv6_is_loopback(key->address)) {
+		if (!sock_in_host_netns(ctx))
+			return NULL;
+		key->address[3] = 0;
+		return lb6_service(key);
+	}
+	if (!cluster_node_is_other(key->address, true))
 		return NULL;
-	key->address[3] = 0;
-	return lb6_service(key);
+	__builtin_memset(key->address, 0, sizeof(key->address));
+	svc = lb6_service(key);
+	return sock_serves_elsewhere(svc) ? svc : NULL;
 }
 
 /* Whether source ranges decide about this client: SOCK_PASS if its packets do, which have a source

@@ -58,6 +58,7 @@ class CtFlag(IntFlag):
     SNAT = 0x0100
     NON_SYN = 0x0200
     OTHER_PORT = 0x0400
+    OTHER_NODE = 0x0800
 
 
 CLOSING: Final = CtFlag.ORIGIN_CLOSING | CtFlag.REPLY_CLOSING

@@ -15,6 +15,8 @@ from bpf import compile as bpf_compile
 from bpf import features
 from bpf.errors import NotFound
 from bpf.maps import lb
+from bpf.maps.cluster_nodes import NAMES as NODE_MAPS
+from bpf.maps.cluster_nodes import ClusterNodeFlag, encode_value
 from bpf.maps.lb import BackendValue, LBMaps, RevNatValue, ServiceValue
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap, sum_counters
@@ -60,6 +62,11 @@ class Datapath:
         four = packed(address4) if address4 else bytes(4)
         value = packed_v6_room(address6) + four + bytes(4)
         self.maps["cilia_netdev"].update(ifindex.to_bytes(4, "little"), value)
+
+    def cluster_node(self, address: str, flags: ClusterNodeFlag = ClusterNodeFlag.NONE) -> None:
+        """An address of a node of the cluster, as the agent learns them from Node objects."""
+        key = packed(address)
+        self.maps[NODE_MAPS[len(key) == 16]].update(key, encode_value(flags))
 
     def service(
         self,
