@@ -39,14 +39,14 @@ static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct node
 	return v6 ? direct6(packet) : direct4(packet);
 }
 
-__noinline int unwrap4(ctx_t *ctx, struct packet *packet)
+__noinline int unwrap4(ctx_t *ctx, struct nodeport_plan *plan)
 {
-	return packet ? nodeport_unwrap(ctx, packet, false) : NODEPORT_PASS;
+	return plan ? nodeport_unwrap(ctx, plan, false) : NODEPORT_PASS;
 }
 
-__noinline int unwrap6(ctx_t *ctx, struct packet *packet)
+__noinline int unwrap6(ctx_t *ctx, struct nodeport_plan *plan)
 {
-	return packet ? nodeport_unwrap(ctx, packet, true) : NODEPORT_PASS;
+	return plan ? nodeport_unwrap(ctx, plan, true) : NODEPORT_PASS;
 }
 
 __noinline int leaves4(ctx_t *ctx, struct packet *packet)
@@ -72,7 +72,7 @@ int from_netdev(ctx_t *ctx)
 	packet = &plan->packet;
 	result = packet_parse(ctx, packet, ETH_HLEN);
 	if (result == PACKET_OTHER)
-		result = packet->flags & PACKET_V6 ? unwrap6(ctx, packet) : unwrap4(ctx, packet);
+		result = packet->flags & PACKET_V6 ? unwrap6(ctx, plan) : unwrap4(ctx, plan);
 	else if (!result)
 		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);
 	return result < 0 ? nodeport_refuse(ctx, packet, result, &fate) : fate.verdict;

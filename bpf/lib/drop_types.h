@@ -22,3 +22,5 @@
 #define DROP_NOT_IN_SRC_RANGE -17	/* the source ranges of the service keep this client out */
 #define DROP_IS_CLUSTER_IP -18	/* a service that is served inside the cluster only */
 #define DROP_LOOPBACK_ONLY -19	/* a host port that is served on the loopback address only */
+#define DROP_UNKNOWN_FRONTEND -20	/* direct return: the packet names a frontend that no node has */
+#define DROP_NOT_FROM_NODE -21	/* direct return: the sender is no node of the cluster */

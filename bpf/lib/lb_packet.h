@@ -32,7 +32,6 @@
 struct lb_decision {
 	struct lb_target target;
 	__u32 rev_nat;
-	__u32 service_flags;	/* LB_SVC_* */
 	__be16 sport;		/* the client's behind the translation */
 	bool hairpin;		/* the client is the backend */
 };
@@ -281,7 +280,6 @@ static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, stru
 				  lb_left_to_others(packet, asked->service, v6)))
 		return LB_PASS;
 	decision->rev_nat = asked->svc->rev_nat;
-	decision->service_flags = asked->svc->flags;
 	return lb_admit(ctx, asked->svc, tuple, outside, v6);
 }
 

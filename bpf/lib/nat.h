@@ -131,6 +131,14 @@ static __always_inline __u32 nat_yields(__u8 proto, __u16 flags, __u32 created_s
 	return proto != IPPROTO_TCP && idle_s >= NAT_SILENT_S ? NAT_RANK(1) | idle_s : 0;
 }
 
+/* Whether another frontend's flow may have the tuple of an entry NAT_DSR: as ct_yields and ct_closing say of
+ * a flow that this node was asked for. */
+static __always_inline bool nat_dsr_yields(__u8 proto, __u16 flags, __u32 expires_s)
+{
+	return proto == IPPROTO_UDP || (flags & (NAT_CLOSING | NAT_ORIGIN_FIN | NAT_REPLY_FIN)) ||
+	       (__s32)(expires_s - ct_now_s()) < 0;
+}
+
 /* Remember how the last search for a port ended. */
 static __always_inline void nat_searched(bool found)
 {

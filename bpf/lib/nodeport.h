@@ -9,6 +9,10 @@
  *				the whole state: the client's own (CT_SERVICE) and the reply's (NAT_IN)
  *	elsewhere, dsr		the client's address stays; the backend's node answers in the frontend's name
  *
+ * Direct return is for clients outside and for frontends that the backend's node knows: a client that is a
+ * node may be the backend's own, which would be answered past its devices; a node port is known at the
+ * addresses of Node objects. Everything else is translated (snat). A connection stays as it began.
+ *
  * XDP does what ends in sending a packet to a known neighbour, and leaves everything else to tc as it
  * came: no packet is translated twice. */
 #include "dsr.h"
@@ -58,6 +62,7 @@ struct nodeport_plan {
 	struct packet_ends ends;
 	__s32 way;		/* ROUTE_* or a refusal */
 	__u16 growth;
+	bool direct;		/* the backend's node answers the client */
 };
 
 struct {
@@ -74,21 +79,36 @@ static __always_inline struct nodeport_plan *nodeport_plan(void)
 	return bpf_map_lookup_elem(&cilia_np_plan, &zero);
 }
 
-static __always_inline bool nodeport_is_direct(const struct lb_decision *decision)
+/* Whether a backend of another node answers the client itself. */
+static __always_inline bool nodeport_is_direct(const struct packet *packet,
+					       const struct lb_asked *asked, const bool v6)
 {
-	return nodeport_dsr && (decision->service_flags & LB_SVC_DSR);
+	if (!nodeport_dsr)
+		return false;
+	if (asked->continues)
+		return !(asked->service->flags & CT_SNAT);
+	if (!(asked->svc->flags & LB_SVC_DSR) || cluster_node(packet->tuple.saddr, v6))
+		return false;
+	return asked->svc->type != LB_TYPE_NODE_PORT || cluster_node(packet->tuple.daddr, v6);
 }
 
-/* The way to the backend, and how much longer the packet becomes. */
+/* The way to the backend, and how much longer the packet becomes. IP in IP is taken from nodes alone, so
+ * its source must be one that the others know this one by. */
 static __always_inline int nodeport_route(ctx_t *ctx, struct packet *packet,
-					  struct nodeport_plan *plan, const bool v6)
+					  struct nodeport_plan *plan, bool continues, const bool v6)
 {
+	int way;
+
 	plan->growth = 0;
-	if (nodeport_is_direct(&plan->decision))
+	if (plan->direct)
 		plan->growth = nodeport_dispatch == DISPATCH_IPIP ? ipip_growth(v6) :
 								    dsr_growth(packet, v6);
-	return route_find(ctx, &plan->route, packet->tuple.saddr, plan->decision.target.address,
-			  route_length(ctx, packet) + plan->growth, v6);
+	way = route_find(ctx, &plan->route, packet->tuple.saddr, plan->decision.target.address,
+			 route_length(ctx, packet) + plan->growth, v6);
+	if (plan->direct && !continues && nodeport_dispatch == DISPATCH_IPIP &&
+	    !cluster_node(plan->route.address, v6))
+		plan->direct = false;
+	return way;
 }
 
 /* Whether the packet leaves the node for its backend, by a device that leads to other nodes. */
@@ -136,6 +156,62 @@ static __always_inline int nodeport_source(ctx_t *ctx, struct packet *packet,
 	return ct_create_snat(&packet->tuple, new, source->address, source->port, v6);
 }
 
+/* Whether a flow that another node was asked for has the tuple (of a packet to the backend); one that may be
+ * replaced is forgotten. Replies carry nothing else by which to tell whose they are. */
+static __noinline bool nodeport_dsr_has(const struct tuple *to, bool v6)
+{
+	struct tuple reply = {};
+	struct nat4_value *value4;
+	struct nat6_value *value6;
+	union ct_key key;
+
+	tuple_exchange(&reply, to);
+	ct_key_of(&key, &reply, NAT_OUT, v6);
+	if (v6) {
+		value6 = bpf_map_lookup_elem(&cilia_snat6, &key);
+		if (!value6 || !(value6->flags & NAT_DSR))
+			return false;
+		if (!nat_dsr_yields(to->proto, value6->flags, value6->expires_s))
+			return true;
+		bpf_map_delete_elem(&cilia_snat6, &key);
+		return false;
+	}
+	value4 = bpf_map_lookup_elem(&cilia_snat4, &key);
+	if (!value4 || !(value4->flags & NAT_DSR))
+		return false;
+	if (!nat_dsr_yields(to->proto, value4->flags, value4->expires_s))
+		return true;
+	bpf_map_delete_elem(&cilia_snat4, &key);
+	return false;
+}
+
+/* Whether the tuple of a packet to a backend of this node is another flow's. behind: the entry of that tuple,
+ * or NULL. */
+static __always_inline bool nodeport_taken(const struct packet *packet,
+					   const struct nodeport_plan *plan,
+					   const struct lb_asked *asked,
+					   const struct ct_entry *behind, const bool v6)
+{
+	if (lb_taken(packet, behind, &plan->to, &plan->new))
+		return true;
+	if (in_xdp || !nodeport_dsr || nodeport_dispatch == DISPATCH_IPIP ||
+	    nodeport_leads_out(plan) || (packet->flags & PACKET_ICMP_ERROR))
+		return false;
+	return !(asked->continues && behind) && nodeport_dsr_has(&plan->to, v6);
+}
+
+/* Give a client another port, because the backend has another flow with its own. 0 with the entry there in
+ * *behind, or a refusal. */
+static __always_inline int nodeport_other_port(const struct packet *packet, struct tuple *to,
+					       struct ct_entry **behind, __u32 now_s, const bool v6)
+{
+	if (!lb_may_change_port(packet))
+		return REFUSE(DROP_CT_COLLISION);
+	to->sport = packet->tuple.sport;
+	*behind = lb_other_port(to, now_s, v6);
+	return to->sport == packet->tuple.sport ? REFUSE(DROP_CT_COLLISION) : 0;
+}
+
 /* Decide for a packet: 0 with the plan, NODEPORT_PASS, or a refusal. */
 static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 					    struct nodeport_plan *plan, const bool v6)
@@ -156,31 +232,31 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 	if (done)
 		return done;
 	new->rev_nat = decision->rev_nat;
+	plan->direct = nodeport_is_direct(packet, &asked, v6);
 	for (;;) {
 		if (!lb_pick(&asked, decision, &packet->tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
 		new->backend_id = decision->target.id;
-		plan->way = nodeport_route(ctx, packet, plan, v6);
+		plan->way = nodeport_route(ctx, packet, plan, asked.continues, v6);
 		if (plan->way < 0)
 			return plan->way;
 		if (in_xdp && (plan->way != ROUTE_OUT || !plan->route.outside))
 			return NODEPORT_PASS;
 		lb_translated(&plan->to, &packet->tuple, &decision->target, true, v6);
-		if (nodeport_leads_out(plan) && !nodeport_is_direct(decision))
+		if (nodeport_leads_out(plan) && !plan->direct)
 			return nodeport_source(ctx, packet, plan, &asked, v6);
 		lb_keep_port(&plan->to, &asked);
 		behind = ct_lookup(&plan->to, CT_EGRESS, v6);
-		if (!lb_taken(packet, behind, &plan->to, new))
+		if (!nodeport_taken(packet, plan, &asked, behind, v6))
 			break;
 		asked.continues = false;
 		if (++tries == LB_CHOICES) {
 			/* By direct return the backend's node answers the client at the port it has. */
-			if (nodeport_leads_out(plan) || !lb_may_change_port(packet))
+			if (nodeport_leads_out(plan))
 				return REFUSE(DROP_CT_COLLISION);
-			plan->to.sport = packet->tuple.sport;
-			behind = lb_other_port(&plan->to, new->now_s, v6);
-			if (plan->to.sport == packet->tuple.sport)
-				return REFUSE(DROP_CT_COLLISION);
+			done = nodeport_other_port(packet, &plan->to, &behind, new->now_s, v6);
+			if (done)
+				return done;
 			break;
 		}
 	}
@@ -232,7 +308,7 @@ PER_FAMILY(nodeport_direct, struct nodeport_plan)
 static __always_inline int nodeport_remote(ctx_t *ctx, struct packet *packet,
 					   struct nodeport_plan *plan, const bool v6)
 {
-	if (!nodeport_is_direct(&plan->decision))
+	if (!plan->direct)
 		return nodeport_snat(ctx, packet, plan, v6);
 	return v6 ? nodeport_direct6(ctx, packet, plan) : nodeport_direct4(ctx, packet, plan);
 }

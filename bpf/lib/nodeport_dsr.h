@@ -6,19 +6,45 @@
  * their source where they leave (nodeport_leaves.h). Not for XDP: what arrives goes to the stack. */
 #include "nodeport.h"
 
-static __always_inline int nodeport_dsr_keep(const struct tuple *reply, const __be32 *address,
-					     __be16 port, const bool v6)
+/* Find the frontend that another node was asked for with a packet, which has the tuple: one that this node
+ * has too, or a node port, and the address is a node's. 0 with asked->svc, NODEPORT_PASS, or a refusal: the
+ * client is let in as one that asks here. */
+static __noinline int nodeport_dsr_admit(ctx_t *ctx, const struct tuple *tuple, struct lb_asked *asked,
+					 bool v6)
+{
+	asked->svc = lb_lookup(&asked->key, tuple, true, v6);
+	asked->other_node = !asked->svc;
+	if (asked->svc)
+		return lb_admit(ctx, asked->svc, tuple, true, v6);
+	asked->svc = lb_node_port(&asked->key, tuple, true, v6);
+	if (!asked->svc)
+		return REFUSE(DROP_UNKNOWN_FRONTEND);
+	return lb_source_allowed(asked->svc, tuple, v6) ? 0 : REFUSE(DROP_NOT_IN_SRC_RANGE);
+}
+
+/* Remember the frontend that is the source of these replies. A connection keeps the one that it has. 0 or a
+ * refusal. */
+static __noinline int nodeport_dsr_keep(const struct tuple *reply, const __be32 *address, __be16 port,
+					bool v6)
 {
 	__u32 now_s = ct_now_s();
+	struct nat4_value *held4;
+	struct nat6_value *held6;
 	union ct_key key;
+	int error;
 
 	ct_key_of(&key, reply, NAT_OUT, v6);
 	if (v6) {
 		struct nat6_value value = { .port = port, .flags = NAT_DSR, .created_s = now_s };
 
+		held6 = bpf_map_lookup_elem(&cilia_snat6, &key);
+		if (held6 && (held6->flags & NAT_DSR) &&
+		    !(held6->port == port && address_equal(held6->address, address, true)) &&
+		    !nat_dsr_yields(reply->proto, held6->flags, held6->expires_s))
+			return REFUSE(DROP_CT_COLLISION);
 		address_copy(value.address, address, true);
 		value.expires_s = now_s + nat_lifetime_s(reply->proto, 0);
-		return bpf_map_update_elem(&cilia_snat6, &key, &value, BPF_ANY);
+		error = bpf_map_update_elem(&cilia_snat6, &key, &value, BPF_ANY);
 	} else {
 		struct nat4_value value = {
 			.address = *address,
@@ -28,30 +54,68 @@ static __always_inline int nodeport_dsr_keep(const struct tuple *reply, const __
 			.expires_s = now_s + nat_lifetime_s(reply->proto, 0),
 		};
 
-		return bpf_map_update_elem(&cilia_snat4, &key, &value, BPF_ANY);
+		held4 = bpf_map_lookup_elem(&cilia_snat4, &key);
+		if (held4 && (held4->flags & NAT_DSR) &&
+		    !(held4->port == port && held4->address == *address) &&
+		    !nat_dsr_yields(reply->proto, held4->flags, held4->expires_s))
+			return REFUSE(DROP_CT_COLLISION);
+		error = bpf_map_update_elem(&cilia_snat4, &key, &value, BPF_ANY);
 	}
+	return error ? REFUSE(DROP_MAP_FULL) : 0;
 }
 
-/* A packet that brings its frontend: remember it for the replies. One that opens a connection and
- * brings none was sent to the backend itself; of datagrams, each one opens. */
+/* Note a packet of either side in the entry of the replies, which have the tuple: at most a write a second,
+ * unless the state changes. */
+static __noinline void nodeport_dsr_note(const struct tuple *reply, __u8 tcp_flags, bool answers, bool v6)
+{
+	struct nat4_value *value4;
+	struct nat6_value *value6;
+	union ct_key key;
+
+	ct_key_of(&key, reply, NAT_OUT, v6);
+	if (v6) {
+		value6 = bpf_map_lookup_elem(&cilia_snat6, &key);
+		if (value6 && (value6->flags & NAT_DSR))
+			nat6_note(value6, reply->proto, tcp_flags, answers);
+		return;
+	}
+	value4 = bpf_map_lookup_elem(&cilia_snat4, &key);
+	if (value4 && (value4->flags & NAT_DSR))
+		nat4_note(value4, reply->proto, tcp_flags, answers);
+}
+
+/* A packet that brings its frontend: remember it for the replies, in place of what an older flow through a
+ * frontend of this node left. One that opens a connection and brings none was sent to the backend itself;
+ * of datagrams, each one opens. What ends a connection brings none either. */
 static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet *packet,
 						struct nodeport_fate *fate, const bool v6)
 {
+	struct lb_asked asked = {};
 	__be32 address[4] = {};
-	struct tuple reply = {};
-	struct nat_end end = {};
-	union ct_key key;
+	struct tuple tuple;
 	__be16 port;
+	int refused;
 
 	if (!nodeport_dsr || (packet->flags & (PACKET_ICMP_ERROR | PACKET_LATER)))
 		return NODEPORT_PASS;
-	tuple_exchange(&reply, &packet->tuple);
-	if (dsr_read(ctx, packet, address, &port, v6))
-		return nodeport_dsr_keep(&reply, address, port, v6) ? REFUSE(DROP_MAP_FULL) : 0;
-	if ((packet_opens_tcp(packet) || packet->tuple.proto == IPPROTO_UDP) &&
-	    nat_find(&reply, NAT_OUT, &end, v6) && (end.flags & NAT_DSR)) {
-		ct_key_of(&key, &reply, NAT_OUT, v6);
-		bpf_map_delete_elem(v6 ? (void *)&cilia_snat6 : (void *)&cilia_snat4, &key);
+	if (dsr_read(ctx, packet, address, &port, v6)) {
+		tuple = packet->tuple;
+		address_copy(tuple.daddr, address, v6);
+		tuple.dport = port;
+		refused = nodeport_dsr_admit(ctx, &tuple, &asked, v6);
+		if (!refused)
+			refused = lb_direct(packet, v6);
+		if (refused)
+			return refused;
+		tuple_exchange(&tuple, &packet->tuple);
+		return nodeport_dsr_keep(&tuple, address, port, v6);
+	}
+	if (packet_opens_tcp(packet) || packet->tuple.proto == IPPROTO_UDP)
+		return nodeport_dsr_has(&packet->tuple, v6) ? REFUSE(DROP_CT_COLLISION) :
+							      NODEPORT_PASS;
+	if (packet->tcp_flags & (TCP_FIN | TCP_RST)) {
+		tuple_exchange(&tuple, &packet->tuple);
+		nodeport_dsr_note(&tuple, packet->tcp_flags, false, v6);
 	}
 	return NODEPORT_PASS;
 }
@@ -102,94 +166,63 @@ static __always_inline bool nodeport_chosen(struct nodeport_scan *scan,
 	return scan->found;
 }
 
-/* Entries for a connection whose backend another node chose. */
-static __always_inline int nodeport_track(ctx_t *ctx, const struct packet *packet,
-					  struct ct_entry *entry, const struct lb_target *target,
-					  struct ct_new *new, const bool v6)
-{
-	struct tuple to = packet->tuple;
-	int refused;
-
-	address_copy(to.daddr, target->address, v6);
-	to.dport = target->port;
-	refused = lb_track(ctx, packet, ct_lookup(&to, CT_EGRESS, v6), &to, new, v6);
-	if (refused || (packet->flags & PACKET_ICMP_ERROR))
-		return refused;
-	if (entry && entry->backend_id == target->id && ct_continues(entry, packet, new->now_s)) {
-		ct_seen(ctx, entry, packet, false, true, new->now_s);
-		return 0;
-	}
-	new->direction = CT_SERVICE;
-	return ct_create(&packet->tuple, new, v6);
-}
-
 /* A client's packet inside one that another node addressed to the backend. 0, NODEPORT_PASS or a
- * refusal; the packet goes on to the stack. */
-static __always_inline int nodeport_unwrap(ctx_t *ctx, const struct packet *outer, const bool v6)
+ * refusal; the packet goes on to the stack. Each one names its frontend, so that two frontends which a client
+ * asks from one port get each a port of their own, as those of this node do. */
+static __always_inline int nodeport_unwrap(ctx_t *ctx, struct nodeport_plan *plan, const bool v6)
 {
+	const struct packet *outer = &plan->packet;
+	struct lb_decision *decision = &plan->decision;
+	struct ct_new *new = &plan->new;
 	struct nodeport_scan scan = {};
-	struct ct_new new = {
-		.ifindex = ctx_ifindex(ctx),
-		.now_s = ct_now_s(),
-		.flags = CT_NODE_PORT | CT_DSR,
-	};
-	struct ct_entry *entry;
-	struct lb_service *svc;
+	struct lb_asked asked = {};
+	struct ct_entry *behind;
 	struct packet packet;
 	int refused;
 
 	if (!nodeport_dsr || nodeport_dispatch != DISPATCH_IPIP ||
 	    !ipip_inner(ctx, outer, &packet, v6))
 		return NODEPORT_PASS;
-	svc = lb_lookup(&scan.key, &packet.tuple, true, v6);
-	if (!svc)
+	refused = nodeport_dsr_admit(ctx, &packet.tuple, &asked, v6);
+	if (!asked.svc)
 		return NODEPORT_PASS;
-	address_copy(scan.address, outer->tuple.daddr, v6);
-	entry = ct_lookup(&packet.tuple, CT_SERVICE, v6);
-	if (!nodeport_chosen(&scan, svc, entry, v6))
-		return NODEPORT_PASS;
-	new.rev_nat = svc->rev_nat;
-	new.backend_id = scan.target.id;
-	new.tcp_flags = packet.tcp_flags;
-	refused = nodeport_track(ctx, &packet, entry, &scan.target, &new, v6);
+	if (!cluster_node_is_other(outer->tuple.saddr, v6))
+		return REFUSE(DROP_NOT_FROM_NODE);
 	if (refused)
 		return refused;
+	asked.service = ct_lookup(&packet.tuple, CT_SERVICE, v6);
+	scan.key = asked.key;
+	address_copy(scan.address, outer->tuple.daddr, v6);
+	if (!nodeport_chosen(&scan, asked.svc, asked.service, v6))
+		return NODEPORT_PASS;
+	*new = (struct ct_new){
+		.ifindex = ctx_ifindex(ctx),
+		.now_s = ct_now_s(),
+		.flags = CT_NODE_PORT | CT_DSR | (asked.other_node ? CT_OTHER_NODE : 0),
+		.tcp_flags = packet.tcp_flags,
+		.rev_nat = asked.svc->rev_nat,
+		.backend_id = scan.target.id,
+	};
+	decision->target = scan.target;
+	decision->hairpin = false;
+	asked.continues = asked.service && asked.service->rev_nat == new->rev_nat &&
+			  asked.service->backend_id == new->backend_id &&
+			  ct_continues(asked.service, &packet, new->now_s);
+	lb_translated(&plan->to, &packet.tuple, &decision->target, true, v6);
+	lb_keep_port(&plan->to, &asked);
+	behind = ct_lookup(&plan->to, CT_EGRESS, v6);
+	if (lb_taken(&packet, behind, &plan->to, new)) {
+		asked.continues = false;
+		refused = nodeport_other_port(&packet, &plan->to, &behind, new->now_s, v6);
+		if (refused)
+			return refused;
+	}
+	decision->sport = plan->to.sport;
+	if (!(packet.flags & PACKET_ICMP_ERROR) || asked.continues) {
+		refused = lb_track_both(ctx, &packet, &asked, behind, &plan->to, new, v6);
+		if (refused)
+			return refused;
+	}
 	refused = ipip_unwrap(ctx, outer, &packet);
-	return refused ? refused : packet_set_destination(ctx, &packet, scan.target.address,
-							  scan.target.port, v6);
-}
-
-/* Keep the entry of a reply alive, at most a write a second. */
-static __always_inline void nodeport_dsr_refresh(const struct packet *packet, const bool v6)
-{
-	struct nat4_value *value4;
-	struct nat6_value *value6;
-	union ct_key key;
-	__u32 expires_s;
-	__u16 flags;
-
-	if (packet->flags & PACKET_ICMP_ERROR)
-		return;
-	ct_key_of(&key, &packet->tuple, NAT_OUT, v6);
-	if (v6) {
-		value6 = bpf_map_lookup_elem(&cilia_snat6, &key);
-		if (!value6)
-			return;
-		flags = nat_flags_after(value6->flags, packet->tcp_flags, true);
-		expires_s = ct_now_s() + nat_lifetime_s(packet->tuple.proto, flags);
-		if (value6->expires_s != expires_s || value6->flags != flags) {
-			value6->flags = flags;
-			value6->expires_s = expires_s;
-		}
-		return;
-	}
-	value4 = bpf_map_lookup_elem(&cilia_snat4, &key);
-	if (!value4)
-		return;
-	flags = nat_flags_after(value4->flags, packet->tcp_flags, true);
-	expires_s = ct_now_s() + nat_lifetime_s(packet->tuple.proto, flags);
-	if (value4->expires_s != expires_s || value4->flags != flags) {
-		value4->flags = flags;
-		value4->expires_s = expires_s;
-	}
+	return refused ? refused : lb_translate(ctx, &packet, decision, v6);
 }

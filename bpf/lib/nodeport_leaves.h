@@ -43,8 +43,8 @@ static __always_inline int nodeport_leaves(ctx_t *ctx, struct packet *packet, co
 	if (entry && entry->rev_nat && (entry->flags & CT_NODE_PORT))
 		return lb_reverse(ctx, packet, entry, v6);
 	if (nat_find(&packet->tuple, NAT_OUT, &end, v6)) {
-		if (end.flags & NAT_DSR)
-			nodeport_dsr_refresh(packet, v6);
+		if ((end.flags & NAT_DSR) && !(packet->flags & PACKET_ICMP_ERROR))
+			nodeport_dsr_note(&packet->tuple, packet->tcp_flags, true, v6);
 	} else if (!nodeport_collides(ctx, packet, &end, v6)) {
 		return NODEPORT_PASS;
 	}

@@ -13,6 +13,8 @@ from typing import Final, TypeVar
 from cilia.loadbalancer.this_node import LocalNode
 from statedb.shown.text import shortened
 from tables.loadbalancer.services import (
+    NODE_ANNOTATION,
+    NODE_SELECTOR_ANNOTATION,
     Algorithm,
     ForwardingMode,
     ProxyDelegation,
@@ -22,8 +24,8 @@ from tables.selectors import parse_selector
 
 PREFIX: Final = "service.cilium.io/"
 TYPE: Final = PREFIX + "type"
-NODE: Final = PREFIX + "node"
-NODE_SELECTOR: Final = PREFIX + "node-selector"
+NODE: Final = NODE_ANNOTATION
+NODE_SELECTOR: Final = NODE_SELECTOR_ANNOTATION
 FORWARDING_MODE: Final = PREFIX + "forwarding-mode"
 ALGORITHM: Final = PREFIX + "lb-algorithm"
 SOURCE_RANGES_POLICY: Final = PREFIX + "src-ranges-policy"

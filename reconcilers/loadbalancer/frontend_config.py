@@ -39,11 +39,6 @@ class FrontendConfig(Protocol):
         ...
 
     @property
-    def bpf_lb_dsr_dispatch(self) -> Literal["opt", "ipip"]:
-        """How a packet reaches the backend's node with the address of its frontend."""
-        ...
-
-    @property
     def bpf_lb_mode_annotation(self) -> bool: ...
 
     @property

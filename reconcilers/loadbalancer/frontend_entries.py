@@ -34,6 +34,7 @@ from tables.loadbalancer.services import (
     Service,
     SourceRangesPolicy,
     TrafficPolicy,
+    is_on_some_nodes,
 )
 
 
@@ -241,16 +242,14 @@ def _source_flags(svc: Service, config: FrontendConfig, node_addresses: Iterable
 
 
 def _is_dsr(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
-    """IP in IP leaves the frontend's address in the packet, and the backend's node looks it up: it
-    knows the addresses of services, not those of other nodes. Node ports are translated then.
+    """The backend's node answers in the name of a frontend that it knows: a service that only some
+    nodes serve is translated. Which node ports it knows decide the programs, by packet.
     """
-    if config.bpf_lb_dsr_dispatch == "ipip" and fe.address.is_surrogate:
-        return False
-    svc = fe.service
+    svc, mode = fe.service, config.bpf_lb_mode
+    direct = mode == "dsr" or (mode == "hybrid" and addr.protocol == "TCP")
     if config.bpf_lb_mode_annotation and svc.forwarding_mode is not _UNDEF_MODE:
-        return svc.forwarding_mode is ForwardingMode.DSR
-    mode = config.bpf_lb_mode
-    return mode == "dsr" or (mode == "hybrid" and addr.protocol == "TCP")
+        direct = svc.forwarding_mode is ForwardingMode.DSR
+    return direct and not is_on_some_nodes(svc)
 
 
 def algorithm(fe: Frontend, config: FrontendConfig) -> Algorithm:

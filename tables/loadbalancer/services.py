@@ -61,6 +61,11 @@ class ProxyDelegation(StrEnum):
     DELEGATE_IF_LOCAL = "delegate-if-local"
 
 
+#: Annotations of a service that only some nodes serve.
+NODE_ANNOTATION: Final = "service.cilium.io/node"
+NODE_SELECTOR_ANNOTATION: Final = "service.cilium.io/node-selector"
+
+
 class ProxyRedirect(msgspec.Struct, frozen=True, gc=False):
     """Traffic goes to a proxy on this node; without ``ports``, of every frontend."""
 
@@ -102,6 +107,12 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     source_ranges_policy: SourceRangesPolicy = SourceRangesPolicy.ALLOW
     traffic_distribution: TrafficDistribution = TrafficDistribution.DEFAULT
     scale_to_zero: bool = False
+
+
+def is_on_some_nodes(svc: Service) -> bool:
+    """True if other nodes may not know the service."""
+    notes = svc.annotations
+    return bool(notes) and (NODE_ANNOTATION in notes or NODE_SELECTOR_ANNOTATION in notes)
 
 
 def traffic_policy_cell(svc: Service) -> str:

@@ -18,6 +18,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from bpf.link import AttachType, Link, XdpMode
+from bpf.maps.cluster_nodes import ClusterNodeFlag
 from tests.bpf.datapath_world import Datapath, loaded
 from tests.bpf.world import NetworkNamespace
 
@@ -102,6 +103,9 @@ def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
     datapath = stack.enter_context(loaded(["host", "xdp"], values))
     index = namespace.ifindex("eth0")
     datapath.netdev(index, NODE[4], NODE[6])
+    for family in (4, 6):
+        datapath.cluster_node(NODE[family], ClusterNodeFlag.SELF)
+        datapath.cluster_node(OTHER_NODE[family])
     if hook == "xdp":  # a device without a program has no queue that a run may name
         with namespace.enter():
             program = datapath.program("from_netdev_xdp")

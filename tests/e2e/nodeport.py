@@ -7,8 +7,10 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import product
 
 from bpf.link import AttachType
+from bpf.maps.cluster_nodes import ClusterNodeFlag
 from bpf.object import Object
 from bpf.program import Program
 from tests.bpf import device_hooks
@@ -87,6 +89,9 @@ def node_datapath(
             "eth0": (node_address(number, 4), node_address(number, 6)),
             "eth1": (SECOND_NET[4].format(1), SECOND_NET[6].format(1)),
         }
+        for other, family in product(nodes.node, (4, 6)):
+            flags = ClusterNodeFlag.SELF if other == number else ClusterNodeFlag.NONE
+            datapath.cluster_node(node_address(other, family), flags)
         for device in devices:
             datapath.netdev(nodes.ifindex(node, device), *addresses[device])
         links = [

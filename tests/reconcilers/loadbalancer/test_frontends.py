@@ -473,17 +473,23 @@ async def test_hybrid_mode_is_for_tcp_only() -> None:
     assert "dsr" not in world.dump()
 
 
-async def test_node_ports_are_translated_where_ip_in_ip_cannot_name_them() -> None:
-    world = LBWorld(PLAIN.model_copy(update={"bpf_lb_mode": "dsr", "bpf_lb_dsr_dispatch": "ipip"}))
-    world.set_nodes("192.0.2.1")
+@pytest.mark.parametrize("annotation", ["node", "node-selector"])
+async def test_services_that_only_some_nodes_serve_are_translated(annotation: str) -> None:
+    world = LBWorld(PLAIN.model_copy(update={"bpf_lb_mode": "dsr"}))
+    here = {f"service.cilium.io/{annotation}": "edge"}
     world.put(
-        frontend("0.0.0.0:30080/TCP", (), NODE_PORT),
+        frontend(
+            "10.96.0.8:80/TCP",
+            (),
+            LOAD_BALANCER,
+            service(ServiceName("test/here"), annotations=here),
+        ),
         frontend("10.96.0.9:80/TCP", (), LOAD_BALANCER),
     )
     async with running(world.reconciler):
         await world.settled()
     dsr = {line.split()[2]: "dsr" in line for line in world.dump().splitlines()}
-    assert dsr["ADDR=192.0.2.1:30080/TCP"] is False
+    assert dsr["ADDR=10.96.0.8:80/TCP"] is False
     assert dsr["ADDR=10.96.0.9:80/TCP"] is True
 
 
