@@ -12,6 +12,7 @@ import errno
 import itertools
 import json
 import socket
+import struct
 import sys
 import threading
 import time
@@ -83,6 +84,70 @@ def framed(ip: str, port: int, kind: int, timeout_s: float) -> list[str]:
             client.send(b"hello")
             answer = client.recv(2048)
     return answer.decode().split("|", 2)
+
+
+def series(
+    source_port: int, targets: list[list[Any]], kind: int, timeout_s: float, reset: bool
+) -> list[str]:
+    """Questions from one port of the client to `nodes.Server`s, one after the other: `NAME ADDRESS`
+    of who answered and whom it saw, or the name of an error.
+
+    A socket is closed before the next one is made; `reset`: a connection ends at once.
+    """
+    return [_question(source_port, ip, port, kind, timeout_s, reset) for ip, port in targets]
+
+
+def in_turn(source_port: int, targets: list[list[Any]], timeout_s: float) -> list[str]:
+    """Datagrams from one port to each target in turn, twice, by a socket each: as `series`."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(_bound(source_port, ip, socket.SOCK_DGRAM)) for ip, _ in targets
+        ]
+        for client, target in zip(sockets, targets, strict=True):
+            client.settimeout(timeout_s)
+            client.connect(tuple(target))
+        return [_told(client) for client in sockets * 2]
+
+
+def _bound(port: int, peer: str, kind: int) -> socket.socket:
+    made = socket.socket(family(peer), kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("", port))
+    return made
+
+
+def _question(
+    source_port: int, ip: str, port: int, kind: int, timeout_s: float, reset: bool
+) -> str:
+    with _bound(source_port, ip, kind) as client:
+        client.settimeout(timeout_s)
+        try:
+            client.connect((ip, port))
+        except OSError as error:
+            return _error(error)
+        told = _told(client)
+        if reset and kind == socket.SOCK_STREAM:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return told
+
+
+def _told(client: socket.socket) -> str:
+    """Ask on a connected socket."""
+    try:
+        if client.type == socket.SOCK_DGRAM:
+            client.send(b"hello")
+            answer = client.recv(2048)
+        else:
+            client.sendall(b"\0\0\0\5hello")
+            with client.makefile("rb") as answers:
+                answer = answers.read(int.from_bytes(answers.read(4)))
+    except OSError as error:
+        return _error(error)
+    return " ".join(answer.decode().split("|")[:2])
+
+
+def _error(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
 def mapped(ip: str, port: int) -> dict[str, Any]:
@@ -342,6 +407,7 @@ CALLS = {
         serve,
         tcp,
         framed,
+        series,
         mapped,
         udp_connected,
         udp_unconnected,

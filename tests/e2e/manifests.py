@@ -32,6 +32,20 @@ endpoints:
 {endpoints}
 """
 
+NODE = """\
+apiVersion: v1
+kind: Node
+metadata: {{name: {name}}}
+status:
+  addresses: [{addresses}]
+"""
+
+
+def node(name: str, addresses: Sequence[str]) -> str:
+    """A Node object with these addresses, all internal ones."""
+    shown = ", ".join(f'{{type: InternalIP, address: "{address}"}}' for address in addresses)
+    return NODE.format(name=name, addresses=shown)
+
 
 def service(name: str, address: str, port: int = 80) -> str:
     return SERVICE.format(name=name, address=address, port=port)

@@ -345,7 +345,7 @@ def asked_world(directory: Path, name: str, *, bridged: bool = False) -> Iterato
     with ExitStack() as stack:
         nodes = stack.enter_context(two_nodes(bridged=bridged))
         client_pod = Kernel(stack.enter_context(NetNS.new()))
-        _plug_client(nodes, client_pod)
+        plug_pod(nodes, 1, client_pod, CLIENT_POD)
         for place, number in PLACES.items():
             for family in FAMILIES:
                 for kind in KINDS.values():
@@ -367,18 +367,18 @@ def asked_world(directory: Path, name: str, *, bridged: bool = False) -> Iterato
         yield made
 
 
-def _plug_client(nodes: Nodes, client_pod: Kernel) -> None:
-    """A second pod of node1; its checksums are left to the device, unlike those of the others."""
-    node = nodes.node[1]
-    pair(node, "lxc1", client_pod, "eth0")
+def plug_pod(nodes: Nodes, host: int, pod: Kernel, number: int) -> None:
+    """A second pod of a node; its checksums are left to the device, unlike those of the others."""
+    node = nodes.node[host]
+    pair(node, "lxc1", pod, "eth0")
     for family in FAMILIES:
         bits, nodad = NODE_BITS[family], " nodad" if family == 6 else ""
-        gateway = POD_GATEWAY[family].format(CLIENT_POD)
+        gateway = POD_GATEWAY[family].format(number)
         node.ip(f"addr add {gateway}/{bits} dev lxc1{nodad}")
-        client_pod.ip(f"addr add {pod_address(CLIENT_POD, family)}/{bits} dev eth0{nodad}")
-        client_pod.ip(f"-{family} route add default via {gateway}")
-        way = f"{POD_RANGE[family].format(CLIENT_POD)} via {node_address(1, family)}"
-        nodes.node[2].ip(f"-{family} route add {way}")
+        pod.ip(f"addr add {pod_address(number, family)}/{bits} dev eth0{nodad}")
+        pod.ip(f"-{family} route add default via {gateway}")
+        way = f"{POD_RANGE[family].format(number)} via {node_address(host, family)}"
+        nodes.node[3 - host].ip(f"-{family} route add {way}")
 
 
 def main() -> None:

@@ -1,83 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Direct return by IP in IP with an agent on both nodes, each with its own node ports alone."""
+"""Direct return in all shapes: an agent on each of two nodes, that writes its own maps alone."""
 
 from __future__ import annotations
 
-import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from itertools import count
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Raw
 
-from cilia.linux.cgroup import find_cgroup2
-from tests.e2e.nodes import Connection, ask
-from tests.e2e.passes import FAMILIES, KINDS, REMOTE, Asked, asked_world
-from tests.e2e.world import PATIENCE, Inside, World
+from tests.e2e.direct_return import (
+    ANSWER_S,
+    FIRST_PORT,
+    FRONTENDS,
+    Direct,
+    cells,
+    direct_world,
+    expected,
+)
+from tests.e2e.nodes import POD_RANGE, client_address, node_address, pod_address
+from tests.e2e.passes import FAMILIES, KINDS, REMOTE, TARGET_PORT
+from tests.e2e.world import PATIENCE
 from tests.expected_failure import must_work
+from tests.kernel import Kernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90 * PATIENCE)]
 
-OPTIONS = ("--bpf-lb-mode=dsr", "--bpf-lb-dsr-dispatch=ipip")
+OPTIONS = {
+    "opt": ("--bpf-lb-mode=dsr", "--bpf-lb-dsr-dispatch=opt"),
+    "ipip": ("--bpf-lb-mode=dsr", "--bpf-lb-dsr-dispatch=ipip"),
+    "hybrid": ("--bpf-lb-mode=hybrid",),
+}
+PORTS = count(FIRST_PORT)
+#: A frontend that nobody has.
+STRANGER = {4: "203.0.113.250", 6: "fd00:203::fa"}
 
 
-class Second(World):
-    """The agent in the namespace of node2, on the manifests of the first."""
-
-    def __init__(self, first: Asked, directory: Path, cgroup: Path, inside: Inside) -> None:
-        super().__init__(directory, cgroup.name, cgroup, inside)
-        self._netns = first.nodes.node[2].netns.path
-        self.source = first.source
-
-    def entering(self) -> list[str]:
-        return ["nsenter", f"--net={self._netns}"]
-
-    def command(self, *extra: str) -> list[str]:
-        return [*super().command(), "--node-name=node2", "--devices=eth0", *extra]
-
-
-def second(first: Asked, stack: ExitStack, directory: Path) -> Second:
-    root = find_cgroup2()
-    assert root is not None
-    cgroup = root / f"cilia-test-second-{os.getpid()}"
-    cgroup.mkdir()
-    stack.callback(cgroup.rmdir)
-    inside = Inside(str(first.nodes.node[2].netns.path), cgroup)
-    stack.callback(inside.close)
-    made = Second(first, directory, cgroup, inside)
-    stack.callback(made.close)
-    return made
-
-
-@pytest.fixture(scope="module")
-def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
-    """Both agents run, or have refused their options."""
-    with ExitStack() as stack:
-        made = stack.enter_context(asked_world(tmp_path_factory.mktemp("first"), "dsripip"))
-        worlds = [made, second(made, stack, tmp_path_factory.mktemp("second"))]
-        for each in worlds:
-            each.start_agent(*OPTIONS)
-        for each in worlds:
-            each.eventually(lambda: each.ready() or refused(each), 30)  # noqa: B023
-        if not refused(made):
-            with must_work():
-                address, port = REMOTE.frontend("LoadBalancer", 4)
-                assert ask(made.nodes.client, address, port, KINDS["tcp"])[0] == "remote"
+@pytest.fixture(scope="module", params=OPTIONS)
+def w(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direct]:
+    mode = request.param
+    with direct_world(tmp_path_factory.mktemp(mode), f"dsr{mode}") as made:
+        made.start(*OPTIONS[mode])
         yield made
 
 
-def refused(w: World) -> bool:
-    """The agent has ended with a sentence about the option."""
-    ended = w.agents[-1].poll()
-    return bool(ended) and "dsr-dispatch" in (w.directory / "agent.log").read_text()
+@pytest.fixture
+def direct(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Protocols that are returned directly."""
+    return ("tcp",) if request.node.callspec.params["w"] == "hybrid" else tuple(KINDS)
 
 
 @pytest.mark.parametrize("proto", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_node_port_with_a_remote_backend_is_served_or_the_option_is_refused(
-    w: Asked, proto: str, family: int
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_everybody_is_answered_by_each_node_that_a_port_asks(
+    w: Direct, direct: tuple[str, ...], frontend: str, family: int, proto: str
 ) -> None:
-    if not refused(w):
-        address, port = REMOTE.frontend("NodePort", family)
-        with Connection(w.nodes.client, address, port, KINDS[proto], timeout_s=1.0) as client:
-            assert client.ask()[0] == "remote"
+    failed = [
+        f"{cell}: {answers}"
+        for cell in cells(frontend, family, proto)
+        if (answers := w.answers(cell, next(PORTS))) != expected(cell, direct)
+    ]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("client", ["outside", "pod 1, packets", "other pod 2, packets"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_datagrams_of_one_port_are_answered_by_each_node_in_turn(
+    w: Direct, client: str, family: int
+) -> None:
+    targets = [[node_address(number, family), REMOTE.node_port] for number in (2, 1)]
+    answers = w.in_turn(client, next(PORTS), targets)
+    assert [answer.split()[0] for answer in answers] == [REMOTE.name] * 4
+
+
+# -- what outsiders send
+
+
+@pytest.fixture
+def pods_by_node2(w: Direct) -> Iterator[None]:
+    """The client outside has a way to the pods of node2."""
+    ways = [(f, f"{POD_RANGE[f].format(2)} via {node_address(2, f)}") for f in FAMILIES]
+    for family, way in ways:
+        w.first.nodes.client.ip(f"-{family} route replace {way}")
+    yield
+    for family, way in ways:
+        w.first.nodes.client.ip(f"-{family} route del {way}")
+
+
+def bound(kernel: Kernel, stack: ExitStack, family: int) -> socket.socket:
+    """The client's socket; what it hears is what it was sent."""
+    kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+    made = stack.enter_context(kernel.netns.socket(kind, socket.SOCK_DGRAM))
+    made.bind((client_address(family), next(PORTS)))
+    made.settimeout(ANSWER_S)
+    return made
+
+
+def heard(client: socket.socket) -> str:
+    """The address of the next datagram, or nothing."""
+    try:
+        return str(client.recvfrom(2048)[1][0])
+    except BlockingIOError:
+        return ""
+
+
+def send_inside(kernel: Kernel, stack: ExitStack, client: socket.socket, family: int) -> None:
+    """Send the client's question to the load balancer's address inside a packet to the pod."""
+    address, port = REMOTE.frontend("LoadBalancer", family)
+    network, kind, proto = {
+        4: (IP, socket.AF_INET, socket.IPPROTO_IPIP),
+        6: (IPv6, socket.AF_INET6, socket.IPPROTO_IPV6),
+    }[family]
+    source, sport = client.getsockname()[:2]
+    inner = network(src=source, dst=address) / UDP(sport=sport, dport=port) / Raw(b"hello")
+    raw = stack.enter_context(kernel.netns.socket(kind, socket.SOCK_RAW, proto))
+    raw.sendto(bytes(inner), (pod_address(2, family), 0))
+
+
+def name_frontend(client: socket.socket, family: int, address: str) -> None:
+    """What the client sends from now on brings a frontend in an option."""
+    if family == 4:
+        option = b"\x9a\x08" + (53).to_bytes(2, "little") + socket.inet_aton(address)[::-1]
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, option)
+        return
+    packed = socket.inet_pton(socket.AF_INET6, address)
+    header = bytes([0, 2, 0x1B, 20]) + packed + (53).to_bytes(2, "big") + bytes(2)
+    client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, header)
+
+
+def silence(w: Direct, client: socket.socket, reason: str, before: int) -> None:
+    """The packet was refused for the reason, and nothing was answered."""
+    w.second.eventually(lambda: w.drops(reason) == before + 1)
+    client.setblocking(False)
+    assert heard(client) == ""
+
+
+@pytest.mark.usefixtures("pods_by_node2")
+@pytest.mark.parametrize("w", ["ipip"], indirect=True, scope="module")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packet_in_another_is_taken_from_nodes_alone(w: Direct, family: int) -> None:
+    nodes = w.first.nodes
+    w.route(family, 2)
+    with ExitStack() as stack:
+        with must_work():
+            client = bound(nodes.client, stack, family)
+            send_inside(nodes.node[1], stack, client, family)
+            assert heard(client) == REMOTE.frontend("LoadBalancer", family)[0]
+        client, before = bound(nodes.client, stack, family), w.drops("not from node")
+        send_inside(nodes.client, stack, client, family)
+        silence(w, client, "not from node", before)
+
+
+@pytest.mark.usefixtures("pods_by_node2")
+@pytest.mark.parametrize("w", ["opt"], indirect=True, scope="module")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nobody_is_answered_in_the_name_of_a_stranger(w: Direct, family: int) -> None:
+    pod = (pod_address(2, family), TARGET_PORT)
+    with ExitStack() as stack:
+        client = bound(w.first.nodes.client, stack, family)
+        with must_work():
+            client.sendto(b"hello", pod)
+            assert heard(client) == pod[0]
+        before = w.drops("unknown frontend")
+        name_frontend(client, family, STRANGER[family])
+        client.sendto(b"hello", pod)
+        silence(w, client, "unknown frontend", before)

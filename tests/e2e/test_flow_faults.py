@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows that translation breaks: of the node itself, after closing, and by direct return.
+"""Flows that translation breaks: of the node itself, and after closing.
 
 Programs of both nodes, with the Services that a control plane writes.
 """
@@ -13,15 +13,10 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from bpf.maps import nat
-from bpf.maps.lb import ServiceFlag
-from cilia.linux.netns import NetNS
 from tests.bpf.datapath_world import Datapath
 from tests.bpf.world import wait_until
 from tests.e2e.nodeport import constants, node_datapath
 from tests.e2e.nodes import (
-    NODE_BITS,
-    POD_GATEWAY,
-    POD_RANGE,
     Connection,
     Nodes,
     Server,
@@ -29,7 +24,6 @@ from tests.e2e.nodes import (
     client_address,
     nft,
     node_address,
-    pair,
     pod_address,
     two_nodes,
 )
@@ -209,81 +203,3 @@ def test_client_port_talks_with_two_frontends_of_a_local_backend(
         for client in clients * 2:
             client.sendall(b"\0\0\0\5hello" if kind == STREAM else b"hello")
             assert client.recv(100).endswith(f"pod1|{address}|hello".encode())
-
-
-# -- direct return
-
-
-@pytest.fixture(scope="module")
-def direct(nodes: Nodes) -> Iterator[Nodes]:
-    """Both nodes serve the pod of node2 at their own node port, in mode dsr."""
-    with ExitStack() as stack:
-        other = Kernel(stack.enter_context(NetNS.new()))
-        plug_pod(nodes, other)
-        for number in nodes.node:
-            datapath = stack.enter_context(node_datapath(nodes, number, constants(dsr=True)))
-            for family in (4, 6):
-                for proto in (TCP, UDP):
-                    datapath.service(
-                        node_address(number, family),
-                        PORT,
-                        proto,
-                        [(pod_address(2, family), 8080)],
-                        rev_nat=7 + family + proto,
-                        flags=ServiceFlag.DSR,
-                    )
-        with ExitStack() as while_asked, must_work():
-            serve(nodes, while_asked, 4, STREAM)
-            assert ask(nodes.client, node_address(1, 4), PORT, STREAM)[0] == "pod2"
-        yield nodes._replace(pod={**nodes.pod, 4: other})
-
-
-def plug_pod(nodes: Nodes, pod: Kernel) -> None:
-    """A second pod of node2, number 4."""
-    node = nodes.node[2]
-    pair(node, "lxc1", pod, "eth0")
-    for family in (4, 6):
-        bits, nodad = NODE_BITS[family], " nodad" if family == 6 else ""
-        gateway = POD_GATEWAY[family].format(4)
-        node.ip(f"addr add {gateway}/{bits} dev lxc1{nodad}")
-        pod.ip(f"addr add {pod_address(4, family)}/{bits} dev eth0{nodad}")
-        pod.ip(f"-{family} route add default via {gateway}")
-        way = f"{POD_RANGE[family].format(4)} via {node_address(2, family)}"
-        nodes.node[1].ip(f"-{family} route add {way}")
-
-
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="the backend's node answers by the frontend that a client's port asked first",
-)
-@FAMILIES
-def test_client_port_is_answered_by_each_node_that_it_asks(direct: Nodes, family: int) -> None:
-    address = client_address(family)
-    with ExitStack() as stack:
-        stack.callback(Server(direct.pod[2], "pod2", pod_address(2, family), 8080, DGRAM).close)
-        for number in (2, 1):
-            with bound(direct.client, stack, DGRAM, CLIENT_PORT + family, address) as client:
-                client.settimeout(ANSWER_S)
-                client.connect((node_address(number, family), PORT))
-                client.send(b"hello")
-                assert client.recv(100) == f"pod2|{address}|hello".encode()
-
-
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="a client on the backend's node gets no answer by the node port of another node",
-)
-@pytest.mark.parametrize("who", ["host", "other pod", "backend"])
-@KINDS
-@FAMILIES
-def test_client_on_the_node_of_the_backend_is_answered(
-    direct: Nodes, family: int, kind: int, who: str
-) -> None:
-    client = {"host": direct.node[2], "other pod": direct.pod[4], "backend": direct.pod[2]}[who]
-    with ExitStack() as stack:
-        stack.callback(Server(direct.pod[2], "pod2", pod_address(2, family), 8080, kind).close)
-        frontend = node_address(1, family)
-        connection = Connection(client, frontend, PORT, kind, timeout_s=ANSWER_S)
-        assert stack.enter_context(connection).ask()[0] == "pod2"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.manifests import endpoint_slice, served
+from tests.e2e.manifests import endpoint_slice, node, served
 from tests.e2e.nodes import Server, node_address, pod_address
 from tests.e2e.passes import FAMILIES, KINDS, LOCAL, Asked, asked_world
 from tests.e2e.world import PATIENCE, POD_V4, World, world
@@ -25,14 +25,6 @@ WATCHED_S = 1.5
 #: A program of node2 that is no backend.
 OTHER, OTHER_PORT = "other", 6443
 INSIDE = ("host sockets", "pod sockets", "pod packets")
-
-NODE = """\
-apiVersion: v1
-kind: Node
-metadata: {{name: node{number}}}
-status:
-  addresses: [{{type: InternalIP, address: "{v4}"}}, {{type: InternalIP, address: "{v6}"}}]
-"""
 
 INGRESS = """\
 apiVersion: v1
@@ -53,8 +45,8 @@ status:
 def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     with asked_world(tmp_path_factory.mktemp("nodes"), "nodefaults") as made:
         for number in (1, 2):
-            v4, v6 = (node_address(number, family) for family in FAMILIES)
-            made.write(f"node{number}.yaml", NODE.format(number=number, v4=v4, v6=v6))
+            addresses = [node_address(number, family) for family in FAMILIES]
+            made.write(f"node{number}.yaml", node(f"node{number}", addresses))
         made.running()
         yield made
 
