@@ -69,6 +69,8 @@ int from_netdev(ctx_t *ctx)
 
 	if (!plan)
 		return CTX_OK;
+	if (ctx_drop_priority(ctx))
+		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_INGRESS);
 	packet = &plan->packet;
 	result = packet_parse(ctx, packet, ETH_HLEN);
 	if (result == PACKET_OTHER)

@@ -53,6 +53,8 @@ static __always_inline int ctx_redirect(ctx_t *ctx, __u32 ifindex)
 #else
 typedef struct __sk_buff ctx_t;
 
+#define VLAN_ID 0x0fff		/* of a tag; 0: none */
+
 /* Unspecified is «go on»: programs of others on the hook see the packet too. */
 #define CTX_OK TC_ACT_UNSPEC
 #define CTX_DROP TC_ACT_SHOT
@@ -63,7 +65,20 @@ typedef struct __sk_buff ctx_t;
 #define ctx_length(ctx) ((ctx)->len)
 #define ctx_ifindex(ctx) ((ctx)->ifindex)
 #define ctx_socket_cookie(ctx) bpf_get_socket_cookie(ctx)
-#define ctx_protocol(ctx) ((__be16)(ctx)->protocol)
+
+/* Ethertype in network order, 0 for a frame of a VLAN: it is none of the device's own. The kernel gives it to
+ * the VLAN's device, in whatever namespace that is, or to nobody; so it goes on untouched. It has taken the
+ * tag out of the bytes, which XDP sees as the type. */
+static __always_inline __be16 ctx_protocol(ctx_t *ctx)
+{
+	return ctx->vlan_present && (ctx->vlan_tci & VLAN_ID) ? 0 : (__be16)ctx->protocol;
+}
+
+/* Take off a tag that is a priority alone, so that nobody gets it where the packet is sent on. */
+static __always_inline int ctx_drop_priority(ctx_t *ctx)
+{
+	return ctx->vlan_present && !(ctx->vlan_tci & VLAN_ID) ? bpf_skb_vlan_pop(ctx) : 0;
+}
 
 static __always_inline int ctx_change_head(ctx_t *ctx, __u32 bytes)
 {
