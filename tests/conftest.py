@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.kernel import Kernel, new_kernel
+from tests.patience import PATIENCE
 
 # What decides about a change is the same each time; everybody else's runs go on searching.
 # The time of one example says nothing on a machine that is busy.
@@ -29,6 +30,17 @@ def pytest_configure() -> None:
     """Commands under test are interrupted, also when a shell started the tests in the background:
     a child inherits that SIGINT is ignored, and Python then leaves it so."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Multiply the time-out of each test, its own or the default."""
+    if PATIENCE == 1:
+        return
+    default = config.getoption("timeout") or config.getini("timeout")
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        timeout_s = float(own.args[0] if own else default)
+        item.add_marker(pytest.mark.timeout(timeout_s * PATIENCE), append=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,8 +30,9 @@ from cilia.linux.mounts import mount
 from cilia.linux.netns import NetNS
 from tests.bpf.world import unmount
 from tests.e2e.manifests import endpoint_slice, service
-from tests.e2e.world import PATIENCE, POD_V4, World, world
+from tests.e2e.world import POD_V4, World, world
 from tests.kernel import Kernel, new_kernel
+from tests.patience import PATIENCE
 
 ADDRESS, NODE, CLIENT, NODE_PORT = "10.203.0.10", "192.0.2.1", "192.0.2.9", 30080
 #: The status names it, or it is whole again, within this time.

@@ -24,11 +24,10 @@ from tests.e2e.direct_return import (
 )
 from tests.e2e.nodes import POD_RANGE, client_address, node_address, pod_address
 from tests.e2e.passes import FAMILIES, KINDS, REMOTE, TARGET_PORT
-from tests.e2e.world import PATIENCE
 from tests.expected_failure import must_work
 from tests.kernel import Kernel
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90 * PATIENCE)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 
 OPTIONS = {
     "opt": ("--bpf-lb-mode=dsr", "--bpf-lb-dsr-dispatch=opt"),

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.handover import CLUSTER_IP, CLUSTER_PORT, NODE, NODE_PORT, Handover, handover
-from tests.e2e.world import PATIENCE, Inside
+from tests.e2e.world import Inside
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120 * PATIENCE)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 SERVICE, OUTSIDE = (CLUSTER_IP, CLUSTER_PORT), (NODE, NODE_PORT)
 # Together 200 requests a second.

@@ -14,10 +14,10 @@ import pytest
 from tests.e2e.manifests import endpoint_slice, node, served
 from tests.e2e.nodes import Server, node_address, pod_address
 from tests.e2e.passes import FAMILIES, KINDS, LOCAL, Asked, asked_world
-from tests.e2e.world import PATIENCE, POD_V4, World, world
+from tests.e2e.world import POD_V4, World, world
 from tests.expected_failure import must_work
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90 * PATIENCE)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 
 ANSWER_S = 1.0
 #: In this time a change of addresses is in force.

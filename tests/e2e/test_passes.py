@@ -28,9 +28,8 @@ from tests.e2e.passes import (
     passes,
     table,
 )
-from tests.e2e.world import PATIENCE
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90 * PATIENCE)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 
 #: As metrics call what a cluster address does not serve.
 CLUSTER_ONLY = "is cluster ip"

@@ -22,9 +22,8 @@ from tests.e2e.passes import (
     asked_world,
     backends,
 )
-from tests.e2e.world import PATIENCE
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90 * PATIENCE)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 
 POLICY = Service("policy", 4)
 BOTH = {family: [*backends(1)[family], *backends(2)[family]] for family in FAMILIES}

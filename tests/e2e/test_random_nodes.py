@@ -15,9 +15,8 @@ import pytest
 
 from tests.e2e.nodes import pod_address
 from tests.e2e.passes import FAMILIES, KINDS, Asked, Service, asked_world
-from tests.e2e.world import PATIENCE
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120 * PATIENCE)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 STATES = 25
 TRIES = 2

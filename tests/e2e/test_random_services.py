@@ -31,7 +31,8 @@ from tests.e2e.random_services import (
     served,
     shrink,
 )
-from tests.e2e.world import PATIENCE, POD_V4, POD_V6, World, world
+from tests.e2e.world import POD_V4, POD_V6, World, world
+from tests.patience import PATIENCE
 from tests.reconcilers.loadbalancer.lb_view import seen, seen_details
 from tests.test_scripts import suite_of
 
@@ -151,7 +152,7 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(60 * PATIENCE)
+@pytest.mark.timeout(60)
 def test_random_services_are_served_as_the_model_says(driver: Driver) -> None:
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)

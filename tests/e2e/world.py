@@ -24,12 +24,11 @@ from pyroute2 import IPRoute
 from cilia.api.client import AgentUnreachable, request
 from cilia.linux.cgroup import find_cgroup2
 from cilia.linux.netns import NetNS
+from tests.patience import PATIENCE
 
 POD_V4 = [f"10.204.0.{n}" for n in range(1, 5)]
 POD_V6 = [f"fd00:204::{n}" for n in range(1, 5)]
 GUARDED = ["10.203.0.0/16", "fd00:203::/64"]
-# On a machine that is busy otherwise all waits may take this many times as long.
-PATIENCE = float(os.environ.get("CILIA_TEST_PATIENCE", "1"))
 # Preallocated maps: those of a node's size take half a gigabyte.
 SMALL_MAPS = [
     "--bpf-ct-global-tcp-max=4096",

@@ -17,7 +17,6 @@ MOUNTS = (
     ("devtmpfs", "/dev"),
     ("proc", "/proc"),
     ("sysfs", "/sys"),
-    ("tmpfs", "/tmp"),
     ("tmpfs", "/run"),
     ("cgroup2", "/sys/fs/cgroup"),
     ("bpf", "/sys/fs/bpf"),
@@ -64,9 +63,10 @@ def _load(directory: Path) -> None:
 
 def _run_tests(root: str, packages: str, tests: list[str]) -> int:
     env = {"PYTHONPATH": f"{root}:{packages}", "PATH": "/usr/bin", "HOME": "/root", "TERM": "dumb"}
+    env["CILIA_TEST_PATIENCE"] = "3"
     command = ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-n", "2", "-m", "root", *tests]
     # Emulated CPUs are slow, above all to verify programs, which fixtures do.
-    options = ["-p", "no:cacheprovider", "--timeout=120", "-o", "timeout_func_only=true"]
+    options = ["-p", "no:cacheprovider", "--timeout=40", "-o", "timeout_func_only=true"]
     options += ["-p", "tests.kernels.telling"]
     return subprocess.run([*command, *options], cwd=root, env=env, check=False).returncode
 

@@ -153,6 +153,7 @@ def _project() -> Iterator[Path]:
         "tests/__init__.py",
         "tests/conftest.py",
         "tests/kernel.py",
+        "tests/patience.py",
     ):
         yield ROOT / name
     for directory in PROJECT:
