@@ -218,8 +218,8 @@ struct ct_new {
 	__u8 tcp_flags;
 };
 
-/* Make the entry of a tuple, in place of an older one. address: nat_address, or NULL if it has none. 0 or a
- * refusal. */
+/* Make the entry of a tuple, in place of an older one. address: nat_address, where the flags say that it
+ * has one, or NULL. 0 or a refusal. */
 static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple *tuple,
 							     const struct ct_new *new,
 							     const __be32 *address, __be16 port,
@@ -237,7 +237,7 @@ static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple 
 	union ct_key key;
 	int error;
 
-	if (address)
+	if (address && (new->flags & (CT_SNAT | CT_OTHER_NODE)))
 		address_copy(entry.nat_address, address, v6);
 	if (tuple->proto == IPPROTO_TCP && !(new->tcp_flags & TCP_SYN))
 		entry.flags |= CT_NON_SYN;

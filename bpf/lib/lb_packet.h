@@ -215,8 +215,7 @@ static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, str
 	/* An ICMP error is no beginning. */
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return 0;
-	return ct_create_snat(to, new, new->flags & CT_OTHER_NODE ? packet->tuple.daddr : NULL,
-			      new->flags & CT_OTHER_PORT ? sport : 0, v6);
+	return ct_create_snat(to, new, packet->tuple.daddr, new->flags & CT_OTHER_PORT ? sport : 0, v6);
 }
 
 /* Whether another proxy has the connection that this packet begins, or has begun without us. What an
@@ -256,6 +255,19 @@ static __always_inline struct lb_service *lb_asked_elsewhere(struct lb_asked *as
 	return svc && !(svc->flags & LB_SVC_EXT_LOCAL) ? svc : NULL;
 }
 
+/* CT_OTHER_NODE where the frontend is that of the address 0, else 0. Computed without a branch: the verifier
+ * then sees one state with either flag, not all that follows twice. */
+static __always_inline __u16 lb_other_node(const union lb_key *key, const bool v6)
+{
+	__u64 words = key->v4.address;
+
+	if (v6)
+		words = (__u64)key->v6.address[0] | key->v6.address[1] | key->v6.address[2] |
+			key->v6.address[3];
+	asm volatile("%[words] += -1; %[words] >>= 63" : [words] "+r"(words));
+	return words * CT_OTHER_NODE;
+}
+
 /* Find the frontend of a packet of a client, and its connection: 0, LB_PASS or a refusal. */
 static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, struct lb_asked *asked,
 				   struct lb_decision *decision, __u32 now_s, const bool outside,
@@ -264,11 +276,8 @@ static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, stru
 	const struct tuple *tuple = &packet->tuple;
 
 	asked->svc = lb_lookup(&asked->key, tuple, outside, v6);
-	asked->other_node = false;
-	if (!asked->svc && !outside) {
+	if (__builtin_expect(!asked->svc, 0) && !outside)
 		asked->svc = lb_asked_elsewhere(asked, tuple, v6);
-		asked->other_node = asked->svc;
-	}
 	if (!asked->svc)
 		return switch_hands_back() ? LB_PASS : lb_no_frontend(packet, &asked->key, v6);
 	asked->service = ct_lookup(tuple, CT_SERVICE, v6);
@@ -375,8 +384,7 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 	if (refused)
 		return refused;
 	new.rev_nat = decision->rev_nat;
-	if (asked.other_node)
-		new.flags |= CT_OTHER_NODE;
+	new.flags = lb_other_node(&asked.key, v6);
 	for (;;) {
 		if (!lb_pick(&asked, decision, tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
