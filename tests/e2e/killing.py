@@ -44,6 +44,7 @@ KINDS = (
     (r"(open pin .*/(links|programs)/|info of (link|program))", "look at links"),
     (r"(read|look up in) ", "read maps"),
     (r"update ", "write entries"),
+    (r"delete from cilia_(ct|snat)", "delete flows that are over"),
     (r"delete ", "delete entries (prune)"),
 )
 
@@ -56,6 +57,7 @@ CHANGING = frozenset(
         "replace a program in its link",
         "attach a program",
         "write entries",
+        "delete flows that are over",
         "delete entries (prune)",
     }
 )
