@@ -27,9 +27,10 @@ collect_ignore = ["kube", "node"]
 
 
 def pytest_configure() -> None:
-    """Commands under test are interrupted, also when a shell started the tests in the background:
-    a child inherits that SIGINT is ignored, and Python then leaves it so."""
+    """Commands under test are interrupted, also when a shell started the tests in the background
+    or under nohup: a child inherits that a signal is ignored, and Python then leaves it so."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
