@@ -58,8 +58,9 @@ CLIENTS = (
 )
 #: Source of what a pod sends to itself through a Service.
 LOOPBACK = {4: "169.254.42.1", 6: "fd63:696c:6961::1"}
-#: A cell that is not answered fails in this time.
-ANSWER_S = 0.9
+#: A cell that is not answered fails in this time. The backend may still be closing the connection
+#: that a client's port had through the other node: TCP then opens the next one a second later.
+ANSWER_S = 2.5
 #: Each cell has ports of its own, so that none is helped or hindered by another one.
 FIRST_PORT = 20000
 
@@ -128,6 +129,7 @@ class Direct(NamedTuple):
         for each in self.agents:
             each.eventually(each.ready, 30)
             each.eventually(partial(knows_nodes, each))
+            each.eventually(partial(has_programs, each))
 
     def kill(self) -> None:
         """End the agents at once; what they put in force is cleaned up by `close`."""
@@ -141,6 +143,11 @@ class Direct(NamedTuple):
         done = self.second.cilia("bpf", "metrics", "list", root, "-o", "json")
         assert done.returncode == 0, done.stderr
         return sum(row["packets"] for row in json.loads(done.stdout) if row["reason"] == reason)
+
+    def refused(self) -> Iterator[str]:
+        """What the programs of each node count."""
+        for each in self.agents:
+            yield each.cilia("bpf", "metrics", "list", f"--bpf-root={each.bpf_root}").stdout
 
     def asking(self, client: str) -> Asking:
         """How a client asks: see `inside.series`."""
@@ -219,6 +226,13 @@ def expected(cell: Cell, direct: Collection[str] = tuple(KINDS)) -> list[str]:
     if cell.client == "outside" and cell.proto not in direct:
         by[1] = node_address(1, family)
     return [f"{REMOTE.name} {by[number]}" for number in cell.asked]
+
+
+def has_programs(each: World) -> bool:
+    """Programs run at the devices of the node and of its pods, which a start does not wait for."""
+    rows = each.get("/statedb/dump")["tables"]["attachments"]
+    done = {row["target"] for row in rows if row["status"]["kind"] == "done"}
+    return done >= {"eth0", "lxc0", "lxc1"}
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_everybody_is_answered_by_each_node_that_a_port_asks(
         for cell in cells(frontend, family, proto)
         if (answers := w.answers(cell, next(PORTS))) != expected(cell, direct)
     ]
-    assert not failed, "\n".join(failed)
+    assert not failed, "\n".join([*failed, *w.refused()])
 
 
 @pytest.mark.parametrize("client", ["outside", "pod 1, packets", "other pod 2, packets"])
