@@ -6,7 +6,7 @@ Keys are packed addresses, 4 or 16 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import IntFlag
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -50,10 +50,6 @@ class ClusterNodeMaps(NamedTuple):
     def of(self, address: bytes) -> RawMap:
         """The map that a packed address belongs to."""
         return self.v4 if len(address) == _KEY_SIZES[0] else self.v6
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        yield from self.v4.items()
-        yield from self.v6.items()
 
     def wrap(self, wrapper: Callable[[RawMap], RawMap]) -> ClusterNodeMaps:
         return ClusterNodeMaps(*map(wrapper, self))

@@ -30,7 +30,7 @@ from cilia.node.own_addresses import OwnAddresses
 from cilia.node.repairs import Desired, Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.parts import Context, Job, Part
-from reconcilers.datapath.cluster_nodes import ClusterNodeOperations
+from reconcilers.datapath.cluster_nodes import cluster_node_operations
 from reconcilers.datapath.netdevs import netdev_operations
 from reconcilers.reconciler import Reconciler
 from statedb import DB, Channel, RWTable, wait_initialized
@@ -72,7 +72,7 @@ def build(
     tell = partial(ctx.health_of("datapath"), "flow-maps")
     pressure = MapPressure(edge.all_maps(), tell=tell)
     nodes = cluster_nodes.new_cluster_nodes_table(ctx.db)
-    reconciler = ctx.reconciler(nodes, ClusterNodeOperations(edge.nodes), cluster_nodes)
+    reconciler = ctx.reconciler(nodes, cluster_node_operations(edge.nodes), cluster_nodes)
     part = DatapathPart(
         edge=edge, pressure=pressure, nodes=nodes, nodes_reconciler=reconciler, programs=programs
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations over one BPF map of which each row of a table is one entry.
+"""Operations over BPF maps of which each row of a table is one entry: one map, or one a family.
 
 For maps whose entries stand alone; those that refer to each other have operations of their own.
 """
@@ -23,34 +23,40 @@ class MapEntries(Generic[T]):
 
     def __init__(
         self,
-        raw: RawMap,
-        *,
+        *raws: RawMap,
         key: Callable[[T], bytes],
         value: Callable[[T], bytes],
         text: Callable[[bytes], str] = bytes.hex,
+        of: Callable[[bytes], RawMap] | None = None,
     ) -> None:
-        """`key` and `value` encode a row; `text` shows a key to people."""
-        self._raw = raw
+        """`key` and `value` encode a row; `text` shows a key to people; `of` says which of several
+        maps has a key.
+        """
+        self._raws = raws
+        self._of = of or (lambda _: raws[0])
         self._key = key
         self._value = value
         self._text = text
 
     def update(self, txn: ReadTxn, revision: int, obj: T) -> T | None:
-        self._raw.update(self._key(obj), self._value(obj))
+        key = self._key(obj)
+        self._of(key).update(key, self._value(obj))
         return None
 
     def delete(self, txn: ReadTxn, revision: int, obj: T) -> None:
+        key = self._key(obj)
         try:
-            self._raw.delete(self._key(obj))
+            self._of(key).delete(key)
         except NotFound:
             return  # which is what was wanted
 
     def prune(self, txn: ReadTxn, objects: Iterable[T]) -> None:
         keep = {self._key(obj) for obj in objects}
-        self._raw.delete_batch([key for key, _ in self._raw.items() if key not in keep])
+        for raw in self._raws:
+            raw.delete_batch([key for key, _ in raw.items() if key not in keep])
 
     def actual(self) -> Mapping[bytes, bytes]:
-        return dict(self._raw.items())
+        return {key: value for raw in self._raws for key, value in raw.items()}
 
     def expected(self, txn: ReadTxn, objects: Iterable[T]) -> Iterable[tuple[bytes, bytes, T]]:
         for obj in objects:

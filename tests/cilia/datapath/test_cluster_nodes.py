@@ -20,7 +20,7 @@ from bpf.maps.cluster_nodes import (
 from bpf.maps.fake import FakeMap
 from cilia.datapath.cluster_nodes import ClusterNodesController
 from reconcilers import Reconciler
-from reconcilers.datapath.cluster_nodes import ClusterNodeOperations
+from reconcilers.datapath.cluster_nodes import cluster_node_operations
 from statedb import DB
 from tables.addressing import IP
 from tables.cluster.nodes import Node, new_nodes_table
@@ -48,7 +48,7 @@ class World:
         self.reconciler = Reconciler(
             self.db,
             self.table,
-            ClusterNodeOperations(self.maps),
+            cluster_node_operations(self.maps),
             get_status=cluster_nodes.get_status,
             set_status=cluster_nodes.set_status,
             config=FAST,
@@ -71,7 +71,8 @@ class World:
             group.cancel_scope.cancel()
 
     def entries(self) -> dict[str, ClusterNodeFlag]:
-        return {str(ip_address(k)): decode_value(v) for k, v in self.maps.items()}
+        entries = (entry for raw in self.maps for entry in raw.items())
+        return {str(ip_address(key)): decode_value(value) for key, value in entries}
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with anyio.fail_after(5):
