@@ -70,7 +70,7 @@ NO_CLANG = (
 
 
 def default_cache_dir() -> Path:
-    """Where objects are kept: the system's cache for root, else the user's."""
+    """Return the directory of the objects: the system's cache for root, else the user's."""
     if os.geteuid() == 0:
         return Path("/var/cache/cilia/bpf")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -181,7 +181,7 @@ def with_includes(source: Path) -> bytes:
 
 
 def _add_with_includes(path: Path, found: dict[Path, bytes]) -> None:
-    """Whatever stands in quotes after an include is ours, switched off by a macro or not."""
+    """Add a file and those that it includes in quotes, switched off by a macro or not."""
     found[path] = path.read_bytes()
     for name in _INCLUDE.findall(found[path]):
         header = (path.parent / name.decode()).resolve()
@@ -202,7 +202,7 @@ def _hash(*parts: bytes | str) -> str:
 
 
 def _multiarch_includes() -> list[str]:
-    """Where Debian keeps <asm/types.h>; other distributions have it in /usr/include."""
+    """Return the place of <asm/types.h> in Debian; other distributions have it in /usr/include."""
     return sorted(path for path in glob.glob("/usr/include/*-linux-gnu") if os.path.isdir(path))
 
 

@@ -139,7 +139,7 @@ class NodeDatapath:
 
     @property
     def constants(self) -> Mapping[str, bytes]:
-        """What the loaded programs of packets were told."""
+        """Return the constants that the loaded programs of packets were given."""
         return self._packets.constants
 
     def load(self, changed: Mapping[str, bytes] = MappingProxyType({})) -> None:

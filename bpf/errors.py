@@ -75,7 +75,7 @@ class DeviceGone(KernelError):
 
 
 class Detached(KernelError):
-    """What a link was attached to is gone."""
+    """The target of a link is gone."""
 
 
 class Unsupported(KernelError):

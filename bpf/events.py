@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the datapath reports, as Python: the headers of events, drops and metrics in ``bpf/lib``.
+"""The datapath's reports in Python: the headers of events, drops and metrics in ``bpf/lib``.
 
 ``Decoder`` turns records into ``Event`` objects; what it does not understand (another version, cut
 short) it counts instead of guessing. ``lost_events`` and ``read_metrics`` add up the counters of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this kernel and machine can do, found by trying, never by version.
+"""Features of this kernel and machine, found by trying, never by version.
 
 The ``require_…`` functions turn what is missing into one sentence that says what to do; the others
 let a program choose between two ways of doing a thing.
@@ -43,19 +43,19 @@ SO_NETNS_COOKIE = 71
 
 @cache
 def has_program_type(program_type: int) -> bool:
-    """Whether programs of a type can be loaded."""
+    """Return True if programs of a type can be loaded."""
     return bool(lib.libbpf_probe_bpf_prog_type(program_type, ffi.NULL) == 1)
 
 
 @cache
 def has_helper(program_type: int, helper: int) -> bool:
-    """Whether programs of a type may call a helper."""
+    """Return True if programs of a type may call a helper."""
     return bool(lib.libbpf_probe_bpf_helper(program_type, helper, ffi.NULL) == 1)
 
 
 @cache
 def has_tcx() -> bool:
-    """Whether devices have TCX hooks (Linux 6.6); without them clsact is the way."""
+    """Return True if devices have TCX hooks (Linux 6.6); without them clsact is the way."""
     try:
         read_hook(LOOPBACK_IFINDEX, AttachType.TCX_INGRESS)
     except (Invalid, Unsupported):
@@ -64,7 +64,9 @@ def has_tcx() -> bool:
 
 
 def has_conntrack_lookup() -> bool:
-    """Whether programs may look up netfilter's connections; not kept, the module may come later."""
+    """Return True if programs may look up netfilter's connections. Asked anew each time: the module
+    may come later.
+    """
     return any(
         path.exists() and _types_name(path.read_bytes(), CONNTRACK_FUNCTIONS)
         for path in (KERNEL_BTF, CONNTRACK_BTF)
@@ -86,12 +88,12 @@ def netns_cookie() -> int:
 
 
 def is_bpffs(path: Path) -> bool:
-    """Whether a directory lies on a bpffs."""
+    """Return True if a directory lies on a bpffs."""
     return bool(lib.cilia_fs_type(os.fsencode(path)) == BPFFS_MAGIC)
 
 
 def is_cgroup2(path: Path) -> bool:
-    """Whether a directory is a cgroup of the unified hierarchy."""
+    """Return True if a directory is a cgroup of the unified hierarchy."""
     return bool(lib.cilia_fs_type(os.fsencode(path)) == CGROUP2_MAGIC)
 
 

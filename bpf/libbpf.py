@@ -46,7 +46,7 @@ def check(rc: int, what: str) -> int:
 
 
 def take_log() -> str:
-    """What libbpf printed in this thread since the last call."""
+    """Return the text that libbpf printed in this thread since the last call."""
     text = decode(lib.cilia_log_text())
     lib.cilia_log_clear()
     return text

@@ -51,7 +51,7 @@ class LinkType(IntEnum):
 
 
 class LinkInfo(NamedTuple):
-    """What the kernel tells about a link."""
+    """The kernel's description of a link."""
 
     type: int
     id: int
@@ -63,7 +63,7 @@ class LinkInfo(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where in a hook's list of programs: see ``FIRST``, ``LAST``, ``before`` and ``after``."""
+    """A place in a hook's list of programs: see ``FIRST``, ``LAST``, ``before`` and ``after``."""
 
     flags: int = 0
     relative_fd: int = 0
@@ -90,7 +90,7 @@ def _kind_of(other: Fd) -> int:
 
 
 class Hook(NamedTuple):
-    """What a hook runs, in order."""
+    """The programs of a hook, in order."""
 
     revision: int
     program_ids: tuple[int, ...]

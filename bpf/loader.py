@@ -172,7 +172,7 @@ class Loader:
         return definition if wanted is None else definition._replace(max_entries=wanted)
 
     def _adopt(self, wanted: MapDefinition, settled: bool) -> bool:
-        """Whether a pinned map fits; it is opened then. ``settled``: there are no successors."""
+        """Open a pinned map and return True if it fits. ``settled``: there are no successors."""
         successor = self.maps_dir / (wanted.name + NEXT)
         found = _open_fitting(successor, wanted)
         perhaps_old = found is not None or successor.exists()
@@ -265,7 +265,7 @@ def _fits(pinned: Map, wanted: MapDefinition) -> bool:
 
 
 def same_layout(one: Map, other: Map) -> bool:
-    """Whether entries of one mean the same in the other."""
+    """Return True if entries of one mean the same in the other."""
     return (one.info.type, one.key_size, one.value_size) == (
         other.info.type,
         other.key_size,

@@ -15,7 +15,7 @@ MOST_MAPS = 64
 
 
 class ProgramInfo(NamedTuple):
-    """What the kernel tells about a loaded program."""
+    """The kernel's description of a loaded program."""
 
     type: str
     id: int
