@@ -11,6 +11,7 @@ import pytest
 
 from bpf.maps.lb import LBMaps
 from cilia.agent.config import AgentConfig
+from cilia.agent.context import new_context
 from cilia.agent.wiring import build
 from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.tracker import Tracker
@@ -43,7 +44,10 @@ async def test_no_job_of_an_agent_at_rest_holds_an_old_snapshot() -> None:
         node_name="here", enable_local_redirect_policy=True, statedb_history=0, instance="test"
     )
     agent = build(
-        config, Tracker(), MemoryDatapath(LBMaps.fake(64)), health_check_address="127.0.0.1"
+        new_context(config, Tracker()),
+        config,
+        MemoryDatapath(LBMaps.fake(64)),
+        health_check_address="127.0.0.1",
     )
     db, problems = agent.ctx.db, agent.ctx.problems
     async with anyio.create_task_group() as group:

@@ -22,11 +22,12 @@ from bpf.errors import BPFError
 from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
 from cilia.agent.config import AgentConfig
+from cilia.agent.context import new_context
 from cilia.agent.resources import resources
 from cilia.agent.serving import start_servers
 from cilia.agent.state_directory import sentence
 from cilia.agent.wiring import Agent, build
-from cilia.cluster.inputs import Input, open_input
+from cilia.cluster.inputs import open_input
 from cilia.datapath import mounts
 from cilia.datapath.netfilter_lookup import NetfilterLookup
 from cilia.datapath.opening import KernelDatapath, MemoryDatapath
@@ -58,22 +59,26 @@ async def serve(config: AgentConfig, lock: InstanceLock) -> None:
     objects = open_input(config, resources(config))
     with sentence():
         cgroup = _prepare(config, lock)
-    datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup, lock)
-    try:
-        agent = build(config, objects.source, datapath, datapath.programs, source=objects.name)
+    ctx = new_context(config, objects.source)
+    async with anyio.create_task_group() as group:
+        # Objects are read while the kernel verifies the programs.
+        ctx.start(group, {objects.job: objects.source.run})
+        datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup, lock)
         try:
-            await _run_agent(agent, objects, datapath, lock)
+            agent = build(ctx, config, datapath, datapath.programs, source=objects.name)
+            try:
+                await _run_agent(agent, datapath, lock)
+            finally:
+                agent.close()
         finally:
-            agent.close()
-    finally:
-        datapath.close()
+            datapath.close()
 
 
 async def dry_run(config: AgentConfig) -> int:
     """Reconcile into maps in memory, print what would be programmed; 1 if input was refused."""
     objects = open_input(config, resources(config))
     datapath = MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max))
-    agent = build(config, objects.source, datapath, source=objects.name)
+    agent = build(new_context(config, objects.source), config, datapath, source=objects.name)
     async with anyio.create_task_group() as group:
         agent.ctx.start(group, {**agent.jobs, objects.job: objects.source.run})
         await agent.loadbalancer.synchronised()
@@ -107,16 +112,14 @@ def _open_datapath(config: AgentConfig, cgroup: Path, lock: InstanceLock) -> Ker
         raise ProgramError(str(error)) from None
 
 
-async def _run_agent(
-    agent: Agent, objects: Input, datapath: KernelDatapath, lock: InstanceLock
-) -> None:
+async def _run_agent(agent: Agent, datapath: KernelDatapath, lock: InstanceLock) -> None:
     ctx, loadbalancer, attachments = agent.ctx, agent.loadbalancer, agent.datapath.attachments
     assert attachments is not None  # there are programs
     succession = Succession(ctx.db, attachments.table, attachments.reconciler, datapath.programs)
     async with anyio.create_task_group() as group:
         replacement = Replacement(datapath, loadbalancer.tables.frontends, ctx.db)
         start_servers(group, agent, replacement, lock)
-        ctx.start(group, {**agent.jobs, objects.job: objects.source.run})
+        ctx.start(group, agent.jobs)
         config = agent.config
         log.info("started", instance=config.instance, socket=str(config.socket_path))
         await succession.begin()

@@ -6,33 +6,31 @@ from __future__ import annotations
 from cilia.agent import observation
 from cilia.agent.agent import Agent
 from cilia.agent.config import AgentConfig
-from cilia.agent.context import new_context
 from cilia.cluster import wiring as cluster
 from cilia.datapath import wiring as datapath
 from cilia.datapath.opening import Datapath
 from cilia.datapath.programs import NodePrograms
-from cilia.k8s.watch import Source
 from cilia.loadbalancer import wiring as loadbalancer
 from cilia.node import wiring as node
 from cilia.node.own_addresses import own_addresses
+from cilia.program.parts import Context
 
 __all__ = ["Agent", "build"]
 
 
 def build(
+    ctx: Context,
     config: AgentConfig,
-    objects: Source,
     edge: Datapath,
     programs: NodePrograms | None = None,
     *,
     source: str = "test",
     health_check_address: str = "",
 ) -> Agent:
-    """Wire everything but the edges, which the caller opens.
+    """Wire everything but the edges, which the caller opens; `ctx` is `context.new_context`.
 
     Without `programs` nothing is attached, and the node's network is neither read nor written.
     """
-    ctx = new_context(config, objects)
     cluster_ = cluster.build(ctx, config)
     own = own_addresses(cluster_.nodes, config.node_name)
     node_ = node.build(ctx, config, own, observe=programs is not None)

@@ -12,6 +12,7 @@ import anyio
 
 from bpf.maps.lb import LBMaps
 from cilia.agent.config import AgentConfig
+from cilia.agent.context import new_context
 from cilia.agent.resources import resources
 from cilia.agent.wiring import Agent, build
 from cilia.cluster.access_options import open_client
@@ -41,8 +42,8 @@ async def running_agent(
 ) -> AsyncIterator[Agent]:
     """Until all inputs are listed and all frontends were attempted; then as long as the block."""
     agent = build(
+        new_context(config, source),
         config,
-        source,
         datapath or MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max)),
         health_check_address=health_check_address,
     )

@@ -28,6 +28,7 @@ from bpf.maps.lb import LBMaps
 from bpf.maps.raw import RawMap
 from bpf.maps.redirect_skips import SkipMaps
 from cilia.agent.config import AgentConfig
+from cilia.agent.context import new_context
 from cilia.agent.script.k8s import k8s_commands
 from cilia.agent.script.kvstore import kvstore_commands
 from cilia.agent.script.lb import lb_commands, lb_test_commands
@@ -136,7 +137,11 @@ class ScriptApplication:
 
         datapath = MemoryDatapath(self._world.wrap(faulty), self.skip.wrap(faulty))
         self.agent: Agent = build(
-            config, self.tracker, datapath, source="tracker", health_check_address=HEALTH_ADDRESS
+            new_context(config, self.tracker),
+            config,
+            datapath,
+            source="tracker",
+            health_check_address=HEALTH_ADDRESS,
         )
 
     def start(self, limit_s: float) -> None:

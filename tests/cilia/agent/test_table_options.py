@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bpf.maps.lb import LBMaps
 from cilia.agent.budgets import parse_budgets
 from cilia.agent.config import AgentConfig
+from cilia.agent.context import new_context
 from cilia.agent.wiring import Agent, build
 from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.manifests import ManifestSource
@@ -23,7 +24,9 @@ MIB = 1 << 20
 
 def agent(directory: Path, **options: Any) -> Agent:
     config = AgentConfig(k8s_manifests=directory, **options)
-    return build(config, ManifestSource(directory), MemoryDatapath(LBMaps.fake(64)))
+    return build(
+        new_context(config, ManifestSource(directory)), config, MemoryDatapath(LBMaps.fake(64))
+    )
 
 
 def rows(made: Agent) -> dict[str, dict[str, Any]]:

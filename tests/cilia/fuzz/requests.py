@@ -25,6 +25,7 @@ from starlette.routing import BaseRoute
 from bpf.maps.lb import LBMaps
 from cilia.agent import shell
 from cilia.agent.config import AgentConfig
+from cilia.agent.context import new_context
 from cilia.agent.serving import agent_routes
 from cilia.agent.wiring import build
 from cilia.datapath.opening import MemoryDatapath
@@ -187,7 +188,7 @@ def application(directory: Path) -> Iterator[Starlette]:
 def new_routes(directory: Path) -> list[BaseRoute]:
     config = AgentConfig(k8s_manifests=directory, state_dir=directory / "state")
     edge = MemoryDatapath(LBMaps.fake())
-    agent = build(config, ManifestSource(directory), edge)
+    agent = build(new_context(config, ManifestSource(directory)), config, edge)
     with agent.ctx.db.write_txn(agent.ctx.problems) as wtxn:
         hostile = Problem("x", "a \x1b[2J\u202e\n problem", "x.yaml", 1, "Service", "a", "b")
         agent.ctx.problems.insert(wtxn, hostile)

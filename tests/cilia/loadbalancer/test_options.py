@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from bpf.maps.lb import LBMaps
 from cilia.agent.config import AgentConfig
+from cilia.agent.context import new_context
 from cilia.agent.wiring import build
 from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.tracker import Tracker
@@ -54,6 +55,6 @@ def test_health_checks_at_load_balancers_need_health_checks() -> None:
 def test_the_agents_parts_hold_the_options_themselves() -> None:
     """A copy could leave an option behind."""
     config = AgentConfig()
-    agent = build(config, Tracker(), MemoryDatapath(LBMaps.fake(16)))
+    agent = build(new_context(config, Tracker()), config, MemoryDatapath(LBMaps.fake(16)))
     assert agent.loadbalancer.writer.config is config
     assert agent.loadbalancer.operations.config is config
