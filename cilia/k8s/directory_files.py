@@ -112,6 +112,11 @@ class DirectoryFiles:
         """True while a file has no copy though it should."""
         return self._copies is not None and bool(self._copies.unkept)
 
+    def prepare_copies(self) -> None:
+        """Make the directory of the copies, before a watch of the way to it would tell of that."""
+        if self._copies is not None:
+            self._copies.prepare()
+
     def forget_stamps(self) -> None:
         """Count all files as unread."""
         self._stamps.clear()
@@ -123,15 +128,20 @@ class DirectoryFiles:
         finally:
             self._tell()
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Take out files that are gone; one that comes back as it was is read again."""
+    def finish(self, gone: Iterable[str]) -> None:
+        """End a reading: take out files that are gone, and keep what has no copy yet."""
+        self._remove(gone)
+        self._keep_copies()
+        self._tell()
+
+    def _remove(self, names: Iterable[str]) -> None:
+        """A file that comes back as it was is read again."""
         for name in names:
             self._stamps.pop(name, None)
             self._unknown.discard(name)
             self._unpublished += self._manifests.remove(name)
             if self._copies is not None:
                 self._copies.forget(name)
-        self._tell()
 
     def _is_there(self, name: str) -> bool:
         """Take in a file if it can be; return False if it is gone."""
@@ -158,7 +168,7 @@ class DirectoryFiles:
         if self._copies is not None:
             self._copies.retain(names)
 
-    def keep_copies(self) -> None:
+    def _keep_copies(self) -> None:
         """Write the copies that could not be written, or that somebody removed, and the mark that
         there are all of them.
         """
@@ -168,7 +178,6 @@ class DirectoryFiles:
             self._keep(name)
         if not self.waiting:
             self._copies.mark_complete()
-        self._tell()
 
     def _read(self, name: str) -> None:
         """Raises OSError, Restless, Unreadable."""

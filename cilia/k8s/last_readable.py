@@ -15,6 +15,7 @@ last one. Without the mark, nothing is known of a file that has no copy.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -59,6 +60,12 @@ class LastReadable:
     def unkept(self) -> list[str]:
         """Names of the files whose copy could not be written."""
         return list(self._unkept)
+
+    def prepare(self) -> None:
+        """Make the directory; whoever keeps a copy is told why there is none."""
+        with contextlib.suppress(OSError):
+            # Its parent is the state directory, which others make and lock.
+            self.directory.mkdir(mode=0o700, exist_ok=True)
 
     def keep(self, name: str, objects: Objects) -> None:
         """Replace the copy of a file as a whole, or remove it."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objects from a directory of ordinary Kubernetes manifests, followed as people edit them.
 
-A change is announced by the kernel (watchfiles), the file is read in a thread once it is at rest,
+A change is announced by the kernel (inotify), the file is read in a thread once it is at rest,
 and ``manifest_files`` says what follows. Files that vanish, are renamed over, or cannot be read
 take nothing with them but what they alone had. Nobody waits for a file: one that is not at rest yet
 is looked at again later, and the others are served meanwhile.
@@ -15,9 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-import anyio
 import anyio.to_thread
-from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from cilia.k8s.directory_files import SETTLE_S, DirectoryFiles
 from cilia.k8s.last_readable import LastReadable
@@ -25,7 +23,7 @@ from cilia.k8s.manifest_files import READERS, Items, Manifests, manifest_items
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import Event, Invalid, Problem
-from cilia.linux.path_watch import DEBOUNCE_MS, PathWatch
+from cilia.linux.path_watch import PathWatch
 
 # The whole directory is looked at this often even if nothing was announced (network file systems).
 RESCAN_S: Final = 60.0
@@ -93,13 +91,9 @@ class ManifestSource:
         """
         self._files.forget_stamps()
         while True:
+            await anyio.to_thread.run_sync(self._files.prepare_copies)
             with PathWatch(self._ways(), [self.directory]) as watch:
-                try:
-                    await self._follow_directory(watch)
-                except WatchfilesRustInternalError:
-                    # A name that is no UTF-8 ends a watch. The next one begins with a look at all
-                    # files; not at once, since another change of that file would end it too.
-                    await anyio.sleep(DEBOUNCE_MS / 1000)
+                await self._follow_directory(watch)
 
     async def _follow_directory(self, watch: PathWatch) -> None:
         """Returns when another watch is needed. While there is no directory all stays in force."""
@@ -107,13 +101,12 @@ class ManifestSource:
             # The watch stands before the first reading, so that no change falls between the two.
             place = self._place()
             await self._rescan()
-            changed: frozenset[Path] = frozenset()
-            while watch.paths == self._ways():
+            while watch.paths == self._ways() and self._place() == place:
                 if not self._store.complete and not self._files.waiting:
                     self._store.set_complete()
-                if watch.leads_elsewhere(changed) or self._place() != place:
-                    return
                 changed = await watch.wait(self._next_look() - time.monotonic())
+                if watch.leads_elsewhere(changed):
+                    return
                 await self._follow(changed)
         except OSError as error:
             self._complain(f"cannot be read: {error.strerror or error}")
@@ -148,24 +141,32 @@ class ManifestSource:
         here = self.directory.resolve()
         names |= {path.name for path in changed if path.parent == here and self._wants(path.name)}
         others = any(path.parent != here or path.name.startswith("..") for path in changed)
-        if others or now >= self._rescan_at:
+        if others or self._links_changed(names) or now >= self._rescan_at:
             await self._rescan()
         else:
             await self._read(sorted(names))
 
+    def _links_changed(self, names: Iterable[str]) -> bool:
+        """True if one of these files is a symbolic link now and was none before, or the reverse."""
+        paths = (self.directory / name for name in names)
+        return any(path.is_symlink() != (path in self._links) for path in paths)
+
     async def _rescan(self) -> None:
         self._rescan_at = time.monotonic() + RESCAN_S
         names, self._links = await anyio.to_thread.run_sync(self._list)
-        await anyio.to_thread.run_sync(self._files.forget_others, names)
         await self._read([*names, *sorted(set(self._files.names) - set(names))])
         self._complain("")
 
     def _list(self) -> tuple[list[str], frozenset[Path]]:
-        """The names of the files, and those that are symbolic links. Raises OSError."""
+        """The names of the files, and those that are symbolic links; others have no copy any more.
+        Raises OSError.
+        """
         with os.scandir(self.directory) as found:
             wanted = [entry for entry in found if self._wants(entry.name)]
         links = frozenset(Path(entry.path) for entry in wanted if entry.is_symlink())
-        return sorted(self._always.union(entry.name for entry in wanted)), links
+        names = sorted(self._always.union(entry.name for entry in wanted))
+        self._files.forget_others(names)
+        return names, links
 
     def _complain(self, message: str) -> None:
         problems = (Problem(message, str(self.directory)),) if message else ()
@@ -176,5 +177,4 @@ class ManifestSource:
         gone: list[str] = []
         for i in range(0, len(names), FILES_A_STEP):
             gone += await anyio.to_thread.run_sync(self._files.read, names[i : i + FILES_A_STEP])
-        await anyio.to_thread.run_sync(self._files.remove, gone)
-        await anyio.to_thread.run_sync(self._files.keep_copies)
+        await anyio.to_thread.run_sync(self._files.finish, gone)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hear at once when a path leads somewhere else: renames, links, removals and mounts on the way.
 
-An inotify watch is of a directory, not of its name. So the directory of each entry on the way to
+An inotify(7) watch is of a directory, not of its name. So the directory of each entry on the way to
 the path is watched, the targets of symbolic links included (path_resolution(7)); a mount over one
 of them is announced by /proc/self/mountinfo instead.
 """
@@ -10,25 +10,33 @@ from __future__ import annotations
 
 import math
 import os
-import threading
+import select
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
-import anyio.to_thread
-from watchfiles._rust_notify import RustNotify
+import anyio
+from inotify_simple import INotify, flags
 
 from cilia.linux.mounts import MountWatch
 
 __all__ = ["PathWatch", "entries"]
 
 # Events within this time are taken as one change: an editor makes three or four for one save.
-DEBOUNCE_MS: Final = 50
-STEP_MS: Final = 25
+DEBOUNCE_S: Final = 0.03
 # As many as the kernel follows.
 _MOST_LINKS: Final = 40
-# A wait without end is one after the other of this length.
-_LONGEST_S: Final = 3600.0
+# A name comes, goes, or leads to other content or permissions.
+_EVENTS: Final = (
+    flags.CREATE
+    | flags.DELETE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.MODIFY
+    | flags.CLOSE_WRITE
+    | flags.ATTRIB
+    | flags.ONLYDIR
+)
 
 
 def entries(path: Path) -> Iterator[Path]:
@@ -67,15 +75,21 @@ class PathWatch:
     def __init__(self, paths: Iterable[Path], contents: Iterable[Path] = ()) -> None:
         self.paths = frozenset(paths)
         self._contents = frozenset(contents)
-        # Set when a mount made a way lead elsewhere, and to end a wait.
-        self._woken = threading.Event()
+        self._inotify = INotify()
+        # A mount made a way lead elsewhere, or events were lost. The descriptor ends a wait.
+        self._is_elsewhere = False
+        self._elsewhere = os.eventfd(0, os.EFD_CLOEXEC)
+        self._ready = select.epoll()
+        for descriptor in (self._inotify.fileno(), self._elsewhere):
+            self._ready.register(descriptor, select.EPOLLIN)
         self._places = self._look_up()
-        self._mounts = MountWatch(self._mounted)
+        self._mounts: MountWatch | None = None
         try:
+            self._mounts = MountWatch(self._mounted)
             self._look()
             self._mounted()  # if it happened before
         except BaseException:
-            self._mounts.close()
+            self.close()
             raise
 
     def _look(self) -> None:
@@ -84,16 +98,23 @@ class PathWatch:
         while watched != (found := frozenset(e for path in self.paths for e in entries(path))):
             watched = self._entries = found
             self._inside = frozenset(path.resolve() for path in self._contents)
-            directories = {entry.parent for entry in found} | self._inside
-            usable = [str(d) for d in sorted(directories) if d.is_dir() and os.access(d, os.R_OK)]
-            self._notify = RustNotify(usable, False, False, 0, False, False)
+            self._directories: dict[int, set[Path]] = {}
+            for directory in {entry.parent for entry in found} | self._inside:
+                try:
+                    number = self._inotify.add_watch(directory, _EVENTS)
+                except (FileNotFoundError, NotADirectoryError, PermissionError):
+                    continue  # the way is watched as far as it goes
+                # Two paths of one directory (a bind mount) have one number.
+                self._directories.setdefault(number, set()).add(directory)
 
     def _mounted(self) -> None:
-        """Others mount all the time: only what concerns the ways wakes the wait, which then forgets
-        the changes of files that it was about to tell.
-        """
+        """Others mount all the time: only what concerns the ways ends the wait."""
         if self._look_up() != self._places:
-            self._woken.set()
+            self._lead_elsewhere()
+
+    def _lead_elsewhere(self) -> None:
+        self._is_elsewhere = True
+        os.eventfd_write(self._elsewhere, 1)
 
     def _look_up(self) -> list[tuple[int, int] | None]:
         """The file systems and inodes that the ways lead to; None where there is nothing."""
@@ -101,42 +122,40 @@ class PathWatch:
 
     async def wait(self, timeout_s: float = math.inf) -> frozenset[Path]:
         """Return what changed, at the latest after a time: entries on the ways, and in the
-        directories. After a mount on the way it returns at once, and has nothing to tell.
-
-        Raises:
-            WatchfilesRustInternalError: a name that is no UTF-8 ended the watch.
+        directories. It is empty after a mount on the way, or when events were lost.
         """
-        deadline = anyio.current_time() + timeout_s
-        try:
+        with anyio.move_on_after(timeout_s):
             while True:
-                left_ms = int(1000 * min(deadline - anyio.current_time(), _LONGEST_S))
-                changed = await anyio.to_thread.run_sync(
-                    self._notify.watch,
-                    DEBOUNCE_MS,
-                    STEP_MS,
-                    max(left_ms, 1),
-                    self._woken,
-                    abandon_on_cancel=True,
-                )
-                concerned = self._concerned(changed)
-                is_over = self._woken.is_set() or anyio.current_time() >= deadline
-                if concerned or is_over:
-                    return concerned
-        except anyio.get_cancelled_exc_class():
-            self._woken.set()  # for the thread
-            raise
+                await anyio.wait_readable(self._ready.fileno())
+                if not self._is_elsewhere:
+                    await anyio.sleep(DEBOUNCE_S)
+                changed = self._changed()
+                if changed or self._is_elsewhere:
+                    return changed
+        return frozenset()
+
+    def _changed(self) -> frozenset[Path]:
+        """Others have files beside the entries."""
+        changed: set[Path] = set()
+        for event in self._inotify.read(timeout=0):
+            if event.mask & flags.Q_OVERFLOW:
+                self._lead_elsewhere()
+            if event.name:
+                changed.update(d / event.name for d in self._directories.get(event.wd, ()))
+        return frozenset(p for p in changed if p in self._entries or p.parent in self._inside)
 
     def leads_elsewhere(self, changed: frozenset[Path]) -> bool:
-        """True if an entry on a way is among what changed, or something was mounted there."""
-        return self._woken.is_set() or not self._entries.isdisjoint(changed)
-
-    def _concerned(self, changed: object) -> frozenset[Path]:
-        """Others have files beside the entries."""
-        paths = [Path(path) for _, path in changed] if isinstance(changed, set) else []
-        return frozenset(p for p in paths if p in self._entries or p.parent in self._inside)
+        """True if an entry on a way is among what changed, something was mounted there, or events
+        were lost.
+        """
+        return self._is_elsewhere or not self._entries.isdisjoint(changed)
 
     def close(self) -> None:
-        self._mounts.close()
+        if self._mounts is not None:
+            self._mounts.close()
+        self._ready.close()
+        self._inotify.close()
+        os.close(self._elsewhere)
 
     def __enter__(self) -> Self:
         return self

@@ -46,6 +46,7 @@ PACKAGES = (
     "hypothesis-*.dist-info",
     "idna",
     "iniconfig",
+    "inotify_simple.py",
     "msgspec",
     "mypy_extensions.py",
     "packaging",
@@ -61,7 +62,6 @@ PACKAGES = (
     "sortedcontainers",
     "structlog",
     "typing_extensions.py",
-    "watchfiles",
     "xdist",
 )
 

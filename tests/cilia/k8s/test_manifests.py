@@ -17,7 +17,7 @@ from cilia.k8s.directory_files import GRACE_S, SETTLE_S, Restless, read_at_rest
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
 from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
-from cilia.linux.path_watch import DEBOUNCE_MS
+from cilia.linux.path_watch import DEBOUNCE_S
 from tests.cilia.k8s.forms import service_form, yaml_of
 
 
@@ -66,7 +66,7 @@ class Reader:
 
     async def quiet(self) -> None:
         """Waits longer than the source needs to notice and say anything."""
-        await asyncio.sleep((DEBOUNCE_MS * 2) / 1000 + SETTLE_S)
+        await asyncio.sleep(DEBOUNCE_S * 2 + SETTLE_S)
 
 
 class World:

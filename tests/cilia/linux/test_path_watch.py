@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import anyio
 import pytest
 
 from cilia.linux.mounts import mount
-from cilia.linux.path_watch import PathWatch, entries
+from cilia.linux.path_watch import DEBOUNCE_S, PathWatch, entries
 from tests.bpf.world import unmount
 
 
@@ -42,6 +44,27 @@ async def test_what_comes_where_nothing_was_is_told(tmp_path: Path) -> None:
     with PathWatch([tmp_path / "not" / "yet"]) as watch:
         (tmp_path / "not").mkdir()
         assert watch.leads_elsewhere(await watch.wait(5))
+
+
+async def test_lost_events_are_told(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        path.write_text("")
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    with PathWatch([], [tmp_path]) as watch:
+        for _ in range(most // 2 + 1):  # the kernel takes equal ones in a row for one
+            os.utime(one)
+            os.utime(other)
+        assert watch.leads_elsewhere(await watch.wait(5))
+
+
+async def test_a_wait_that_is_over_or_cancelled_loses_nothing(tmp_path: Path) -> None:
+    with PathWatch([], [tmp_path]) as watch:
+        (tmp_path / "one").write_text("")
+        assert await watch.wait(DEBOUNCE_S / 3) == frozenset()
+        with anyio.move_on_after(DEBOUNCE_S / 3):
+            await watch.wait()
+        assert await watch.wait(5) == {tmp_path / "one"}
 
 
 @pytest.mark.root
