@@ -15,6 +15,7 @@ RECONCILERS = Group(
         "reconcilers/loadbalancer/frontend_plans.py",
         "reconcilers/loadbalancer/frontends.py",
         "reconcilers/loadbalancer/id_allocator.py",
+        "reconcilers/loadbalancer/machine_addresses.py",
         "reconcilers/incremental.py",
         "reconcilers/loadbalancer/node_ports.py",
         "reconcilers/loadbalancer/restored_frontends.py",

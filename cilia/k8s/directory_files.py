@@ -33,7 +33,7 @@ PATIENCE_S: Final = 10.0
 MOST_BYTES: Final = 256 << 20
 # While many files are read, what they say is published this often: readers work meanwhile, and are
 # not woken for each file, which makes the two threads fight for the interpreter.
-PUBLISH_S: Final = 0.05
+PUBLISH_S: Final = 0.2
 
 # Said of a broken file of which an agent before this one may have had objects in force.
 UNKNOWN: Final = (

@@ -74,7 +74,7 @@ class NodePortConflicts:
             fe = change.obj
             if not change.deleted and self._node_ports.could_be_node_port(fe):
                 self._candidates.add(fe.address)
-            else:
+            elif self._candidates:
                 self._candidates.discard(fe.address)
         if self._candidates or self._told:
             conflicts = self._conflicts(txn)

@@ -7,6 +7,7 @@ from statedb.compiled import Group
 LOADBALANCER = Group(
     "loadbalancer",
     (
+        "cilia/loadbalancer/services/candidates.py",
         "cilia/loadbalancer/services/claim_queue.py",
         "cilia/loadbalancer/services/claims.py",
         "cilia/loadbalancer/services/conversion.py",

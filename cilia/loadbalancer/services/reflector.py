@@ -216,8 +216,9 @@ class ServiceReflector:
 
     def _has_health_service(self, obj: Service) -> bool:
         """Its backends are the node's addresses."""
-        wanted = self._writer.config.health_check_loadbalancer_ip
-        return wanted and bool(obj.spec.health_check_node_port)
+        if not obj.spec.health_check_node_port:  # most, and the option is worked out at each look
+            return False
+        return self._writer.config.health_check_loadbalancer_ip
 
     def _convert(
         self,

@@ -22,8 +22,8 @@ from typing import Final
 
 import msgspec
 
-from cilia.loadbalancer.candidates import Candidates
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.services.candidates import Candidates
 from cilia.loadbalancer.services.claim_queue import ClaimQueue
 from cilia.loadbalancer.services.claims import asks_for, grantable
 from cilia.loadbalancer.services.selection import in_order, probed, probed_backends, select_backends

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cilia.loadbalancer.candidates import Candidates
+from cilia.loadbalancer.services.candidates import Candidates
 from cilia.loadbalancer.services.selection import in_order, matching
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend

@@ -29,7 +29,7 @@ class Candidates:
 
     def of(self, port_name: str) -> Sequence[Backend]:
         """All that may answer at a port, and others too if they are few."""
-        if not port_name or len(self._rows) <= _FEW:
+        if len(self._rows) <= _FEW or not port_name:
             return self._rows
         if self._by_name is None:
             self._by_name = {}
