@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a program gets to a device: as a pinned bpf link, or as a tc filter where there is no TCX.
 
-Each way finds again what is ours without any record: links by their pins in a directory of ours,
-filters by a handle that begins with our mark, and by the program that they run: several instances
-may be on one node. A kill between making a link and pinning it takes the
-link along; one between two other steps leaves what the next update or prune knows how to finish.
+Each way finds again what is ours without any record: links by their pins in a directory of ours, or
+where they are in force though the pins are gone; filters by a handle that begins with our mark, and
+by the program that they run: several instances may be on one node. A kill between making a link and
+pinning it takes the link along; one between two other steps leaves what the next update or prune
+knows how to finish.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from cilia.linux.errors import NetlinkError
 from cilia.linux.netlink import Netlink
 from cilia.linux.rtnl import FilterMessage
 from reconcilers.datapath.link_pins import LinkPins
+from reconcilers.datapath.stray_links import stray_link
 from tables.datapath.attachments import AttachHook, Attachment, OrderKind, XdpMode
 
 __all__ = [
@@ -134,6 +136,8 @@ class LinkPlaces:
     def attach(self, row: Attachment, target_id: int, target_fd: int, program: Program) -> Attached:
         name = self.name(row)
         link = self._pins.open(name)
+        if link is None:
+            link = stray_link(self._pins, program, ATTACH_TYPES[row.hook], target_id)
         if link is not None:
             if self._keeps(link, row, target_id) and _swap(link, program):
                 return attached(self._pins.put(name, link))

@@ -15,6 +15,7 @@ from bpf.link import Link, LinkType
 from bpf.program import Program
 from reconcilers.datapath.attachment_places import ATTACH_TYPES, Attached, attached
 from reconcilers.datapath.link_pins import LinkPins
+from reconcilers.datapath.stray_links import stray_link
 from tables.datapath.attachments import Attachment
 
 __all__ = ["CgroupPlaces"]
@@ -37,6 +38,8 @@ class CgroupPlaces:
         if self._pins.was_touched(name):
             log.warning("program was not in force, attaching it again", hook=name)
         link = self._pins.open(name)
+        if link is None:
+            link = stray_link(self._pins, program, ATTACH_TYPES[row.hook], target_id)
         if link is None or not _serves(link, row, target_id, program):
             link = Link.create(program, target_fd, ATTACH_TYPES[row.hook])
         return attached(self._pins.put(name, link))

@@ -34,6 +34,8 @@ class LinkPins:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        #: What the instance has for itself.
+        self.pin_dir = directory.parent
         self._held: dict[str, _Held] = {}
 
     def open(self, name: str) -> Link | None:
@@ -59,6 +61,10 @@ class LinkPins:
         names = {path.name.removesuffix(pins.NEW) for path in paths}
         found = {name: self.read(name) for name in names}
         return {name: info for name, info in found.items() if info is not None}
+
+    def have(self, link_id: int) -> bool:
+        """True if the link is pinned here, under whatever name."""
+        return any(info.id == link_id for info in self.read_all().values())
 
     def was_touched(self, name: str) -> bool:
         """True if the link that was put under a name is not there as it was."""

@@ -150,6 +150,34 @@ def tcx() -> None:
 
 
 @pytest.mark.usefixtures("tcx")
+async def test_links_whose_pins_are_gone_are_taken_over(kernel: Kernel, bpffs: Path) -> None:
+    """Somebody renames the directory while no agent runs: no program runs twice then."""
+    kernel.veth("v0", "v1")
+
+    async def start() -> dict[AttachHook, int]:
+        async with hooking(kernel, bpffs) as hooks:
+            rows = (
+                hooks.row("one", "a"),
+                hooks.row("two", "b"),
+                hooks.row("one", "a", hook=AttachHook.EGRESS),
+                hooks.row("one", "pass", hook=AttachHook.XDP),
+            )
+            hooks.bench.write(*rows)
+            assert await hooks.bench.settled() == ["done"] * len(rows)
+            assert hooks.order() == "ab"
+            assert hooks.order(hook=AttachType.TCX_EGRESS) == "a"
+            links = {}
+            for row in rows:
+                with hooks.link(row) as link:
+                    links[row.hook] = link.info().id
+            return links
+
+    before = await start()
+    (bpffs / "links").rename(bpffs / "elsewhere")
+    assert await start() == before
+
+
+@pytest.mark.usefixtures("tcx")
 async def test_programs_stand_in_the_order_that_is_asked_for(kernel: Kernel, bpffs: Path) -> None:
     kernel.veth("v0", "v1")
     async with hooking(kernel, bpffs) as hooks:
