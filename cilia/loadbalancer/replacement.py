@@ -107,20 +107,22 @@ class Replacement:
 
 
 def count_flows(conntrack: ConntrackMaps, now_s: int) -> int:
-    """Connections of clients, and those that another node sent here with their frontend."""
+    """Connections of clients, those that another node sent here with their frontend, and the
+    node's own that got another port, because a client's had theirs.
+    """
     clients = sum(
         is_of_client(key, entry) and not ct.is_over(entry, now_s)
         for raw in conntrack.connections.values()
         for key, entry in ct.connections(raw)
     )
-    direct = sum(
-        bool(value.flags & nat.NatFlag.DSR)
+    others = sum(
+        key.direction == nat.NatDirection.OUT  # clients' flows have none
         and not value.flags & nat.NatFlag.CLOSING
         and value.expires_s >= now_s
         for raw in conntrack.translations.values()
-        for _, value in nat.translations(raw)
+        for key, value in nat.translations(raw)
     )
-    return clients + direct
+    return clients + others
 
 
 def is_of_client(key: ct.CtKey, entry: ct.CtEntry) -> bool:

@@ -215,8 +215,9 @@ class Loop:
 class Stream:
     """One TCP connection held open; each `ask` sends on it."""
 
-    def __init__(self, ip: str, port: int) -> None:
-        self.client = socket.create_connection((ip, port), timeout=3)
+    def __init__(self, ip: str, port: int, source_port: int = 0) -> None:
+        source = ("", source_port) if source_port else None
+        self.client = socket.create_connection((ip, port), 3, source)
 
     def ask(self) -> str:
         self.client.sendall(b"?")
@@ -365,9 +366,13 @@ def loop_count(number: int) -> int:
     return LOOPS[number].answers.total()
 
 
-def stream_open(ip: str, port: int) -> int:
-    STREAMS.append(Stream(ip, port))
+def stream_open(ip: str, port: int, source_port: int = 0) -> int:
+    STREAMS.append(Stream(ip, port, source_port))
     return len(STREAMS) - 1
+
+
+def stream_port(number: int) -> int:
+    return int(STREAMS[number].client.getsockname()[1])
 
 
 def stream_ask(number: int) -> str:
@@ -415,6 +420,7 @@ CALLS = {
         loop_stop,
         loop_count,
         stream_open,
+        stream_port,
         stream_ask,
         stream_close,
         datagrams_start,

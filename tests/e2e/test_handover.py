@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.handover import CLUSTER_IP, CLUSTER_PORT, NODE, NODE_PORT, Handover, handover
+from tests.e2e.handover import (
+    CLUSTER_IP,
+    CLUSTER_PORT,
+    NODE,
+    NODE_PORT,
+    REMOTE,
+    TARGET_PORT,
+    Handover,
+    handover,
+)
 from tests.e2e.world import Inside
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -40,14 +49,18 @@ class Way:
 class Stream:
     """A connection that stays, and who answered it first."""
 
-    def __init__(self, inside: Inside, target: tuple[str, int]) -> None:
+    def __init__(self, inside: Inside, target: tuple[str, int], source_port: int = 0) -> None:
         self.inside = inside
-        self.number = inside.stream_open(*target)
+        self.number = inside.stream_open(*target, source_port)
         self.server = self.ask()
         assert self.server in ANSWERS
 
     def ask(self) -> str:
         return str(self.inside.stream_ask(self.number))
+
+    @property
+    def port(self) -> int:
+        return int(self.inside.stream_port(self.number))
 
     def close(self) -> None:
         self.inside.stream_close(self.number)
@@ -166,3 +179,24 @@ def test_a_clean_up_hands_back_first_and_breaks_nothing(made: Handover) -> None:
     assert f"{STREAMS} connections of packets are translated here" in done.stdout
     traffic.goes_on()  # also on the streams that sockets of node and pod have had all the time
     assert traffic.failures() == []
+
+
+def test_a_connection_of_the_node_from_a_clients_port_is_waited_for(made: Handover) -> None:
+    """It got another port here, and would end with what translates it."""
+    w = made.world
+    w.start_agent("--devices=eth0")
+    w.eventually(w.ready, 30)
+    client = Stream(made.client, OUTSIDE)
+    while client.server != "remote":
+        client.close()
+        client = Stream(made.client, OUTSIDE)
+    own = Stream(w.inside, (REMOTE, TARGET_PORT), client.port)
+    client.close()
+
+    done = w.cilia("replacement", "off", "--wait", "--wait-duration=0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    w.eventually(lambda: made.status()["packets"] == 1)
+    assert own.ask() == "remote"
+    own.close()
+    done = w.cilia("replacement", "off", "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
