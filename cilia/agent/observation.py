@@ -59,6 +59,7 @@ def build(
             datapath.edge,
             _coexistence(config, node, datapath, loadbalancer),
             programs,
+            datapath.needed,
         ),
         sampler=MetricsSampler(ctx.registry, config.metrics_sampling_interval_s),
         health_history=HealthHistory(ctx.db, ctx.health),

@@ -9,7 +9,7 @@ layout, the successors are attached only after the first reconciliation filled t
 
 from __future__ import annotations
 
-import gc
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -44,6 +44,8 @@ log = structlog.get_logger("agent")
 #: Open files: maps, programs and sockets are 150; a link each to the cgroup's hooks and to the two
 #: of each device; connections, and what is read.
 LEAST_FILES: Final = 512
+#: Python's own is 5 ms: a start makes 500 calls of the kernel while files are decoded.
+SWITCH_INTERVAL_S: Final = 0.001
 
 
 async def serve(config: AgentConfig, lock: InstanceLock) -> None:
@@ -52,10 +54,9 @@ async def serve(config: AgentConfig, lock: InstanceLock) -> None:
     Raises:
         ProgramError: something is missing; one sentence for the person at the terminal.
     """
-    # Tables are many small objects in no cycles: with the default thresholds the collector walks
-    # them again and again (p99 of a commit on a million rows: 20 ms; with these: 1 ms).
-    gc.set_threshold(50_000, 50, 100)
     allow_many_files(LEAST_FILES)
+    # Who comes back from a system call waits this long for a thread that decodes files.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     objects = open_input(config, resources(config))
     with sentence():
         cgroup = _prepare(config, lock)

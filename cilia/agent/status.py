@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cilia
 from bpf.maps.switch import Switch
 from cilia.datapath.coexistence import Coexistence
-from statedb import DB, ReadTxn, Table
+from statedb import DB, ReadTxn, StatusKind, Table
 from tables.cluster.k8s_watches import K8sWatch
 from tables.health import Health, Level
 from tables.loadbalancer.frontends import Frontend
@@ -51,6 +51,8 @@ class StatusView:
     datapath: Datapath
     coexistence: Coexistence | None = None
     programs: Programs | None = None
+    # What else the programs need; their rows have a `status`.
+    needed: Sequence[Table[Any]] = ()
     started: float = field(default_factory=time.time)
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,13 +88,12 @@ class StatusView:
 
     def frontend_counts(self, txn: ReadTxn | None = None) -> dict[str, int]:
         """Frontends by status: done (also while refreshing), pending, error, refused."""
-        rows = self.frontends.all(txn or self.db.read_txn())
-        counts = Counter(fe.status.kind.value for fe in rows)
+        kinds = [fe.status.kind for fe in self.frontends.all(txn or self.db.read_txn())]
         return {
-            "done": counts["done"] + counts["refreshing"],
-            "pending": counts["pending"],
-            "error": counts["error"],
-            "refused": counts["refused"],
+            "done": kinds.count(StatusKind.DONE) + kinds.count(StatusKind.REFRESHING),
+            "pending": kinds.count(StatusKind.PENDING),
+            "error": kinds.count(StatusKind.ERROR),
+            "refused": kinds.count(StatusKind.REFUSED),
         }
 
     def listed(self, txn: ReadTxn | None = None) -> bool:
@@ -101,8 +102,11 @@ class StatusView:
         return all(self.db.table(name).initialized(txn) for name in INPUT_TABLES)
 
     def synchronised(self, txn: ReadTxn, counts: dict[str, int]) -> bool:
-        """All inputs were listed, and every frontend was attempted with what they say."""
-        return self.listed(txn) and not counts["pending"]
+        """All inputs were listed, every frontend was attempted with what they say, and all that the
+        programs need, their attachment to the devices that are there included.
+        """
+        attempted = (_is_attempted(txn, table) for table in self.needed)
+        return self.listed(txn) and not counts["pending"] and all(attempted)
 
     def degraded(self, txn: ReadTxn | None = None) -> list[dict[str, str]]:
         return [
@@ -145,3 +149,8 @@ def watch_dict(row: K8sWatch) -> dict[str, Any]:
         "errors": row.errors,
         "error": row.error,
     }
+
+
+def _is_attempted(txn: ReadTxn, table: Table[Any]) -> bool:
+    rows = table.all(txn)
+    return table.initialized(txn) and all(row.status.kind is not StatusKind.PENDING for row in rows)

@@ -10,10 +10,10 @@ programs -> signal -> conntrack, snat        the same at once when source ports 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.cluster_nodes import ClusterNodesController
@@ -53,6 +53,8 @@ class DatapathPart(Part):
     # None: maps in memory, no programs.
     programs: NodePrograms | None = None
     attachments: Desired[Attachment] | None = None
+    # Tables whose rows the programs need in the kernel.
+    needed: list[RWTable[Any]] = field(default_factory=list)
 
     async def synchronised(self, db: DB) -> None:
         """Wait until all Node objects were listed and every address was attempted."""
@@ -74,7 +76,12 @@ def build(
     nodes = cluster_nodes.new_cluster_nodes_table(ctx.db)
     reconciler = ctx.reconciler(nodes, cluster_node_operations(edge.nodes), cluster_nodes)
     part = DatapathPart(
-        edge=edge, pressure=pressure, nodes=nodes, nodes_reconciler=reconciler, programs=programs
+        edge=edge,
+        pressure=pressure,
+        nodes=nodes,
+        nodes_reconciler=reconciler,
+        programs=programs,
+        needed=[nodes],
     )
     controller = ClusterNodesController(ctx.db, cluster.nodes, nodes, options.node_name)
     part.jobs["cluster-nodes"] = controller.run
@@ -84,6 +91,7 @@ def build(
     if node.network is None or programs is None:
         return part
     part.attachments = build_attachments(ctx, node.network, programs.attaching(), part)
+    part.needed.append(part.attachments.table)
     filters = filter_places(node.network, options.pin_dir)
     if filters is not None:
         netns, read = node.network.netns, filters.program_ids
@@ -169,6 +177,7 @@ def _packet_jobs(
     metrics = DatapathMetrics(flows.read_metrics)
     ctx.registry.register(metrics)
     rows = netdevs.new_netdevs_table(ctx.db)
+    part.needed.append(rows)
     devices = PacketDevicesController(
         ctx.db, network.observed.devices, rows, table, options, flows.programs_dir, own
     )

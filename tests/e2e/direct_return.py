@@ -129,7 +129,6 @@ class Direct(NamedTuple):
         for each in self.agents:
             each.eventually(each.ready, 30)
             each.eventually(partial(knows_nodes, each))
-            each.eventually(partial(has_programs, each))
 
     def kill(self) -> None:
         """End the agents at once; what they put in force is cleaned up by `close`."""
@@ -226,13 +225,6 @@ def expected(cell: Cell, direct: Collection[str] = tuple(KINDS)) -> list[str]:
     if cell.client == "outside" and cell.proto not in direct:
         by[1] = node_address(1, family)
     return [f"{REMOTE.name} {by[number]}" for number in cell.asked]
-
-
-def has_programs(each: World) -> bool:
-    """Programs run at the devices of the node and of its pods, which a start does not wait for."""
-    rows = each.get("/statedb/dump")["tables"]["attachments"]
-    done = {row["target"] for row in rows if row["status"]["kind"] == "done"}
-    return done >= {"eth0", "lxc0", "lxc1"}
 
 
 @contextmanager
