@@ -258,7 +258,7 @@ class NodeDatapath:
         with opened:
             if wanted is None or wanted >= opened.max_entries:
                 return
-            held = sum(1 for _ in opened.items())
+            held = opened.count()
             if held > wanted:
                 raise RequirementMissing(
                     f"map {name} holds {held} entries that are in force, and is to have room for"

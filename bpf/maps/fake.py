@@ -31,7 +31,7 @@ class FakeMap:
         self.max_entries = max_entries
         self._entries: dict[bytes, bytes] = {}
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         return len(self._entries)
 
     def lookup(self, key: bytes) -> bytes | None:
@@ -149,6 +149,9 @@ class FaultyMap:
     def delete(self, key: bytes) -> None:
         self._maybe_fail("delete from")
         self.target.delete(key)
+
+    def count(self) -> int:
+        return self.target.count()
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         return self.target.items()

@@ -171,6 +171,21 @@ class Map(Fd):
             self._batch = False
             yield from self._items_singly()
 
+    def count(self) -> int:
+        """How many entries there are; their values are not taken apart."""
+        if not self._batch:
+            return sum(1 for _ in self.keys())
+        read = 0
+        try:
+            for _, _, count in self._batches():
+                read += count
+        except _NOT_SUPPORTED:
+            if read:
+                raise
+            self._batch = False
+            return sum(1 for _ in self.keys())
+        return read
+
     def _items_singly(self) -> Iterator[tuple[bytes, bytes]]:
         for key in self.keys():
             value = self.lookup(key)
@@ -178,6 +193,10 @@ class Map(Fd):
                 yield key, value
 
     def _chunks(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        for keys, values, count in self._batches():
+            yield self._split(keys, values, count)
+
+    def _batches(self) -> Iterator[tuple[Any, Any, int]]:
         size = min(LOOKUP_BATCH, max(self.max_entries, 1))
         cursor: Any = ffi.NULL
         following = ffi.new("char[]", CURSOR_BYTES)
@@ -194,7 +213,7 @@ class Map(Fd):
                 continue
             if error is not None and not isinstance(error, NotFound | MapFull):
                 check(rc, f"read {self.name}")
-            yield self._split(keys, values, count[0])
+            yield keys, values, count[0]
             if isinstance(error, NotFound):
                 return
             cursor, following = following, ffi.new("char[]", CURSOR_BYTES)

@@ -33,6 +33,9 @@ class RawMap(Protocol):
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries, in no order. An entry that changes meanwhile may be seen or not."""
 
+    def count(self) -> int:
+        """How many entries there are, without reading them."""
+
     def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Create or replace many entries in order. Raises: BatchError naming how many were done."""
 

@@ -55,9 +55,9 @@ class TableMap:
             )
         return cls(outer)
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Number of tables, without reading them."""
-        return sum(1 for _ in self._outer.items())
+        return self._outer.count()
 
     def close(self) -> None:
         self._outer.close()

@@ -92,11 +92,7 @@ class MapPressure(Collector):
 
     def _count(self) -> dict[str, int]:
         known = self._known_entries()
-        return {
-            name: sum(1 for _ in raw.items())
-            for name, raw in self._maps.items()
-            if name not in known
-        }
+        return {name: raw.count() for name, raw in self._maps.items() if name not in known}
 
     def _warn(self) -> None:
         """Each map once, until it has room again."""

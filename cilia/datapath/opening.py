@@ -7,7 +7,7 @@ run. Opening the former blocks: the agent does it in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpf.maps.cluster_nodes import ClusterNodeMaps
@@ -48,14 +48,9 @@ class Datapath(Protocol):
 
 def _usage(maps: LBMaps) -> list[dict[str, Any]]:
     return [
-        {"name": raw.name, "entries": _count(raw), "max_entries": raw.max_entries}
+        {"name": raw.name, "entries": raw.count(), "max_entries": raw.max_entries}
         for raw in maps.all()
     ]
-
-
-def _count(raw: RawMap) -> int:
-    """Without reading values where the map can do that."""
-    return len(raw) if isinstance(raw, Sized) else sum(1 for _ in raw.items())
 
 
 class MemoryDatapath:

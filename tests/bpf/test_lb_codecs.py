@@ -81,4 +81,4 @@ def test_wrapped_set_writes_through_to_the_same_maps() -> None:
     faulty.v6.rev_nat.update(lb.encode_id(5), lb.encode_rev_nat(lb.RevNatValue(b"6" * 16, 80)))
     inner = maps.v6.rev_nat
     assert isinstance(inner, FakeMap)
-    assert len(inner) == 1
+    assert inner.count() == 1

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from random import Random
 from threading import Thread
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -42,7 +42,7 @@ def kernel_hash_without_batch(max_entries: int) -> RawMap:
     from bpf.maps.types import MapType
 
     class Old(Map):
-        def _chunks(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        def _batches(self) -> Iterator[tuple[Any, Any, int]]:
             from bpf.errors import ENOTSUPP, kernel_error
 
             raise kernel_error("no batch", ENOTSUPP)
@@ -110,10 +110,12 @@ def test_batches_carry_more_than_one_buffer(make: Maker) -> None:
     keys = [key(n) for n in range(MANY)]
     raw.update_batch(keys, [value(n * 3) for n in range(MANY)])
     assert dict(raw.items()) == {key(n): value(n * 3) for n in range(MANY)}
+    assert raw.count() == MANY
     raw.delete_batch(keys[: MANY // 2])
     assert sorted(k for k, _ in raw.items()) == sorted(keys[MANY // 2 :])
     raw.clear()
     assert list(raw.items()) == []
+    assert raw.count() == 0
 
 
 def test_what_reading_needed_is_freed_at_once(make: Maker) -> None:

@@ -76,6 +76,7 @@ class LoggedMap:
         self.max_entries = target.max_entries
         self.lookup = target.lookup
         self.items = target.items
+        self.count = target.count
         self.clear = target.clear
 
     def update(self, key: bytes, value: bytes, flags: int = 0) -> None:
