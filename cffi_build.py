@@ -117,11 +117,12 @@ def compiled_extensions() -> list[Any]:
 
 def groups() -> list[Group]:
     """The modules that are compiled, as groups; needs an importable root."""
+    from cilia.k8s.compiled import K8S
     from cilia.loadbalancer.services.compiled import LOADBALANCER
     from reconcilers.compiled import RECONCILERS
     from statedb.compiled import STATEDB
 
-    return [STATEDB, RECONCILERS, LOADBALANCER]
+    return [STATEDB, RECONCILERS, LOADBALANCER, K8S]
 
 
 def build_native(names: Sequence[str]) -> int:

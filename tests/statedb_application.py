@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from cilia.script import Command, CommandFailed, Flag, Suite
-from cilia.script.commands import CommandLike
+from cilia.script.commands import Command, CommandLike, Flag
+from cilia.script.errors import CommandFailed
+from cilia.script.runner import Suite
 from cilia.script.state import State
 from statedb import DB, Column, Index, RWTable, new_table
 from statedb.shown.commands import db_commands

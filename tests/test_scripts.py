@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from cilia.script import ScriptFailed, Suite, run_file
+from cilia.script.errors import ScriptFailed
+from cilia.script.runner import Suite, run_file
 from tests.expected_failure import expected_failure
 
 TESTDATA = Path(__file__).parent.parent / "testdata"

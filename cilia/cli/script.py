@@ -17,7 +17,8 @@ from pathlib import Path
 
 import click
 
-from cilia.script import ScriptFailed, Suite, run_file
+from cilia.script.errors import ScriptFailed
+from cilia.script.runner import Suite, run_file
 
 DEFAULT_SUITE = "cilia.agent.script.application:SUITE"
 FAILED, UNUSABLE = 1, 2

@@ -68,6 +68,20 @@ class Sessions:
         generic = [command for command in GENERIC_COMMANDS if command.name not in _NOT_REMOTE]
         return [*generic, *self._commands()]
 
+    def describe(self) -> list[dict[str, Any]]:
+        """Commands as plain values, for help and completion on the other side of a socket."""
+        return [
+            {
+                "name": command.name,
+                "summary": command.summary,
+                "usage": usage_line(command),
+                "help": command_help(command, verbose=True),
+                "flags": [f"--{flag.name}" for flag in command.flags],
+                "words": list(words() if (words := getattr(command, "words", None)) else ()),
+            }
+            for command in sorted(self.commands(), key=lambda command: command.name)
+        ]
+
     def run(
         self, session_id: str, line: str, files: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
@@ -118,21 +132,6 @@ class Sessions:
         if evicted is not None:
             evicted.close()
         return session
-
-
-def describe_commands(commands: Iterable[CommandLike]) -> list[dict[str, Any]]:
-    """Commands as plain values, for help and completion on the other side of a socket."""
-    return [
-        {
-            "name": command.name,
-            "summary": command.summary,
-            "usage": usage_line(command),
-            "help": command_help(command, verbose=True),
-            "flags": [f"--{flag.name}" for flag in command.flags],
-            "words": list(words() if (words := getattr(command, "words", None)) else ()),
-        }
-        for command in sorted(commands, key=lambda command: command.name)
-    ]
 
 
 def _run_line(

@@ -13,7 +13,7 @@ import pytest
 
 from bpf.errors import BPFError
 from bpf.maps.lb import LBMaps
-from cilia.script import run_file
+from cilia.script.runner import run_file
 from statedb.web.remote import RemoteDB
 from tests.e2e.random_services import (
     ADDRESS,

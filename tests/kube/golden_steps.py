@@ -15,7 +15,8 @@ import msgspec
 from cilia.agent.script.application import SUITE
 from cilia.k8s.documents import read_yaml
 from cilia.k8s.tracker import Conflict, NotFound, Tracker, TrackerError
-from cilia.script import run_file, txtar
+from cilia.script import txtar
+from cilia.script.runner import run_file
 from tests.expected_failure import expected_failure
 
 TESTDATA: Final = Path(__file__).resolve().parents[2] / "testdata"

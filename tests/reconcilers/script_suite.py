@@ -13,8 +13,9 @@ from typing import Any
 
 import anyio.from_thread
 
-from cilia.script import Command, CommandFailed, Output, Suite
-from cilia.script.commands import CommandLike
+from cilia.script.commands import Command, CommandLike, Output
+from cilia.script.errors import CommandFailed
+from cilia.script.runner import Suite
 from cilia.script.state import State
 from reconcilers import Config, Drift, Reconciler, new_drift_table
 from statedb import DB, Column, Index, RWTable, new_table

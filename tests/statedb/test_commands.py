@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cilia.script import run_file
 from cilia.script.flags import parse_flags
 from cilia.script.helptext import command_help
+from cilia.script.runner import run_file
 from cilia.script.state import State
 from statedb.errors import CommandFailed, StateDBError, TableMismatch
 from statedb.shown.command import Command, Output

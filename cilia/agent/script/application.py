@@ -39,8 +39,9 @@ from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.tracker import Tracker
 from cilia.program.options import options_of, validated
 from cilia.program.values import Duration
-from cilia.script import CommandLike, Suite
+from cilia.script.commands import CommandLike
 from cilia.script.documents import DOCUMENT_COMMANDS
+from cilia.script.runner import Suite
 from statedb.shown.commands import db_commands
 
 T = TypeVar("T")

@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from cilia.k8s.tracker import Tracker
-from cilia.script import Command, CommandFailed, Flag, Output, State
+from cilia.script.commands import Command, Flag, Output
+from cilia.script.errors import CommandFailed
+from cilia.script.state import State
 
 __all__ = ["k8s_commands"]
 

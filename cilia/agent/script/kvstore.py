@@ -10,7 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from cilia.script import Command, CommandFailed, Flag, Output, State
+from cilia.script.commands import Command, Flag, Output
+from cilia.script.errors import CommandFailed
+from cilia.script.state import State
 
 __all__ = ["kvstore_commands"]
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 from bpf.maps.lb_dump import dump, dump_scale_to_zero
 from cilia.agent.script.target import Flags, ScriptTarget, Target
 from cilia.agent.wiring import Agent
-from cilia.script import Command, CommandFailed, Flag, Output, State
+from cilia.script.commands import Command, Flag, Output
+from cilia.script.errors import CommandFailed
+from cilia.script.state import State
 from statedb import StatusKind
 from statedb.status import refreshing
 from tables.addressing import L3n4Addr, ServiceName

@@ -15,8 +15,10 @@ import yaml
 from cilia.agent.metrics_samples import AGES, MetricsSampler, series_of
 from cilia.agent.script.html import metrics_page
 from cilia.agent.script.target import Flags, Target
-from cilia.script import Command, CommandFailed, Flag, Output, State
+from cilia.script.commands import Command, Flag, Output
+from cilia.script.errors import CommandFailed
 from cilia.script.goregexp import Regexp, compile_re2
+from cilia.script.state import State
 from statedb import Column
 from statedb.shown.columns import table_text
 from tables.health import Health, Level

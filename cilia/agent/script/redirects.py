@@ -9,7 +9,9 @@ from bpf.maps.redirect_skips import dump
 from cilia.agent.script.target import Flags, ScriptTarget, Target
 from cilia.agent.wiring import Agent
 from cilia.loadbalancer.redirects.controller import wants
-from cilia.script import Command, CommandFailed, Output, State
+from cilia.script.commands import Command, Output
+from cilia.script.errors import CommandFailed
+from cilia.script.state import State
 from statedb import ReadTxn
 from tables.addressing import L3n4Addr
 from tables.cluster.pods import pod_key

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from cilia.cli.completer import Completer
 from cilia.cli.shell import AgentShell, history_file, shell, terminal
-from cilia.script import Command, Output, Sessions
-from cilia.script.sessions import describe_commands
+from cilia.script.commands import Command, Output
+from cilia.script.sessions import Sessions
 from tests.cilia.cli.terminal import Terminal
 
 
@@ -37,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._send({"commands": describe_commands(self.server.sessions.commands())})
+        self._send({"commands": self.server.sessions.describe()})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

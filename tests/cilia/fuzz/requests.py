@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from bpf.maps.lb import LBMaps
-from cilia.agent import shell
+from cilia.agent import live_target
 from cilia.agent.config import AgentConfig
 from cilia.agent.context import new_context
 from cilia.agent.serving import agent_routes
@@ -31,7 +31,7 @@ from cilia.agent.wiring import build
 from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.manifests import ManifestSource
 from cilia.loadbalancer.replacement import Replacement
-from cilia.script import Sessions
+from cilia.script.sessions import Sessions
 from tables.problems import Problem
 from tests.cilia.fuzz.forms import VALUES
 from tests.cilia.fuzz.inputs import spoil_bytes, spoil_form
@@ -177,12 +177,12 @@ def application(directory: Path) -> Iterator[Starlette]:
         sessions.append(Sessions(*args))
         return sessions[-1]
 
-    with patch.object(shell, "Sessions", new_sessions):
-        app = Starlette(routes=new_routes(directory))
-    try:
-        yield app
-    finally:
-        sessions[0].close_all()
+    with patch.object(live_target, "Sessions", new_sessions):
+        try:
+            yield Starlette(routes=new_routes(directory))
+        finally:
+            for each in sessions:
+                each.close_all()
 
 
 def new_routes(directory: Path) -> list[BaseRoute]:

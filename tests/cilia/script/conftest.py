@@ -10,8 +10,10 @@ from textwrap import dedent
 
 import pytest
 
-from cilia.script import GENERIC_COMMANDS, CommandLike, Engine, State
-from cilia.script.engine import Ending
+from cilia.script.commands import CommandLike
+from cilia.script.engine import Ending, Engine
+from cilia.script.generic import GENERIC_COMMANDS
+from cilia.script.state import State
 
 Execute = Callable[..., Ending]
 

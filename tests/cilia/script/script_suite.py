@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cilia.script import Command, CommandFailed, Flag, Output, ScriptFailed, State, Suite, run_file
+from cilia.script.commands import Command, Flag, Output
 from cilia.script.documents import DOCUMENT_COMMANDS
-from cilia.script.state import Flags
+from cilia.script.errors import CommandFailed, ScriptFailed
+from cilia.script.runner import Suite, run_file
+from cilia.script.state import Flags, State
 
 
 class FakeApplication:

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from cilia.script import GENERIC_COMMANDS, Command, Engine, Flag, Output, ScriptFailed, State
+from cilia.script.commands import Command, Flag, Output
 from cilia.script.conditions import Condition
-from cilia.script.errors import CommandFailed, UnknownName
+from cilia.script.engine import Engine
+from cilia.script.errors import CommandFailed, ScriptFailed, UnknownName
+from cilia.script.generic import GENERIC_COMMANDS
+from cilia.script.state import State
 from tests.cilia.script.conftest import Execute
 
 

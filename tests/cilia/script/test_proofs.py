@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from cilia.script import Command, ScriptFailed, run_file
+from cilia.script.commands import Command
+from cilia.script.errors import ScriptFailed
+from cilia.script.runner import run_file
 from tests.cilia.script.conftest import Execute
 from tests.cilia.script.script_suite import SUITE
 from tests.proofs import ROOT, exists, proofs_of, scripts_without_statement

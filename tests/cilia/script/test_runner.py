@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cilia.script import ScriptFailed, run_file
-from cilia.script.runner import script_flags
+from cilia.script.errors import ScriptFailed
+from cilia.script.runner import run_file, script_flags
 from tests.cilia.script.script_suite import SUITE
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from cilia.script import Command, Output, Sessions, State
-from cilia.script.sessions import MAX_SESSIONS, describe_commands
+from cilia.script.commands import Command, Output
+from cilia.script.sessions import MAX_SESSIONS, Sessions
+from cilia.script.state import State
 
 
 def _gate(released: threading.Event) -> Command:
@@ -152,7 +153,7 @@ def test_requests_are_checked(sessions: Sessions) -> None:
 
 
 def test_commands_are_described_for_help_and_completion(sessions: Sessions) -> None:
-    described = {row["name"]: row for row in describe_commands(sessions.commands())}
+    described = {row["name"]: row for row in sessions.describe()}
     assert described["gate"]["words"] == ["a", "b"]
     assert described["cmp"]["flags"] == ["--quiet"]
     assert described["cmp"]["usage"] == "cmp [-q] [--quiet] FILE FILE"

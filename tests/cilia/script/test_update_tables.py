@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cilia.script import ScriptFailed, run_file
+from cilia.script.errors import ScriptFailed
+from cilia.script.runner import run_file
 from tests.statedb_application import SUITE
 
 SCRIPT = """\

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cilia.agent.script.application import SUITE
-from cilia.script import run_file
+from cilia.script.runner import run_file
 
 EXPECTED = """\
 {status}
