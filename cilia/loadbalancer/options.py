@@ -8,6 +8,7 @@ policies and scale-to-zero are not. Durations are written as Go does (`1s`, `1m3
 from __future__ import annotations
 
 import ipaddress
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -100,7 +101,7 @@ class ServiceOptions(ProgramConfig):
     def lb_state_file_interval_s(self) -> float:
         return parse_duration(self.lb_state_file_interval)
 
-    @property
+    @cached_property  # looked at for each Service
     def health_check_loadbalancer_ip(self) -> bool:
         """True if health checks are answered, and at load-balancer addresses too."""
         return self.enable_health_check_nodeport and self.enable_health_check_loadbalancer_ip

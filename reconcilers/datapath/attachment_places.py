@@ -137,7 +137,7 @@ class LinkPlaces:
         name = self.name(row)
         link = self._pins.open(name)
         if link is None:
-            link = stray_link(self._pins, program, ATTACH_TYPES[row.hook], target_id)
+            link = stray_link(self._pins, program, ATTACH_TYPES[row.hook], target_fd, target_id)
         if link is not None:
             if self._keeps(link, row, target_id) and _swap(link, program):
                 return attached(self._pins.put(name, link))

@@ -39,7 +39,7 @@ class CgroupPlaces:
             log.warning("program was not in force, attaching it again", hook=name)
         link = self._pins.open(name)
         if link is None:
-            link = stray_link(self._pins, program, ATTACH_TYPES[row.hook], target_id)
+            link = stray_link(self._pins, program, ATTACH_TYPES[row.hook], target_fd, target_id)
         if link is None or not _serves(link, row, target_id, program):
             link = Link.create(program, target_fd, ATTACH_TYPES[row.hook])
         return attached(self._pins.put(name, link))

@@ -18,18 +18,16 @@ from reconcilers.datapath.link_pins import LinkPins
 
 __all__ = ["stray_link"]
 
-_LISTS = (AttachType.TCX_INGRESS, AttachType.TCX_EGRESS)
-
 
 def stray_link(
-    pins: LinkPins, program: Program, attach_type: AttachType, target_id: int
+    pins: LinkPins, program: Program, attach_type: AttachType, target: int, target_id: int
 ) -> Link | None:
     """Return the link by which the instance of `pins` runs a program of this name at a hook.
 
-    `target_id`: index of a device in the network namespace of the calling thread, or id of a
-    cgroup. A link that goes away meanwhile is none.
+    `target`: index of a device in the network namespace of the calling thread, or descriptor of a
+    cgroup; `target_id`: the index or the cgroup's id. A link that goes away meanwhile is none.
     """
-    found = {info.program_id: info for info in _links(attach_type, target_id)}
+    found = {info.program_id: info for info in _links(attach_type, target, target_id)}
     name = program.info().name if found else ""
     for number in own_programs(pins.pin_dir, found) if found else ():
         if program_name(number) == name and not pins.have(found[number].id):
@@ -40,15 +38,17 @@ def stray_link(
     return None
 
 
-def _links(attach_type: AttachType, target_id: int) -> Iterator[LinkInfo]:
-    if attach_type in _LISTS:
-        # Indexes of devices repeat in other namespaces; and most hooks are empty.
-        here = read_hook(target_id, attach_type).link_ids
-        return (info for info in all_links() if info.id in here) if here else iter(())
-    return (i for i in all_links() if i.target == target_id and _is_at(i, attach_type))
-
-
-def _is_at(info: LinkInfo, attach_type: AttachType) -> bool:
+def _links(attach_type: AttachType, target: int, target_id: int) -> Iterator[LinkInfo]:
     if attach_type is AttachType.XDP:
-        return info.type == LinkType.XDP
-    return info.attach_type == attach_type
+        kind = LinkType.XDP
+        return (i for i in all_links() if i.type == kind and i.target == target_id)
+    # Most hooks are empty; and indexes of devices repeat in other namespaces.
+    programs = read_hook(target, attach_type).program_ids
+    if not programs:
+        return iter(())
+    return (
+        info
+        for info in all_links()
+        if info.program_id in programs
+        and (info.attach_type, info.target) == (attach_type, target_id)
+    )

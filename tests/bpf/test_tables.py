@@ -39,7 +39,7 @@ def test_tables_of_different_lengths_are_kept_and_replaced(tables: Any) -> None:
     assert tables.lookup(key(2)) == table(200, 500)
     tables.update(key(2), table(300, 7))
     assert dict(tables.items()) == {key(1): table(100, 5), key(2): table(300, 7)}
-    assert len(tables) == 2
+    assert tables.count() == 2
     tables.delete(key(1))
     assert (tables.lookup(key(1)), tables.lookup(key(2))) == (None, table(300, 7))
     tables.clear()

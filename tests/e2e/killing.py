@@ -41,7 +41,11 @@ KINDS = (
     (r"(open pin .*/maps/|info of map|(size|reuse|descriptor of) map|select)", "open maps"),
     (r"(count possible CPUs|open ring buffer)", "open maps"),
     (r"(set constant|descriptor of program)", "load programs"),
-    (r"(open pin .*/(links|programs)/|info of (link|program))", "look at links"),
+    (
+        r"(open pin .*/(links|programs)/|info of (link|program)|list links|link \d"
+        r"|read (tcx|cgroup))",
+        "look at links",
+    ),
     (r"(read|look up in) ", "read maps"),
     (r"update ", "write entries"),
     (r"delete from cilia_(ct|snat)", "delete flows that are over"),

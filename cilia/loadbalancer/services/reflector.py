@@ -216,9 +216,8 @@ class ServiceReflector:
 
     def _has_health_service(self, obj: Service) -> bool:
         """Its backends are the node's addresses."""
-        if not obj.spec.health_check_node_port:  # most, and the option is worked out at each look
-            return False
-        return self._writer.config.health_check_loadbalancer_ip
+        wanted = self._writer.config.health_check_loadbalancer_ip
+        return wanted and bool(obj.spec.health_check_node_port)
 
     def _convert(
         self,

@@ -232,7 +232,7 @@ class World:
         return {
             f"{name}.{attribute}": len(value)
             for name, part in parts.items()
-            for attribute, value in vars(part).items()
+            for attribute, value in _attributes(part)
             if isinstance(value, dict | list | set) and attribute not in ("_told", "_by_service")
         }
 
@@ -242,6 +242,12 @@ class World:
             table = self.db.table(name)
             yield from cells(columns_of(table), row)
             yield json_line(shown(table, row)).decode()
+
+
+def _attributes(part: object) -> Iterator[tuple[str, object]]:
+    """Also of an instance of a compiled class, which has no `__dict__`."""
+    names = getattr(type(part), "__mypyc_attrs__", ()) or vars(part)
+    return ((name, getattr(part, name)) for name in names)
 
 
 def kind_of(event: Event) -> str:
