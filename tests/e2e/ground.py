@@ -51,8 +51,6 @@ class Row(NamedTuple):
     do: Callable[[Ground], Undo]
     #: What the status or the log says until it is undone; empty: it is made whole.
     says: str = ""
-    #: The same where only a start has it so.
-    says_at_start: str = ""
     #: A start in this state ends with a sentence.
     refused: bool = False
     #: False where the thing is what traffic goes through.
@@ -208,7 +206,7 @@ class Ground:
         return wrong
 
     def before_a_start(self, row: Row) -> list[str]:
-        w, says = self.world, row.says or row.says_at_start
+        w, says = self.world, row.says
         wrong = []
         w.kill_agent()
         since = len(self.log())

@@ -26,8 +26,6 @@ DIRECTORIES: dict[str, Where] = {
     "links on the cgroup": lambda g: g.pin_dir / "links",
     "links on devices": lambda g: g.pin_dir / "attachments",
 }
-#: Links that are pinned elsewhere now are in force beside those that are made.
-STILL_PINNED = {"links on devices": "from_netdev"}
 PINNED = list(DIRECTORIES)[2:]
 FILES: dict[str, Where] = {
     "control socket": lambda g: g.world.state_dir / "cilia.sock",
@@ -43,8 +41,7 @@ def rows(pinned: list[str]) -> Iterator[Row]:
     for thing, where in DIRECTORIES.items():
         yield Row(thing, "removed", _of(ground.remove, where))
         yield Row(thing, "emptied", _of(ground.empty, where))
-        beside = STILL_PINNED.get(thing, "")
-        yield Row(thing, "renamed", _of(ground.rename, where), says_at_start=beside)
+        yield Row(thing, "renamed", _of(ground.rename, where))
         hidden = "in no BPF file system" if thing in PINNED else ""
         yield Row(thing, "mounted over", _of(ground.shadow, where), hidden, refused=bool(hidden))
     for thing, where in FILES.items():
