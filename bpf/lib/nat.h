@@ -15,6 +15,7 @@
 #include "ct.h"
 #include "nat_types.h"
 #include "own_flow.h"
+#include "switch.h"
 
 /* Set before load. Ports that node ports do not use. */
 const volatile __u32 nat_min_port = 32768;

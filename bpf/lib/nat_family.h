@@ -147,11 +147,18 @@ static __always_inline bool NAT(_try_first)(struct NAT(_search) *search)
 	return true;
 }
 
+/* While new connections go to another proxy, one of the node takes its own port over from a flow that is
+ * over: it goes on without us then. */
+static __always_inline bool NAT(_keeps_port)(const struct NAT(_search) *search)
+{
+	return !search->value.rev_nat && search->yields >= NAT_RANK(3) && switch_hands_back();
+}
+
 /* Look at some ports for what search->in and search->value say: a free one, or one that is given away. */
 static __always_inline void NAT(_look)(struct NAT(_search) *search)
 {
 	search->first = bpf_get_prandom_u32();
-	search->tries = nat_tries;
+	search->tries = NAT(_keeps_port)(search) ? 0 : nat_tries;
 	bpf_loop(search->tries, NAT(_try), search, 0);
 	if (search->result == DROP_NAT_NO_MAPPING && search->yields)
 		NAT(_take_over)(search);

@@ -108,7 +108,8 @@ class Replacement:
 
 def count_flows(conntrack: ConntrackMaps, now_s: int) -> int:
     """Connections of clients, those that another node sent here with their frontend, and the
-    node's own that got another port, because a client's had theirs.
+    node's own that got another port, because a client's had theirs. Who kept the port goes on
+    without us.
     """
     clients = sum(
         is_of_client(key, entry) and not ct.is_over(entry, now_s)
@@ -117,6 +118,7 @@ def count_flows(conntrack: ConntrackMaps, now_s: int) -> int:
     )
     others = sum(
         key.direction == nat.NatDirection.OUT  # clients' flows have none
+        and (value.address, value.port) != (key.source, key.source_port)
         and not value.flags & nat.NatFlag.CLOSING
         and value.expires_s >= now_s
         for raw in conntrack.translations.values()

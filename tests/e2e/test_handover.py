@@ -186,10 +186,7 @@ def test_a_connection_of_the_node_from_a_clients_port_is_waited_for(made: Handov
     w = made.world
     w.start_agent("--devices=eth0")
     w.eventually(w.ready, 30)
-    client = Stream(made.client, OUTSIDE)
-    while client.server != "remote":
-        client.close()
-        client = Stream(made.client, OUTSIDE)
+    client = client_of_remote(made)
     own = Stream(w.inside, (REMOTE, TARGET_PORT), client.port)
     client.close()
 
@@ -200,3 +197,31 @@ def test_a_connection_of_the_node_from_a_clients_port_is_waited_for(made: Handov
     own.close()
     done = w.cilia("replacement", "off", "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_while_it_hands_back_the_node_keeps_its_own_ports(made: Handover) -> None:
+    """Those of clients' flows that are over; nothing of such a connection is left behind."""
+    w = made.world
+    w.start_agent("--devices=eth0")
+    w.eventually(w.ready, 30)
+    client = client_of_remote(made)
+    assert w.cilia("replacement", "off").returncode == 0
+    port = client.port
+    client.close()
+    w.eventually(lambda: made.status()["packets"] == 0)
+    own = Stream(w.inside, (REMOTE, TARGET_PORT), port)
+    assert made.status()["packets"] == 0
+    w.agents[-1].terminate()
+    w.agents[-1].wait()
+    done = w.cilia("cleanup", f"--state-dir={w.state_dir}", f"--bpf-root={w.bpf_root}")
+    assert done.returncode == 0, done.stderr
+    assert own.ask() == "remote"
+
+
+def client_of_remote(made: Handover) -> Stream:
+    """A connection from outside that the remote server got."""
+    while True:
+        client = Stream(made.client, OUTSIDE)
+        if client.server == "remote":
+            return client
+        client.close()
