@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+import structlog
+
 from bpf.maps.cluster_nodes import ClusterNodeMaps
 from bpf.maps.lb import LBMaps
 from bpf.maps.raw import RawMap
@@ -21,6 +23,8 @@ from cilia.datapath.programs import NodePrograms, nothing
 if TYPE_CHECKING:
     from bpf.packet_programs import PacketConfig
     from bpf.sock import SockConfig
+
+log = structlog.get_logger("datapath")
 
 __all__ = ["Datapath", "KernelDatapath", "MemoryDatapath"]
 
@@ -98,6 +102,8 @@ class KernelDatapath:
         NodeDatapath.check_requirements(config)
         self._node = NodeDatapath(config, packets)
         self.maps = self._node.open_maps()
+        if self._node.put_back:
+            log.warning("pins of maps were gone, and are put back", maps=self._node.put_back)
         self.skip: SkipMaps | None = self._node.skip_maps()
         self.nodes = self._node.cluster_node_maps()
         self.flows = FlowMaps.of(self._node) if packets is not None else None

@@ -8,6 +8,8 @@ of them is announced by /proc/self/mountinfo instead.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import math
 import os
 import select
@@ -16,11 +18,15 @@ from pathlib import Path
 from typing import Final, Self
 
 import anyio
+import inotify_simple
 from inotify_simple import INotify, flags
 
 from cilia.linux.mounts import MountWatch
 
 __all__ = ["PathWatch", "entries"]
+
+# Its own search for the C library starts a process, which has our locks until it executes.
+inotify_simple._libc = ctypes.CDLL(None, use_errno=True)
 
 # Events within this time are taken as one change: an editor makes three or four for one save.
 DEBOUNCE_S: Final = 0.03
@@ -69,13 +75,13 @@ class PathWatch:
     the ways may be others now. Leave the block to end it.
 
     Raises:
-        OSError: no more watches can be had.
+        OSError: no more watches can be had; it names the setting that is too low.
     """
 
     def __init__(self, paths: Iterable[Path], contents: Iterable[Path] = ()) -> None:
         self.paths = frozenset(paths)
         self._contents = frozenset(contents)
-        self._inotify = INotify()
+        self._inotify = _new_inotify()
         # A mount made a way lead elsewhere, or events were lost. The descriptor ends a wait.
         self._is_elsewhere = False
         self._elsewhere = os.eventfd(0, os.EFD_CLOEXEC)
@@ -104,6 +110,8 @@ class PathWatch:
                     number = self._inotify.add_watch(directory, _EVENTS)
                 except (FileNotFoundError, NotADirectoryError, PermissionError):
                     continue  # the way is watched as far as it goes
+                except OSError as error:
+                    raise _too_low(error, "max_user_watches") from None
                 # Two paths of one directory (a bind mount) have one number.
                 self._directories.setdefault(number, set()).add(directory)
 
@@ -162,6 +170,22 @@ class PathWatch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _new_inotify() -> INotify:
+    """Raises: OSError."""
+    try:
+        return INotify(nonblocking=True)
+    except OSError as error:
+        raise _too_low(error, "max_user_instances") from None
+
+
+def _too_low(error: OSError, setting: str) -> OSError:
+    """Others of the machine use the same few; the kernel's words speak of files or of a disk."""
+    if error.errno not in (errno.EMFILE, errno.ENOSPC):
+        return error
+    text = f"no more inotify watches: raise fs.inotify.{setting} by sysctl"
+    return OSError(error.errno, text)
 
 
 def _place(path: Path) -> tuple[int, int] | None:

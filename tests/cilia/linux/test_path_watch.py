@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -65,6 +67,37 @@ async def test_a_wait_that_is_over_or_cancelled_loses_nothing(tmp_path: Path) ->
         with anyio.move_on_after(DEBOUNCE_S / 3):
             await watch.wait()
         assert await watch.wait(5) == {tmp_path / "one"}
+
+
+STARTS_NO_PROCESS = """
+import sys, pathlib
+sys.addaudithook(lambda event, _: event in ("subprocess.Popen", "os.posix_spawn") and sys.exit(3))
+from cilia.linux.path_watch import PathWatch
+PathWatch([pathlib.Path("/tmp")]).close()
+"""
+
+
+def test_a_watch_starts_no_process() -> None:
+    assert subprocess.run([sys.executable, "-c", STARTS_NO_PROCESS], check=False).returncode == 0
+
+
+WATCHES_WITHOUT_END = """
+from pathlib import Path
+from cilia.linux.path_watch import PathWatch
+watches = []
+while True:
+    watches.append(PathWatch([Path("/tmp")]))
+"""
+FIVE = 'echo 5 > /proc/sys/user/max_inotify_instances; exec "$@"'
+
+
+@pytest.mark.root
+def test_a_setting_that_is_too_low_is_named() -> None:
+    """In a user namespace, which has the settings for itself."""
+    command = ["unshare", "-Ur", "sh", "-c", FIVE, "sh", sys.executable, "-c", WATCHES_WITHOUT_END]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "raise fs.inotify.max_user_instances by sysctl" in done.stderr
 
 
 @pytest.mark.root
