@@ -66,6 +66,7 @@ class NodeDatapath:
             entries=self._entries,
             carried=SOCKET_MAPS | FLOW_MAPS,
             cache_dir=config.cache_dir,
+            in_use=self._maps_in_use,
         )
         self._programs: dict[str, Program] = {}
         #: Ids of these programs, by name.
@@ -83,6 +84,11 @@ class NodeDatapath:
     def fresh(self) -> list[str]:
         """Names of maps whose contents are not known to be complete."""
         return self._loader.fresh
+
+    @property
+    def put_back(self) -> list[str]:
+        """Names of maps in use whose pins somebody had removed or replaced."""
+        return self._loader.put_back
 
     @staticmethod
     def check_requirements(config: SockConfig) -> None:
@@ -269,6 +275,12 @@ class NodeDatapath:
     def _entries(self, name: str) -> int | None:
         sizes = {**self._packets.entries, **self.config.own_entries}
         return sizes[name] if name in sizes else map_entries(self.config, name)
+
+    def _maps_in_use(self) -> set[int]:
+        """Ids of the maps of programs that are attached or were published."""
+        programs = {info.program_id for _, info in self._links()}
+        programs |= _published_ids(self.config.pin_dir)
+        return {number for program in programs for number in _map_ids(program)}
 
     def _links(self) -> Iterator[tuple[Path, LinkInfo]]:
         for directory in (self.links_dir, self.device_links_dir):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,9 @@ from bpf.maps.map import Map
 from bpf.maps.raw import NOEXIST
 from bpf.object import MapDefinition, Object
 from bpf.program import Program
+
+#: Of a map's name, the kernel keeps so much.
+NAME_BYTES = 15
 
 #: Suffix of a map that is to take the place of one with another layout or size.
 NEXT = "~next"
@@ -51,9 +54,11 @@ class Loader:
         entries: Callable[[str], int | None] = lambda name: None,
         carried: frozenset[str] = frozenset(),
         cache_dir: Path | None = None,
+        in_use: Callable[[], Iterable[int]] = tuple,
     ) -> None:
         """Nothing is opened yet.
 
+        ``in_use``: ids of the maps of programs in force; one that lost its pin gets it back.
         ``entries``: size of a map by name, None for that of the source. ``carried``: maps that
         programs write, whose entries move to a successor of the same layout; all others are filled
         by the caller.
@@ -63,11 +68,14 @@ class Loader:
         self._entries = entries
         self._carried = carried
         self._cache_dir = cache_dir
+        self._in_use = in_use
         self._elves: dict[str, bytes] = {}
         #: The maps of this build, by name.
         self.maps: dict[str, Map] = {}
         #: Maps whose contents are not known to be complete.
         self.fresh: list[str] = []
+        #: Maps in use that had no pin, or another map under their name.
+        self.put_back: list[str] = []
         #: Seconds a phase took.
         self.timings: dict[str, float] = {}
 
@@ -80,6 +88,7 @@ class Loader:
         with self.timed("compile"):
             for name in self.names:
                 self._elves[name] = bpf_compile.load_object(name, cache_dir=self._cache_dir)
+        self._put_pins_back()
         pinned = [path.name for path in self.maps_dir.iterdir()]
         settled = not any(name.endswith(NEXT) for name in pinned)
         with self.timed("maps"):
@@ -166,6 +175,23 @@ class Loader:
             self.timings[phase] = time.monotonic() - start
 
     # -- steps --
+
+    def _put_pins_back(self) -> None:
+        """Without them what is in force would pass for gone, and a map that somebody put in the
+        place of another for filled.
+        """
+        lost = maps_without_pin(self.maps_dir, self._in_use())
+        if not lost:
+            return
+        for name, elf in self._elves.items():
+            with Object.open(name, elf) as obj:
+                names = [definition.name for definition in obj.map_definitions()]
+            for known in names:
+                number = lost.pop(known[:NAME_BYTES], 0)
+                if number:
+                    with Map.by_id(number) as found:
+                        found.replace_pin(self.maps_dir / known)
+                    self.put_back.append(known)
 
     def _sized(self, definition: MapDefinition) -> MapDefinition:
         wanted = self._entries(definition.name)
@@ -262,6 +288,28 @@ def _fits(pinned: Map, wanted: MapDefinition) -> bool:
         size,
         wanted.flags,
     )
+
+
+def maps_without_pin(maps_dir: Path, in_use: Iterable[int]) -> dict[str, int]:
+    """Return the maps in use that are pinned nowhere in the directory, by the kernel's names.
+
+    Two of one name, of which nobody knows which is which, are left out.
+    """
+    pinned = set()
+    for path in maps_dir.iterdir():
+        try:
+            with Map.open_pinned(path) as opened:
+                pinned.add(opened.info.id)
+        except (NotFound, Invalid):
+            continue
+    names: dict[str, list[int]] = {}
+    for number in set(in_use) - pinned:
+        try:
+            with Map.by_id(number) as opened:
+                names.setdefault(opened.info.name, []).append(number)
+        except NotFound:
+            continue
+    return {name: numbers[0] for name, numbers in names.items() if len(numbers) == 1}
 
 
 def same_layout(one: Map, other: Map) -> bool:
