@@ -42,8 +42,8 @@ KINDS = (
     (r"(count possible CPUs|open ring buffer)", "open maps"),
     (r"(set constant|descriptor of program)", "load programs"),
     (
-        r"(open pin .*/(links|programs)/|info of (link|program)|list links|link \d"
-        r"|read (tcx|cgroup))",
+        r"(open pin .*/(links|programs)/|info of (link|program)|list links|(link|program|map) \d"
+        r"|maps of program|read (tcx|cgroup))",
         "look at links",
     ),
     (r"(read|look up in) ", "read maps"),
