@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from inotify_simple import INotify
 
 from cilia.linux.mounts import mount
 from cilia.linux.path_watch import DEBOUNCE_S, PathWatch, entries
@@ -81,23 +83,24 @@ def test_a_watch_starts_no_process() -> None:
     assert subprocess.run([sys.executable, "-c", STARTS_NO_PROCESS], check=False).returncode == 0
 
 
-WATCHES_WITHOUT_END = """
-from pathlib import Path
-from cilia.linux.path_watch import PathWatch
-watches = []
-while True:
-    watches.append(PathWatch([Path("/tmp")]))
-"""
-FIVE = 'echo 5 > /proc/sys/user/max_inotify_instances; exec "$@"'
+@pytest.mark.parametrize(
+    ("call", "code", "setting"),
+    [
+        ("__init__", errno.EMFILE, "max_user_instances"),
+        ("add_watch", errno.ENOSPC, "max_user_watches"),
+    ],
+)
+def test_a_setting_that_is_too_low_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, setting: str
+) -> None:
+    """The settings are the machine's, and a user namespace is not to be had everywhere."""
 
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-@pytest.mark.root
-def test_a_setting_that_is_too_low_is_named() -> None:
-    """In a user namespace, which has the settings for itself."""
-    command = ["unshare", "-Ur", "sh", "-c", FIVE, "sh", sys.executable, "-c", WATCHES_WITHOUT_END]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "raise fs.inotify.max_user_instances by sysctl" in done.stderr
+    monkeypatch.setattr(INotify, call, refused)
+    with pytest.raises(OSError, match=rf"raise fs\.inotify\.{setting} by sysctl"):
+        PathWatch([tmp_path])
 
 
 @pytest.mark.root
