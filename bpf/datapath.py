@@ -30,7 +30,7 @@ from types import MappingProxyType
 from bpf import features, pins
 from bpf.errors import NotFound, RequirementMissing
 from bpf.link import Link, LinkInfo
-from bpf.loader import Loader
+from bpf.loader import Loader, pinned_map_ids
 from bpf.maps.cluster_nodes import ClusterNodeMaps
 from bpf.maps.lb import LBMaps
 from bpf.maps.map import Map
@@ -328,19 +328,8 @@ def own_programs(pin_dir: Path, program_ids: Iterable[int]) -> set[int]:
     """
     wanted = set(program_ids)
     own = wanted & _published_ids(pin_dir)
-    maps = _pinned_map_ids(pin_dir / "maps") if wanted - own else set()
+    maps = pinned_map_ids(pin_dir / "maps") if wanted - own else set()
     return own | {number for number in wanted - own if _map_ids(number) & maps}
-
-
-def _pinned_map_ids(directory: Path) -> set[int]:
-    found = set()
-    for path in directory.iterdir() if directory.is_dir() else ():
-        try:
-            with Map.open_pinned(path) as opened:
-                found.add(opened.info.id)
-        except NotFound:
-            continue  # unpinned meanwhile
-    return found
 
 
 def _map_ids(program_id: int) -> set[int]:

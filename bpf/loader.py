@@ -290,20 +290,25 @@ def _fits(pinned: Map, wanted: MapDefinition) -> bool:
     )
 
 
+def pinned_map_ids(directory: Path) -> set[int]:
+    """Return the ids of the maps that are pinned in a directory, which may lack."""
+    found = set()
+    for path in directory.iterdir() if directory.is_dir() else ():
+        try:
+            with Map.open_pinned(path) as opened:
+                found.add(opened.info.id)
+        except (NotFound, Invalid):
+            continue  # unpinned meanwhile, or no map
+    return found
+
+
 def maps_without_pin(maps_dir: Path, in_use: Iterable[int]) -> dict[str, int]:
     """Return the maps in use that are pinned nowhere in the directory, by the kernel's names.
 
     Two of one name, of which nobody knows which is which, are left out.
     """
-    pinned = set()
-    for path in maps_dir.iterdir():
-        try:
-            with Map.open_pinned(path) as opened:
-                pinned.add(opened.info.id)
-        except (NotFound, Invalid):
-            continue
     names: dict[str, list[int]] = {}
-    for number in set(in_use) - pinned:
+    for number in set(in_use) - pinned_map_ids(maps_dir):
         try:
             with Map.by_id(number) as opened:
                 names.setdefault(opened.info.name, []).append(number)

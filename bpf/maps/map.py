@@ -172,7 +172,7 @@ class Map(Fd):
             yield from self._items_singly()
 
     def count(self) -> int:
-        """How many entries there are; their values are not taken apart."""
+        """Return the number of entries; their values are not taken apart."""
         if not self._batch:
             return sum(1 for _ in self.keys())
         read = 0

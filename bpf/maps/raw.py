@@ -34,7 +34,7 @@ class RawMap(Protocol):
         """All entries, in no order. An entry that changes meanwhile may be seen or not."""
 
     def count(self) -> int:
-        """How many entries there are, without reading them."""
+        """Return the number of entries, without reading them."""
 
     def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Create or replace many entries in order. Raises: BatchError naming how many were done."""
