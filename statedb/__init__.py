@@ -38,8 +38,9 @@ from statedb.errors import (
 
 if TYPE_CHECKING:
     from statedb._change import Change
+    from statedb._commits import Metrics, ReadTxn
     from statedb.changes import ChangeIterator
-    from statedb.db import DB, Metrics
+    from statedb.db import DB, new_table
     from statedb.derivation import Action, Derivation, derive, observe
     from statedb.index import Index
     from statedb.initializer import wait_initialized
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from statedb.persistent import Map, Set
     from statedb.sizing import Usage
     from statedb.status import Status, StatusKind
-    from statedb.table import Column, RWTable, Table, new_table
-    from statedb.txn import ReadTxn, WriteTxn
+    from statedb.table import Column, RWTable, Table
+    from statedb.txn import WriteTxn
     from statedb.watch import Channel, WatchSet, closed_channel, wait_any
 
 prefer(STATEDB, __name__, __path__)
@@ -111,8 +112,9 @@ __all__ = [
 # escape text, and need no tables.
 _NAMES: Final = {
     "statedb._change": "Change",
+    "statedb._commits": "Metrics ReadTxn",
     "statedb.changes": "ChangeIterator",
-    "statedb.db": "DB Metrics",
+    "statedb.db": "DB new_table",
     "statedb.derivation": "Action Derivation derive observe",
     "statedb.index": "Index",
     "statedb.initializer": "wait_initialized",
@@ -120,8 +122,8 @@ _NAMES: Final = {
     "statedb.persistent": "Map Set",
     "statedb.sizing": "Usage",
     "statedb.status": "Status StatusKind",
-    "statedb.table": "Column RWTable Table new_table",
-    "statedb.txn": "ReadTxn WriteTxn",
+    "statedb.table": "Column RWTable Table",
+    "statedb.txn": "WriteTxn",
     "statedb.watch": "Channel WatchSet closed_channel wait_any",
 }
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import threading
 from types import CodeType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from statedb.errors import TransactionOpen
-
-if TYPE_CHECKING:
-    from statedb._store import Store
 
 Opened: TypeAlias = "tuple[list[Any], CodeType, int, int]"
 """The tables, the caller's code and the offset in it, the thread."""
@@ -31,8 +28,7 @@ def describe(opened: Opened) -> str:
     return f"write transaction on {names}, opened at {code.co_filename}:{line}"
 
 
-def refuse_reopen(store: Store) -> None:
+def refuse_reopen(opened: Opened | None) -> None:
     """Raise when this thread itself holds the table that it is about to wait for."""
-    opened = store.opened
     if opened is not None and opened[3] == threading.get_ident():
         raise TransactionOpen(f"{describe(opened)} is still open in this thread")

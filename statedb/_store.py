@@ -29,13 +29,12 @@ from typing import Any, Final
 
 from statedb._opened import Opened
 from statedb._row import NEVER, NEWEST, Row, unlink, visible
+from statedb._secondary import Secondary
 from statedb._tree import View
-from statedb._views import usable, view_of
-from statedb._watchers import Watchers, changed_between
+from statedb._watchers import Difference, Watchers
 from statedb.errors import DuplicateKey, UnknownIndex
 from statedb.index import Index
 from statedb.lpm import Lengths, LpmKey
-from statedb.watch import Channel, closed_channel
 
 NO_TXN: Final = -1
 """What `txn_id` is when no transaction holds the table; a closed transaction has number 0."""
@@ -46,63 +45,6 @@ SLACK: Final = 1024
 """Superseded rows that a log may hold beyond the number of its live ones."""
 
 _rev_of: Final = attrgetter("rev")
-
-
-class Secondary:
-    """The entries of one secondary index: key -> primary key, or a dict of several.
-
-    Entries are a superset of what any live snapshot needs: they are added by writers at once and
-    removed only when the row that had them has left every live snapshot.
-    """
-
-    def __init__(self, index: Index, position: int) -> None:
-        self.index = index
-        self.position = position
-        self.single: bool = index.key is not None
-        self.key: Any = index.key
-        self.unique: bool = index.unique
-        self.entries: dict[Any, Any] = {}
-        self.lengths: Lengths | None = Lengths() if index.is_lpm else None
-
-    def add(self, skey: Any, key: Any) -> None:
-        """Note that the object of this primary key has the secondary key."""
-        entries = self.entries
-        entry = entries.get(skey)
-        if entry is None:
-            entries[skey] = key
-            if self.lengths is not None:
-                self.lengths.add(skey)
-        elif type(entry) is dict:
-            entry[key] = None
-        elif entry != key:
-            entries[skey] = {entry: None, key: None}
-
-    def remove(self, skey: Any, key: Any) -> None:
-        """Forget an entry."""
-        entry = self.entries.get(skey)
-        if type(entry) is dict:
-            entry.pop(key, None)
-            if not entry:
-                del self.entries[skey]
-        elif entry is not None and entry == key:
-            del self.entries[skey]
-
-    def candidates(self, skey: Any) -> list[Any]:
-        """Return the primary keys, in order, that may have the secondary key."""
-        entry = self.entries.get(skey)
-        if entry is None:
-            return []
-        if type(entry) is dict:
-            found = list(entry)
-            found.sort()
-            return found
-        return [entry]
-
-    def has(self, obj: Any, skey: Any) -> bool:
-        """Whether the object has the secondary key."""
-        if self.single:
-            return bool(self.key(obj) == skey)
-        return skey in self.index.keys_of(obj)
 
 
 class Snap:
@@ -136,19 +78,23 @@ class Snap:
         self.views = views
 
 
+class Tracker:
+    """How far one change iterator has come: tombstones above `rev` stay for it. Deletes up to
+    `since` are not reported to it.
+    """
+
+    def __init__(self, rev: int, since: int) -> None:
+        self.rev = rev
+        self.since = since
+
+
 class Store:
-    """State and internal procedures of a table; `statedb.table` adds what users call.
+    """State and internal procedures of a table; `statedb.table` has what users call.
 
     Written only by the holder of `lock`; `txn_id` is the holder's number.
     """
 
-    def __init__(
-        self,
-        name: str,
-        primary: Index,
-        secondary: Iterable[Index],
-        committed: Callable[[int], Snap | None],
-    ) -> None:
+    def __init__(self, name: str, primary: Index, secondary: Iterable[Index]) -> None:
         self.name = name
         self.position = -1
         self.primary = primary
@@ -161,7 +107,6 @@ class Store:
         self.positions: dict[Index | None, int] = {primary: 0}
         for second in self.secondaries:
             self.positions[second.index] = second.position
-        self._committed = committed
 
         self.rows: dict[Any, Row] = {}
         self.segments: list[list[Row]] = []
@@ -175,8 +120,8 @@ class Store:
         self.viewed = False
         self.graveyard: deque[Row] = deque()
         self.forgotten = 0  # revision of the newest tombstone that was removed
-        self.trackers: list[Any] = []
-        self.old_trackers: list[Any] = self.trackers
+        self.trackers: list[Tracker] = []
+        self.old_trackers: list[Tracker] = self.trackers
         self.log_horizon: int = NEVER
         self.log_len = 0
         self.compact_at = -1
@@ -225,7 +170,7 @@ class Store:
         """Return the snapshot of the state as it is now, to be committed."""
         if self.viewed:
             self.views = [
-                view if view is not None and usable(self, view, at) else None
+                view if view is not None and self.usable(view, at) else None
                 for at, view in enumerate(self.views)
             ]
         return self._snapshot()
@@ -502,9 +447,11 @@ class Store:
             runs.append(tail[:end])
         return runs
 
-    def view(self, snap: Snap, position: int) -> View:
-        """Return the ordered view of the snapshot."""
-        return view_of(self, snap, position)
+    def usable(self, view: View, position: int) -> bool:
+        """Whether the log (and the moved entries) still hold all that happened since the view."""
+        if view.rev < self.log_horizon:
+            return False
+        return position == 0 or view.rev >= self.moved_rev
 
     def index_keys_of(self, position: int) -> Callable[[Any], list[Any]]:
         """Return what gives an object's keys in the index of this number."""
@@ -512,17 +459,17 @@ class Store:
             return self.primary.keys_of
         return self.secondaries[position - 1].index.keys_of
 
-    # Watching.
-
-    def watch(self, snap: Snap, kind: int, position: int, argument: Any) -> Channel:
-        """Return a channel that closes when the answer to the query at `snap` may have changed."""
-        channel = self.watchers.register(kind, position, argument)
-        committed = self._committed(self.position)
-        if committed is None or committed is snap or snap.rev == NEWEST:
-            return channel
-        if changed_between(self, kind, position, argument, snap, committed):
-            return closed_channel()
-        return channel
+    def difference(self, rows: list[Row], before: Snap, after: Snap) -> Difference:
+        """Return what watched queries compare; `rows` were written between the snapshots."""
+        return Difference(
+            self.rows,
+            self.index_keys_of,
+            rows,
+            before.rev,
+            after.rev,
+            before.count != after.count,
+            bool(before.pending) != bool(after.pending),
+        )
 
 
 def _after(rows: list[Row], rev: int, end: int) -> int:

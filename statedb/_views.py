@@ -9,22 +9,13 @@ its snapshot, and the newest one with the store, where the next begins.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from statedb._row import NEWEST, visible
+from statedb._store import Snap, Store
 from statedb._tree import ABSENT, View, build, patch
 
-if TYPE_CHECKING:
-    from statedb._store import Snap, Store
-
 _key_of: Final = attrgetter("key")
-
-
-def usable(store: Store, view: View, position: int) -> bool:
-    """Whether the log (and the moved entries) still hold all that happened since the view."""
-    if view.rev < store.log_horizon:
-        return False
-    return position == 0 or view.rev >= store.moved_rev
 
 
 def view_of(store: Store, snap: Snap, position: int) -> View:
@@ -33,7 +24,7 @@ def view_of(store: Store, snap: Snap, position: int) -> View:
     rev = store.rev if snap.rev == NEWEST else snap.rev
     if base is not None and base.rev == rev:
         return base
-    if snap.rev == NEWEST and base is not None and not usable(store, base, position):
+    if snap.rev == NEWEST and base is not None and not store.usable(base, position):
         base = None
     if base is None:
         view = build_view(store, snap, position, rev)

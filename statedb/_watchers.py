@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from statedb._row import Row, visible
 from statedb.lpm import LpmKey, covers
 from statedb.watch import Channel
-
-if TYPE_CHECKING:
-    from statedb._store import Snap, Store
 
 ROWS: Final = 0
 """Any write (argument: None)."""
@@ -44,6 +42,57 @@ INIT: Final = 8
 
 _SWEEP_AT: Final = 1024
 """Registered queries before those that nobody holds any more are looked for."""
+
+
+class Difference:
+    """Two states of one table, compared as far as a watched query asks.
+
+    `newest`: the table's rows by key; `keys_of`: index number -> object -> keys; `rows`: all that
+    were written between the revisions `before` and `after`.
+    """
+
+    def __init__(
+        self,
+        newest: dict[Any, Row],
+        keys_of: Callable[[int], Callable[[Any], list[Any]]],
+        rows: list[Row],
+        before: int,
+        after: int,
+        number_differs: bool,
+        initialized_differs: bool,
+    ) -> None:
+        self.newest = newest
+        self.keys_of = keys_of
+        self.rows = rows
+        self.before = before
+        self.after = after
+        self.number_differs = number_differs
+        self.initialized_differs = initialized_differs
+        self._versions: list[Row] | None = None
+
+    def versions(self) -> list[Row]:
+        """Return the versions, old and new, of all objects that differ; costs a look at every
+        row, once.
+        """
+        if self._versions is None:
+            changed: list[Row] = []
+            for row in self.rows:
+                if visible(self.newest.get(row.key), self.after) is not row:
+                    continue
+                if not row.dead:
+                    changed.append(row)
+                old = visible(row, self.before)
+                if old is not None and not old.dead:
+                    changed.append(old)
+            self._versions = changed
+        return self._versions
+
+    def touched(self, position: int) -> set[Any]:
+        """Return the keys in an index that the differing versions have."""
+        if position == 0:
+            return {row.key for row in self.versions()}
+        keys_of = self.keys_of(position)
+        return {key for row in self.versions() for key in keys_of(row.obj)}
 
 
 class Watchers:
@@ -71,32 +120,14 @@ class Watchers:
                 self.count += 1
             return channel
 
-    def take(self, store: Store, rows: list[Row], before: Snap, after: Snap) -> list[Channel]:
-        """Remove and return the channels whose answer may differ between the snapshots.
-
-        `rows`: all rows that were written between them.
-        """
+    def take(self, difference: Difference) -> list[Channel]:
+        """Remove and return the channels whose answer may differ."""
         with self._lock:
             taken: list[Channel] = []
-            differing: list[Row] | None = None  # costs a look at every row, and few kinds need it
             for (kind, position), queries in self._queries.items():
-                if not queries:
-                    continue
-                if kind == ROWS:
-                    hits = list(queries) if rows else []
-                elif kind == COUNT:
-                    hits = list(queries) if before.count != after.count else []
-                elif kind == INIT:
-                    flipped = bool(before.pending) != bool(after.pending)
-                    hits = list(queries) if flipped else []
-                else:
-                    if differing is None:
-                        differing = _changed(store, rows, before.rev, after.rev)
-                    if kind == REVISION:
-                        hits = _revision_hits(queries, differing)
-                    else:
-                        hits = _hits(kind, queries, _touched(store, differing, position))
-                taken.extend([queries.pop(argument) for argument in hits])
+                if queries:
+                    hits = _hits(kind, position, queries, difference)
+                    taken.extend([queries.pop(argument) for argument in hits])
             self.count -= len(taken)
             return taken
 
@@ -120,35 +151,30 @@ def _drop_unheld(queries: dict[Any, Channel]) -> None:
             queries[argument] = channel
 
 
-def _changed(store: Store, rows: list[Row], before: int, after: int) -> list[Row]:
-    """Return the versions, old and new, of all objects that differ between the two revisions."""
-    newest = store.rows
-    changed: list[Row] = []
-    for row in rows:
-        if visible(newest.get(row.key), after) is not row:
-            continue
-        if not row.dead:
-            changed.append(row)
-        old = visible(row, before)
-        if old is not None and not old.dead:
-            changed.append(old)
-    return changed
+def answer_differs(kind: int, position: int, argument: Any, difference: Difference) -> bool:
+    """Whether the answer to this query may differ."""
+    probe = Watchers()
+    probe.register(kind, position, argument)
+    return bool(probe.take(difference))
 
 
-def _touched(store: Store, changed: list[Row], position: int) -> set[Any]:
-    """Return the keys that these versions have in an index."""
-    if position == 0:
-        return {row.key for row in changed}
-    keys_of = store.index_keys_of(position)
-    return {key for row in changed for key in keys_of(row.obj)}
+def _hits(
+    kind: int, position: int, queries: dict[Any, Channel], difference: Difference
+) -> list[Any]:
+    """Return the arguments of the queries of this kind whose answer may differ."""
+    if kind == ROWS:
+        return list(queries) if difference.rows else []
+    if kind == COUNT:
+        return list(queries) if difference.number_differs else []
+    if kind == INIT:
+        return list(queries) if difference.initialized_differs else []
+    if kind == REVISION:
+        last = max([row.rev for row in difference.versions()], default=0)
+        return [bound for bound in queries if bound <= last]
+    return _key_hits(kind, queries, difference.touched(position))
 
 
-def _revision_hits(queries: dict[Any, Channel], changed: list[Row]) -> list[Any]:
-    last = max([row.rev for row in changed], default=0)
-    return [bound for bound in queries if bound <= last]
-
-
-def _hits(kind: int, queries: dict[Any, Channel], touched: set[Any]) -> list[Any]:
+def _key_hits(kind: int, queries: dict[Any, Channel], touched: set[Any]) -> list[Any]:
     """Return the arguments of the queries whose answer depends on a touched key."""
     if not touched:
         return []
@@ -176,13 +202,3 @@ def _covered_by_any(asked: LpmKey, touched: set[Any]) -> bool:
         if (width, value >> (width - length) << (width - length), length) in touched:
             return True
     return False
-
-
-def changed_between(
-    store: Store, kind: int, position: int, argument: Any, before: Snap, after: Snap
-) -> bool:
-    """Whether the answer to the query may differ between two snapshots."""
-    probe = Watchers()
-    probe.register(kind, position, argument)
-    rows = [row for run in store.runs_after(after, before.rev) for row in run]
-    return bool(probe.take(store, rows, before, after))

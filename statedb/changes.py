@@ -9,27 +9,17 @@ reported.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from statedb._change import Change
+from statedb._commits import Commits, ReadTxn
 from statedb._row import NEWEST, visible
+from statedb._store import Snap, Store, Tracker
 from statedb._watchers import ROWS
 from statedb.errors import IteratorClosed
 from statedb.watch import Channel
 
-if TYPE_CHECKING:
-    from statedb.table import Table
-    from statedb.txn import ReadTxn
-
 T = TypeVar("T")
-
-
-class Tracker:
-    """How far one iterator has come; held by its table."""
-
-    def __init__(self, rev: int, since: int) -> None:
-        self.rev = rev
-        self.since = since
 
 
 class ChangeIterator(Generic[T]):
@@ -38,11 +28,12 @@ class ChangeIterator(Generic[T]):
     Dropping it without `close` releases its tombstones too.
     """
 
-    def __init__(self, table: Table[T], seen: int = 0) -> None:
-        self._table = table
-        self._tracker = Tracker(seen, seen or table.rev)
+    def __init__(self, commits: Commits, store: Store, seen: int) -> None:
+        self._commits = commits
+        self._store = store
+        self._tracker = Tracker(seen, seen or store.rev)
         self._closed = False
-        table.trackers = [*table.trackers, self._tracker]
+        store.trackers = [*store.trackers, self._tracker]
 
     @property
     def revision(self) -> int:
@@ -63,23 +54,24 @@ class ChangeIterator(Generic[T]):
             IteratorClosed: after `close`.
         """
         if self._closed:
-            raise IteratorClosed(f"the change iterator of table {self._table.name!r} is closed")
-        table = self._table
-        snap = table.snap_of(txn)
+            raise IteratorClosed(f"the change iterator of table {self._store.name!r} is closed")
+        store, commits = self._store, self._commits
+        snap = txn.snap_of(store)
         if snap.rev == NEWEST:
             txn = txn.base()
-            snap = table.snap_of(txn)
-        if table.graveyard:
-            table.db.collect(table)
-        return self._run(snap.rev, txn), table.watch(snap, ROWS, 0, None)
+            snap = txn.snap_of(store)
+        if store.graveyard:
+            commits.collect(store)
+        return self._run(snap, txn), commits.watch(store, snap, ROWS, 0, None)
 
-    def _run(self, upto: int, txn: ReadTxn) -> Iterator[Change[T]]:
+    def _run(self, snap: Snap, txn: ReadTxn) -> Iterator[Change[T]]:
         """Yield the changes; holds `txn`, so that the versions it sees stay."""
-        table = self._table
+        store = self._store
         tracker = self._tracker
         since = tracker.since
-        newest = table.rows
-        for run in table.runs_after(table.snap_of(txn), tracker.rev):
+        upto = snap.rev
+        newest = store.rows
+        for run in store.runs_after(snap, tracker.rev):
             for row in run:
                 rev = row.rev
                 if rev <= tracker.rev:
@@ -98,10 +90,10 @@ class ChangeIterator(Generic[T]):
         """Stop holding tombstones; closing twice does nothing."""
         if not self._closed:
             self._closed = True
-            self._table.db.forget_tracker(self._table, self._tracker)
+            self._commits.forget_tracker(self._store, self._tracker)
 
     def __del__(self) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<ChangeIterator {self._table.name} at {self._tracker.rev}>"
+        return f"<ChangeIterator {self._store.name} at {self._tracker.rev}>"

@@ -13,10 +13,11 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from statedb._change import Change
+from statedb._commits import ReadTxn
 from statedb.changes import ChangeIterator
 from statedb.db import DB
 from statedb.table import RWTable
-from statedb.txn import ReadTxn, WriteTxn
+from statedb.txn import WriteTxn
 from statedb.watch import Channel, wait_any
 
 S = TypeVar("S")

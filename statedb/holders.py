@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
+from statedb._commits import ReadTxn
 from statedb.db import DB
-from statedb.txn import ReadTxn
 
 #: From this age on a snapshot is told: whoever has one for so long waits with it.
 OLD_S = 10.0

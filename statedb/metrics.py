@@ -27,9 +27,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from statedb._commits import ReadTxn
     from statedb.db import DB
     from statedb.table import Table
-    from statedb.txn import ReadTxn
 
 # 10 us is a transaction of one small write; above a second something is wrong.
 BUCKETS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

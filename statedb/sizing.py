@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-if TYPE_CHECKING:
-    from statedb._store import Snap, Store
+from statedb._store import Snap, Store
 
 _SAMPLE: Final = 64
 _ROW_BYTES: Final = 64 + 16 + 104

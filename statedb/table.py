@@ -13,19 +13,19 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from statedb._commits import Commits, ReadTxn
 from statedb._row import NEWEST, Row, visible
 from statedb._store import Snap, Store
+from statedb._views import view_of
 from statedb._watchers import BOUND, COUNT, COVER, INIT, INSIDE, KEY, PREFIX, REVISION, ROWS
 from statedb.changes import ChangeIterator
 from statedb.errors import (
     BadKey,
-    ForeignTransaction,
     InitializerExists,
-    RegistrationError,
     RevisionGone,
     TableNotLocked,
     TransactionClosed,
@@ -33,11 +33,8 @@ from statedb.errors import (
 )
 from statedb.index import Index
 from statedb.sizing import Usage, measure
+from statedb.txn import WriteTxn
 from statedb.watch import Channel
-
-if TYPE_CHECKING:
-    from statedb.db import DB
-    from statedb.txn import ReadTxn, WriteTxn
 
 T = TypeVar("T")
 
@@ -49,12 +46,12 @@ class Column(msgspec.Struct, frozen=True):
     cell: Callable[[Any], str]
 
 
-class Table(Store, Generic[T]):
+class Table(Generic[T]):
     """A table to read. Complexities: n objects, d objects written since the last ordered read."""
 
     def __init__(
         self,
-        db: DB,
+        commits: Commits,
         name: str,
         primary: Index,
         secondary: Sequence[Index],
@@ -63,8 +60,12 @@ class Table(Store, Generic[T]):
         to_json: Callable[[T], Any] | None,
         budget_bytes: int | None,
     ) -> None:
-        super().__init__(name, primary, secondary, db.committed)
-        self.db = db
+        self._commits = commits
+        self._store = Store(name, primary, secondary)
+        self.name = name
+        self.primary = primary
+        #: Returns the primary key of an object.
+        self.primary_key: Callable[[T], Any] = cast("Callable[[T], Any]", primary.key)
         self.secondary: tuple[Index, ...] = tuple(secondary)
         self.columns: tuple[Column, ...] = tuple(columns)
         self.row_type = row_type
@@ -94,29 +95,30 @@ class Table(Store, Generic[T]):
 
         In a longest-prefix index: the object of the longest prefix that covers the key.
         """
-        if index is None and self.lengths is None:
+        store = self._store
+        if index is None and store.lengths is None:
             try:
-                snap = txn.snaps[self.position]
+                snap = txn.snaps[store.position]
             except IndexError:
-                raise self._no_snap(txn) from None
-            if snap.store is not self:
-                raise self._no_snap(txn)
-            row = self.rows.get(key)
+                raise txn.no_snap(store) from None
+            if snap.store is not store:
+                raise txn.no_snap(store)
+            row = store.rows.get(key)
             rev = snap.rev
             while row is not None and row.rev > rev:
                 row = row.prev
             if row is None or row.dead:
                 return None
             return cast("T", row.obj)
-        position = self.positions.get(index, 0)
+        position = store.positions.get(index, 0)
         if position:
-            second = self.secondaries[position - 1]
-            moved = self.moved
+            second = store.secondaries[position - 1]
+            moved = store.moved
             entry = second.entries.get(key)
-            if not moved and not self.moved and type(entry) is not dict and second.lengths is None:
+            if not moved and not store.moved and type(entry) is not dict and second.lengths is None:
                 if entry is None:
                     return None
-                row = self.lookup(entry, self.snap_of(txn).rev)
+                row = store.lookup(entry, txn.snap_of(store).rev)
                 return None if row is None else cast("T", row.obj)
         found = self._first_row(txn, key, index)
         return None if found is None else cast("T", found.obj)
@@ -145,7 +147,7 @@ class Table(Store, Generic[T]):
 
         In a longest-prefix index: the objects of all prefixes that cover the key, longest first.
         """
-        return [row.obj for row in self._rows_with(self.snap_of(txn), key, index, False)]
+        return [row.obj for row in self._rows_with(txn.snap_of(self._store), key, index, False)]
 
     def list_watch(
         self, txn: ReadTxn, key: Any, index: Index | None = None
@@ -161,11 +163,11 @@ class Table(Store, Generic[T]):
         In a longest-prefix index: over those inside the prefix. O(log n + found), and O(d log n)
         once a snapshot.
         """
-        snap = self.snap_of(txn)
+        snap = txn.snap_of(self._store)
         position, declared = self._resolve(index)
         prefix = declared.encode(key)
         cut = declared.cut(prefix)
-        view = self.view(snap, position)
+        view = view_of(self._store, snap, position)
         try:
             if position == 0:
                 return view.starting_with(prefix, cut)
@@ -181,15 +183,15 @@ class Table(Store, Generic[T]):
         prefix = declared.encode(key)
         declared.cut(prefix)
         kind = INSIDE if declared.is_lpm else PREFIX
-        channel = self.watch(self.snap_of(txn), kind, position, prefix)
+        channel = self._watch(txn, kind, position, prefix)
         return self.prefix(txn, key, index), channel
 
     def lower_bound(self, txn: ReadTxn, key: Any, index: Index | None = None) -> Iterator[T]:
         """Iterate, in key order, over the objects whose key is not less than `key`."""
-        snap = self.snap_of(txn)
+        snap = txn.snap_of(self._store)
         position, declared = self._resolve(index)
         bound = declared.encode(key)
-        view = self.view(snap, position)
+        view = view_of(self._store, snap, position)
         try:
             return view.from_key(bound if position == 0 else (bound,))
         except TypeError as err:
@@ -200,49 +202,50 @@ class Table(Store, Generic[T]):
     ) -> tuple[Iterator[T], Channel]:
         """`lower_bound`, and a channel that closes when the answer may have changed."""
         position, declared = self._resolve(index)
-        channel = self.watch(self.snap_of(txn), BOUND, position, declared.encode(key))
+        channel = self._watch(txn, BOUND, position, declared.encode(key))
         return self.lower_bound(txn, key, index), channel
 
     def all(self, txn: ReadTxn) -> Iterator[T]:
         """Iterate over all objects in primary order."""
-        return self.view(self.snap_of(txn), 0).objects()
+        return view_of(self._store, txn.snap_of(self._store), 0).objects()
 
     def all_watch(self, txn: ReadTxn) -> tuple[Iterator[T], Channel]:
         """`all`, and a channel that closes when any object is written."""
-        channel = self.watch(self.snap_of(txn), ROWS, 0, None)
+        channel = self._watch(txn, ROWS, 0, None)
         return self.all(txn), channel
 
     def by_revision(self, txn: ReadTxn, revision: int = 0) -> Iterator[tuple[T, int]]:
         """Iterate, in revision order, over (object, revision) of those written at `revision` or
         later.
         """
-        snap = self.snap_of(txn)
-        rows = chain.from_iterable(self.runs_after(snap, revision - 1))
+        store = self._store
+        snap = txn.snap_of(store)
+        rows = chain.from_iterable(store.runs_after(snap, revision - 1))
         if snap.rev == NEWEST:
-            return iter([*_live_pairs(self.rows, rows, NEWEST, txn)])
-        return _live_pairs(self.rows, rows, snap.rev, txn)
+            return iter([*_live_pairs(store.rows, rows, NEWEST, txn)])
+        return _live_pairs(store.rows, rows, snap.rev, txn)
 
     def by_revision_watch(
         self, txn: ReadTxn, revision: int = 0
     ) -> tuple[Iterator[tuple[T, int]], Channel]:
         """`by_revision`, and a channel that closes when the answer may have changed."""
-        channel = self.watch(self.snap_of(txn), REVISION, 0, revision)
+        channel = self._watch(txn, REVISION, 0, revision)
         return self.by_revision(txn, revision), channel
 
     def num_objects(self, txn: ReadTxn) -> int:
         """Return the number of objects; O(1)."""
-        snap = self.snap_of(txn)
-        return self.count if snap.rev == NEWEST else snap.count
+        snap = txn.snap_of(self._store)
+        return self._store.count if snap.rev == NEWEST else snap.count
 
     def num_objects_watch(self, txn: ReadTxn) -> tuple[int, Channel]:
         """`num_objects`, and a channel that closes when the number changes."""
-        channel = self.watch(self.snap_of(txn), COUNT, 0, None)
+        channel = self._watch(txn, COUNT, 0, None)
         return self.num_objects(txn), channel
 
     def revision(self, txn: ReadTxn) -> int:
         """Return the revision of the newest write in the snapshot."""
-        snap = self.snap_of(txn)
-        return self.rev if snap.rev == NEWEST else snap.rev
+        snap = txn.snap_of(self._store)
+        return self._store.rev if snap.rev == NEWEST else snap.rev
 
     def initialized(self, txn: ReadTxn) -> bool:
         """Whether every registered initializer is done."""
@@ -250,72 +253,58 @@ class Table(Store, Generic[T]):
 
     def initialized_watch(self, txn: ReadTxn) -> tuple[bool, Channel]:
         """`initialized`, and a channel that closes when the answer changes."""
-        channel = self.watch(self.snap_of(txn), INIT, 0, None)
+        channel = self._watch(txn, INIT, 0, None)
         return self.initialized(txn), channel
 
     def pending_initializers(self, txn: ReadTxn) -> tuple[str, ...]:
         """Return the names of the initializers that are not done."""
-        snap = self.snap_of(txn)
-        return self.pending if snap.rev == NEWEST else snap.pending
+        snap = txn.snap_of(self._store)
+        return self._store.pending if snap.rev == NEWEST else snap.pending
 
     # What the table holds.
 
     def usage(self, txn: ReadTxn) -> Usage:
         """Estimate the bytes in use, beside the configured budget; samples a few objects."""
-        return measure(self, self.snap_of(txn), self.budget_bytes)
+        return measure(self._store, txn.snap_of(self._store), self.budget_bytes)
 
     def graveyard_size(self) -> int:
         """Return how many tombstones wait for change iterators or snapshots."""
-        return len(self.graveyard)
+        return len(self._store.graveyard)
 
     def num_trackers(self) -> int:
         """Return how many change iterators are open."""
-        return len(self.trackers)
+        return len(self._store.trackers)
 
     # Inside.
 
-    def snap_of(self, txn: ReadTxn) -> Snap:
-        """Return this table's part of a transaction."""
-        snaps = txn.snaps
-        position = self.position
-        if position < len(snaps):
-            snap = snaps[position]
-            if snap.store is self:
-                return snap
-        raise self._no_snap(txn)
-
-    def _no_snap(self, txn: ReadTxn) -> Exception:
-        if txn.db is not self.db:
-            return ForeignTransaction(
-                f"table {self.name!r} of database {self.db.name!r}: "
-                f"the transaction is of {txn.db.name!r}"
-            )
-        if txn.closed:
-            return TransactionClosed(f"table {self.name!r}: the transaction is closed")
-        return ForeignTransaction(f"table {self.name!r} is newer than the transaction")
-
     def _resolve(self, index: Index | None) -> tuple[int, Index]:
-        return self.position_of(index), self.primary if index is None else index
+        return self._store.position_of(index), self.primary if index is None else index
 
     def _rows_with(
         self, snap: Snap, key: Any, index: Index | None, first: bool
     ) -> builtins.list[Row]:
-        position, declared = self._resolve(index)
+        store = self._store
+        position = store.position_of(index)
+        declared = self.primary if index is None else index
         if declared.is_lpm:
-            return self.rows_covering(position, declared.encode(key), snap.rev, first)
+            return store.rows_covering(position, declared.encode(key), snap.rev, first)
         if position == 0:
-            row = self.lookup(key, snap.rev)
+            row = store.lookup(key, snap.rev)
             return [] if row is None else [row]
-        return self.rows_with(position, key, snap.rev)
+        return store.rows_with(position, key, snap.rev)
 
     def _first_row(self, txn: ReadTxn, key: Any, index: Index | None) -> Row | None:
-        rows = self._rows_with(self.snap_of(txn), key, index, True)
+        rows = self._rows_with(txn.snap_of(self._store), key, index, True)
         return rows[0] if rows else None
+
+    def _watch(self, txn: ReadTxn, kind: int, position: int, argument: Any) -> Channel:
+        store = self._store
+        return self._commits.watch(store, txn.snap_of(store), kind, position, argument)
 
     def _watch_key(self, txn: ReadTxn, key: Any, index: Index | None) -> Channel:
         position, declared = self._resolve(index)
         kind = COVER if declared.is_lpm else KEY
-        return self.watch(self.snap_of(txn), kind, position, declared.encode(key))
+        return self._watch(txn, kind, position, declared.encode(key))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -331,32 +320,33 @@ class RWTable(Table[T]):
         """Put the object in the place of the one with its key; return the old one and whether
         there was one.
         """
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
-        key = self.primary_key(obj)
-        old = self.rows.get(key)
-        if self.indexed:
-            self.reindex(obj, key, old)
-        rev = self.rev + 1
+        store = self._store
+        if wtxn._number != store.txn_id:
+            raise _not_locked(store, wtxn)
+        key = store.primary_key(obj)
+        old = store.rows.get(key)
+        if store.indexed:
+            store.reindex(obj, key, old)
+        rev = store.rev + 1
         if old is None:
             row = Row(key, obj, rev, None, False)
-            self.rows[key] = row
-            self.tail.append(row)
-            self.rev = rev
-            self.count += 1
+            store.rows[key] = row
+            store.tail.append(row)
+            store.rev = rev
+            store.count += 1
             return None, False
-        if old.rev > self.base:
+        if old.rev > store.base:
             row = Row(key, obj, rev, old.prev, False)
         else:
             prev = old.prev
-            if prev is not None and prev.rev > self.keep:
+            if prev is not None and prev.rev > store.keep:
                 old.prev = prev.prev
             row = Row(key, obj, rev, old, False)
-        self.rev = rev
-        self.rows[key] = row
-        self.tail.append(row)
+        store.rev = rev
+        store.rows[key] = row
+        store.tail.append(row)
         if old.dead:
-            self.count += 1
+            store.count += 1
             return None, False
         return cast("T", old.obj), True
 
@@ -370,31 +360,31 @@ class RWTable(Table[T]):
 
     def modify(self, wtxn: WriteTxn, obj: T, merge: Callable[[T, T], T]) -> tuple[T | None, bool]:
         """Insert `merge(old, obj)`, or `obj` when there is no old one; return as `insert`."""
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
-        old = self.rows.get(self.primary_key(obj))
+        if wtxn._number != self._store.txn_id:
+            raise _not_locked(self._store, wtxn)
+        old = self._store.rows.get(self._store.primary_key(obj))
         if old is None or old.dead:
             return self.insert(wtxn, obj)
         return self.insert(wtxn, merge(cast("T", old.obj), obj))
 
     def delete(self, wtxn: WriteTxn, obj: T) -> tuple[T | None, bool]:
         """Delete the object with the key of `obj`; return the old one and whether there was one."""
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
-        return self._bury(self.primary_key(obj))
+        if wtxn._number != self._store.txn_id:
+            raise _not_locked(self._store, wtxn)
+        return self._bury(self._store.primary_key(obj))
 
     def delete_key(self, wtxn: WriteTxn, key: Any) -> tuple[T | None, bool]:
         """Delete the object with this primary key; return as `delete`."""
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
+        if wtxn._number != self._store.txn_id:
+            raise _not_locked(self._store, wtxn)
         return self._bury(self.primary.encode(key))
 
     def delete_all(self, wtxn: WriteTxn) -> int:
         """Delete all objects and return how many there were."""
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
+        if wtxn._number != self._store.txn_id:
+            raise _not_locked(self._store, wtxn)
         number = 0
-        for row in list(self.rows.values()):
+        for row in list(self._store.rows.values()):
             if not row.dead:
                 self._bury(row.key)
                 number += 1
@@ -404,27 +394,29 @@ class RWTable(Table[T]):
         """Insert the object if the stored one still has this revision; return the stored one and
         whether it was.
         """
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
-        key = self.primary_key(obj)
-        old = self.rows.get(key)
+        store = self._store
+        if wtxn._number != store.txn_id:
+            raise _not_locked(store, wtxn)
+        key = store.primary_key(obj)
+        old = store.rows.get(key)
         if old is None or old.dead:
             return None, False
         if old.rev != revision:
             return cast("T", old.obj), False
-        if self.indexed:
-            self.reindex(obj, key, old)
-        self.put(key, obj, old, False)
+        if store.indexed:
+            store.reindex(obj, key, old)
+        store.put(key, obj, old, False)
         return cast("T", old.obj), True
 
     def compare_and_delete(self, wtxn: WriteTxn, revision: int, obj: T) -> tuple[T | None, bool]:
         """Delete the object if it still has this revision; return the stored one and whether it
         was deleted.
         """
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
-        key = self.primary_key(obj)
-        old = self.rows.get(key)
+        store = self._store
+        if wtxn._number != store.txn_id:
+            raise _not_locked(store, wtxn)
+        key = store.primary_key(obj)
+        old = store.rows.get(key)
         if old is None or old.dead:
             return None, False
         if old.rev != revision:
@@ -437,12 +429,13 @@ class RWTable(Table[T]):
         Raises:
             InitializerExists: one of this name is pending.
         """
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
-        if name in self.pending:
+        if wtxn._number != self._store.txn_id:
+            raise _not_locked(self._store, wtxn)
+        store = self._store
+        if name in store.pending:
             raise InitializerExists(f"table {self.name!r} has a pending initializer {name!r}")
-        self.pending = (*self.pending, name)
-        return Initializer(self, name)
+        store.pending = (*store.pending, name)
+        return Initializer(store, name)
 
     def changes(self, wtxn: WriteTxn, since: int = 0) -> ChangeIterator[T]:
         """Register an iterator that yields all present objects first and every change from now on.
@@ -453,41 +446,43 @@ class RWTable(Table[T]):
         Raises:
             RevisionGone: a delete after `since` is forgotten, or the table has not come that far.
         """
-        if wtxn._number != self.txn_id:
-            raise self._not_locked(wtxn)
-        if since and not self.forgotten <= since <= self.base:
+        if wtxn._number != self._store.txn_id:
+            raise _not_locked(self._store, wtxn)
+        if since and not self._store.forgotten <= since <= self._store.base:
             raise RevisionGone(f"table {self.name!r}: changes since revision {since} are not known")
-        return ChangeIterator(self, since)
+        return ChangeIterator(self._commits, self._store, since)
 
     def _bury(self, key: Any) -> tuple[T | None, bool]:
-        old = self.rows.get(key)
+        store = self._store
+        old = store.rows.get(key)
         if old is None or old.dead:
             return None, False
-        if self.secondaries:
-            self.unindex(old)
-        self.put(key, old.obj, old, True)
-        self.count -= 1
+        if store.secondaries:
+            store.unindex(old)
+        store.put(key, old.obj, old, True)
+        store.count -= 1
         return cast("T", old.obj), True
-
-    def _not_locked(self, wtxn: WriteTxn) -> Exception:
-        if wtxn.closed:
-            return TransactionClosed(f"table {self.name!r}: {wtxn.opened} is closed")
-        return TableNotLocked(f"table {self.name!r} is not held by {wtxn.opened}")
 
 
 class Initializer:
     """Marks one initializer done; calling it again does nothing."""
 
-    def __init__(self, table: RWTable[Any], name: str) -> None:
-        self._table = table
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
         self._name = name
 
     def __call__(self, wtxn: WriteTxn) -> None:
-        table = self._table
-        if wtxn._number != table.txn_id:
-            raise table._not_locked(wtxn)
-        if self._name in table.pending:
-            table.pending = tuple([name for name in table.pending if name != self._name])
+        store = self._store
+        if wtxn._number != store.txn_id:
+            raise _not_locked(store, wtxn)
+        if self._name in store.pending:
+            store.pending = tuple([name for name in store.pending if name != self._name])
+
+
+def _not_locked(store: Store, wtxn: WriteTxn) -> Exception:
+    if wtxn.closed:
+        return TransactionClosed(f"table {store.name!r}: {wtxn.opened} is closed")
+    return TableNotLocked(f"table {store.name!r} is not held by {wtxn.opened}")
 
 
 def _live_pairs(
@@ -497,40 +492,3 @@ def _live_pairs(
     for row in rows:
         if not row.dead and visible(newest.get(row.key), rev) is row:
             yield row.obj, row.rev
-
-
-def new_table(
-    db: DB,
-    name: str,
-    primary: Index,
-    *secondary: Index,
-    columns: Sequence[Column] = (),
-    row_type: type[T] | None = None,
-    to_json: Callable[[T], Any] | None = None,
-    budget_bytes: int | None = None,
-) -> RWTable[T]:
-    """Make a table and register it with the database.
-
-    `columns` and `to_json` are kept for whoever prints the table; `row_type` is what rows are
-    parsed into; `budget_bytes` is what `usage` compares the estimated size with.
-
-    Raises:
-        TableExists: the name is taken.
-        RegistrationError: the primary index is not unique, has several keys, or two indexes have
-        one name.
-    """
-    check_indexes(name, primary, secondary)
-    table: RWTable[T] = RWTable(
-        db, name, primary, secondary, columns, row_type, to_json, budget_bytes
-    )
-    db.register(table)
-    return table
-
-
-def check_indexes(name: str, primary: Index, secondary: Sequence[Index]) -> None:
-    """Raise RegistrationError unless the indexes fit together."""
-    if primary.key is None or not primary.unique:
-        raise RegistrationError(f"table {name!r}: the primary index is unique and has one key")
-    names = [index.name for index in (primary, *secondary)]
-    if len(set(names)) != len(names):
-        raise RegistrationError(f"table {name!r}: two indexes of one name: {', '.join(names)}")

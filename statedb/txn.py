@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transactions: a read transaction is the root it was taken from; a write transaction holds tables.
-
-ReadTxn   snaps  [Snap of table 0, Snap of table 1, ...]      immutable, shared by all who took it
-WriteTxn  the same list, with the live state in place of each table that it holds
+"""Write transactions: they hold tables, and see the snapshot that they started from with the live
+state in place of each table that they hold.
 """
 
 from __future__ import annotations
@@ -11,17 +9,13 @@ import sys
 import time
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
+from statedb._commits import Commits, ReadTxn
 from statedb._opened import Opened, describe, refuse_reopen
-from statedb._row import COMPILED, NEVER
-from statedb._store import Snap
+from statedb._row import COMPILED
+from statedb._store import Snap, Store
 from statedb.errors import TransactionClosed, TransactionForgotten
-
-if TYPE_CHECKING:
-    from statedb.db import DB
-    from statedb.table import Table
-
 
 _CALLER: Final = 0 if COMPILED else 2
 """Frames from `WriteTxn.__init__` to who called `DB.write_txn`: compiled functions have none."""
@@ -31,76 +25,50 @@ _CLOSED: Final[list[Snap]] = []
 """What a closed transaction sees."""
 
 
-class ReadTxn:
-    """An immutable snapshot of all tables. Costs nothing to take and pins what it sees while it is
-    held.
-    """
-
-    def __init__(self, db: DB, snaps: list[Snap], token: object) -> None:
-        self._db = db
-        self.snaps = snaps
-        self._token = token
-
-    @property
-    def db(self) -> DB:
-        """The database of this snapshot."""
-        return self._db
-
-    @property
-    def closed(self) -> bool:
-        """Whether the transaction can no longer be read; a snapshot always can."""
-        return False
-
-    def base(self) -> ReadTxn:
-        """Return the snapshot of what is committed."""
-        return self
-
-
 class WriteTxn(ReadTxn):
     """Holds the tables it was opened for until it is committed or aborted; sees its own writes.
 
     As a context manager it commits at the end of the block, and aborts when the block raises.
     """
 
-    def __init__(self, db: DB, tables: list[Table[Any]], number: int) -> None:
+    def __init__(self, commits: Commits, stores: list[Store], number: int) -> None:
         self._number = 0
-        super().__init__(db, _CLOSED, None)
-        self._tables = tables
+        super().__init__(commits, _CLOSED, None)
+        self._stores = stores
         frame = sys._getframe(_CALLER)
-        self._opened: Opened = (tables, frame.f_code, frame.f_lasti, get_ident())
+        self._opened: Opened = (stores, frame.f_code, frame.f_lasti, get_ident())
         self.lock_wait_s = 0.0
-        self.began_s = 0.0 if db.metrics is None else time.perf_counter()
-        if len(tables) == 1:
-            self._acquire(tables[0])
+        self.began_s = 0.0 if commits.metrics is None else time.perf_counter()
+        if len(stores) == 1:
+            self._acquire(stores[0])
         else:
             self._acquire_all()
         self._number = number
-        root = db._root
+        root = commits.root
         self._base: ReadTxn | None = root
         snaps = root.snaps.copy()
-        for table in tables:
-            keep = db._newest_below(table) if db._live else NEVER
-            snaps[table.position] = table.begin(number, keep)
+        for store in stores:
+            snaps[store.position] = store.begin(number, commits.newest_below(store))
         self.snaps = snaps
 
-    def _acquire(self, table: Table[Any]) -> None:
+    def _acquire(self, store: Store) -> None:
         """Take a table's lock; refuse to wait for this very thread."""
-        if not table.lock.acquire(False):
-            refuse_reopen(table)
+        if not store.lock.acquire(False):
+            refuse_reopen(store.opened)
             start = time.perf_counter()
-            table.lock.acquire()
+            store.lock.acquire()
             self.lock_wait_s += time.perf_counter() - start
-        table.opened = self._opened
+        store.opened = self._opened
 
     def _acquire_all(self) -> None:
-        held: list[Table[Any]] = []
+        held: list[Store] = []
         try:
-            for table in self._tables:
-                self._acquire(table)
-                held.append(table)
+            for store in self._stores:
+                self._acquire(store)
+                held.append(store)
         except BaseException:
-            for table in held:
-                table.release()
+            for store in held:
+                store.release()
             raise
 
     def base(self) -> ReadTxn:
@@ -115,11 +83,6 @@ class WriteTxn(ReadTxn):
         return describe(self._opened)
 
     @property
-    def tables(self) -> list[Table[Any]]:
-        """The tables held, in table order."""
-        return list(self._tables)
-
-    @property
     def closed(self) -> bool:
         """Whether the transaction was committed or aborted."""
         return self._number == 0
@@ -127,18 +90,41 @@ class WriteTxn(ReadTxn):
     def commit(self) -> ReadTxn:
         """Publish all writes at once and return the snapshot that has them.
 
+        Watch channels close only after the root is swapped and the tables are released, so that
+        whoever wakes finds the new state. Versions are forgotten only after the swap too: whether
+        a snapshot is held can be told only when no one can take it any more.
+
         Raises:
             TransactionClosed: it was committed or aborted before.
         """
         if self._number == 0:
             raise TransactionClosed(f"{self.opened} is closed: commit")
-        return self._db._commit(self)
+        commits, stores = self.commits, self._stores
+        changed = stores if len(stores) == 1 else [store for store in stores if store.dirty]
+        if not changed or not changed[0].dirty:
+            self._release()
+            return commits.root
+        try:
+            snaps = commits.seal(changed)
+        except BaseException:
+            self.abort()
+            raise
+        self._detach()
+        root, closing = commits.publish(changed, snaps)
+        self._release()
+        for channel in closing:
+            channel.close()
+        metrics = commits.metrics
+        if metrics is not None:
+            for store in changed:
+                metrics.committed(store.name)
+        return root
 
     def abort(self) -> None:
         """Take back all writes; without effect on a closed transaction."""
         if self._number:
-            for table in self._tables:
-                table.undo()
+            for store in self._stores:
+                store.undo()
             self._release()
 
     def _detach(self) -> None:
@@ -149,13 +135,13 @@ class WriteTxn(ReadTxn):
     def _release(self) -> None:
         self._detach()
         self._number = 0
-        for table in self._tables:
-            table.release()
-        metrics = self._db.metrics
+        for store in self._stores:
+            store.release()
+        metrics = self.commits.metrics
         if metrics is not None and self.began_s:
             held_s = time.perf_counter() - self.began_s - self.lock_wait_s
-            names = tuple([table.name for table in self._tables])
-            metrics.write_txn(self._db.name, names, self.lock_wait_s, held_s)
+            names = tuple([store.name for store in self._stores])
+            metrics.write_txn(self.commits.name, names, self.lock_wait_s, held_s)
 
     def __enter__(self) -> WriteTxn:
         return self

@@ -9,7 +9,7 @@ from typing import Any
 
 from statedb._row import NEWEST
 from statedb._store import Store
-from statedb._views import build_view, usable
+from statedb._views import build_view, view_of
 from statedb.errors import InvariantBroken
 
 
@@ -82,9 +82,9 @@ def _check_secondaries(store: Store) -> None:
 def _check_views(store: Store) -> None:
     """A patched view equals one that is made anew."""
     for position, view in enumerate(store.live.views):
-        if view is None or not usable(store, view, position):
+        if view is None or not store.usable(view, position):
             continue
-        patched = store.view(store.live, position)
+        patched = view_of(store, store.live, position)
         patched.check()
         fresh = build_view(store, store.live, position, store.rev)
         if list(patched.keys()) != list(fresh.keys()):

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from statedb.errors import CommandFailed, TableMismatch
+from statedb.shown.answers import dump_chunks, summary
 from statedb.shown.columns import cells, columns_of, layout, select
 from statedb.shown.command import Command, Flag, Output, Run, State
 from statedb.shown.compare import Expected
 from statedb.shown.queries import At, query, writable
 from statedb.shown.rendering import render, summary_text
 from statedb.shown.yaml_form import from_yaml
-from statedb.web.answers import dump_chunks, summary
 
 if TYPE_CHECKING:
     from statedb.changes import ChangeIterator

@@ -14,9 +14,9 @@ import msgspec
 from statedb.errors import BadKey, NotSupported
 
 if TYPE_CHECKING:
+    from statedb._commits import ReadTxn
     from statedb.db import DB
     from statedb.table import RWTable, Table
-    from statedb.txn import ReadTxn
 
 # Of a revision; Python converts no more than some thousand.
 MOST_DIGITS = 20

@@ -34,7 +34,7 @@ def value_texts(values: Iterable[Any], form: str) -> Iterator[str]:
 
 
 def summary_text(described: dict[str, Any]) -> str:
-    """What `statedb.web.answers.summary` says of the tables, as a text table."""
+    """What `statedb.shown.answers.summary` says of the tables, as a text table."""
     rows = [["Name", "Objects", "Deleted", "Indexes", "Initializers", "Type", "Revision"]]
     for table in described["tables"]:
         cells = [

@@ -34,9 +34,9 @@ from statedb.errors import (
     UnknownIndex,
     UnknownTable,
 )
+from statedb.shown.answers import dump_chunks, query_chunks, summary
 from statedb.shown.plain import json_line
 from statedb.shown.queries import At, writable
-from statedb.web.answers import dump_chunks, query_chunks, summary
 from statedb.web.streams import ChangeStream
 
 if TYPE_CHECKING:

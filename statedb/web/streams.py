@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from statedb.errors import InstanceMismatch, RevisionGone
+from statedb.shown.answers import chunked, filler
 from statedb.shown.columns import columns_of
 from statedb.shown.plain import json_line
 from statedb.shown.queries import At
-from statedb.web.answers import chunked, filler
 
 if TYPE_CHECKING:
     from statedb.changes import ChangeIterator

@@ -444,7 +444,7 @@ def bytes_per_object() -> float:
     before = resident()
     _, table = filled(map(Item, range(2 * MANY)))
     after = resident()
-    assert table.count == 2 * MANY
+    assert table._store.count == 2 * MANY
     return (after - before) / (2 * MANY)
 
 

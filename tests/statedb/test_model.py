@@ -167,8 +167,8 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.table: RWTable[Thing] = new_table(
             self.db, "things", ID, NAME, TAGS, GROUP, NET, row_type=Thing
         )
-        self.table.segment_rows = 4
-        self.table.slack_rows = 3
+        self.table._store.segment_rows = 4
+        self.table._store.slack_rows = 3
         self.committed: Model = {}
         self.rev = 0
         self.model: Model = {}
@@ -370,9 +370,9 @@ class DatabaseMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_piles_up(self) -> None:
         if self.wtxn is None:
-            stored = len(self.table.rows)
-            slack = 2 * stored + self.table.slack_rows + 3 * self.table.segment_rows
-            assert self.table.log_len <= max(slack, 3 * len(IDS) + 40)
+            stored = len(self.table._store.rows)
+            slack = 2 * stored + self.table._store.slack_rows + 3 * self.table._store.segment_rows
+            assert self.table._store.log_len <= max(slack, 3 * len(IDS) + 40)
 
     def _verify(self, snapshot: Snapshot) -> None:
         table, txn, model = self.table, snapshot.txn, snapshot.model
@@ -425,7 +425,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             with self.db.write_txn(self.table) as wtxn:
                 self.table.delete_all(wtxn)
                 self.table.insert(wtxn, Thing(number % 2, f"t{number}"))
-        assert len(self.table.rows) <= 3 + 4
+        assert len(self.table._store.rows) <= 3 + 4
         assert self.table.num_trackers() == 0
 
 

@@ -44,6 +44,17 @@ def test_every_public_error_is_exported() -> None:
         assert name in tree, f"{name} is not in the tree of errors.py"
 
 
+def test_a_table_to_read_offers_nothing_that_writes() -> None:
+    watched = {"all", "by_revision", "get", "get_row", "initialized", "list", "lower_bound"}
+    watched |= {"num_objects", "prefix"}
+    asked = {"graveyard_size", "num_trackers", "pending_initializers", "revision", "usage"}
+    described = {"budget_bytes", "columns", "index", "indexes", "name", "primary", "primary_key"}
+    described |= {"row_type", "secondary", "to_json"}
+    offered = {name for name in dir(statedb.Table) if not name.startswith("_")}
+    questions = watched | {f"{name}_watch" for name in watched} | asked
+    assert questions <= offered <= questions | described
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_nothing_of_the_project(source: Path) -> None:
     for node in ast.walk(ast.parse(source.read_text())):

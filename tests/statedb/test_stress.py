@@ -41,8 +41,8 @@ class World:
         self.left: RWTable[Account] = new_table(self.db, "left", ID, GROUP)
         self.right: RWTable[Account] = new_table(self.db, "right", ID, GROUP)
         for table in (self.left, self.right):
-            table.segment_rows = 64
-            table.slack_rows = 32
+            table._store.segment_rows = 64
+            table._store.slack_rows = 32
         with self.db.write_txn(self.left) as wtxn:
             self.left.insert_many(wtxn, [Account(n, 100, n % 5) for n in range(KEYS)])
         self.log: list[tuple[str, int, int, Account | None]] = []
@@ -209,9 +209,9 @@ def _settles(world: World) -> None:
             with world.db.write_txn(table) as wtxn:
                 table.insert(wtxn, Account(0, 1, 1))
         assert table.graveyard_size() == 0
-        assert len(table.rows) == table.num_objects(world.db.read_txn())
-        assert table.log_len <= 2 * len(table.rows) + 3 * 64 + 32
-        row, versions = table.rows[0], 1
+        assert len(table._store.rows) == table.num_objects(world.db.read_txn())
+        assert table._store.log_len <= 2 * len(table._store.rows) + 3 * 64 + 32
+        row, versions = table._store.rows[0], 1
         while row.prev is not None:
             row, versions = row.prev, versions + 1
         assert versions <= 2 * KEYS + 32 + 5  # what came since the last compaction

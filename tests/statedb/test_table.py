@@ -163,7 +163,7 @@ def test_second_transaction_is_refused_when_this_thread_holds_the_table(
         pass
     wtxn.abort()
     with db.write_txn(other, pods, pods) as both:
-        assert both.tables == [pods, other]
+        assert "pods, others, opened at" in both.opened
 
 
 def test_message_names_the_line_where_the_transaction_was_opened(
@@ -452,19 +452,19 @@ def test_tombstones_go_when_the_last_iterator_passed_closed_or_was_dropped(
     del dropping
     gc.collect()
     assert pods.graveyard_size() == 0
-    assert not pods.rows
+    assert not pods._store.rows
 
 
 def test_versions_of_a_hot_key_stay_bounded_when_a_reader_is_always_there() -> None:
     db = DB("hot", history=5)
     pods: RWTable[Pod] = new_table(db, "pods", NAME)
-    pods.segment_rows = 64
-    pods.slack_rows = 32
+    pods._store.segment_rows = 64
+    pods._store.slack_rows = 32
     put(db, pods, *[Pod(f"p{number}") for number in range(40)])
     longest = 0
     for number in range(2_000):
         put(db, pods, Pod("p0", node=str(number)))
-        row, versions = pods.rows["p0"], 1
+        row, versions = pods._store.rows["p0"], 1
         while row.prev is not None:
             row, versions = row.prev, versions + 1
         longest = max(longest, versions)
@@ -475,7 +475,7 @@ def test_watched_queries_that_nobody_holds_are_forgotten(db: DB, pods: RWTable[P
     kept = [pods.get_watch(db.read_txn(), f"kept{n}")[1] for n in range(10)]
     for number in range(10_000):
         pods.get_watch(db.read_txn(), f"gone{number}")
-    assert pods.watchers.count < 3_000
+    assert pods._store.watchers.count < 3_000
     put(db, pods, *[Pod(f"kept{n}") for n in range(10)])
     assert all(channel.closed for channel in kept)
 
@@ -488,15 +488,15 @@ def test_log_and_versions_stay_bounded_when_a_reader_is_always_there(
     for number in range(20_000):
         put(db, pods, Pod(f"p{number % 10}", node=str(number)))
         held = [*held[-2:], db.read_txn()]
-    assert pods.log_len < 10_000
+    assert pods._store.log_len < 10_000
     chain = 0
-    row = pods.rows["p3"]
+    row = pods._store.rows["p3"]
     while row.prev is not None:
         row = row.prev
         chain += 1
     assert chain < 500
-    assert sum(len(str(entry)) for entry in pods.moved[:1]) < 1_000
-    assert len(pods.moved) < 1_000
+    assert sum(len(str(entry)) for entry in pods._store.moved[:1]) < 1_000
+    assert len(pods._store.moved) < 1_000
 
 
 def test_long_chains_of_versions_are_freed_in_one_piece() -> None:
@@ -524,7 +524,7 @@ for length in (10, 100, 3_000):
     del held[:]
     with db.write_txn(table) as wtxn:
         table.insert(wtxn, ("last",))
-    assert table.rows[0].prev is None
+    assert table._store.rows[0].prev is None
     del db, table, held, wtxn
     kept = chained(length)
     del kept

@@ -8,50 +8,55 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import statedb
 from statedb import DB, Index, RWTable, new_table
+from statedb._store import Store
 from statedb.errors import InvariantBroken
 
 
-def miscount(table: Any) -> None:
-    table.count += 1
+def miscount(store: Store) -> None:
+    store.count += 1
 
 
-def lose_an_entry(table: Any) -> None:
-    table.secondaries[0].entries.clear()
+def lose_an_entry(store: Store) -> None:
+    store.secondaries[0].entries.clear()
 
 
-def swap_revisions(table: Any) -> None:
-    table.tail[0].rev, table.tail[1].rev = table.tail[1].rev, table.tail[0].rev
+def swap_revisions(store: Store) -> None:
+    store.tail[0].rev, store.tail[1].rev = store.tail[1].rev, store.tail[0].rev
 
 
-def take_a_key_twice(table: Any) -> None:
-    entries = table.secondaries[1].entries
-    row = table.rows["a"]
+def take_a_key_twice(store: Store) -> None:
+    entries = store.secondaries[1].entries
+    row = store.rows["a"]
     row.obj = ("a", "x", "unique b")
     entries["unique b"] = {"a": None, "b": None}
 
 
-def rename(table: Any) -> None:
-    table.rows["z"] = table.rows.pop("a")
+def rename(store: Store) -> None:
+    store.rows["z"] = store.rows.pop("a")
 
 
-def bury_unseen(table: Any) -> None:
-    table.rows["a"].dead = True
+def bury_unseen(store: Store) -> None:
+    store.rows["a"].dead = True
 
 
-def lengthen_the_log(table: Any) -> None:
-    table.log_len += 1
+def lengthen_the_log(store: Store) -> None:
+    store.log_len += 1
 
 
 @pytest.fixture
-def table() -> RWTable[tuple[str, str, str]]:
+def db() -> DB:
     db = DB("test")
     db.validating = True
+    return db
+
+
+@pytest.fixture
+def table(db: DB) -> RWTable[tuple[str, str, str]]:
     made: RWTable[tuple[str, str, str]] = new_table(
         db,
         "rows",
@@ -77,13 +82,13 @@ def table() -> RWTable[tuple[str, str, str]]:
     ],
 )
 def test_damage_is_found_at_the_next_commit(
-    table: RWTable[tuple[str, str, str]], damage: Callable[[Any], None], says: str
+    db: DB, table: RWTable[tuple[str, str, str]], damage: Callable[[Store], None], says: str
 ) -> None:
-    with table.db.write_txn(table) as wtxn:
+    with db.write_txn(table) as wtxn:
         table.insert(wtxn, ("d", "x", "unique d"))
-    wtxn = table.db.write_txn(table)
+    wtxn = db.write_txn(table)
     table.insert(wtxn, ("e", "x", "unique e"))
-    damage(table)
+    damage(table._store)
     with pytest.raises(InvariantBroken, match=says):
         wtxn.commit()
 

@@ -117,7 +117,7 @@ def main() -> None:
     def build(*arguments: Any, **options: Any) -> Agent:
         agent = built(*arguments, **options)
         for table in agent.ctx.db.tables():
-            table.slack_rows = SLACK_ROWS
+            table._store.slack_rows = SLACK_ROWS
         agent.observation.jobs["collect"] = partial(collected, agent)
         if kind != NONE:
             agent.observation.jobs["leak"] = partial(LEAKS[kind], agent)

@@ -22,9 +22,9 @@ from statedb.shown.plain import json_line, shown
 from statedb.shown.queries import At, query
 
 if TYPE_CHECKING:
+    from statedb._commits import ReadTxn
     from statedb.db import DB
     from statedb.table import Table
-    from statedb.txn import ReadTxn
 
 FORMS = ("object", "cells")
 CHUNK_BYTES = 64 << 10  # about what a socket takes at once
@@ -92,11 +92,10 @@ def _query_lines(
     table: Table[Any], txn: ReadTxn, head: dict[str, Any], found: Iterable[Any], fill: Fill
 ) -> Iterator[bytes]:
     yield json_line(head) + b"\n"
-    at = table.snap_of(txn).rev
     count = 0
     for obj in found:
-        row = table.lookup(table.primary_key(obj), at)
-        yield json_line({"revision": 0 if row is None else row.rev, **fill(obj)}) + b"\n"
+        row = table.get_row(txn, table.primary_key(obj))
+        yield json_line({"revision": 0 if row is None else row[1], **fill(obj)}) + b"\n"
         count += 1
     yield json_line({"rows": count}) + b"\n"
 
