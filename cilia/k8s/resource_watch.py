@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from cilia.k8s.client import Client
+from cilia.k8s.discovery import is_absent
 from cilia.k8s.errors import ApiError, Garbage, Gone, StatusError, status_error
 from cilia.k8s.ledger import Ledger, Verdict
 from cilia.k8s.listing import pages
@@ -142,8 +143,21 @@ class ResourceWatch:
                 self._list_cause = str(error)
                 wait_s = 0.0
             except ApiError as error:
-                wait_s = self._failed(error)
+                wait_s = await self._refused_or_absent(error)
             await self._pause(wait_s)
+
+    async def _refused_or_absent(self, error: ApiError) -> float:
+        """Note a failure, or that the server has no such resource; return how long to wait."""
+        if isinstance(error, StatusError) and error.code == 404:
+            try:
+                absent = await is_absent(self._client, self.resource)
+            except ApiError as no_discovery:
+                return self._failed(no_discovery)
+            if absent:
+                self._answered()
+                self._absent()
+                return random.uniform(0.5, 1.0) * ABSENT_S
+        return self._failed(error)
 
     async def _pause(self, wait_s: float) -> None:
         self._others_answered.clear()
@@ -164,9 +178,6 @@ class ResourceWatch:
             self._answered()
         else:
             self._unanswered = True
-        if isinstance(error, StatusError) and error.code == 404:
-            self._absent()
-            return random.uniform(0.5, 1.0) * ABSENT_S
         if isinstance(error, Gone):
             self._anomaly(Anomaly.GONE)
             self._list_cause = self._list_cause or "gone"
@@ -189,6 +200,12 @@ class ResourceWatch:
     def _absent(self) -> None:
         """The server has no such resource: no objects, and that is a complete answer."""
         now = time.time() if self._ledger.revision else 0.0
+        if self._ledger.versions:
+            log.warning(
+                "the API server has the resource no more; its objects are gone",
+                resource=self.state.resource,
+                objects=len(self._ledger.versions),
+            )
         events: list[Event] = []
         for key in self._ledger.versions:
             events += self._events.of_deletion(key, now)

@@ -45,6 +45,8 @@ class FakeApi:
         # The only valid one; empty: nobody is asked.
         self.token = ""
         self.requests: list[Request] = []
+        # Paths that something before the server answers with 404; None: all.
+        self.not_found: set[str] | None = set()
         self.bookmark_s = 60.0
         self.watch_s: float | None = None
         self._resources = {path: _Resource() for path in paths}
@@ -119,12 +121,39 @@ class FakeApi:
         self.requests.append(request)
         if self.token and _bearer(request) != self.token:
             await self._refuse(reply, 401, "Unauthorized")
+        elif self.not_found is None or request.path in self.not_found:
+            await reply.whole(404, b"<html>default backend - 404</html>")
+        elif request.path == "/apis" or request.path in self._versions():
+            await reply.whole(200, orjson.dumps(self._discovery(request.path)))
         elif request.path not in self._resources:
             await self._refuse(reply, 404, "the server could not find the requested resource")
         elif request.query.get("watch"):
             await self._watch(request, reply)
         else:
             await self._list(request, reply)
+
+    def _versions(self) -> dict[str, list[str]]:
+        """`/apis/GROUP/VERSION` of all groups, with the names of their resources."""
+        found: dict[str, list[str]] = {"/apis/apps/v1": []}
+        for path in self._resources:
+            version, _, name = path.rpartition("/")
+            if path.startswith("/apis/"):
+                found.setdefault(version, []).append(name)
+        return found
+
+    def _discovery(self, path: str) -> dict[str, Any]:
+        versions = self._versions()
+        if path in versions:
+            return {
+                "kind": "APIResourceList",
+                "groupVersion": path.removeprefix("/apis/"),
+                "resources": [{"name": name} for name in versions[path]],
+            }
+        names = [version.removeprefix("/apis/") for version in versions]
+        groups = [
+            {"name": name.partition("/")[0], "versions": [{"groupVersion": name}]} for name in names
+        ]
+        return {"kind": "APIGroupList", "groups": groups}
 
     async def _refuse(self, reply: Reply, code: int, message: str) -> None:
         await reply.whole(code, orjson.dumps(_status(code, message)))

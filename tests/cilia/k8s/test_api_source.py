@@ -330,6 +330,32 @@ async def test_resource_that_is_not_there_is_empty_until_it_appears(world: World
     await reader.names()
 
 
+@pytest.mark.parametrize("path", [SERVICES, SLICES])
+@pytest.mark.parametrize("paths", ["this", "all"])
+async def test_not_found_from_another_than_the_api_server_removes_nothing(
+    world: World, path: str, paths: str
+) -> None:
+    """A load balancer before the API server answers 404 to what it does not know."""
+    world.api.put(SERVICES, service_form("a"))
+    world.api.put(SLICES, slice_form("s"))
+    source = world.source()
+    kind = Service if path == SERVICES else EndpointSlice
+    reader = world.read(source, kind)
+    world.run(source)
+    name = "a" if path == SERVICES else "s"
+    await reader.names(name)
+    await world.watching(source)
+    world.api.not_found = {path} if paths == "this" else None
+    for connection in list(world.api.server.connections):
+        connection.cut()
+    await until(lambda: "404" in source.watches[kind.KIND].state.error)
+    assert source.watches[kind.KIND].state.state is not State.ABSENT
+    assert reader.held() == {name}
+    world.api.not_found = set()
+    await world.watching(source)
+    assert reader.held() == {name}
+
+
 async def test_refused_object_is_a_problem_until_it_is_right_or_gone(world: World) -> None:
     world.api.put(SERVICES, service_form("a"))
     source = world.source()
