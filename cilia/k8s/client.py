@@ -29,6 +29,8 @@ JSON: Final = "application/json"
 METADATA: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 # So many answers of 5xx in a row, and the next server is tried.
 SERVER_ERRORS: Final = 3
+# A Retry-After counts up to here: a retry costs little, and the one who says it may be wrong.
+LONGEST_RETRY_AFTER_S: Final = 10.0
 # An answer that is an error is short; of a longer one the beginning is shown.
 ERROR_SHOWN: Final = 300
 
@@ -232,12 +234,17 @@ class Client:
 def retry_after_s(text: str, now: float) -> float:
     """Seconds that a Retry-After header asks to wait (a number, or a date); 0 for none.
 
+    At most `LONGEST_RETRY_AFTER_S`: what answers for a server that is away may ask for a day.
+
     >>> retry_after_s("3", 0.0), retry_after_s("", 0.0), retry_after_s("soon", 0.0)
     (3.0, 0.0, 0.0)
+    >>> retry_after_s("86400", 0.0), retry_after_s("Fri, 31 Dec 9999 23:59:59 GMT", 0.0)
+    (10.0, 10.0)
     """
-    if text.isdigit():
-        return float(text)
+    if text.isascii() and text.isdigit():
+        return min(float(text), LONGEST_RETRY_AFTER_S)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, TypeError):
+        asked_s = email.utils.parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, TypeError, OverflowError):
         return 0.0
+    return min(max(0.0, asked_s), LONGEST_RETRY_AFTER_S)
