@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.loadbalancer.service_problems import service_problem
 from reconcilers.loadbalancer.node_ports import NodePortAddresses
 from reconcilers.operations import Refusal
 from statedb import DB, ChangeIterator, ReadTxn, RWTable, StatusKind, Table, WatchSet
@@ -27,6 +28,7 @@ from tables.problems import Problem, replace_problems
 _FIELDS: Final = {
     FrontendType.LOAD_BALANCER: "status.loadBalancer.ingress",
     FrontendType.EXTERNAL_IPS: "spec.externalIPs",
+    FrontendType.LOCAL_REDIRECT: "spec.redirectFrontend.addressMatcher",
 }
 
 
@@ -128,11 +130,4 @@ def _origin(name: ServiceName) -> str:
 
 def _problem(fe: Frontend, refusal: Refusal) -> Problem:
     name = fe.service_name
-    return Problem(
-        _origin(name),
-        str(refusal),
-        kind="Service",
-        namespace=name.namespace,
-        name=name.name,
-        field=_FIELDS[fe.type],
-    )
+    return service_problem(_origin(name), name, str(refusal), _FIELDS[fe.type])

@@ -17,6 +17,7 @@ from tables.node.node_addresses import NodeAddress
 _ANY_V4 = IP.parse("0.0.0.0")
 _ANY_V6 = IP.parse("::")
 _OWNERS = (FrontendType.LOAD_BALANCER, FrontendType.EXTERNAL_IPS)
+_PORT = {FrontendType.NODE_PORT: "node port", FrontendType.HOST_PORT: "host port"}
 
 
 class NodePortAddresses:
@@ -50,17 +51,23 @@ class NodePortAddresses:
         return tuple(addr for addr in addresses if not _is_taken(owner_of(addr)))
 
     def could_be_node_port(self, fe: Frontend) -> bool:
-        """True for a row whose own address may turn out to be another row's node port."""
+        """True for a row whose own address may turn out to be another row's node or host port."""
+        if fe.type is FrontendType.LOCAL_REDIRECT:
+            return True
         return fe.type in _OWNERS and self._in_range(fe.address)
 
     def node_port_at(
         self, owner_of: Callable[[L3n4Addr], Frontend | None], fe: Frontend
     ) -> Frontend | None:
-        """Return the node port that has the address of `fe`, a row with an address of its own."""
+        """Return the node port that has the address of `fe`, a row with an address of its own; for
+        a redirect policy a host port too.
+        """
         if not self.could_be_node_port(fe) or fe.address.ip not in self._node_port:
             return None
         owner = owner_of(surrogate_of(fe.address))
-        return owner if owner is not None and owner.type is FrontendType.NODE_PORT else None
+        if owner is None or owner.type is FrontendType.NODE_PORT:
+            return owner
+        return owner if fe.type is FrontendType.LOCAL_REDIRECT else None
 
     def refusal(
         self, owner_of: Callable[[L3n4Addr], Frontend | None], fe: Frontend
@@ -70,8 +77,8 @@ class NodePortAddresses:
         if owner is None or owner.service_name == fe.service_name:
             return None
         return Refusal(
-            f"{fe.address} is an address of this node and node port {fe.address.port} of Service"
-            f" {owner.service_name}, which keeps it"
+            f"{fe.address} is an address of this node and {_PORT[owner.type]} {fe.address.port} of"
+            f" Service {owner.service_name}, which keeps it"
         )
 
     def _in_range(self, addr: L3n4Addr) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``frontend-claims``: services that wait because another one owns an address they ask for.
+"""``frontend-claims``: addresses that services ask for and another one has.
 
-A row is the whole of what was asked, so that it can be granted in the transaction that frees the
-address. The load-balancer writer alone writes it.
+A row has all that was asked of the address, so that it can be granted in the transaction that
+frees it. The load-balancer writer alone writes it.
 """
 
 from __future__ import annotations
@@ -20,49 +20,57 @@ from tables.times import age, rfc3339
 TABLE_NAME: Final = "frontend-claims"
 
 
-class Conflict(msgspec.Struct, frozen=True, gc=False):
-    address: L3n4Addr
-    owner: ServiceName
-
-    def __str__(self) -> str:
-        return f"{self.address} is owned by {self.owner}"
-
-
 class FrontendClaim(msgspec.Struct, frozen=True, gc=False):
     service: Service
-    frontends: tuple[FrontendParams, ...]
-    conflicts: tuple[Conflict, ...]
-    # Seconds since the epoch, from the first refusal: who waits longest is served first.
+    params: FrontendParams
+    owner: ServiceName
+    # Why the owner has it, as the end of a sentence.
+    reason: str
+    # Seconds since the epoch, from the first refusal.
     since: float
+
+    @property
+    def address(self) -> L3n4Addr:
+        """The address that is asked for."""
+        return self.params.address
+
+    def __str__(self) -> str:
+        return f"{self.address} is owned by {self.owner}, {self.reason}"
 
 
 def to_json(claim: FrontendClaim) -> dict[str, Any]:
     return {
+        "Address": str(claim.address),
+        "Type": claim.params.type.value,
         "Service": str(claim.service.name),
-        "Frontends": [str(params.address) for params in claim.frontends],
-        "Conflicts": [
-            {"Address": str(conflict.address), "Owner": str(conflict.owner)}
-            for conflict in claim.conflicts
-        ],
+        "Owner": str(claim.owner),
+        "Reason": claim.reason,
         "Since": rfc3339(claim.since),
     }
 
 
-def _name(claim: FrontendClaim) -> ServiceName:
+def _key(claim: FrontendClaim) -> tuple[L3n4Addr, ServiceName]:
+    return claim.params.address, claim.service.name
+
+
+def _service(claim: FrontendClaim) -> ServiceName:
     return claim.service.name
 
 
-def _addresses(claim: FrontendClaim) -> list[L3n4Addr]:
-    """All that is asked for: an address that was free may get an owner while the claim waits."""
-    return [params.address for params in claim.frontends]
+def _address(claim: FrontendClaim) -> L3n4Addr:
+    return claim.params.address
 
 
-NAME: Final = Index("name", key=_name, parse=str)
-ADDRESS: Final = Index("address", keys=_addresses, unique=False, parse=parse_address_key)
+KEY: Final = Index("key", key=_key)
+ADDRESS: Final = Index("address", key=_address, unique=False, parse=parse_address_key)
+SERVICE: Final = Index("service", key=_service, unique=False, parse=str)
 
 COLUMNS: Final = (
+    Column("Address", lambda claim: str(claim.address)),
+    Column("Type", lambda claim: claim.params.type.value),
     Column("Service", lambda claim: str(claim.service.name)),
-    Column("Conflicts", lambda claim: ", ".join(map(str, claim.conflicts))),
+    Column("Owner", lambda claim: str(claim.owner)),
+    Column("Reason", lambda claim: claim.reason),
     Column("Since", lambda claim: age(claim.since)),
 )
 
@@ -70,5 +78,12 @@ COLUMNS: Final = (
 def new_frontend_claims_table(db: DB) -> RWTable[FrontendClaim]:
     """Registers ``frontend-claims`` with the database."""
     return new_table(
-        db, TABLE_NAME, NAME, ADDRESS, columns=COLUMNS, row_type=FrontendClaim, to_json=to_json
+        db,
+        TABLE_NAME,
+        KEY,
+        ADDRESS,
+        SERVICE,
+        columns=COLUMNS,
+        row_type=FrontendClaim,
+        to_json=to_json,
     )

@@ -107,6 +107,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     source_ranges_policy: SourceRangesPolicy = SourceRangesPolicy.ALLOW
     traffic_distribution: TrafficDistribution = TrafficDistribution.DEFAULT
     scale_to_zero: bool = False
+    # Seconds since the epoch; 0: not known.
+    created_at: int = 0
 
 
 def is_on_some_nodes(svc: Service) -> bool:

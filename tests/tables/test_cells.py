@@ -18,7 +18,7 @@ from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.health import Health, Level, new_health_table
 from tables.loadbalancer import services
 from tables.loadbalancer.backends import Backend, BackendState, new_backends_table
-from tables.loadbalancer.frontend_claims import Conflict, FrontendClaim, new_frontend_claims_table
+from tables.loadbalancer.frontend_claims import FrontendClaim, new_frontend_claims_table
 from tables.loadbalancer.frontends import (
     Frontend,
     FrontendParams,
@@ -277,11 +277,19 @@ def test_claim_row_names_the_owner() -> None:
     address = L3n4Addr.parse("10.96.0.1:80/TCP")
     claim = FrontendClaim(
         Service(NAME, Source.K8S),
-        (FrontendParams(address, FrontendType.CLUSTER_IP),),
-        (Conflict(address, ServiceName("test/first")),),
+        FrontendParams(address, FrontendType.CLUSTER_IP),
+        ServiceName("test/first"),
+        "which keeps it",
         0.0,
     )
-    assert cells(table, claim)["Conflicts"] == "10.96.0.1:80/TCP is owned by test/first"
+    assert str(claim) == "10.96.0.1:80/TCP is owned by test/first, which keeps it"
+    shown = cells(table, claim)
+    assert [shown[name] for name in ("Address", "Type", "Owner", "Reason")] == [
+        "10.96.0.1:80/TCP",
+        "ClusterIP",
+        "test/first",
+        "which keeps it",
+    ]
 
 
 @pytest.fixture

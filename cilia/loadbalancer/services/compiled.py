@@ -8,7 +8,6 @@ LOADBALANCER = Group(
     "loadbalancer",
     (
         "cilia/loadbalancer/services/candidates.py",
-        "cilia/loadbalancer/services/claim_queue.py",
         "cilia/loadbalancer/services/claims.py",
         "cilia/loadbalancer/services/conversion.py",
         "cilia/loadbalancer/services/endpoints.py",

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from cilia.k8s import objects as k8s
+from cilia.k8s.change_time import seconds
 from cilia.loadbalancer import annotations as ann
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.this_node import LocalNode
@@ -91,6 +92,7 @@ def convert_service(
         asked.source_ranges_policy,
         _distribution(spec, notes),
         asked.scale_to_zero,
+        int(seconds(meta.creation_timestamp)) if meta.creation_timestamp else 0,
     )
     return ConvertedService(
         name, service, _frontends(obj, service, asked.exposed, config), warnings

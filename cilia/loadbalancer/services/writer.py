@@ -4,11 +4,11 @@
 Everything happens in one write transaction over all tables, one ``ServiceChange`` a service:
 
     1. the backends of the change's source replace what that source said before;
-    2. the service row and its frontends replace the previous ones, unless an address is owned by
-       another service: then all stays as it was and a claim waits (first owner keeps); of several
-       sources that define a service, the preferred one is served and the others wait;
+    2. the service row and its frontends replace the previous ones; an address that several services
+       ask for goes to one of them (see `claims`), and the others wait for it with what they ask; of
+       several sources that define a service, the preferred one is served and the others wait;
     3. every frontend that shows the service's backends gets them selected anew, and is pending;
-    4. addresses that became free go to the claim that has waited longest.
+    4. addresses that became free go to the first that waits.
 
 What does not change is not written, so that the reconciler sees true changes only.
 """
@@ -24,8 +24,7 @@ import msgspec
 
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.candidates import Candidates
-from cilia.loadbalancer.services.claim_queue import ClaimQueue
-from cilia.loadbalancer.services.claims import asks_for, grantable
+from cilia.loadbalancer.services.claims import Claims, first, precedes
 from cilia.loadbalancer.services.selection import in_order, probed, probed_backends, select_backends
 from cilia.loadbalancer.shadows import Shadows, is_preferred
 from cilia.loadbalancer.this_node import LocalNode
@@ -115,7 +114,7 @@ class Writer:
         self.now = now
         # Whether a frontend was ever redirected, which saves a look-up for each change until then.
         self._redirects = False
-        self._claims = ClaimQueue(tables.frontends, tables.claims, tables.problems, now)
+        self._claims = Claims(tables.claims, tables.problems, now)
         self._shadows = Shadows(tables.shadows, tables.problems, now)
 
     def write_txn(self) -> WriteTxn:
@@ -164,20 +163,15 @@ class Writer:
         moved = False
         if change.backends is not KEEP:
             rows, moved = self._set_backends(wtxn, rows, change, change.backends)
-        addresses: list[L3n4Addr] = []
         if change.service is KEEP:
             if moved:
                 self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.SERVICE), rows)
         elif change.service is None:
-            addresses = self._delete_service(wtxn, name, change.source)
+            self._delete_service(wtxn, name, change.source)
         else:
-            addresses = self._upsert_service(
-                wtxn, change.service, change.frontends, rows, moved=moved
-            )
+            self._upsert_service(wtxn, change.service, change.frontends, rows, moved=moved)
         if moved and self._redirects:
             self._refresh(wtxn, t.frontends.list(wtxn, name, fe_table.REDIRECT), rows)
-        if addresses and t.claims.num_objects(wtxn):
-            self._settle(wtxn, addresses)
 
     # -- backends
 
@@ -246,8 +240,7 @@ class Writer:
         rows: Sequence[Backend],
         *,
         moved: bool,
-    ) -> list[L3n4Addr]:
-        """Returns the addresses that claims may be concerned with: taken, given up, waited for."""
+    ) -> None:
         t, name = self.tables, svc.name
         before = t.services.get(wtxn, name)
         present: dict[L3n4Addr, Frontend] = {}
@@ -257,36 +250,30 @@ class Writer:
                 self._shadows.put(wtxn, svc, wanted, before)
                 if moved:
                     self._refresh(wtxn, present.values(), rows)
-                return []
-        conflicts = self._claims.conflicts(wtxn, name, wanted)
-        if conflicts:
-            self._claims.put(wtxn, svc, wanted, conflicts)
-            if moved:
-                self._refresh(wtxn, present.values(), rows)
-            # An owner that waits too may wait for what this service has and asks for no more.
-            return [c.address for c in conflicts if t.claims.get(wtxn, c.owner) is not None]
-        waiting = self._claims.drop(wtxn, name)
-        if waiting is not None and waiting.service.source is not svc.source:
-            self._shadows.put(wtxn, waiting.service, waiting.frontends, svc)
+                return
+        claimed = self._claims.of(wtxn, name)
         if before is not None and before == svc:
             svc = before
         else:
             if before is not None and before.source is not svc.source:
-                self._shadows.put(wtxn, before, map(params_of, present.values()), svc)
+                asked = [*map(params_of, present.values()), *(c.params for c in claimed.values())]
+                self._shadows.put(wtxn, before, asked, svc)
                 self._shadows.drop(wtxn, name, svc.source)
             t.services.insert(wtxn, svc)
         candidates = Candidates(in_order(rows) if len(rows) > 1 else rows)
-        moved_addresses: list[L3n4Addr] = []
         for params in wanted:
             fe = present.pop(params.address, None)
-            if fe is None:
-                moved_addresses.append(params.address)
+            if fe is None and not self._take(wtxn, svc, params):
+                claimed.pop(params.address, None)
+                continue
             redirect = fe.redirect_to if fe is not None else self._redirect_of(name, params)
             self._put(wtxn, params, svc, fe, candidates, redirect)
+        for claim in claimed.values():
+            self._claims.drop(wtxn, claim)
         for fe in present.values():
             t.frontends.delete(wtxn, fe)
-            moved_addresses.append(fe.address)
-        return moved_addresses
+        if self._claims.any(wtxn):
+            self._settle(wtxn, [*present, *(params.address for params in wanted)])
 
     def _redirect_of(self, name: ServiceName, params: FrontendParams) -> ServiceName | None:
         if self._redirect_for is None:
@@ -375,62 +362,67 @@ class Writer:
         rows = () if to else self.tables.backends.list(wtxn, fe.service_name, be_table.SERVICE)
         self._put(wtxn, fe, fe.service, fe, Candidates(in_order(rows)), to)
 
-    def _delete_service(self, wtxn: WriteTxn, name: ServiceName, source: Source) -> list[L3n4Addr]:
-        """Returns the addresses that became free, or went to what another source defines."""
+    def _delete_service(self, wtxn: WriteTxn, name: ServiceName, source: Source) -> None:
         t = self.tables
         svc = t.services.get(wtxn, name)
-        if svc is not None and svc.source is not source:
-            self._shadows.drop(wtxn, name, source)
-            return []
-        self._claims.drop(wtxn, name)
         self._shadows.drop(wtxn, name, source)
-        if svc is None:
-            return []
+        if svc is None or svc.source is not source:
+            return
+        for claim in self._claims.of(wtxn, name).values():
+            self._claims.drop(wtxn, claim)
         fes = list(t.frontends.list(wtxn, name, fe_table.SERVICE))
         for fe in fes:
             t.frontends.delete(wtxn, fe)
         t.services.delete(wtxn, svc)
-        freed = [fe.address for fe in fes]
         heir = self._shadows.take(wtxn, name)
         if heir is not None:
             rows = t.backends.list(wtxn, name, be_table.SERVICE)
-            freed += self._upsert_service(wtxn, heir.service, heir.frontends, rows, moved=False)
-        return freed
+            self._upsert_service(wtxn, heir.service, heir.frontends, rows, moved=False)
+        if self._claims.any(wtxn):
+            self._settle(wtxn, [fe.address for fe in fes])
 
     # -- ownership
 
-    def _settle(self, wtxn: WriteTxn, moved: Iterable[L3n4Addr]) -> None:
-        """Serves the claims that can be met now that these addresses have other owners, or none.
+    def _take(self, wtxn: WriteTxn, svc: Service, params: FrontendParams) -> bool:
+        """Whether the service may have the address now. If not it waits, else its owner does."""
+        owner = self.tables.frontends.get(wtxn, params.address)
+        if owner is None:
+            return True
+        if not precedes(params.type, svc, owner):
+            self._claims.put(wtxn, svc, params, owner)
+            return False
+        self._displace(wtxn, owner)
+        return True
 
-        A grant moves further addresses; claims that remain learn who owns what they wait for.
+    def _displace(self, wtxn: WriteTxn, owner: Frontend) -> None:
+        """Let the owner of an address wait for it."""
+        self._claims.put(wtxn, owner.service, params_of(owner), owner)
+
+    def _settle(self, wtxn: WriteTxn, addresses: Iterable[L3n4Addr]) -> None:
+        """Give each address that claims wait for to the first of them, unless its owner precedes
+        it; those that wait on learn who has it.
         """
-        t, moved = self.tables, list(moved)
-        while True:
-            asking = self._claims.asking_for(wtxn, moved)
-            ready = grantable(asking)
-            if not ready:
-                break
-            for claim in ready:
-                moved += self._release(wtxn, claim)
-            for claim in ready:
-                rows = t.backends.list(wtxn, claim.service.name, be_table.SERVICE)
-                moved += self._upsert_service(
-                    wtxn, claim.service, claim.frontends, rows, moved=False
-                )
-        for claim in asking:
-            self._claims.put(wtxn, claim.service, claim.frontends, claim.conflicts)
+        t = self.tables
+        for address in addresses:
+            waiting = self._claims.at(wtxn, address)
+            if not waiting:
+                continue
+            claim, owner = first(waiting), t.frontends.get(wtxn, address)
+            if owner is None or precedes(claim.params.type, claim.service, owner):
+                if owner is not None:
+                    self._displace(wtxn, owner)
+                self._claims.drop(wtxn, claim)
+                self._grant(wtxn, claim)
+            owner = t.frontends.get(wtxn, address)
+            assert owner is not None
+            for claim in self._claims.at(wtxn, address):
+                self._claims.put(wtxn, claim.service, claim.params, owner)
 
-    def _release(self, wtxn: WriteTxn, claim: FrontendClaim) -> list[L3n4Addr]:
-        """Takes away what a service that is about to be granted its claim asks for no more."""
-        t, asked = self.tables, asks_for(claim)
-        gone = [
-            fe
-            for fe in t.frontends.list(wtxn, claim.service.name, fe_table.SERVICE)
-            if fe.address not in asked
-        ]
-        for fe in gone:
-            t.frontends.delete(wtxn, fe)
-        return [fe.address for fe in gone]
+    def _grant(self, wtxn: WriteTxn, claim: FrontendClaim) -> None:
+        name, params = claim.service.name, claim.params
+        rows = self.tables.backends.list(wtxn, name, be_table.SERVICE)
+        redirect = self._redirect_of(name, params)
+        self._put(wtxn, params, claim.service, None, Candidates(in_order(rows)), redirect)
 
 
 def _with_health_of(before: Backend, be: Backend) -> Backend:

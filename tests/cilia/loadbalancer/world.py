@@ -99,10 +99,11 @@ class World:
     @property
     def waiting(self) -> dict[str, list[str]]:
         """Claims by service: the addresses and their owners."""
-        return {
-            claim.service.name.name: [f"{c.address} {c.owner.name}" for c in claim.conflicts]
-            for claim in self.tables.claims.all(self.db.read_txn())
-        }
+        found: dict[str, list[str]] = {}
+        for claim in self.tables.claims.all(self.db.read_txn()):
+            asked = found.setdefault(claim.service.name.name, [])
+            asked.append(f"{claim.address} {claim.owner.name}")
+        return found
 
     @property
     def problems(self) -> list[str]:
@@ -118,9 +119,13 @@ class World:
 
 
 def change(
-    name: str, *addresses: str, backends: Sequence[str] | Keep = KEEP, **fields: Any
+    name: str,
+    *addresses: str,
+    backends: Sequence[str] | Keep = KEEP,
+    type: FrontendType = FrontendType.CLUSTER_IP,
+    **fields: Any,
 ) -> ServiceChange:
     """A change that gives a service these frontends (and, if said, these backends)."""
     rows = backends if backends is KEEP else [backend(name, address) for address in backends]
-    wanted = sorted(map(params, addresses), key=lambda p: p.address)
+    wanted = sorted((params(address, type) for address in addresses), key=lambda p: p.address)
     return ServiceChange(name_of(name), service(name, **fields), wanted, rows)

@@ -33,71 +33,67 @@ class Step(msgspec.Struct):
     source: Source
 
 
+RANK = list(FrontendType)
+
+
 class Model:
     """What the tables ought to hold, kept in the plainest way."""
 
     def __init__(self) -> None:
-        self.owned: dict[str, tuple[Service, list[FrontendParams]]] = {}
-        self.waiting: dict[str, tuple[Service, list[FrontendParams]]] = {}
+        self.asked: dict[str, tuple[Service, list[FrontendParams]]] = {}
+        self.owners: dict[L3n4Addr, str] = {}
+        self.since: dict[tuple[L3n4Addr, str], int] = {}
         self.backends: dict[tuple[str, Source], list[Backend]] = {}
 
     def apply(self, step: Step, svc: Service | Keep | None) -> None:
         if step.backends is not KEEP:
             self.backends[step.name, step.source] = step.backends
-        if svc is KEEP:
-            return
         if svc is None:
-            self.owned.pop(step.name, None)
-            self.waiting.pop(step.name, None)
-        elif self._conflicts(step.name, step.frontends):
-            # An update keeps its place in the queue: assignment to a dict does.
-            self.waiting[step.name] = (svc, step.frontends)
-        else:
-            self.waiting.pop(step.name, None)
-            self.owned[step.name] = (svc, step.frontends)
+            self.asked.pop(step.name, None)
+        elif svc is not KEEP:
+            self.asked[step.name] = (svc, step.frontends)
         self._settle()
 
-    def owner(self, address: L3n4Addr) -> str | None:
-        for name, (_, frontends) in self.owned.items():
-            if any(params.address == address for params in frontends):
-                return name
-        return None
-
-    def _conflicts(self, name: str, frontends: list[FrontendParams]) -> list[tuple[L3n4Addr, str]]:
-        found = [(params.address, self.owner(params.address)) for params in frontends]
-        return [(addr, owner) for addr, owner in found if owner is not None and owner != name]
-
     def _settle(self) -> None:
-        while chosen := self._grantable():
-            for name in chosen:
-                self.owned.pop(name, None)
-            for name in chosen:
-                self.owned[name] = self.waiting.pop(name)
+        asking: dict[L3n4Addr, list[str]] = {}
+        for name, (_, frontends) in self.asked.items():
+            for params in frontends:
+                asking.setdefault(params.address, []).append(name)
+        owners = {address: self._first(address, names) for address, names in asking.items()}
+        waiting = [(a, n) for a, names in asking.items() for n in names if owners[a] != n]
+        self.since = {pair: self.since.get(pair, self._tick()) for pair in waiting}
+        self.owners = owners
 
-    def _grantable(self) -> list[str]:
-        """The first of the queue, with all who must be served with it, where that is possible."""
-        for name in self.waiting:
-            chosen = self._needed(name, set())
-            if chosen <= self.waiting.keys():
-                asked = [p.address for n in chosen for p in self.waiting[n][1]]
-                if len(asked) == len(set(asked)):
-                    return sorted(chosen)
-        return []
+    def _tick(self) -> int:
+        return max(self.since.values(), default=0) + 1
 
-    def _needed(self, name: str, seen: set[str]) -> set[str]:
-        if name not in seen:
-            seen.add(name)
-            for _, owner in self._conflicts(name, self.waiting.get(name, (None, []))[1]):
-                self._needed(owner, seen)
-        return seen
+    def _first(self, address: L3n4Addr, names: list[str]) -> str:
+        """Return who gets an address: the most entitled, the oldest; then whoever has it, unless
+        ages are known to be equal.
+        """
+
+        def standing(name: str) -> tuple[int, float]:
+            service, frontends = self.asked[name]
+            [type_] = [params.type for params in frontends if params.address == address]
+            return RANK.index(type_), service.created_at or float("inf")
+
+        best = min(map(standing, names))
+        equal = sorted(name for name in names if standing(name) == best)
+        if best[1] == float("inf"):
+            owner = self.owners.get(address)
+            if owner in equal:
+                return str(owner)
+            return min(equal, key=lambda name: (self.since.get((address, name), 0), name))
+        return equal[0]
 
     # -- what follows
 
     def frontends(self) -> dict[L3n4Addr, tuple[str, FrontendType, list[Backend]]]:
         return {
             params.address: (name, params.type, self._selected(name, svc, params))
-            for name, (svc, frontends) in self.owned.items()
+            for name, (svc, frontends) in self.asked.items()
             for params in frontends
+            if self.owners[params.address] == name
         }
 
     def _selected(self, name: str, svc: Service, params: FrontendParams) -> list[Backend]:
@@ -141,6 +137,16 @@ FRONTENDS = [
         ("[fd00::1]:80/TCP", FrontendType.EXTERNAL_IPS, ""),
     ]
 ]
+
+
+RETYPED = [None, FrontendType.CLUSTER_IP, FrontendType.LOAD_BALANCER, FrontendType.EXTERNAL_IPS]
+
+
+def retyped(params: FrontendParams, type_: FrontendType | None) -> FrontendParams:
+    """An address may be a ClusterIP to one service and an external IP to another."""
+    return params if type_ is None else msgspec.structs.replace(params, type=type_)
+
+
 policies = st.sampled_from(list(TrafficPolicy))
 services = st.fixed_dictionaries(
     {
@@ -148,6 +154,7 @@ services = st.fixed_dictionaries(
         "int_traffic_policy": policies,
         "traffic_distribution": st.sampled_from(list(TrafficDistribution)),
         "affinity_timeout_s": st.sampled_from([0, 42]),
+        "created_at": st.sampled_from([0, 0, 1, 2]),
     }
 )
 
@@ -173,7 +180,8 @@ def backends(draw: st.DrawFn, name: str, source: Source) -> list[Backend]:
 def steps(draw: st.DrawFn) -> Step:
     name = draw(st.sampled_from(NAMES))
     source = draw(st.sampled_from([Source.K8S, Source.API]))
-    wanted = draw(st.lists(st.sampled_from(FRONTENDS), unique_by=lambda p: p.address, max_size=4))
+    frontends = st.builds(retyped, st.sampled_from(FRONTENDS), st.sampled_from(RETYPED))
+    wanted = draw(st.lists(frontends, unique_by=lambda p: p.address, max_size=4))
     return Step(
         name,
         # Which of two sources' services is served: test_writer.py.
@@ -210,19 +218,22 @@ def test_tables_are_what_a_recomputation_gives(batches: Sequence[Sequence[Step]]
 def compare(world: World, model: Model) -> None:
     txn, t = world.db.read_txn(), world.tables
     assert {svc.name.name: svc for svc in t.services.all(txn)} == {
-        name: svc for name, (svc, _) in model.owned.items()
+        name: svc for name, (svc, _) in model.asked.items()
     }
     assert {
         fe.address: (fe.service_name.name, fe.type, list(fe.backends))
         for fe in t.frontends.all(txn)
     } == model.frontends()
     for fe in t.frontends.all(txn):
-        assert fe.service == model.owned[fe.service_name.name][0]
+        assert fe.service == model.asked[fe.service_name.name][0]
     assert sorted(t.backends.all(txn), key=repr) == sorted(
         (be for rows in model.backends.values() for be in rows), key=repr
     )
-    assert [claim.service.name.name for claim in t.claims.all(txn)] == sorted(model.waiting)
-    for claim in t.claims.all(txn):
-        owners = [(c.address, c.owner.name) for c in claim.conflicts]
-        assert owners == model._conflicts(claim.service.name.name, list(claim.frontends))
-    assert len(world.problems) == sum(len(c.conflicts) for c in t.claims.all(txn))
+    assert {
+        (claim.address, claim.service.name.name): (claim.owner.name, claim.service)
+        for claim in t.claims.all(txn)
+    } == {
+        (address, name): (model.owners[address], model.asked[name][0])
+        for address, name in model.since
+    }
+    assert len(world.problems) == len(model.since)

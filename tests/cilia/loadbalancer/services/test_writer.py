@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 
@@ -11,10 +13,10 @@ from statedb import ChangeIterator, StatusKind
 from statedb.status import done
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend
-from tables.loadbalancer.frontends import Frontend, with_outcome
+from tables.loadbalancer.frontends import Frontend, FrontendType, with_outcome
 from tables.loadbalancer.services import TrafficDistribution
 from tables.sources import Source
-from tests.cilia.loadbalancer.world import World, backend, change, name_of, service
+from tests.cilia.loadbalancer.world import World, backend, change, name_of, params, service
 
 A, B, C = "10.96.0.1:80/TCP", "10.96.0.2:80/TCP", "10.96.0.3:80/TCP"
 ONE, TWO, SIX = "10.1.0.1:80/TCP", "10.1.0.2:80/TCP", "[fd00::1]:80/TCP"
@@ -155,8 +157,7 @@ def test_each_cluster_replaces_its_own_backends_only(world: World) -> None:
 def test_the_first_owner_of_an_address_keeps_it(world: World) -> None:
     world.upsert("first", A, backends=[ONE])
     world.upsert("second", A, B, backends=[TWO])
-    assert world.frontends == {A: "first"}
-    assert world.services == ["first"]
+    assert world.frontends == {A: "first", B: "second"}
     assert world.waiting == {"second": [f"{A} first"]}
     [problem] = world.problems
     assert problem == f"Service test/second: {A} is owned by test/first, which keeps it"
@@ -182,61 +183,19 @@ def test_who_waits_takes_over_when_the_owner_moves(world: World) -> None:
 def test_who_waited_longest_comes_first_and_the_rest_learn_the_new_owner(world: World) -> None:
     for name in ("first", "zeta", "alpha"):
         world.upsert(name, A)
-    world.upsert("zeta", A, affinity_timeout_s=1)  # Keeps its place in the queue.
+    world.upsert("zeta", A, affinity_timeout_s=1)  # Waits as long as before.
     world.delete("first")
     assert world.frontends == {A: "zeta"}
     assert world.waiting == {"alpha": [f"{A} zeta"]}
     assert world.problems == [f"Service test/alpha: {A} is owned by test/zeta, which keeps it"]
 
 
-def test_a_conflict_leaves_what_the_service_had(world: World) -> None:
-    world.upsert("first", A)
-    world.upsert("second", B, backends=[ONE])
-    world.upsert("second", A, C, backends=[TWO])
-    assert world.frontends == {A: "first", B: "second"}
-    # The new backends serve what is left.
-    assert world.backends_of(B) == [TWO]
-    world.upsert("second", C)
-    assert world.frontends == {A: "first", C: "second"}
-    assert (world.waiting, world.problems) == ({}, [])
-
-
-def test_a_grant_that_frees_an_address_is_followed_by_the_next(world: World) -> None:
-    world.upsert("first", A)
-    world.upsert("second", B)
-    world.upsert("third", B)
-    world.upsert("second", A)
-    assert world.frontends == {A: "first", B: "second"}
-    world.delete("first")
-    assert world.frontends == {A: "second", B: "third"}
-    assert world.waiting == {}
-
-
-def test_two_services_can_exchange_their_addresses_in_one_batch(world: World) -> None:
+def test_services_that_exchange_addresses_pass_through_no_address_less_state(world: World) -> None:
     world.upsert("first", A)
     world.upsert("second", B)
     world.apply(change("first", B), change("second", A))
     assert world.frontends == {A: "second", B: "first"}
     assert (world.waiting, world.problems) == ({}, [])
-
-
-def test_three_services_can_pass_their_addresses_round(world: World) -> None:
-    for name, address in (("first", A), ("second", B), ("third", C)):
-        world.upsert(name, address)
-    world.upsert("first", B)
-    world.upsert("second", C)
-    assert world.frontends == {A: "first", B: "second", C: "third"}
-    world.upsert("third", A)
-    assert world.frontends == {A: "third", B: "first", C: "second"}
-
-
-def test_an_exchange_does_not_happen_while_an_owner_keeps_its_address(world: World) -> None:
-    world.upsert("first", A)
-    world.upsert("second", B)
-    world.upsert("first", A, B)
-    world.upsert("second", A)
-    assert world.frontends == {A: "first", B: "second"}
-    assert set(world.waiting) == {"first", "second"}
 
 
 def test_an_address_deleted_and_claimed_in_one_batch_changes_hands(world: World) -> None:
@@ -245,25 +204,52 @@ def test_an_address_deleted_and_claimed_in_one_batch_changes_hands(world: World)
     assert world.frontends == {A: "second"}
 
 
-def test_who_can_be_served_is_served_although_another_waits_longer(world: World) -> None:
-    world.upsert("b", B)
-    world.upsert("c", A)
-    world.upsert("a", A, B)
-    world.upsert("c", B)
-    world.upsert("b")
-    # First in the queue is "a", which would need both addresses.
-    assert world.frontends == {B: "c"}
-    assert world.waiting == {"a": [f"{B} c"]}
+def test_a_cluster_ip_comes_before_what_anybody_may_write_into_an_object(world: World) -> None:
+    world.apply(change("thief", A, B, type=FrontendType.EXTERNAL_IPS, created_at=1))
+    world.apply(change("web", A, backends=[ONE], created_at=2))
+    assert world.frontends == {A: "web", B: "thief"}
+    assert world.backends_of(A) == [ONE]
+    assert world.problems == [
+        f"Service test/thief: {A} is owned by test/web, whose ClusterIP comes before an address of "
+        "type ExternalIPs"
+    ]
+    world.delete("web")
+    assert world.frontends == {A: "thief", B: "thief"}
+    assert world.problems == []
 
 
-def test_a_claim_learns_of_an_address_that_gets_an_owner_meanwhile(world: World) -> None:
+@pytest.mark.parametrize("order", [*itertools.permutations(["newest", "middle", "oldest"])])
+def test_the_owner_does_not_depend_on_the_order_of_reading(
+    world: World, order: tuple[str, ...]
+) -> None:
+    born = {"oldest": 1, "middle": 5, "newest": 9}
+    for name in order:
+        world.apply(change(name, A, type=FrontendType.EXTERNAL_IPS, created_at=born[name]))
+    assert world.frontends == {A: "oldest"}
+    assert world.waiting == {"middle": [f"{A} oldest"], "newest": [f"{A} oldest"]}
+    assert world.problems == [
+        f"Service test/{name}: {A} is owned by test/oldest, which is older"
+        for name in ("middle", "newest")
+    ]
+    world.delete("oldest")
+    assert world.frontends == {A: "middle"}
+
+
+def test_an_owner_that_asks_for_less_gives_way(world: World) -> None:
     world.upsert("first", A)
-    world.upsert("second", A, B)
-    world.upsert("first", A, B)
-    assert world.waiting == {"second": [f"{A} first", f"{B} first"]}
-    world.upsert("first", B)
-    assert world.waiting == {"second": [f"{B} first"]}
-    assert world.frontends == {B: "first"}
+    world.apply(change("second", A, type=FrontendType.LOAD_BALANCER))
+    world.apply(change("first", A, type=FrontendType.EXTERNAL_IPS))
+    assert world.frontends == {A: "second"}
+    assert world.waiting == {"first": [f"{A} second"]}
+
+
+def test_of_files_and_an_api_server_the_latter_has_the_address(world: World) -> None:
+    world.upsert("of-a-file", A)
+    world.upsert("of-a-server", A, created_at=7)
+    assert world.frontends == {A: "of-a-server"}
+    assert world.problems == [
+        f"Service test/of-a-file: {A} is owned by test/of-a-server, which has a creation timestamp"
+    ]
 
 
 def test_a_claim_goes_with_its_service(world: World) -> None:
@@ -273,6 +259,16 @@ def test_a_claim_goes_with_its_service(world: World) -> None:
     assert (world.waiting, world.problems) == ({}, [])
     world.delete("first")
     assert world.frontends == {}
+
+
+def test_what_waits_goes_over_to_the_source_that_is_preferred(world: World) -> None:
+    world.upsert("first", A)
+    file = msgspec.structs.replace(service("second"), source=Source.DIRECTORY)
+    world.apply(ServiceChange(name_of("second"), file, [params(A)], source=Source.DIRECTORY))
+    world.upsert("second", B)
+    assert (world.frontends, world.waiting) == ({A: "first", B: "second"}, {})
+    world.delete("second")
+    assert world.waiting == {"second": [f"{A} first"]}
 
 
 def test_an_aborted_transaction_leaves_no_trace(world: World) -> None:
