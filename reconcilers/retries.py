@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objects that failed, each with its own exponential backoff.
 
-A dict holds the truth, one item a key; two heaps order it by due time and by revision. Heap
-entries of items that were cleared or rescheduled are skipped when they surface, and the heaps are
-rebuilt when most of their content is of that kind.
+One item a key; those that wait are in order of their due times, and all in order of the revisions
+at which they failed first.
 """
 
 import random
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-T = TypeVar("T")
+from sortedcontainers import SortedDict
 
-_SLACK = 64  # stale heap entries that are not worth a rebuild
+T = TypeVar("T")
 
 
 def text_of(failure: BaseException) -> str:
@@ -33,14 +31,17 @@ def text_of(failure: BaseException) -> str:
 
 
 class RetryItem(Generic[T]):
-    """One failed object; `revision` is the one at which it failed first."""
+    """One failed object; `revision` is the one at which it failed first, `number` tells it from
+    others of the same time or revision.
+    """
 
-    __slots__ = ("attempts", "deleted", "due", "error", "key", "obj", "revision")
+    __slots__ = ("attempts", "deleted", "due", "error", "key", "number", "obj", "revision")
 
-    def __init__(self, key: Any, obj: T, revision: int, deleted: bool) -> None:
+    def __init__(self, key: Any, obj: T, revision: int, deleted: bool, number: int) -> None:
         self.key = key
         self.obj = obj
         self.revision = revision
+        self.number = number
         self.deleted = deleted
         self.attempts = 0
         self.due: float | None = None  # None while an attempt is under way
@@ -67,9 +68,9 @@ class Retries(Generic[T]):
         self._clock = clock
         self._rng = rng or random.Random()
         self._items: dict[Any, RetryItem[T]] = {}
-        self._by_due: list[tuple[float, int, RetryItem[T]]] = []
-        self._by_revision: list[tuple[int, int, RetryItem[T]]] = []
-        self._sequence = count()
+        self._by_due: SortedDict[tuple[float, int], RetryItem[T]] = SortedDict()
+        self._by_revision: SortedDict[tuple[int, int], RetryItem[T]] = SortedDict()
+        self._numbers = count()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -84,19 +85,25 @@ class Retries(Generic[T]):
         """Schedule the next attempt; a further failure of the same kind waits twice as long."""
         item = self._items.get(key)
         if item is None or item.deleted is not deleted:
-            item = RetryItem(key, obj, revision, deleted)
+            self.clear(key)
+            item = RetryItem(key, obj, revision, deleted, next(self._numbers))
             self._items[key] = item
-            heappush(self._by_revision, (revision, next(self._sequence), item))
+            self._by_revision[revision, item.number] = item
+        elif item.due is not None:
+            del self._by_due[item.due, item.number]
         item.obj = obj
         item.error = error
         item.due = self._clock() + self._backoff_s(item.attempts)
         item.attempts += 1
-        heappush(self._by_due, (item.due, next(self._sequence), item))
-        self._compact()
+        self._by_due[item.due, item.number] = item
 
     def clear(self, key: Any) -> None:
         """Forget `key`: it succeeded, or a newer version of it is handled now."""
-        self._items.pop(key, None)
+        item = self._items.pop(key, None)
+        if item is not None:
+            del self._by_revision[item.revision, item.number]
+            if item.due is not None:
+                del self._by_due[item.due, item.number]
 
     def take_due(self, limit: int) -> list[RetryItem[T]]:
         """Up to `limit` items whose time has come, earliest first.
@@ -109,47 +116,20 @@ class Retries(Generic[T]):
             due = self.next_due()
             if due is None or due > now:
                 break
-            item = heappop(self._by_due)[2]
+            _, item = self._by_due.popitem(0)
             item.due = None
             taken.append(item)
         return taken
 
     def next_due(self) -> float | None:
         """When the next attempt is due, None if there is none."""
-        heap = self._by_due
-        while heap:
-            due, _, item = heap[0]
-            if item.due == due and self._items.get(item.key) is item:
-                return due
-            heappop(heap)
-        return None
+        return self._by_due.peekitem(0)[0][0] if self._by_due else None
 
     def low_watermark(self) -> int | None:
         """The lowest revision that still waits for success, None if there is none."""
-        heap = self._by_revision
-        while heap:
-            revision, _, item = heap[0]
-            if self._items.get(item.key) is item:
-                return revision
-            heappop(heap)
-        return None
+        return self._by_revision.peekitem(0)[0][0] if self._by_revision else None
 
     def _backoff_s(self, attempts: int) -> float:
         # 2**64 times any sane minimum is past any maximum: the cap keeps the power a float.
         wait_s = min(self._min_s * 2.0 ** min(attempts, 64), self._max_s)
         return wait_s * (1.0 - self._jitter * self._rng.random())
-
-    def _compact(self) -> None:
-        limit = 2 * len(self._items) + _SLACK
-        if len(self._by_due) > limit:
-            self._by_due = [
-                entry
-                for entry in self._by_due
-                if entry[2].due == entry[0] and self._items.get(entry[2].key) is entry[2]
-            ]
-            heapify(self._by_due)
-        if len(self._by_revision) > limit:
-            self._by_revision = [
-                entry for entry in self._by_revision if self._items.get(entry[2].key) is entry[2]
-            ]
-            heapify(self._by_revision)
