@@ -107,15 +107,13 @@ def _stderr(state: State, flags: Flags, args: list[str]) -> None:
 def _match(state: State, flags: Flags, pattern: str, text: str, name: str) -> None:
     regexp = compile_re2(f"(?m){pattern}")
     wanted = flags["count"]
-    matches = list(regexp.find_all(text))
+    matches = regexp.find_all(text)
     if wanted > 0 and len(matches) != wanted:
         raise CommandFailed(f"{len(matches)} matches for `{pattern}` in {name}, not {wanted}")
     if not matches:
         raise CommandFailed(f"no match for `{pattern}` in {name}")
     if not flags["quiet"]:
-        start = text.rfind("\n", 0, matches[0].start()) + 1
-        end = text.find("\n", matches[0].end())
-        state.log(f"matched: {text[start : end if end >= 0 else len(text)]}\n")
+        state.log(f"matched: {regexp.lines_of_first(text)}\n")
 
 
 _QUIET = Flag("quiet", "q", help="do not log the difference")

@@ -25,7 +25,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith(".documents")])
-def test_only_the_standard_library_and_this_package_are_imported(name: str) -> None:
+def test_only_the_standard_library_re2_and_this_package_are_imported(name: str) -> None:
     tree = ast.parse(Path(str(import_module(name).__file__)).read_text())
     imported = {
         alias.name
@@ -36,7 +36,7 @@ def test_only_the_standard_library_and_this_package_are_imported(name: str) -> N
     foreign = {
         module
         for module in imported
-        if module.partition(".")[0] not in sys.stdlib_module_names
+        if module.partition(".")[0] not in {*sys.stdlib_module_names, "re2"}
         and not module.startswith("cilia.script")
     }
     assert foreign == set()
