@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import h11
-import orjson
+import msgspec
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -83,8 +83,8 @@ async def json_object(request: Request) -> dict[str, Any]:
         if size > MOST_BYTES:
             raise BadBody(f"the body is longer than {MOST_BYTES} bytes")
     try:
-        body = orjson.loads(b"".join(parts))
-    except orjson.JSONDecodeError as error:
+        body = msgspec.json.decode(b"".join(parts))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadBody(f"the body is no JSON: {error}") from None
     if not isinstance(body, dict):
         raise BadBody("the body is no JSON object")
