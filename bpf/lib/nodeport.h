@@ -11,7 +11,8 @@
  *
  * Direct return is for clients outside and for frontends that the backend's node knows: a client that is a
  * node may be the backend's own, which would be answered past its devices; a node port is known at the
- * addresses of Node objects. Everything else is translated (snat). A connection stays as it began.
+ * addresses of Node objects. Everything else is translated (snat), also a flow whose ports another one of
+ * the client has at this backend. A connection stays as it began.
  *
  * XDP does what ends in sending a packet to a known neighbour, and leaves everything else to tc as it
  * came: no packet is translated twice. */
@@ -220,7 +221,7 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 	struct ct_new *new = &plan->new;
 	struct lb_asked asked;
 	struct ct_entry *behind;
-	int done, tries = 0;
+	int done, tries;
 
 	*new = (struct ct_new){
 		.ifindex = ctx_ifindex(ctx),
@@ -233,7 +234,7 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 		return done;
 	new->rev_nat = decision->rev_nat;
 	plan->direct = nodeport_is_direct(packet, &asked, v6);
-	for (;;) {
+	for (tries = 0; tries <= LB_CHOICES; tries++) {
 		if (!lb_pick(&asked, decision, &packet->tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
 		new->backend_id = decision->target.id;
@@ -250,16 +251,19 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 		if (!nodeport_taken(packet, plan, &asked, behind, v6))
 			break;
 		asked.continues = false;
-		if (++tries == LB_CHOICES) {
-			/* By direct return the backend's node answers the client at the port it has. */
-			if (nodeport_leads_out(plan))
-				return REFUSE(DROP_CT_COLLISION);
+		if (tries < LB_CHOICES - 1)
+			continue;
+		if (!nodeport_leads_out(plan)) {
 			done = nodeport_other_port(packet, &plan->to, &behind, new->now_s, v6);
 			if (done)
 				return done;
 			break;
 		}
+		/* By direct return the backend's node answers the client at the port it has. */
+		plan->direct = false;
 	}
+	if (tries > LB_CHOICES)
+		return REFUSE(DROP_CT_COLLISION);
 	return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, v6);
 }
 

@@ -322,3 +322,33 @@ def test_connection_stays_as_it_began(opt: Node, ipip: Node, family: int, dispat
     assert (verdict, out[1].dst) == (SENT["tc"], BACKEND[family])
     direct = out[1].src == CLIENT[family] if dispatch == "opt" else out[2].dst == NODE[family]
     assert direct
+
+
+@pytest.mark.parametrize("dispatch", ["opt", "ipip"])
+@PROTOCOLS
+@FAMILIES
+def test_second_frontend_of_one_backend_is_translated(
+    opt: Node, ipip: Node, family: int, transport: type[Packet], dispatch: str
+) -> None:
+    """Asked from the same port, the backend's node could not tell whose its replies are."""
+    node, proto = {"opt": opt, "ipip": ipip}[dispatch], proto_of(transport)
+    node.serve(family, proto, flags=ServiceFlag.DSR)
+    node.datapath.service(
+        SECOND_ADDRESS[family],
+        80,
+        proto,
+        [(BACKEND[family], 8080)],
+        rev_nat=8,
+        flags=ServiceFlag.DSR,
+        kind=ServiceType.LOAD_BALANCER,
+    )
+    verdict, first = node.run(request(family, transport))
+    assert (verdict, first[1].dst) == (SENT["tc"], BACKEND[family])
+    assert NODE[family] != first[1].src or dispatch == "ipip"
+    packet = frame(CLIENT[family], SECOND_ADDRESS[family], transport(sport=40000, dport=80))
+    for _ in range(2):
+        verdict, out = node.run(packet)
+        assert (verdict, out[1].src, out[1].dst) == (SENT["tc"], NODE[family], BACKEND[family])
+        assert out[2].name == transport.__name__
+        assert out[transport].dport == 8080
+    assert bytes(node.run(request(family, transport))[1][2])[:4] == bytes(first[2])[:4]
