@@ -48,6 +48,9 @@ from bpf.sock import (
     unwanted_programs,
 )
 
+#: Below the pin directory of an instance: maps, programs, links of cgroups, links of devices.
+DIRECTORIES = ("maps", "programs", "links", "attachments")
+
 
 class NodeDatapath:
     """Maps and programs of one node. Used from one thread at a time."""
@@ -56,10 +59,9 @@ class NodeDatapath:
         """``packets``: objects of packet programs that share the maps."""
         self.config = config
         self._packets = packets or PacketConfig((), {}, {})
-        self.maps_dir = config.pin_dir / "maps"
-        self.programs_dir = config.pin_dir / "programs"
-        self.links_dir = config.pin_dir / "links"
-        self.device_links_dir = config.pin_dir / "attachments"
+        self.maps_dir, self.programs_dir, self.links_dir, self.device_links_dir = (
+            config.pin_dir / name for name in DIRECTORIES
+        )
         self._loader = Loader(
             ["sock", *self._packets.objects],
             self.maps_dir,
@@ -340,11 +342,19 @@ def _map_ids(program_id: int) -> set[int]:
         return set()
 
 
-def cleanup(pin_dir: Path) -> None:
-    """Detach every program, remove every map and pin below ``pin_dir``; idempotent."""
+def cleanup(pin_dir: Path) -> list[Path]:
+    """Detach every program, remove every map and pin of an instance below `pin_dir`; idempotent.
+
+    Return what is left: what somebody else put there.
+    """
     links = pin_dir / "links"
     for path in links.iterdir() if links.is_dir() else ():
         with Link.open_pinned(path) as link:
             link.detach_if_attached()
         pins.unpin(path)
-    pins.remove_tree(pin_dir)
+    for name in DIRECTORIES:
+        pins.remove_tree(pin_dir / name)
+    left = sorted(pin_dir.iterdir()) if pin_dir.is_dir() else []
+    if not left:
+        pins.remove_tree(pin_dir)
+    return left

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from cilia.agent.config import AgentConfig
-from cilia.agent.state_directory import make_and_lock
+from cilia.agent.state_directory import entries, make_and_lock
 from cilia.datapath.mounts import pin_dirs, unmount_ours
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.netlink import Netlink
@@ -76,7 +76,10 @@ def cleanup(
 
 
 def acquire(lock: InstanceLock, config: AgentConfig, wait_s: float) -> None:
-    """An agent that starts takes the lock of the state directory first: it is made if need be."""
+    """An agent that starts takes the lock of the state directory first: it is made if need be.
+
+    Raises: AlreadyRunning, ProgramError (also for a directory that no agent had), OSError.
+    """
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -107,20 +110,21 @@ def remove_everything(config: AgentConfig) -> list[str]:
             removed += _remove_datapath(pin_dir)
     removed += unmount_ours(config.run_dir)
     if config.run_dir.exists():
-        is_of_an_agent = any(config.run_dir.iterdir())
-        _remove_directory(config.run_dir)
-        removed += [str(config.run_dir)] if is_of_an_agent else []
+        removed += _remove_directory(config.run_dir)
     return removed
 
 
 def _remove_datapath(pin_dir: Path) -> list[str]:
-    from bpf.datapath import cleanup as detach_and_unpin  # loads libbpf
+    from bpf.datapath import DIRECTORIES  # loads libbpf
+    from bpf.datapath import cleanup as detach_and_unpin
 
     filters = _detach_filters(pin_dir)
-    detach_and_unpin(pin_dir)
+    ours = any((pin_dir / name).is_dir() for name in DIRECTORIES)
+    left = detach_and_unpin(pin_dir)
     return [
         *([f"{filters} tc filters on devices"] if filters else []),
-        f"programs, maps and links pinned below {pin_dir}",
+        *([f"programs, maps and links pinned below {pin_dir}"] if ours else []),
+        *(f"left: {path} is not of an instance" for path in left),
     ]
 
 
@@ -134,15 +138,21 @@ def _detach_filters(pin_dir: Path) -> int:
         return FilterPlaces(netlink, pin_dir).detach_all()
 
 
-def _remove_directory(directory: Path) -> None:
-    """With all that is in it; of a mount point, as in a container, only what is in it."""
-    for path in directory.iterdir():
+def _remove_directory(directory: Path) -> list[str]:
+    """Remove what an agent keeps in its state directory, and the directory if nothing else is in
+    it; a mount point, as in a container, stays.
+    """
+    ours, others = entries(directory)
+    for path in ours:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
-    try:
-        directory.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.EROFS):  # mounted; also in a read-only root
-            raise
+    if not others:
+        try:
+            directory.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EROFS):  # mounted; also in a read-only root
+                raise
+    left = [f"left: {path} is not an agent's" for path in others]
+    return [str(directory), *left] if ours else left

@@ -19,18 +19,34 @@ import structlog
 from starlette.types import ASGIApp
 
 from cilia.agent.config import AgentConfig
+from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
 from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
+from cilia.linux.records import BROKEN, NEW
 from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
 from cilia.program.health import HealthReporter
-from cilia.program.instance import InstanceOptions
+from cilia.program.instance import SOCKET, InstanceOptions
 from cilia.program.serving import serve, unix_socket
 
-__all__ = ["ControlSocket", "locked", "make_and_lock", "sentence"]
+__all__ = ["ControlSocket", "entries", "locked", "make_and_lock", "sentence"]
 
 log = structlog.get_logger("agent")
+
+#: What an agent, and the init container that writes its options, keep in the state directory.
+NAMES: Final = frozenset(
+    {
+        SOCKET,
+        RECORD,
+        PINS,
+        SERVERS_FILE,
+        COPIES_DIRECTORY,
+        STATE_FILE_COPIES,
+        "config",
+        "cgroupv2",
+    }
+)
 
 #: How long a directory that cannot be made is left alone if nothing is announced.
 AGAIN_S: Final = 5.0
@@ -65,6 +81,30 @@ def sentence() -> Iterator[None]:
         raise ProgramError(f"{error.filename}: {error.strerror}") from None
 
 
+def entries(directory: Path) -> tuple[list[Path], list[Path]]:
+    """Return what an agent made in a state directory, and what somebody else did, by name."""
+    ours: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(directory.iterdir()):
+        name = path.name.removesuffix(BROKEN)
+        if name.startswith(".") and name.endswith(NEW):
+            name = name[1 : -len(NEW)]
+        (ours if name in NAMES else others).append(path)
+    return ours, others
+
+
+def _refuse_directory_of_others(directory: Path) -> None:
+    """A slip such as `--state-dir /var/lib` must not end with a cleanup of it. Who has a record of
+    an agent had one before.
+    """
+    _, others = entries(directory)
+    if others and not (directory / PINS).exists():
+        raise ProgramError(
+            f"{directory} has what no agent made ({others[0].name}) and no record of an agent:"
+            " name a directory of its own with --state-dir"
+        )
+
+
 def make_and_lock(directory: Path, lock: InstanceLock) -> None:
     """Make a directory that is ours alone, and lock it; a cleanup may remove it in between.
 
@@ -73,6 +113,7 @@ def make_and_lock(directory: Path, lock: InstanceLock) -> None:
     while not lock.holds(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         own_directory(directory)
+        _refuse_directory_of_others(directory)
         try:
             lock.acquire(directory)
         except FileNotFoundError:

@@ -32,6 +32,7 @@ __all__ = ["Input", "cluster_resources", "file_copies", "open_input"]
 SERVERS_FILE: Final = "api-servers.json"
 # What is in force from each manifest, in the state directory.
 COPIES_DIRECTORY: Final = "manifests"
+STATE_FILE_COPIES: Final = "lb-state-file"
 _ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 

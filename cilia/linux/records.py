@@ -15,12 +15,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
-__all__ = ["BROKEN", "read_record", "replace_file", "write_record"]
+__all__ = ["BROKEN", "NEW", "read_record", "replace_file", "write_record"]
 
 T = TypeVar("T")
 
 #: Added to the name of a file that is set aside.
 BROKEN: Final = ".broken"
+#: Ends the name of a file that is being written; it begins with a dot.
+NEW: Final = ".new"
 
 log = structlog.get_logger("records")
 
@@ -40,7 +42,7 @@ def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
 
     Raises: OSError (a full disk); the old content is still there then, and no other file.
     """
-    new = path.with_name(f".{path.name}.new")
+    new = path.with_name(f".{path.name}{NEW}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:

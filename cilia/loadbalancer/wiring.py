@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from cilia.cluster.inputs import file_copies
+from cilia.cluster.inputs import STATE_FILE_COPIES, file_copies
 from cilia.cluster.problems import ProblemReflector
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
@@ -243,7 +243,7 @@ def _state_file(ctx: Context, options: LoadBalancerOptions, writer: Writer) -> d
     """Services of `--lb-state-file`, less preferred than those of the API server; or nothing."""
     if options.lb_state_file is None:
         return {}
-    copies = file_copies(options, "lb-state-file")
+    copies = file_copies(options, STATE_FILE_COPIES)
     source = state_file_source(options.lb_state_file, options.lb_state_file_interval_s, copies)
     services = ServiceReflector(source, writer, origin=Source.API)
     refused = ProblemReflector(source, ctx.db, ctx.problems, name="lb-state-file")

@@ -11,9 +11,11 @@ from pydantic import Field
 
 from cilia.program.options import ProgramConfig
 
-__all__ = ["DEFAULT_INSTANCE", "InstanceOptions"]
+__all__ = ["DEFAULT_INSTANCE", "SOCKET", "InstanceOptions"]
 
 DEFAULT_INSTANCE = "cilia"
+#: The control socket, in the state directory.
+SOCKET = "cilia.sock"
 
 
 class InstanceOptions(ProgramConfig):
@@ -47,7 +49,7 @@ class InstanceOptions(ProgramConfig):
 
     @property
     def socket_path(self) -> Path:
-        return self.run_dir / "cilia.sock"
+        return self.run_dir / SOCKET
 
     @property
     def pin_dir(self) -> Path:

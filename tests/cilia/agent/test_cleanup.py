@@ -81,6 +81,32 @@ def test_all_of_it_goes(config: AgentConfig) -> None:
     assert not config.run_dir.exists()
 
 
+def test_what_an_agent_did_not_make_stays_and_is_told(config: AgentConfig) -> None:
+    note = config.run_dir / "note"
+    note.touch()
+    (config.run_dir / ".pins.json.new").touch()
+    (config.run_dir / "mounts.json.broken").touch()
+    remember_pins(config.run_dir, config.pin_dir)
+    lock = InstanceLock()
+    acquire(lock, config, 0.0)
+    lock.release()
+    assert remove_everything(config) == [str(config.run_dir), f"left: {note} is not an agent's"]
+    assert list(config.run_dir.iterdir()) == [note]
+
+
+@pytest.mark.parametrize("name", ["file", "manifests/../file", ".hidden.new"])
+def test_a_directory_of_others_is_refused_by_agent_and_cleanup(tmp_path: Path, name: str) -> None:
+    config = AgentConfig(state_dir=tmp_path / "state", bpf_root=tmp_path / "bpf")
+    config.run_dir.mkdir()
+    (config.run_dir / "manifests").mkdir()
+    (config.run_dir / name).touch()
+    with pytest.raises(ProgramError, match="no record of an agent: name a directory of its own"):
+        acquire(InstanceLock(), config, 0.0)
+    with pytest.raises(ProgramError, match="no record of an agent"), locked(config):
+        pass
+    assert (config.run_dir / name).exists()
+
+
 @pytest.mark.parametrize("number", [errno.EBUSY, errno.EROFS])
 def test_a_mounted_directory_is_emptied(
     config: AgentConfig, monkeypatch: pytest.MonkeyPatch, number: int
@@ -139,6 +165,18 @@ def test_tc_filters_go_and_those_of_another_instance_stay(
     removed, left = kernel.netns.run(remove)
     assert removed[0] == "1 tc filters on devices"
     assert left == [other]
+
+
+@pytest.mark.root
+def test_pins_of_others_stay(config: AgentConfig, bpf_root: Path) -> None:
+    """The name of an instance may be that of another program's directory."""
+    pin = config.pin_dir / "globals" / "other_map"
+    pin.parent.mkdir(parents=True)
+    with Map.create(MapType.HASH, "other", 4, 4, 1) as made:
+        made.pin(pin)
+    assert f"left: {pin.parent} is not of an instance" in remove_everything(config)
+    assert pin.exists()
+    pins.remove_tree(config.pin_dir)
 
 
 @pytest.mark.root
