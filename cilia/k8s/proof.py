@@ -16,6 +16,7 @@ import msgspec
 
 from cilia.k8s.client import METADATA, Client
 from cilia.k8s.ledger import Differences, Ledger
+from cilia.k8s.listing import Paging
 from cilia.k8s.objects import ObjectKey
 from cilia.k8s.resource import HEAD_PAGE, Resource, decoded, number
 
@@ -47,18 +48,21 @@ async def read_versions(client: Client, resource: Resource, page_size: int) -> V
     """Raises ApiError."""
     listed: dict[ObjectKey, int] = {}
     query: dict[str, str | int] = {**resource.query, "limit": page_size}
+    paging = Paging("PartialObjectMetadataList")
     size, cpu_s = 0, 0.0
     while True:
         body = await client.fetch(resource.path, query, METADATA)
         started = time.thread_time()
         page = decoded(HEAD_PAGE, body)
+        known = len(listed)
         for head in page.items or ():
             listed[resource.key(head)] = head.version
+        token = paging.next(page, len(listed) - known)
         size += len(body)
         cpu_s += time.thread_time() - started
-        if not page.metadata.next:
+        if not token:
             return Versions(listed, number(page.metadata.resource_version), size, cpu_s)
-        query["continue"] = page.metadata.next
+        query["continue"] = token
 
 
 async def prove(

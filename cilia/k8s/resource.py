@@ -28,6 +28,11 @@ class Resource(msgspec.Struct, frozen=True):
         return self.kind.RESOURCE
 
     @property
+    def list_kind(self) -> str:
+        """What the server calls a list of these objects."""
+        return f"{self.kind.KIND}List"
+
+    @property
     def path(self) -> str:
         version = self.kind.API_VERSION
         return f"/{'apis' if '/' in version else 'api'}/{version}/{self.kind.RESOURCE}"
@@ -38,6 +43,9 @@ class Resource(msgspec.Struct, frozen=True):
         return {name: value for name, value in selectors.items() if value}
 
     def key(self, head: Head) -> ObjectKey:
+        """Raises Garbage for an object of another kind."""
+        if head.kind not in ("", self.kind.KIND, "PartialObjectMetadata"):
+            raise Garbage(f"a {shortened(head.kind)} among {self.name}")
         return (self.kind.KIND, head.metadata.namespace, head.metadata.name)
 
 
@@ -48,9 +56,10 @@ class HeadMetadata(msgspec.Struct, rename="camel"):
 
 
 class Head(msgspec.Struct):
-    """The little of an object that says which one it is."""
+    """The little of an object that says which one it is; items of a list have no kind."""
 
     metadata: HeadMetadata
+    kind: str = ""
 
     @property
     def version(self) -> int:
@@ -67,11 +76,13 @@ class ListMetadata(
 
 class Page(msgspec.Struct):
     metadata: ListMetadata
+    kind: str = ""
     items: list[msgspec.Raw] | None = None
 
 
 class HeadPage(msgspec.Struct):
     metadata: ListMetadata
+    kind: str = ""
     items: list[Head] | None = None
 
 

@@ -131,12 +131,11 @@ class ResourceWatch:
     async def _follow(self) -> None:
         while True:
             try:
+                reconnected = not self._list_cause
                 if self._list_cause:
                     await self._list()
-                else:
-                    self._proof_wanted.set()
                 if not self._list_cause:
-                    await self._watch()
+                    await self._watch(prove=reconnected)
                 # Ended by the server, or by the wish to list.
                 wait_s = 0.0 if self._list_cause else random.uniform(0, FIRST_WAIT_S)
             except _Mistrust as error:
@@ -266,7 +265,7 @@ class ResourceWatch:
         """Takes a page in; only objects that differ are decoded, unless all are to be sent."""
         events: list[Event] = []
         versions = self._ledger.versions
-        now = time.time()
+        now, before = time.time(), len(listed)
         for raw in page.items or ():
             head = decoded(HEAD, raw)
             key, version = self.resource.key(head), head.version
@@ -279,6 +278,8 @@ class ResourceWatch:
                 events += self._events.of_object(key, raw, 0.0 if first else now)
             elif everything:
                 events += self._events.of_object(key, raw, 0.0)
+        if page.items and len(listed) == before:
+            raise Garbage("a page of a list repeats what came before")
         return events
 
     def _unlisted(self, listed: dict[ObjectKey, int], first: bool, cause: str) -> list[Event]:
@@ -298,8 +299,10 @@ class ResourceWatch:
 
     # -- watch
 
-    async def _watch(self) -> None:
-        """Follows the stream until it ends; what came before an error is sent."""
+    async def _watch(self, *, prove: bool) -> None:
+        """Follows the stream until it ends; what came before an error is sent. `prove`: ask for a
+        proof once it is there.
+        """
         query = {
             **self.resource.query,
             "watch": 1,
@@ -312,6 +315,8 @@ class ResourceWatch:
                 self._answered()
                 self._failures = 0
                 self._say(State.WATCHING)
+                if prove:
+                    self._proof_wanted.set()
                 rest = b""
                 async for chunk in response.chunks():
                     *lines, rest = (rest + chunk).split(b"\n")

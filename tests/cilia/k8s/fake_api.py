@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from cilia.k8s import crds  # noqa: F401 - its kinds are looked for
+from cilia.k8s.objects import K8sObject
 from tests.cilia.k8s.h2_server import Closed, H2Server, Reply, Request
 
 METADATA_ONLY: Final = "as=PartialObjectMetadataList"
@@ -47,6 +50,9 @@ class FakeApi:
         self.requests: list[Request] = []
         # Paths that something before the server answers with 404; None: all.
         self.not_found: set[str] | None = set()
+        # What lists call themselves, if not what they are; and whether no list ever ends.
+        self.list_kind = ""
+        self.always_more = False
         self.bookmark_s = 60.0
         self.watch_s: float | None = None
         self._resources = {path: _Resource() for path in paths}
@@ -177,9 +183,14 @@ class FakeApi:
         first, limit = int(start), int(request.query.get("limit", 0)) or len(objects)
         items = objects[first : first + limit]
         more = f"{name}:{first + limit}" if first + limit < len(objects) else ""
-        if METADATA_ONLY in request.headers["accept"]:
+        partial = METADATA_ONLY in request.headers["accept"]
+        if partial:
             items = [{"metadata": item["metadata"]} for item in items]
-        form = {"metadata": {"resourceVersion": str(revision), "continue": more}, "items": items}
+        kind = "PartialObjectMetadataList" if partial else _list_kind(request.path)
+        if self.always_more:
+            more = f"{name}:0"
+        metadata = {"resourceVersion": str(revision), "continue": more}
+        form = {"kind": self.list_kind or kind, "metadata": metadata, "items": items}
         await reply.whole(200, orjson.dumps(form))
 
     async def _watch(self, request: Request, reply: Reply) -> None:
@@ -213,6 +224,19 @@ class FakeApi:
 def _bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token if scheme.lower() == "bearer" else ""
+
+
+def _list_kind(path: str) -> str:
+    name = path.rpartition("/")[2]
+    kinds = [kind for kind in _kinds(K8sObject) if name == kind.RESOURCE]
+    return f"{kinds[0].KIND}List"
+
+
+def _kinds(base: type[K8sObject]) -> Iterator[type[K8sObject]]:
+    for kind in base.__subclasses__():
+        if hasattr(kind, "RESOURCE"):
+            yield kind
+        yield from _kinds(kind)
 
 
 def event(type_: str, obj: dict[str, Any]) -> bytes:

@@ -356,6 +356,39 @@ async def test_not_found_from_another_than_the_api_server_removes_nothing(
     assert reader.held() == {name}
 
 
+@pytest.mark.parametrize("lie", ["PodList", "List", "endless"])
+async def test_list_that_is_none_of_the_resource_removes_nothing(world: World, lie: str) -> None:
+    world.api.put(SERVICES, service_form("a"))
+    source = world.source()
+    reader = world.read(source, Service)
+    world.run(source)
+    await reader.names("a")
+    await world.watching(source)
+    world.api.list_kind = "" if lie == "endless" else lie
+    world.api.always_more = lie == "endless"
+    world.api.expire()
+    for connection in list(world.api.server.connections):
+        connection.cut()
+    text = "do not end" if lie == "endless" else f"a {lie}, not a"
+    await until(lambda: text in source.watches["Service"].state.error)
+    assert reader.held() == {"a"}
+    world.api.list_kind, world.api.always_more = "", False
+    world.api.put(SERVICES, service_form("b"))
+    await reader.names("a", "b")
+
+
+async def test_object_of_another_kind_in_a_stream_is_refused(world: World) -> None:
+    world.api.put(SERVICES, service_form("a"))
+    source = world.source()
+    reader = world.read(source, Service)
+    world.run(source)
+    await reader.names("a")
+    await world.watching(source)
+    world.api.put(SERVICES, {**service_form("b"), "kind": "Pod"})
+    await until(lambda: "a Pod among services" in source.watches["Service"].state.error)
+    assert reader.held() == {"a"}
+
+
 async def test_refused_object_is_a_problem_until_it_is_right_or_gone(world: World) -> None:
     world.api.put(SERVICES, service_form("a"))
     source = world.source()
