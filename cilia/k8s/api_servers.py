@@ -80,6 +80,13 @@ class Servers:
         known = self.known
         return known[self._next % len(known)]
 
+    def renamed(self, before: str, after: str) -> None:
+        """A kubeconfig says another URL than it did. Raises AccessError."""
+        new = parse_server(after)
+        old = parse_server(before) if before else None
+        self._named = list(dict.fromkeys(new if one == old else one for one in self._named))
+        log.info("the kubeconfig names another API server", server=str(new))
+
     def failed(self, server: Server) -> None:
         """The next one, if this one is still the one in use."""
         known = self.known

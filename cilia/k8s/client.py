@@ -17,12 +17,22 @@ from urllib.parse import urlencode
 
 import anyio.to_thread
 import msgspec
+import structlog
 
 import cilia
 from cilia.k8s.access import Access
 from cilia.k8s.api_servers import Server, Servers
-from cilia.k8s.errors import ConnectionLost, StatusError, Unauthorized, Unreachable, status_error
+from cilia.k8s.errors import (
+    AccessError,
+    ConnectionLost,
+    StatusError,
+    Unauthorized,
+    Unreachable,
+    status_error,
+)
 from cilia.k8s.http2 import Connection, Response
+
+log = structlog.get_logger("k8s")
 
 JSON: Final = "application/json"
 # Objects without spec and status: what a proof needs.
@@ -95,6 +105,7 @@ class Client:
         self._report = report
         self._bucket = _Bucket(self.limits.qps, self.limits.burst)
         self._opening = asyncio.Lock()
+        self._tried = False
         self._connection: Connection | None = None
         self._server: Server | None = None
         self._past = Traffic()
@@ -166,6 +177,9 @@ class Client:
             if self._connection is not None and self._connection.usable:
                 return self._connection
             self._forget()
+            if self._tried:
+                await self._read_access_again()
+            self._tried = True
             server = self.servers.current
             tls = await anyio.to_thread.run_sync(self._access.tls) if server.tls else None
             try:
@@ -185,6 +199,19 @@ class Client:
             self._connection, self._server = connection, server
             self._report(server)
             return connection
+
+    async def _read_access_again(self) -> None:
+        """Before another connection: certificates, tokens and the address may have been replaced
+        meanwhile. Files that cannot be read now leave what was read before.
+        """
+        before = self._access.server
+        try:
+            await anyio.to_thread.run_sync(self._access.reload)
+        except AccessError as error:
+            log.warning("credentials cannot be read again", error=str(error))
+            return
+        if self._access.server != before:
+            self.servers.renamed(before, self._access.server)
 
     def _failed(self, connection: Connection) -> None:
         """A server that lost its connection is the last to be tried again."""
