@@ -25,6 +25,7 @@ from cilia.k8s.api_servers import Server, Servers
 from cilia.k8s.errors import (
     AccessError,
     ConnectionLost,
+    Garbage,
     StatusError,
     Unauthorized,
     Unreachable,
@@ -42,6 +43,7 @@ SERVER_ERRORS: Final = 3
 # A Retry-After counts up to here: a retry costs little, and the one who says it may be wrong.
 LONGEST_RETRY_AFTER_S: Final = 10.0
 # An answer that is an error is short; of a longer one the beginning is shown.
+MOST_ERROR_BYTES: Final = 64 << 10
 ERROR_SHOWN: Final = 300
 
 
@@ -247,9 +249,10 @@ class Client:
 
     async def _refusal(self, response: Response) -> StatusError:
         body = b""
-        with contextlib.suppress(TimeoutError):  # the status is known without its explanation
+        # The status is known without its explanation.
+        with contextlib.suppress(TimeoutError, Garbage):
             async with asyncio.timeout(self.limits.request_timeout_s):
-                body = await response.body()
+                body = await response.body(MOST_ERROR_BYTES)
         try:
             message = msgspec.json.decode(body, type=_Status).message
         except msgspec.DecodeError:

@@ -28,6 +28,8 @@ from cilia.k8s.errors import ApiError, ConnectionLost, Garbage, Unreachable, Unr
 # What one answer may have under way before its reader takes it, and all answers together.
 STREAM_WINDOW: Final = 1 << 20
 CONNECTION_WINDOW: Final = 32 << 20
+# A page of 1,000 objects is some MB; the largest that an API server takes would be 3 GB.
+MOST_BODY_BYTES: Final = 512 << 20
 # Each frame costs a few Python calls: a list page in large ones is cheaper.
 FRAME: Final = 1 << 18
 # The clock counts ticks, not seconds: a process that was stopped finds the bytes that waited for it
@@ -61,8 +63,15 @@ class Response:
                 return
             await self.moved()
 
-    async def body(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+    async def body(self, most: int = MOST_BODY_BYTES) -> bytes:
+        """Raises Garbage when it is longer than `most` bytes, and as `chunks`."""
+        parts, size = list[bytes](), 0
+        async for chunk in self.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > most:
+                raise Garbage(f"an answer of more than {most} bytes")
+        return b"".join(parts)
 
     async def moved(self) -> None:
         """Waits for a change; raises what ended the answer, once all that came was read."""

@@ -27,6 +27,7 @@ from cilia.k8s.client import Client
 from cilia.k8s.discovery import is_absent
 from cilia.k8s.errors import ApiError, Garbage, Gone, StatusError, status_error
 from cilia.k8s.ledger import Ledger, Verdict
+from cilia.k8s.lines import Lines
 from cilia.k8s.listing import pages
 from cilia.k8s.object_events import ObjectEvents
 from cilia.k8s.objects import ObjectKey
@@ -317,12 +318,11 @@ class ResourceWatch:
                 self._say(State.WATCHING)
                 if prove:
                     self._proof_wanted.set()
-                rest = b""
+                lines = Lines()
                 async for chunk in response.chunks():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    self._take_lines(lines)
+                    self._take_lines(lines.take(chunk))
                     await self._audience.room()
-                if rest.strip():
+                if lines.rest:
                     raise Garbage("a watch ended in the middle of an event")
         self._stream = None
 
@@ -330,8 +330,7 @@ class ResourceWatch:
         events: list[Event] = []
         try:
             for line in lines:
-                if line.strip():
-                    self._take(line, events)
+                self._take(line, events)
         finally:
             if events:
                 self._audience.tell(events)
