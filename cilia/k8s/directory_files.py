@@ -25,7 +25,8 @@ from statedb.shown.text import visible
 # long.
 SETTLE_S: Final = 0.03
 # A file that became smaller in place, or is empty, is most likely being written: it is read when it
-# has been at rest this long. Objects that a file lost in place are in force for as long.
+# has been at rest this long. Objects that a file lost in place are in force for as long, and those
+# of a file that is gone: many programs remove a file to make it anew.
 GRACE_S: Final = 1.0
 # A file that is written to without rest is a problem after this long, and still is not read.
 PATIENCE_S: Final = 10.0
@@ -90,6 +91,8 @@ class DirectoryFiles:
         # When to look again, and since when a file does not rest, in seconds of `time.monotonic`.
         self.due: dict[str, float] = {}
         self._restless_since: dict[str, float] = {}
+        # Files that are gone and whose objects are in force, and since when, likewise.
+        self._gone: dict[str, float] = {}
         # Broken files that may have objects in force which nobody knows.
         self._unknown: set[str] = set()
         self._copies_problem = ""
@@ -130,18 +133,30 @@ class DirectoryFiles:
 
     def finish(self, gone: Iterable[str]) -> None:
         """End a reading: take out files that are gone, and keep what has no copy yet."""
-        self._remove(gone)
+        self._let_go(gone)
         self._keep_copies()
         self._tell()
 
-    def _remove(self, names: Iterable[str]) -> None:
-        """A file that comes back as it was is read again."""
+    def _let_go(self, names: Iterable[str]) -> None:
+        """What a file alone had stays in force for a while; what others have is theirs at once."""
+        now = time.monotonic()
         for name in names:
-            self._stamps.pop(name, None)
+            self._stamps.pop(name, None)  # one that comes back as it was is read again
             self._unknown.discard(name)
-            self._unpublished += self._manifests.remove(name)
-            if self._copies is not None:
-                self._copies.forget(name)
+            left_s = self._gone.setdefault(name, now) + GRACE_S - now
+            if left_s > 0 and self._manifests.alone(name):
+                self.due[name] = now + left_s
+            else:
+                del self._gone[name]
+                self._remove(name)
+        for name in self._gone:
+            content = FileContent(self._manifests.alone(name))
+            self._unpublished += self._manifests.put(name, content)
+
+    def _remove(self, name: str) -> None:
+        self._unpublished += self._manifests.remove(name)
+        if self._copies is not None:
+            self._copies.forget(name)
 
     def _is_there(self, name: str) -> bool:
         """Take in a file if it can be; return False if it is gone."""
@@ -150,6 +165,7 @@ class DirectoryFiles:
         try:
             self._read(name)
         except Restless as error:
+            self._gone.pop(name, None)
             self._look_again(name, error.wait_s)
             return True
         except FileNotFoundError as error:
@@ -161,6 +177,8 @@ class DirectoryFiles:
         except Unreadable as error:
             self._put(name, self._problem(name, str(error)))
         self._restless_since.pop(name, None)
+        if is_there:
+            self._gone.pop(name, None)
         return is_there
 
     def forget_others(self, names: Iterable[str]) -> None:

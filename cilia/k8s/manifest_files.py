@@ -159,6 +159,11 @@ class Manifests:
         content = self._files.get(file)
         return {} if content is None else content.objects
 
+    def alone(self, file: str) -> dict[ObjectKey, K8sObject]:
+        """Return what would go with the file: what no other file has."""
+        objects = self.objects(file)
+        return {key: obj for key, obj in objects.items() if len(self._claims[key]) == 1}
+
     def put(self, file: str, content: FileContent) -> list[Event]:
         """Takes a new reading of a file; returns what changes because of it."""
         old = self._files.get(file, FileContent())

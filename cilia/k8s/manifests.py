@@ -33,6 +33,11 @@ REOPEN_S: Final = 1.0
 KEEP_AGAIN_S: Final = 5.0
 # Files decoded in one go by the thread, between which readers get what there is.
 FILES_A_STEP: Final = 200
+# Said of an empty directory that came in the place of another.
+EMPTY: Final = (
+    "is another directory than before and has no manifests, as when a file system is not mounted:"
+    " what was in force stays until one is in it"
+)
 
 
 def is_manifest(name: str) -> bool:
@@ -78,6 +83,8 @@ class ManifestSource:
         # Files that are symbolic links: what they lead to is watched too.
         self._links: frozenset[Path] = frozenset()
         self._rescan_at = 0.0
+        # The directory that was read last.
+        self._read_from: tuple[int, int] | None = None
 
     def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
         return self._store.watch(*kinds)
@@ -141,6 +148,7 @@ class ManifestSource:
         here = self.directory.resolve()
         names |= {path.name for path in changed if path.parent == here and self._wants(path.name)}
         others = any(path.parent != here or path.name.startswith("..") for path in changed)
+        others = others or self._place() != self._read_from
         if others or self._links_changed(names) or now >= self._rescan_at:
             await self._rescan()
         else:
@@ -154,6 +162,11 @@ class ManifestSource:
     async def _rescan(self) -> None:
         self._rescan_at = time.monotonic() + RESCAN_S
         names, self._links = await anyio.to_thread.run_sync(self._list)
+        place = self._place()
+        if place != self._read_from and not names and any(self._files.names):
+            self._complain(EMPTY)
+            return
+        self._read_from = place
         await self._read([*names, *sorted(set(self._files.names) - set(names))])
         self._complain("")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cilia.k8s.manifests import EMPTY
 from cilia.linux.mounts import mount
 from tests.bpf.world import unmount
 from tests.cilia.k8s.forms import service_form, yaml_of
@@ -123,7 +124,8 @@ async def test_a_directory_that_is_mounted_over_is_followed(links: Links) -> Non
     world = await links.follow(place, "a")
     mount("tmpfs", place)
     try:
-        await world.services.until(lambda: world.services.names == [])
+        await world.problems.until(lambda: EMPTY in world.problems.complaints)
+        assert world.services.names == ["a"]
         directory(place, "b")
         await world.services.until(lambda: world.services.names == ["b"])
     finally:

@@ -14,7 +14,7 @@ import pytest
 
 from cilia.k8s import directory_files, manifests
 from cilia.k8s.directory_files import GRACE_S, SETTLE_S, Restless, read_at_rest
-from cilia.k8s.manifests import ManifestSource
+from cilia.k8s.manifests import EMPTY, ManifestSource
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
 from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
 from cilia.linux.path_watch import DEBOUNCE_S
@@ -125,6 +125,49 @@ async def test_save_by_rename_deletes_nothing(world: World) -> None:
     temporary.rename(world.directory / "first.yaml")
     await services.until(lambda: services.names == ["first", "second"])
     assert services.deleted == 0
+
+
+async def test_a_file_that_is_removed_and_made_anew_deletes_nothing(world: World) -> None:
+    """As `git checkout` and `cp --remove-destination` do."""
+    services, path = world.services, world.directory / "first.yaml"
+    for second in ("second", "third"):
+        path.unlink()
+        await services.quiet()
+        world.write("first.yaml", "first", second)
+        await services.until(lambda second=second: second in services.names)  # type: ignore[misc]
+    assert services.deleted == 1  # "second", when "third" came in its place
+    assert "first" in services.names
+
+
+async def test_what_another_file_has_changes_hands_at_once(world: World) -> None:
+    services = world.services
+    world.write("z.yaml", "first", ip="10.96.0.9")
+    await world.problems.until(lambda: bool(world.problems.complaints))
+    (world.directory / "first.yaml").unlink()
+    key = ("Service", "test", "first")
+    await services.until(lambda: services.objects[key].spec.cluster_ip == "10.96.0.9")  # type: ignore[attr-defined]
+    await world.problems.until(lambda: not world.problems.complaints)
+    assert services.deleted == 0
+
+
+async def test_an_empty_directory_in_the_place_of_another_removes_nothing(tmp_path: Path) -> None:
+    """A file system that is not mounted leaves one."""
+    directory, other = tmp_path / "manifests", tmp_path / "other"
+    directory.mkdir()
+    (directory / "first.yaml").write_bytes(yaml_of(service_form("first")))
+    world = World(directory)
+    await world.services.until(lambda: world.services.listed)
+    directory.rename(other)
+    directory.mkdir()
+    await world.problems.until(lambda: EMPTY in world.problems.complaints)
+    await world.services.quiet()
+    assert (world.services.names, world.services.deleted) == (["first"], 0)
+    world.write("second.yaml", "second")
+    await world.services.until(lambda: world.services.names == ["second"])
+    assert EMPTY not in world.problems.complaints
+    (directory / "second.yaml").unlink()
+    await world.services.until(lambda: not world.services.names)
+    await world.close()
 
 
 async def test_save_in_place_deletes_nothing_between_truncation_and_content(
@@ -255,12 +298,13 @@ async def test_the_first_directory_is_served_when_it_comes_back(
     place.mkdir()
     other.mkdir()
     (place / "a.yaml").write_bytes(yaml_of(service_form("a")))
+    (other / "b.yaml").write_bytes(yaml_of(service_form("b")))
     world = World(place)
     try:
         await world.services.until(lambda: world.services.names == ["a"])
         place.rename(aside)
         other.rename(place)
-        await world.services.until(lambda: world.services.names == [])
+        await world.services.until(lambda: world.services.names == ["b"])
         place.rename(other)
         aside.rename(place)
         await world.services.until(lambda: world.services.names == ["a"])
