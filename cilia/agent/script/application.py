@@ -14,6 +14,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
 
 import anyio
@@ -114,6 +116,8 @@ class ScriptApplication:
     def __init__(self, flags: Sequence[str]) -> None:
         self._flags = list(flags)
         self.tracker = Tracker()
+        # Goes with the application: a script keeps nothing for a later one.
+        self._state = TemporaryDirectory(prefix="cilia-script-")
         self._kvstore: dict[str, str] = {}
         config = parse(flags)
         self._world = (
@@ -130,6 +134,8 @@ class ScriptApplication:
         self._build(config)
 
     def _build(self, config: ScriptConfig) -> None:
+        if config.state_dir is None:
+            config = config.model_copy(update={"state_dir": Path(self._state.name)})
         rng = random.Random(f"{config.lb_test_fault_probability}")
         probability = config.lb_test_fault_probability
 
