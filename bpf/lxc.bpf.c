@@ -11,6 +11,25 @@
 #include "lib/icmp.h"
 #include "lib/lb_packet.h"
 
+/* The packet under way: on the stack there is no room for it beside what is decided about it. Nothing
+ * interrupts a program of these hooks to run another one of them on the same CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct packet);
+	__uint(max_entries, 1);
+} cilia_lxc_pkt SEC(".maps");
+
+static __always_inline struct packet *packet_parsed(ctx_t *ctx, int *result)
+{
+	__u32 zero = 0;
+	struct packet *packet = bpf_map_lookup_elem(&cilia_lxc_pkt, &zero);
+
+	if (packet)
+		*result = packet_parse(ctx, packet, ETH_HLEN);
+	return packet;
+}
+
 static __always_inline bool is_loopback(const __be32 *address, const bool v6)
 {
 	if (!v6)
@@ -108,15 +127,17 @@ static __always_inline int refuse(ctx_t *ctx, const struct packet *packet, int r
 SEC("tc")
 int from_pod(ctx_t *ctx)
 {
-	struct packet packet;
-	int result = packet_parse(ctx, &packet, ETH_HLEN);
+	int result = 0;
+	struct packet *packet = packet_parsed(ctx, &result);
 
+	if (!packet)
+		return CTX_DROP;
 	if (result == PACKET_OTHER)
 		return CTX_OK;
 	if (!result)
-		result = packet.flags & PACKET_V6 ? from6(ctx, &packet) : from4(ctx, &packet);
+		result = packet->flags & PACKET_V6 ? from6(ctx, packet) : from4(ctx, packet);
 	if (result < 0)
-		return refuse(ctx, &packet, result);
+		return refuse(ctx, packet, result);
 	if (result != TURN_BACK)
 		return CTX_OK;
 	if (ctx_swap_macs(ctx))
@@ -127,13 +148,15 @@ int from_pod(ctx_t *ctx)
 SEC("tc")
 int to_pod(ctx_t *ctx)
 {
-	struct packet packet;
-	int result = packet_parse(ctx, &packet, ETH_HLEN);
+	int result = 0;
+	struct packet *packet = packet_parsed(ctx, &result);
 
+	if (!packet)
+		return CTX_DROP;
 	if (result == PACKET_OTHER)
 		return CTX_OK;
 	if (!result)
-		result = packet.flags & PACKET_V6 ? to6(ctx, &packet) : to4(ctx, &packet);
+		result = packet->flags & PACKET_V6 ? to6(ctx, packet) : to4(ctx, packet);
 	return result < 0 ? drop_refused(ctx, result, DIRECTION_INGRESS) : CTX_OK;
 }
 
