@@ -187,8 +187,10 @@ class _Walk:
     def _let_in(self, service: lb.ServiceValue) -> bool:
         length = 8 * len(self._flow.client)
         key = lb.encode_source_range(lb.SourceRange(service.rev_nat, self._flow.client, length))
-        found = self._look(self._maps.source, key, lambda raw: "in a source range") is not None
-        return found != bool(service.flags & lb.ServiceFlag.SOURCE_DENY)
+        denies = bool(service.flags & lb.ServiceFlag.SOURCE_DENY)
+        value = self._look(self._maps.source, key, lambda raw: "in a source range")
+        counts = value is not None and lb.source_range_counts(value, denies)
+        return counts != denies
 
     # -- backend --
 

@@ -49,7 +49,7 @@ LB_LRU(cilia_lb6_aff, struct lb6_affinity_key, struct lb_affinity);
 	struct {						\
 		__uint(type, BPF_MAP_TYPE_LPM_TRIE);		\
 		__type(key, key_type);				\
-		__type(value, struct lb_present);		\
+		__type(value, struct lb_source);		\
 		__uint(max_entries, 65536);			\
 		__uint(map_flags, BPF_F_NO_PREALLOC);		\
 	} name SEC(".maps")

@@ -103,7 +103,8 @@ static __always_inline int lb_no_frontend(const struct packet *packet, union lb_
 static __always_inline bool lb_source_allowed(const struct lb_service *svc,
 					      const struct tuple *tuple, const bool v6)
 {
-	bool found, deny = svc->flags & LB_SVC_SOURCE_DENY;
+	bool deny = svc->flags & LB_SVC_SOURCE_DENY;
+	const struct lb_source *found;
 
 	if (!(svc->flags & LB_SVC_SOURCE_RANGE))
 		return true;
@@ -121,7 +122,10 @@ static __always_inline bool lb_source_allowed(const struct lb_service *svc,
 
 		found = bpf_map_lookup_elem(&cilia_lb4_src, &key);
 	}
-	return found != deny;
+	if (!found || (found->meaning != LB_SOURCE_EITHER &&
+		       found->meaning != (deny ? LB_SOURCE_KEPT_OUT : LB_SOURCE_LET_IN)))
+		return deny;
+	return !deny;
 }
 
 /* Count a packet to a service that someone else translates: a proxy on the node, or whoever the

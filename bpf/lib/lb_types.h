@@ -187,7 +187,8 @@ struct lb_affinity_match_key {
 };
 
 /* cilia_lb4_src: source prefixes that a frontend names, longest match; whether they are let in or
- * kept out says LB_SVC_SOURCE_DENY. */
+ * kept out says LB_SVC_SOURCE_DENY. A prefix counts only if it was written with the same meaning: while
+ * one becomes the other, each client is judged by the old ranges or by the new ones. */
 struct lb4_source_key {
 	__u32 prefix_bits;	/* those of rev_nat, 32, and those of the address */
 	__u32 rev_nat;
@@ -199,6 +200,14 @@ struct lb6_source_key {
 	__u32 rev_nat;
 	__be32 address[4];
 };
+
+struct lb_source {
+	__u32 meaning;
+};
+
+#define LB_SOURCE_EITHER 0	/* written by a version that did not say */
+#define LB_SOURCE_LET_IN 1
+#define LB_SOURCE_KEPT_OUT 2
 
 /* Value where the key says all. */
 struct lb_present {

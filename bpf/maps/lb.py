@@ -58,6 +58,14 @@ class Algorithm(IntEnum):
         return self.name.replace("_", "-").lower()
 
 
+class SourceMeaning(IntEnum):
+    """What a source range was written for; an earlier version did not say."""
+
+    EITHER = 0
+    LET_IN = 1
+    KEPT_OUT = 2
+
+
 class ServiceFlag(IntFlag):
     """``LB_SVC_*``, in the order in which the map dump prints them."""
 
@@ -376,6 +384,15 @@ def decode_affinity_match(raw: bytes) -> AffinityMatch:
 def encode_source_range(value: SourceRange) -> bytes:
     bits = 32 + value.length
     return family_of(value.address).source_key.pack(bits, value.rev_nat, value.address)
+
+
+def encode_source_meaning(denies: bool) -> bytes:
+    return ID.pack(SourceMeaning.KEPT_OUT if denies else SourceMeaning.LET_IN)
+
+
+def source_range_counts(value: bytes, denies: bool) -> bool:
+    """Whether a prefix was written with this meaning of the ranges."""
+    return value in (PRESENT, encode_source_meaning(denies))
 
 
 def decode_source_range(raw: bytes) -> SourceRange:

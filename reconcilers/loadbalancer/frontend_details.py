@@ -8,7 +8,14 @@ frontend wakes up by traffic. Pure functions, as in `frontend_entries`.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bpf.maps.lb import AFFINITY_MATCH, ID, PRESENT, SourceRange, encode_source_range
+from bpf.maps.lb import (
+    AFFINITY_MATCH,
+    ID,
+    PRESENT,
+    SourceRange,
+    encode_source_meaning,
+    encode_source_range,
+)
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_entries import Choice
 from reconcilers.loadbalancer.frontend_maps import FamilyMaps
@@ -17,7 +24,7 @@ from reconcilers.maps.staged import StagedMap
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend, FrontendType
-from tables.loadbalancer.services import Algorithm
+from tables.loadbalancer.services import Algorithm, SourceRangesPolicy
 
 #: With which packets look at a table; sockets that count connections have no use for it.
 BY_TABLE = (Algorithm.MAGLEV, Algorithm.LEAST_CONNECTIONS)
@@ -52,10 +59,11 @@ def details_of(
         for be in serving:
             key = AFFINITY_MATCH.pack(backend_ids[be.address], number)
             yield family.affinity, key, PRESENT
+    meaning = encode_source_meaning(fe.service.source_ranges_policy is SourceRangesPolicy.DENY)
     for prefix in fe.service.source_ranges:
         if (prefix.version == 6) is addr.is_ipv6:
             source = SourceRange(number, prefix.network_address.packed, prefix.prefixlen)
-            yield family.source, encode_source_range(source), PRESENT
+            yield family.source, encode_source_range(source), meaning
     if fe.service.scale_to_zero and config.enable_scale_to_zero:
         yield family.scale_to_zero, ID.pack(number), PRESENT
     if serving and wants_maglev(fe, addr, config):

@@ -127,6 +127,7 @@ def test_every_size_is_that_of_c(family: lb.Family) -> None:
         "lb_affinity": lb.AFFINITY_VALUE.size,
         "lb_affinity_match_key": lb.AFFINITY_MATCH.size,
         "lb_present": len(lb.PRESENT),
+        "lb_source": len(lb.encode_source_meaning(True)),
         "lb_maglev_part": PART_BYTES,
         "lb_service": lb.SERVICE_VALUE.size,
         "lb_backend_key": lb.ID.size,
@@ -141,6 +142,7 @@ def test_enumerations_are_those_of_c() -> None:
         **{f"LB_TYPE_{name}": value for name, value in lb.ServiceType.__members__.items()},
         **{f"LB_ALG_{name}": value for name, value in lb.Algorithm.__members__.items()},
         **{f"LB_SCOPE_{name}": value for name, value in lb.Scope.__members__.items()},
+        **{f"LB_SOURCE_{name}": value for name, value in lb.SourceMeaning.__members__.items()},
         **{f"LB_BE_{name}": value for name, value in lb.BackendState.__members__.items()},
         **{
             f"LB_SVC_{name.removeprefix('TRANSLATE_')}": value

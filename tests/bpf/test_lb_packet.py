@@ -362,6 +362,25 @@ def test_source_ranges_hold_for_clients_outside(node: Datapath, family: Family, 
 
 @FAMILIES
 @pytest.mark.parametrize("deny", [False, True])
+def test_source_range_of_the_other_meaning_does_not_count(
+    node: Datapath, family: Family, deny: bool
+) -> None:
+    """Ranges and their meaning are written one after the other."""
+    flags = ServiceFlag.SOURCE_RANGE | (ServiceFlag.SOURCE_DENY if deny else ServiceFlag.NONE)
+    serve(node, family, 1, flags=flags)
+    ranges = node.lb.of(packed(family.service)).source
+    length = 8 * len(packed(family.router))
+    for address, denies in ((family.router, deny), (family.pod, not deny)):
+        key = lb.encode_source_range(SourceRange(1, packed(address), length))
+        ranges.update(key, lb.encode_source_meaning(denies))
+    same = run(node, family, 20000, src=family.router, program="outside")
+    other = run(node, family, 20000, src=family.pod, program="outside")
+    refused = -lib.DROP_NOT_IN_SRC_RANGE
+    assert (same, other) == ((refused, 0) if deny else (0, refused))
+
+
+@FAMILIES
+@pytest.mark.parametrize("deny", [False, True])
 def test_source_ranges_hold_for_pods_when_they_are_for_clients_inside(
     node: Datapath, family: Family, deny: bool
 ) -> None:
