@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
 
 import anyio
@@ -117,7 +119,8 @@ class ScriptApplication:
         self._flags = list(flags)
         self.tracker = Tracker()
         # Goes with the application: a script keeps nothing for a later one.
-        self._state = TemporaryDirectory(prefix="cilia-script-")
+        self._state_dir = Path(tempfile.mkdtemp(prefix="cilia-script-"))
+        weakref.finalize(self, shutil.rmtree, self._state_dir, ignore_errors=True)
         self._kvstore: dict[str, str] = {}
         config = parse(flags)
         self._world = (
@@ -135,7 +138,7 @@ class ScriptApplication:
 
     def _build(self, config: ScriptConfig) -> None:
         if config.state_dir is None:
-            config = config.model_copy(update={"state_dir": Path(self._state.name)})
+            config = config.model_copy(update={"state_dir": self._state_dir})
         rng = random.Random(f"{config.lb_test_fault_probability}")
         probability = config.lb_test_fault_probability
 
