@@ -2,7 +2,7 @@
 """Reconcilers: from tables to the world outside, with retries and status.
 
 Here belong the engine (everything exported below) and one module for each target. The engine
-knows nothing of networking: it imports `statedb` and anyio, and is usable with it as a library of
+knows nothing of networking: it imports `statedb`, anyio and sortedcontainers, and is usable with it as a library of
 its own. What decides *what* a table contains is a controller and does not belong here. Start
 reading at `operations.py` (what a target must do), then `reconciler.py` (the loop);
 `statedb/README.md` teaches the engine with examples.

@@ -16,8 +16,15 @@ import pytest
 import statedb
 
 ROOT = Path(statedb.__file__).parents[1]
-#: What the two need of others: three libraries, and what anyio itself imports.
-LIBRARIES = ("msgspec", "anyio", "mypy_extensions", "idna", "typing_extensions")
+#: What the two need of others: four libraries, and what anyio itself imports.
+LIBRARIES = (
+    "msgspec",
+    "anyio",
+    "mypy_extensions",
+    "sortedcontainers",
+    "idna",
+    "typing_extensions",
+)
 
 PROGRAM = '''
 """A table of wishes, a target that refuses the first attempt, and a row that is deleted."""
