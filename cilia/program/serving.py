@@ -31,6 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cilia.api.client import DEADLINE
 from cilia.program.errors import ProgramError
+from cilia.program.http_log import take_over
 
 __all__ = [
     "BadBody",
@@ -186,6 +187,7 @@ def _is_late(deadline: str) -> bool:
 
 async def serve(app: ASGIApp, listener: socket.socket) -> None:
     """Serve `app` on a listening socket until cancelled; open streams end with the event loop."""
+    take_over()
     config = uvicorn.Config(
         app,
         http=_BoundedProtocol,

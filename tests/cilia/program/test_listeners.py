@@ -102,3 +102,33 @@ def test_a_connection_without_a_request_is_ended(monkeypatch: pytest.MonkeyPatch
             group.cancel_scope.cancel()
 
     anyio.run(run)
+
+
+MALFORMED = [
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n",
+    b"GET / HTTP/1.1\r\n\x00\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    b"\x16\x03\x01\x02\x00",
+]
+
+
+def test_what_a_client_sends_is_no_line_of_the_log() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cilia.program.listener", "metrics"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout and process.stderr
+        port = int(process.stdout.readline())
+        for request in MALFORMED:
+            with socket.create_connection(("127.0.0.1", port), 5) as client:
+                client.settimeout(5)
+                client.sendall(request)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(4096):
+                    pass
+        assert opens_files(process) == "ok"
+        process.kill()
+        assert process.stderr.read() == ""
