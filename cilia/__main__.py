@@ -10,9 +10,12 @@ from __future__ import annotations
 import gc
 import glob
 import importlib
+import re
 from typing import Any, cast
 
 import click
+
+from cilia.program.instance_name import DEFAULT_INSTANCE, PATTERN
 
 COMMANDS = {
     "agent": ("cilia.agent.command:agent", "Run the agent of this node in the foreground."),
@@ -44,8 +47,6 @@ COMMANDS = {
     "sysdump": ("cilia.cli.sysdump.command:sysdump", "Gather what this node knows in an archive."),
     "uninstall": ("cilia.cli.install.uninstall:uninstall", "Clean all nodes of a cluster."),
 }
-
-DEFAULT_INSTANCE = "cilia"
 
 
 class LazyGroup(click.Group):
@@ -107,6 +108,8 @@ def cli(ctx: click.Context, instance: str | None, socket: str | None) -> None:
       cilia db show frontends -o yaml
       cilia bpf lb list
     """
+    if instance is not None and not re.fullmatch(PATTERN, instance):
+        raise click.BadParameter(f"{instance!r} is no name of an instance", param_hint="--instance")
     name = instance or _running_instance()
     ctx.obj = {
         "explicit_instance": instance,

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from cilia.program.instance_name import DEFAULT_INSTANCE, PATTERN
 from cilia.program.options import ProgramConfig
 
 __all__ = ["DEFAULT_INSTANCE", "SOCKET", "InstanceOptions"]
 
-DEFAULT_INSTANCE = "cilia"
 #: The control socket, in the state directory.
 SOCKET = "cilia.sock"
 
@@ -24,7 +24,7 @@ class InstanceOptions(ProgramConfig):
     instance: Annotated[
         str,
         Field(
-            pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$",
+            pattern=PATTERN,
             description="Name under which this agent keeps its state, pins and lock.",
         ),
     ] = DEFAULT_INSTANCE
