@@ -4,7 +4,16 @@
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any
 
-from bpf.maps.lb import ID, LBFamilyMaps, LBMaps, decode_id, encode_id
+from bpf.maps.lb import (
+    ID,
+    LBFamilyMaps,
+    LBMaps,
+    ServiceFlag,
+    SourceMeaning,
+    decode_id,
+    decode_service,
+    encode_id,
+)
 from bpf.maps.lb_dump import (
     affinity_match_line,
     backend_line,
@@ -18,6 +27,8 @@ from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.staged_tables import StagedTables
 from reconcilers.maps.staged import Phase, Plan, StagedMap, Step
 from tables.addressing import IP, L3n4Addr
+
+_EITHER, _LET_IN, _KEPT_OUT = map(encode_id, SourceMeaning)
 
 
 class FamilyMaps:
@@ -78,6 +89,23 @@ class FamilyMaps:
         if target is self.scale_to_zero:
             return scale_to_zero_line(key)
         return backend_line(key, value) if target is self.backend else rev_nat_line(key, value)
+
+    def tell_verdicts(self, plan: Plan) -> None:
+        """Make the source ranges of an earlier version say what they mean by their frontend's flag.
+
+        One without a frontend keeps its clients out.
+        """
+        untold = [key for key, value in self.source.content.items() if value == _EITHER]
+        if not untold:
+            return
+        denies = {
+            value[4:8]: bool(decode_service(value).flags & ServiceFlag.SOURCE_DENY)
+            for key, value in self.service.content.items()
+            if key == self.master_of(key)
+        }
+        for key in untold:
+            denied = denies.get(self.number_in(self.source, key), True)
+            plan.put(Phase.DETAIL, self.source, key, _KEPT_OUT if denied else _LET_IN)
 
     def master_of(self, key: bytes) -> bytes:
         """The key of slot 0 of the same frontend."""

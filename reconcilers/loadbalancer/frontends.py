@@ -72,6 +72,7 @@ class FrontendOperations:
         # A batch was cut short: what it has in the maps may be what no row knows of.
         self._in_doubt = False
         self._had_entries = bool(self._planner.restored.slots)
+        self._told = False  # whether all source ranges say what they mean
 
     @property
     def restored(self) -> bool:
@@ -259,7 +260,10 @@ class FrontendOperations:
         doubtful, self._in_doubt = self._in_doubt, True
         self._node_ports.refresh(txn)
         self._machines.refresh(txn)
+        untold = self._tell_verdicts()
         plans = [plan_of(txn, entry.obj) for entry in entries]
+        for plan in plans:
+            plan.error = plan.error or untold
         admit(plans, self._maps.all())
         write(plans, BEFORE_BACKENDS_GO)
         self._note_unfinished(entries, plans)
@@ -268,6 +272,18 @@ class FrontendOperations:
         write(plans, (Phase.BACKEND_GONE,))
         self._note_unfinished(entries, plans)
         self._in_doubt = doubtful
+
+    def _tell_verdicts(self) -> Exception | None:
+        """Once after a start, before a frontend changes: see `FamilyMaps.tell_verdicts`."""
+        plan = Plan()
+        if not self._told:
+            for family in self._maps.families:
+                unclaimed = set(family.source.unclaimed)
+                family.tell_verdicts(plan)
+                family.source.unclaimed = unclaimed  # no row has asked for them yet
+            write([plan], (Phase.DETAIL,))
+            self._told = plan.error is None
+        return plan.error
 
     def _note_unfinished(self, entries: Sequence[Entry[Frontend]], plans: Sequence[Plan]) -> None:
         for entry, plan in zip(entries, plans, strict=True):
