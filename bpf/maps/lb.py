@@ -59,7 +59,7 @@ class Algorithm(IntEnum):
 
 
 class SourceMeaning(IntEnum):
-    """What a source range was written for; an earlier version did not say."""
+    """Meaning of a source range; an earlier version wrote none."""
 
     EITHER = 0
     LET_IN = 1
@@ -391,7 +391,7 @@ def encode_source_meaning(denies: bool) -> bytes:
 
 
 def source_range_counts(value: bytes, denies: bool) -> bool:
-    """Whether a prefix was written with this meaning of the ranges."""
+    """Return True if a prefix was written with this meaning, or by a version that wrote none."""
     return value in (PRESENT, encode_source_meaning(denies))
 
 

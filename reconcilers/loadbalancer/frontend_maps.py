@@ -6,13 +6,14 @@ from typing import Any
 
 from bpf.maps.lb import (
     ID,
+    PRESENT,
     LBFamilyMaps,
     LBMaps,
     ServiceFlag,
-    SourceMeaning,
     decode_id,
     decode_service,
     encode_id,
+    encode_source_meaning,
 )
 from bpf.maps.lb_dump import (
     affinity_match_line,
@@ -27,8 +28,6 @@ from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.staged_tables import StagedTables
 from reconcilers.maps.staged import Phase, Plan, StagedMap, Step
 from tables.addressing import IP, L3n4Addr
-
-_EITHER, _LET_IN, _KEPT_OUT = map(encode_id, SourceMeaning)
 
 
 class FamilyMaps:
@@ -90,12 +89,12 @@ class FamilyMaps:
             return scale_to_zero_line(key)
         return backend_line(key, value) if target is self.backend else rev_nat_line(key, value)
 
-    def tell_verdicts(self, plan: Plan) -> None:
+    def tell_meanings(self, plan: Plan) -> None:
         """Make the source ranges of an earlier version say what they mean by their frontend's flag.
 
         One without a frontend keeps its clients out.
         """
-        untold = [key for key, value in self.source.content.items() if value == _EITHER]
+        untold = [key for key, value in self.source.content.items() if value == PRESENT]
         if not untold:
             return
         denies = {
@@ -105,7 +104,7 @@ class FamilyMaps:
         }
         for key in untold:
             denied = denies.get(self.number_in(self.source, key), True)
-            plan.put(Phase.DETAIL, self.source, key, _KEPT_OUT if denied else _LET_IN)
+            plan.put(Phase.DETAIL, self.source, key, encode_source_meaning(denied))
 
     def master_of(self, key: bytes) -> bytes:
         """The key of slot 0 of the same frontend."""

@@ -260,7 +260,7 @@ class FrontendOperations:
         doubtful, self._in_doubt = self._in_doubt, True
         self._node_ports.refresh(txn)
         self._machines.refresh(txn)
-        untold = self._tell_verdicts()
+        untold = self._tell_meanings()
         plans = [plan_of(txn, entry.obj) for entry in entries]
         for plan in plans:
             plan.error = plan.error or untold
@@ -273,13 +273,13 @@ class FrontendOperations:
         self._note_unfinished(entries, plans)
         self._in_doubt = doubtful
 
-    def _tell_verdicts(self) -> Exception | None:
-        """Once after a start, before a frontend changes: see `FamilyMaps.tell_verdicts`."""
+    def _tell_meanings(self) -> Exception | None:
+        """Once after a start, before a frontend changes: see `FamilyMaps.tell_meanings`."""
         plan = Plan()
         if not self._told:
             for family in self._maps.families:
                 unclaimed = set(family.source.unclaimed)
-                family.tell_verdicts(plan)
+                family.tell_meanings(plan)
                 family.source.unclaimed = unclaimed  # no row has asked for them yet
             write([plan], (Phase.DETAIL,))
             self._told = plan.error is None
