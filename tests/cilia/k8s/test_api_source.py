@@ -66,6 +66,15 @@ class World:
     def run(self, source: ApiSource) -> None:
         self.tasks.append(asyncio.create_task(source.run()))
 
+    async def following(self, kind: type[K8sObject], *names: str) -> tuple[ApiSource, Reader]:
+        """A source that follows its server, and a reader that was told these objects."""
+        source = self.source()
+        reader = self.read(source, kind)
+        self.run(source)
+        await reader.names(*names)
+        await self.watching(source)
+        return source, reader
+
     async def watching(self, source: ApiSource) -> None:
         await until(lambda: all(w.state.state is State.WATCHING for w in source.watches.values()))
 
@@ -338,13 +347,8 @@ async def test_not_found_from_another_than_the_api_server_removes_nothing(
     """A load balancer before the API server answers 404 to what it does not know."""
     world.api.put(SERVICES, service_form("a"))
     world.api.put(SLICES, slice_form("s"))
-    source = world.source()
-    kind = Service if path == SERVICES else EndpointSlice
-    reader = world.read(source, kind)
-    world.run(source)
-    name = "a" if path == SERVICES else "s"
-    await reader.names(name)
-    await world.watching(source)
+    kind, name = (Service, "a") if path == SERVICES else (EndpointSlice, "s")
+    source, reader = await world.following(kind, name)
     world.api.not_found = {path} if paths == "this" else None
     for connection in list(world.api.server.connections):
         connection.cut()
@@ -359,11 +363,7 @@ async def test_not_found_from_another_than_the_api_server_removes_nothing(
 @pytest.mark.parametrize("lie", ["PodList", "List", "endless"])
 async def test_list_that_is_none_of_the_resource_removes_nothing(world: World, lie: str) -> None:
     world.api.put(SERVICES, service_form("a"))
-    source = world.source()
-    reader = world.read(source, Service)
-    world.run(source)
-    await reader.names("a")
-    await world.watching(source)
+    source, reader = await world.following(Service, "a")
     world.api.list_kind = "" if lie == "endless" else lie
     world.api.always_more = lie == "endless"
     world.api.expire()
@@ -379,11 +379,7 @@ async def test_list_that_is_none_of_the_resource_removes_nothing(world: World, l
 
 async def test_object_of_another_kind_in_a_stream_is_refused(world: World) -> None:
     world.api.put(SERVICES, service_form("a"))
-    source = world.source()
-    reader = world.read(source, Service)
-    world.run(source)
-    await reader.names("a")
-    await world.watching(source)
+    source, reader = await world.following(Service, "a")
     world.api.put(SERVICES, {**service_form("b"), "kind": "Pod"})
     await until(lambda: "a Pod among services" in source.watches["Service"].state.error)
     assert reader.held() == {"a"}
