@@ -14,7 +14,7 @@ from statedb.shown.text import visible
 from tests.cilia.fuzz import forms
 from tests.cilia.fuzz.inputs import MOST_STEPS, Input, Plan, make
 from tests.cilia.fuzz.world import HELD_S, World, decoded
-from tests.cilia.k8s.forms import service_form, slice_form
+from tests.cilia.k8s.forms import Form, service_form, slice_form
 
 # Decoding is done in a thread beside the event loop, but others wait for it.
 DECODED_S: Final = 1.0
@@ -53,10 +53,19 @@ POLICY: Final = {
         },
     },
 }
+
+
+def old_service(*args: str, **spec: Any) -> Form:
+    """A service that is older than any hostile one, which therefore has no right to its addresses."""
+    form = service_form(*args, **spec)
+    form["metadata"]["creationTimestamp"] = "1970-01-02T00:00:00Z"
+    return form
+
+
 GOOD: Final = (
-    service_form("one", type="NodePort", ports=[{"port": 80, "nodePort": 30001}]),
+    old_service("one", type="NodePort", ports=[{"port": 80, "nodePort": 30001}]),
     slice_form("one-1", "one", ("10.1.0.1", "10.1.0.2"), ports=[{"port": 8080}]),
-    service_form("two", "10.96.0.2"),
+    old_service("two", "10.96.0.2"),
     slice_form("two-1", "two", ("10.1.0.3",)),
     POD,
     POLICY,
