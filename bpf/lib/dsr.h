@@ -142,3 +142,55 @@ static __always_inline bool dsr_read(ctx_t *ctx, const struct packet *packet, __
 	*port = bpf_ntohs(option.port);
 	return true;
 }
+
+static __always_inline int dsr_close_room(ctx_t *ctx, const bool v6)
+{
+#ifdef CILIA_XDP
+	return -1;	/* never: what arrives is left to tc */
+#else
+	return bpf_skb_adjust_room(ctx, -(v6 ? DSR6_BYTES : DSR4_BYTES), BPF_ADJ_ROOM_NET,
+				   BPF_F_ADJ_ROOM_FIXED_GSO);
+#endif
+}
+
+static __always_inline int dsr4_remove(ctx_t *ctx, const struct packet *packet)
+{
+	struct dsr4_option option;
+	__be32 old, new;
+	struct iphdr ip;
+	__s64 diff;
+
+	if (ctx_load_bytes(ctx, packet->l3, &ip, sizeof(ip)) ||
+	    ctx_load_bytes(ctx, packet->l3 + sizeof(ip), &option, sizeof(option)))
+		return REFUSE(DROP_INVALID_PACKET);
+	__builtin_memcpy(&old, &ip, sizeof(old));
+	ip.ihl -= sizeof(option) / 4;
+	ip.tot_len = bpf_htons(bpf_ntohs(ip.tot_len) - sizeof(option));
+	__builtin_memcpy(&new, &ip, sizeof(new));
+	diff = bpf_csum_diff(&old, sizeof(old), &new, sizeof(new), 0);
+	diff = bpf_csum_diff((void *)&option, sizeof(option), NULL, 0, (__u32)diff);
+	if (dsr_close_room(ctx, false) || ctx_store_bytes(ctx, packet->l3, &new, sizeof(new)))
+		return REFUSE(DROP_WRITE_ERROR);
+	return ctx_l3_csum_diff(ctx, packet->l3 + IP4_CSUM, diff) ? REFUSE(DROP_CSUM_L3) : 0;
+}
+
+static __always_inline int dsr6_remove(ctx_t *ctx, const struct packet *packet)
+{
+	struct ipv6hdr ip;
+
+	if (ctx_load_bytes(ctx, packet->l3, &ip, sizeof(ip)) ||
+	    ctx_load_bytes(ctx, packet->l3 + sizeof(ip), &ip.nexthdr, sizeof(ip.nexthdr)))
+		return REFUSE(DROP_INVALID_PACKET);
+	ip.payload_len = bpf_htons(bpf_ntohs(ip.payload_len) - DSR6_BYTES);
+	if (dsr_close_room(ctx, true) || ctx_store_bytes(ctx, packet->l3, &ip, sizeof(ip)))
+		return REFUSE(DROP_WRITE_ERROR);
+	return 0;
+}
+
+/* Take the frontend out of a packet that dsr_read found it in, so that it is as long as the client made it:
+ * the backend's device may be narrower than those between nodes. Its offsets are not valid any more. 0 or a
+ * refusal. */
+static __always_inline int dsr_remove(ctx_t *ctx, const struct packet *packet, const bool v6)
+{
+	return v6 ? dsr6_remove(ctx, packet) : dsr4_remove(ctx, packet);
+}

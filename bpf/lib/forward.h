@@ -49,16 +49,11 @@ static __always_inline const struct netdev *netdev_find(__u32 ifindex)
 	return bpf_map_lookup_elem(&cilia_netdev, &ifindex);
 }
 
-/* Way of a packet of this length from source to destination. Too long a one is refused, which leaves
- * the MTU in fib.mtu_result, but for workloads of this node: there the stack cuts it. */
-static __always_inline int route_find(ctx_t *ctx, struct route *route, const __be32 *source,
+/* Ask the kernel for the route of a packet of this length, 0 = any: BPF_FIB_LKUP_RET_*. */
+static __always_inline long route_ask(ctx_t *ctx, struct bpf_fib_lookup *fib, const __be32 *source,
 				      const __be32 *destination, __u16 length, const bool v6)
 {
-	struct bpf_fib_lookup *fib = &route->fib;
-	const struct netdev *netdev;
-	long rc;
-
-	__builtin_memset(route, 0, sizeof(*route));
+	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = v6 ? CILIA_AF_INET6 : CILIA_AF_INET;
 	fib->ifindex = ctx_ifindex(ctx);
 	fib->tot_len = length;
@@ -69,7 +64,27 @@ static __always_inline int route_find(ctx_t *ctx, struct route *route, const __b
 		fib->ipv4_src = source[0];
 		fib->ipv4_dst = destination[0];
 	}
-	rc = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+}
+
+/* Way of a packet of this length from source to destination. Too long a one is refused, which leaves
+ * the MTU in fib.mtu_result, but for workloads of this node: there the stack cuts it, or tells. */
+static __always_inline int route_find(ctx_t *ctx, struct route *route, const __be32 *source,
+				      const __be32 *destination, __u16 length, const bool v6)
+{
+	struct bpf_fib_lookup *fib = &route->fib;
+	const struct netdev *netdev;
+	__u16 mtu = 0;
+	long rc;
+
+	route->outside = false;
+	__builtin_memset(route->address, 0, sizeof(route->address));
+	rc = route_ask(ctx, fib, source, destination, length, v6);
+	/* The kernel does not tell the device of a route that is too narrow. */
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		mtu = fib->mtu_result;
+		rc = route_ask(ctx, fib, source, destination, 0, v6);
+	}
 	switch (rc) {
 	case BPF_FIB_LKUP_RET_BLACKHOLE:
 	case BPF_FIB_LKUP_RET_UNREACHABLE:
@@ -88,8 +103,11 @@ static __always_inline int route_find(ctx_t *ctx, struct route *route, const __b
 		address_copy(route->address, netdev->address6, true);
 	else if (netdev)
 		route->address[0] = netdev->address4;
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+	if (mtu || rc == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		if (mtu)
+			fib->mtu_result = mtu;
 		return netdev ? REFUSE(DROP_FRAG_NEEDED) : ROUTE_STACK;
+	}
 	return rc == BPF_FIB_LKUP_RET_SUCCESS ? ROUTE_OUT : ROUTE_NO_NEIGHBOUR;
 }
 

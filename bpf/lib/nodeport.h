@@ -31,6 +31,8 @@ const volatile __u8 nodeport_dispatch = 0;
 #define DISPATCH_OPT 0
 #define DISPATCH_IPIP 1
 
+#define IPV6_LEAST_MTU 1280
+
 /* Not ours: the stack or whoever is next. */
 #define NODEPORT_PASS 1
 
@@ -93,23 +95,44 @@ static __always_inline bool nodeport_is_direct(const struct packet *packet,
 	return asked->svc->type != LB_TYPE_NODE_PORT || cluster_node(packet->tuple.daddr, v6);
 }
 
-/* The way to the backend, and how much longer the packet becomes. IP in IP is taken from nodes alone, so
- * its source must be one that the others know this one by. */
-static __always_inline int nodeport_route(ctx_t *ctx, struct packet *packet,
-					  struct nodeport_plan *plan, bool continues, const bool v6)
+/* The way to the backend, and how much longer the packet becomes. */
+static __always_inline int nodeport_way(ctx_t *ctx, struct packet *packet, struct nodeport_plan *plan,
+					bool continues, const bool v6)
 {
-	int way;
+	__u16 length = route_length(ctx, packet);
 
 	plan->growth = 0;
 	if (plan->direct)
 		plan->growth = nodeport_dispatch == DISPATCH_IPIP ? ipip_growth(v6) :
 								    dsr_growth(packet, v6);
-	way = route_find(ctx, &plan->route, packet->tuple.saddr, plan->decision.target.address,
-			 route_length(ctx, packet) + plan->growth, v6);
-	if (plan->direct && !continues && nodeport_dispatch == DISPATCH_IPIP &&
-	    !cluster_node(plan->route.address, v6))
-		plan->direct = false;
-	return way;
+	if (v6 && plan->growth && !continues && length < IPV6_LEAST_MTU)
+		length = IPV6_LEAST_MTU;
+	return route_find(ctx, &plan->route, packet->tuple.saddr, plan->decision.target.address,
+			  length + plan->growth, v6);
+}
+
+/* Whether the way allows a new flow to be answered directly. IP in IP is taken from nodes alone, so its
+ * source must be one that the others know this one by. And 1280 bytes of IPv6 have to get through, for no
+ * client cuts what is shorter (RFC 8200 5, RFC 8201 4). */
+static __always_inline bool nodeport_allows_direct(const struct nodeport_plan *plan, int way,
+						   const bool v6)
+{
+	if (nodeport_dispatch == DISPATCH_IPIP && !cluster_node(plan->route.address, v6))
+		return false;
+	return !v6 || way >= 0 || refusal_reason(way) != DROP_FRAG_NEEDED ||
+	       plan->route.fib.mtu_result >= IPV6_LEAST_MTU + plan->growth;
+}
+
+static __always_inline int nodeport_route(ctx_t *ctx, struct packet *packet,
+					  struct nodeport_plan *plan, bool continues, const bool v6)
+{
+	int way = nodeport_way(ctx, packet, plan, continues, v6);
+
+	if (!plan->direct || continues || !plan->route.outside ||
+	    nodeport_allows_direct(plan, way, v6))
+		return way;
+	plan->direct = false;
+	return nodeport_way(ctx, packet, plan, false, v6);
 }
 
 /* Whether the packet leaves the node for its backend, by a device that leads to other nodes. */

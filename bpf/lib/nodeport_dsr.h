@@ -96,9 +96,11 @@ static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet 
 	__be16 port;
 	int refused;
 
-	if (!nodeport_dsr || (packet->flags & (PACKET_ICMP_ERROR | PACKET_LATER)))
+	if (!nodeport_dsr || (packet->flags & PACKET_ICMP_ERROR))
 		return NODEPORT_PASS;
 	if (dsr_read(ctx, packet, address, &port, v6)) {
+		if (packet->flags & PACKET_LATER)
+			return dsr_remove(ctx, packet, v6);
 		tuple = packet->tuple;
 		address_copy(tuple.daddr, address, v6);
 		tuple.dport = port;
@@ -108,8 +110,11 @@ static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet 
 		if (refused)
 			return refused;
 		tuple_exchange(&tuple, &packet->tuple);
-		return nodeport_dsr_keep(&tuple, address, port, v6);
+		refused = nodeport_dsr_keep(&tuple, address, port, v6);
+		return refused ? refused : dsr_remove(ctx, packet, v6);
 	}
+	if (packet->flags & PACKET_LATER)
+		return NODEPORT_PASS;
 	if (packet_opens_tcp(packet) || packet->tuple.proto == IPPROTO_UDP)
 		return nodeport_dsr_has(&packet->tuple, v6) ? REFUSE(DROP_CT_COLLISION) :
 							      NODEPORT_PASS;

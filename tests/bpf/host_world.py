@@ -48,6 +48,13 @@ class Node(NamedTuple):
 
     def run(self, packet: Packet, program: str = "from_netdev") -> tuple[int, Packet]:
         """Verdict and packet; the packet's checksums are right."""
+        verdict, data = self.run_part(packet, program)
+        out = Ether(data)
+        assert bytes(out) == bytes(recomputed(out)), "a checksum or length is wrong"
+        return verdict, out
+
+    def run_part(self, packet: Packet, program: str = "from_netdev") -> tuple[int, bytes]:
+        """Verdict and bytes, also of a fragment, which has no checksum of its own."""
         raw = bytes(packet)
         if self.hook == "xdp":
             program = "from_netdev_xdp"
@@ -58,9 +65,7 @@ class Node(NamedTuple):
             context = bytes(skb)
         with self.namespace.enter():
             result = self.datapath.program(program).run(raw, context)
-        out = Ether(result.data)
-        assert bytes(out) == bytes(recomputed(out)), "a checksum or length is wrong"
-        return result.retval, out
+        return result.retval, result.data
 
     def serve(self, family: int, proto: int, backend: str = "", flags: int = 0) -> None:
         self.datapath.clear()

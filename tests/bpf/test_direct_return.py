@@ -9,8 +9,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP, IPOption
-from scapy.layers.inet6 import HBHOptUnknown, IPv6, IPv6ExtHdrDestOpt
+from scapy.layers.inet import IP, TCP, UDP, IPOption, fragment
+from scapy.layers.inet6 import (
+    HBHOptUnknown,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    fragment6,
+)
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -91,17 +97,22 @@ def serve(node: Node, family: int, proto: int, flags: ServiceFlag = SERVED) -> N
 def named(family: int, address: str, port: int, transport: type[Packet], **fields: Any) -> Packet:
     """A client's packet to the pod with the frontend in an option."""
     packet = frame(CLIENT[family], POD[family], transport(sport=40000, dport=8080, **fields))
+    return naming(packet, family, address, port)
+
+
+def naming(packet: Packet, family: int, address: str, port: int) -> Packet:
+    """The packet with the frontend in an option."""
     raw = packed(address)
-    if family == 4:
-        packet[IP].options = [IPOption(b"\x9a\x08" + port.to_bytes(2, "little") + raw[::-1])]
-        return Ether(bytes(packet))
-    option = HBHOptUnknown(otype=0x1B, optdata=raw + port.to_bytes(2, "big") + bytes(2))
-    head = packet[IPv6].copy()
+    head = packet[1].copy()
     head.remove_payload()
+    if family == 4:
+        del head.ihl, head.len, head.chksum
+        head.options = [IPOption(b"\x9a\x08" + port.to_bytes(2, "little") + raw[::-1])]
+        return Ether(bytes(packet)[:14]) / head / packet[1].payload
+    option = HBHOptUnknown(otype=0x1B, optdata=raw + port.to_bytes(2, "big") + bytes(2))
     del head.plen, head.nh
-    return (
-        Ether(bytes(packet)[:14]) / head / IPv6ExtHdrDestOpt(options=[option]) / packet[transport]
-    )
+    header = IPv6ExtHdrDestOpt(options=[option])
+    return Ether(bytes(packet)[:14]) / head / header / packet[1].payload
 
 
 def inside(family: int, address: str, port: int, transport: type[Packet], **fields: Any) -> Packet:
@@ -160,6 +171,36 @@ def test_node_that_was_asked_last_is_who_answers(
                     CLIENT[family], POD[family], TCP(sport=40000, dport=8080, flags="FA")
                 )
                 passes(opt, direct)
+
+
+@PROTOCOLS
+@FAMILIES
+def test_backend_gets_the_packet_as_the_client_made_it(
+    opt: Node, family: int, transport: type[Packet]
+) -> None:
+    """Its device may be narrower than those between nodes."""
+    serve(opt, family, proto_of(transport))
+    packet = frame(CLIENT[family], POD[family], transport(sport=40000, dport=8080))
+    out = passes(opt, naming(packet, family, OTHER_NODE[family], PORT))
+    assert bytes(out) == bytes(packet)
+
+
+@FAMILIES
+def test_each_fragment_is_as_the_client_made_it(opt: Node, family: int) -> None:
+    serve(opt, family, socket.IPPROTO_UDP)
+    body = UDP(sport=40000, dport=8080) / (b"z" * 3000)
+    packet = frame(CLIENT[family], POD[family], body)
+    if family == 6:
+        packet[IPv6].payload = IPv6ExtHdrFragment(id=77) / body
+    for part in fragments(packet, family):
+        brought = naming(part, family, OTHER_NODE[family], PORT)
+        assert opt.run_part(brought) == (PASS["tc"], bytes(part))
+
+
+def fragments(packet: Packet, family: int) -> list[Packet]:
+    """The packet in pieces, none of which is longer than 1280 bytes."""
+    parts = fragment6(packet[1], 1280) if family == 6 else fragment(packet[1], 1240)
+    return [Ether(bytes(packet)[:14] + bytes(part)) for part in parts]
 
 
 @FAMILIES

@@ -22,8 +22,8 @@ from tests.e2e.direct_return import (
     direct_world,
     expected,
 )
-from tests.e2e.nodes import POD_RANGE, client_address, node_address, pod_address
-from tests.e2e.passes import FAMILIES, KINDS, REMOTE, TARGET_PORT
+from tests.e2e.nodes import POD_RANGE, Connection, client_address, node_address, pod_address
+from tests.e2e.passes import FAMILIES, KINDS, LOCAL, REMOTE, TARGET_PORT, Service
 from tests.expected_failure import must_work
 from tests.kernel import Kernel
 
@@ -35,6 +35,9 @@ OPTIONS = {
     "hybrid": ("--bpf-lb-mode=hybrid",),
 }
 PORTS = count(FIRST_PORT)
+#: The least that IPv6 allows, a common overlay's, and that of the nodes.
+MTUS = (1280, 1450, 1500)
+HEADERS = {4: 28, 6: 48}
 #: A frontend that nobody has.
 STRANGER = {4: "203.0.113.250", 6: "fd00:203::fa"}
 
@@ -169,3 +172,53 @@ def test_nobody_is_answered_in_the_name_of_a_stranger(w: Direct, family: int) ->
         name_frontend(client, family, STRANGER[family])
         client.sendto(b"hello", pod)
         silence(w, client, "unknown frontend", before)
+
+
+# -- pods' devices that are narrower than those between nodes
+
+
+@pytest.fixture(params=MTUS)
+def mtu(request: pytest.FixtureRequest, w: Direct) -> Iterator[int]:
+    """The MTU of both pods' devices."""
+    set_mtu(w, request.param)
+    yield request.param
+    set_mtu(w, 1500)
+
+
+def set_mtu(w: Direct, mtu: int) -> None:
+    nodes = w.first.nodes
+    for number in (1, 2):
+        nodes.node[number].ip(f"link set lxc0 mtu {mtu}")
+        nodes.pod[number].ip(f"link set eth0 mtu {mtu}")
+
+
+def told_once(kernel: Kernel, address: str, port: int, size: int) -> str:
+    """The answer to a datagram; its sender may be told once that it has to cut it."""
+    with Connection(kernel, address, port, socket.SOCK_DGRAM, timeout_s=1) as connection:
+        for _ in range(2):
+            try:
+                return connection.ask(b"z" * size)[2]
+            except OSError as told:
+                error = told
+    raise error
+
+
+@pytest.mark.parametrize("target", [LOCAL, REMOTE], ids=["local", "remote"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_datagrams_of_every_length_arrive(
+    w: Direct, mtu: int, family: int, target: Service
+) -> None:
+    client = w.first.nodes.client
+    client.ip(f"-{family} route flush cache")
+    address, port = target.frontend("NodePort", family)
+    for whole in (1180, 1256, 1280, mtu - 41, mtu - 24, mtu, mtu + 1, 1500, 1501, 6000):
+        size = whole - HEADERS[family]
+        assert told_once(client, address, port, size) == "z" * size, whole
+
+
+@pytest.mark.parametrize("target", [LOCAL, REMOTE], ids=["local", "remote"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_uploads_go_on(w: Direct, mtu: int, family: int, target: Service) -> None:
+    address, port = target.frontend("NodePort", family)
+    with Connection(w.first.nodes.client, address, port, socket.SOCK_STREAM) as connection:
+        assert connection.ask(b"z" * 200_000)[2] == "z" * 200_000
