@@ -4,25 +4,36 @@
  * their way in, and the replies of this node's backends on their way out. */
 #include "lib/nodeport_leaves.h"
 
-/* What is for a backend itself, from another node's socket or translated there. What begins a flow is
- * enough to look at. */
-static __always_inline int direct(const struct packet *packet, const bool v6)
+/* Whether the packet goes to a workload of this node, and not to the node itself or through it. */
+static __always_inline bool goes_to_workload(ctx_t *ctx, const struct packet *packet, const bool v6)
 {
-	bool opens = packet->tuple.proto == IPPROTO_TCP ? packet_opens_tcp(packet) :
-							  packet->tuple.proto == IPPROTO_UDP;
-	int refused = opens ? lb_direct(packet, v6) : 0;
+	struct nodeport_plan *plan = nodeport_plan();
 
+	return plan && route_find(ctx, &plan->route, packet->tuple.saddr, packet->tuple.daddr, 0,
+				  v6) > ROUTE_STACK && !plan->route.outside;
+}
+
+/* What is for a backend itself, from a client outside, another node's socket or translated there. */
+static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool v6)
+{
+	bool opens = packet_opens_tcp(packet);
+	int refused;
+
+	if (opens && !goes_to_workload(ctx, packet, v6))
+		return NODEPORT_PASS;
+	refused = lb_direct(ctx, packet, CT_NODE_PORT,
+			    opens && nodeport_dsr && nodeport_dsr_has(&packet->tuple, v6), v6);
 	return refused ? refused : NODEPORT_PASS;
 }
 
-__noinline int direct4(struct packet *packet)
+__noinline int direct4(ctx_t *ctx, struct packet *packet)
 {
-	return packet ? direct(packet, false) : NODEPORT_PASS;
+	return packet ? direct(ctx, packet, false) : NODEPORT_PASS;
 }
 
-__noinline int direct6(struct packet *packet)
+__noinline int direct6(ctx_t *ctx, struct packet *packet)
 {
-	return packet ? direct(packet, true) : NODEPORT_PASS;
+	return packet ? direct(ctx, packet, true) : NODEPORT_PASS;
 }
 
 /* Request, reply, packet that brings its frontend, or one that has none. */
@@ -36,7 +47,7 @@ static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct node
 	done = v6 ? nodeport_dsr_arrives6(ctx, packet, fate) : nodeport_dsr_arrives4(ctx, packet, fate);
 	if (done != NODEPORT_PASS)
 		return done;
-	return v6 ? direct6(packet) : direct4(packet);
+	return v6 ? direct6(ctx, packet) : direct4(ctx, packet);
 }
 
 __noinline int unwrap4(ctx_t *ctx, struct nodeport_plan *plan)

@@ -6,10 +6,10 @@
  *		workload itself, it goes straight back with the loopback address as its source.
  *	to_pod (egress): what backends answer gets the service's address as its source.
  *
- * What belongs to no service passes untouched.
+ * What belongs to no service passes untouched, unless its port is that of a service's connection.
  */
 #include "lib/icmp.h"
-#include "lib/lb_packet.h"
+#include "lib/lb_direct.h"
 
 /* The packet under way: on the stack there is no room for it beside what is decided about it. Nothing
  * interrupts a program of these hooks to run another one of them on the same CPU. */
@@ -41,6 +41,7 @@ static __always_inline bool is_loopback(const __be32 *address, const bool v6)
 /* What becomes of a packet, besides refusals. */
 #define GO_ON 0
 #define TURN_BACK 1		/* into the workload that it came from */
+#define DIRECT 2		/* to the address that it has, and no service's */
 
 /* The workload answers itself: both addresses become those that it began with. */
 static __always_inline int hairpin_reply(ctx_t *ctx, struct packet *packet, const bool v6)
@@ -67,7 +68,7 @@ static __always_inline int from(ctx_t *ctx, struct packet *packet, const bool v6
 		return hairpin_reply(ctx, packet, v6);
 	refused = lb_resolve(ctx, packet, &decision, LB_INSIDE, v6);
 	if (refused == LB_PASS)
-		return lb_direct(packet, v6);
+		return DIRECT;
 	if (!refused)
 		refused = lb_translate(ctx, packet, &decision, v6);
 	if (refused)
@@ -81,7 +82,7 @@ static __always_inline int to(ctx_t *ctx, struct packet *packet, const bool v6)
 	struct tuple opener = {};
 
 	/* What entered through a device of the node is translated where it leaves again. */
-	if (!entry || !entry->rev_nat || (entry->flags & CT_NODE_PORT))
+	if (!entry || (entry->flags & CT_NODE_PORT))
 		return GO_ON;
 	/* The backend opens a connection of its own from the port that it serves at. */
 	if (packet_opens_tcp(packet)) {
@@ -90,7 +91,8 @@ static __always_inline int to(ctx_t *ctx, struct packet *packet, const bool v6)
 			ct_delete(&opener, CT_EGRESS, v6);
 		return GO_ON;
 	}
-	return lb_reverse(ctx, packet, entry, v6);
+	return entry->rev_nat ? lb_reverse(ctx, packet, entry, v6) :
+				lb_direct_answer(ctx, packet, entry, v6);
 }
 
 /* One copy a family. Not static: verified once, for any packet, not once a way to parse one. */
@@ -102,6 +104,17 @@ __noinline int from4(ctx_t *ctx, struct packet *packet)
 __noinline int from6(ctx_t *ctx, struct packet *packet)
 {
 	return packet ? from(ctx, packet, true) : GO_ON;
+}
+
+/* Called by the program, not by the one above: the stack of a chain of calls is 512 bytes. */
+__noinline int direct4(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? lb_direct(ctx, packet, 0, false, false) : GO_ON;
+}
+
+__noinline int direct6(ctx_t *ctx, struct packet *packet)
+{
+	return packet ? lb_direct(ctx, packet, 0, false, true) : GO_ON;
 }
 
 __noinline int to4(ctx_t *ctx, struct packet *packet)
@@ -136,6 +149,8 @@ int from_pod(ctx_t *ctx)
 		return CTX_OK;
 	if (!result)
 		result = packet->flags & PACKET_V6 ? from6(ctx, packet) : from4(ctx, packet);
+	if (result == DIRECT)
+		result = packet->flags & PACKET_V6 ? direct6(ctx, packet) : direct4(ctx, packet);
 	if (result < 0)
 		return refuse(ctx, packet, result);
 	if (result != TURN_BACK)

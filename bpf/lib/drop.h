@@ -19,6 +19,7 @@ static __always_inline __u8 file_number(const char *file)
 	FILE_IS("packet.h", FILE_PACKET_H);
 	FILE_IS("rewrite.h", FILE_REWRITE_H);
 	FILE_IS("lb_packet.h", FILE_LB_PACKET_H);
+	FILE_IS("lb_direct.h", FILE_LB_DIRECT_H);
 	FILE_IS("ct.h", FILE_CT_H);
 	FILE_IS("lxc.bpf.c", FILE_LXC_BPF_C);
 	FILE_IS("forward.h", FILE_FORWARD_H);

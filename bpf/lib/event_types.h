@@ -45,6 +45,7 @@
 #define FILE_NODEPORT_H 16
 #define FILE_NODEPORT_DSR_H 17
 #define FILE_REWRITE_ENDS_H 18
+#define FILE_LB_DIRECT_H 19
 #define FILE_TEST_BPF_C 255
 
 /* Capture of packet data in one record, at most; more is cut and shows in the two lengths. */

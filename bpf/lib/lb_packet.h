@@ -416,22 +416,6 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 	return lb_track_both(ctx, packet, &asked, behind, &to, &new, v6);
 }
 
-/* A packet to a backend's own address. Its replies would be taken for a service's if its ports were a
- * client's of one: what is left of that goes. 0, or a refusal while that connection lives. */
-static __always_inline int lb_direct(const struct packet *packet, const bool v6)
-{
-	const struct ct_entry *entry = ct_lookup(&packet->tuple, CT_EGRESS, v6);
-	__u32 now_s;
-
-	if (!entry || !entry->rev_nat || (packet->flags & PACKET_ICMP_ERROR))
-		return 0;
-	now_s = ct_now_s();
-	if (!ct_yields(entry, packet->tuple.proto, now_s) && ct_continues(entry, packet, now_s))
-		return REFUSE(DROP_CT_COLLISION);
-	ct_delete(&packet->tuple, CT_EGRESS, v6);
-	return 0;
-}
-
 /* Send the packet to the backend that was decided. 0 or a refusal. */
 static __always_inline int lb_translate(ctx_t *ctx, struct packet *packet,
 					const struct lb_decision *decision, const bool v6)

@@ -20,7 +20,7 @@
 #include "forward.h"
 #include "icmp.h"
 #include "ipip.h"
-#include "lb_packet.h"
+#include "lb_direct.h"
 #include "nat.h"
 #include "rewrite_ends.h"
 

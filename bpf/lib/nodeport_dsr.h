@@ -84,9 +84,19 @@ static __noinline void nodeport_dsr_note(const struct tuple *reply, __u8 tcp_fla
 		nat4_note(value4, reply->proto, tcp_flags, answers);
 }
 
+/* What another flow of the tuple left goes. 0, or a refusal while that one lives: the client's port stays. */
+static __always_inline int nodeport_dsr_clear(const struct packet *packet, const bool v6)
+{
+	const struct ct_entry *entry = ct_lookup(&packet->tuple, CT_EGRESS, v6);
+
+	if (lb_direct_is_own(entry) && !ct_over(entry, ct_now_s()))
+		return REFUSE(DROP_CT_COLLISION);
+	return lb_direct_clear(packet, entry, v6);
+}
+
 /* A packet that brings its frontend: remember it for the replies, in place of what an older flow through a
- * frontend of this node left. One that opens a connection and brings none was sent to the backend itself;
- * of datagrams, each one opens. What ends a connection brings none either. */
+ * frontend of this node left. A datagram that brings none was sent to the backend itself. What ends a
+ * connection brings none either. */
 static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet *packet,
 						struct nodeport_fate *fate, const bool v6)
 {
@@ -106,7 +116,7 @@ static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet 
 		tuple.dport = port;
 		refused = nodeport_dsr_admit(ctx, &tuple, &asked, v6);
 		if (!refused)
-			refused = lb_direct(packet, v6);
+			refused = nodeport_dsr_clear(packet, v6);
 		if (refused)
 			return refused;
 		tuple_exchange(&tuple, &packet->tuple);
@@ -115,7 +125,7 @@ static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet 
 	}
 	if (packet->flags & PACKET_LATER)
 		return NODEPORT_PASS;
-	if (packet_opens_tcp(packet) || packet->tuple.proto == IPPROTO_UDP)
+	if (packet->tuple.proto == IPPROTO_UDP)
 		return nodeport_dsr_has(&packet->tuple, v6) ? REFUSE(DROP_CT_COLLISION) :
 							      NODEPORT_PASS;
 	if (packet->tcp_flags & (TCP_FIN | TCP_RST)) {

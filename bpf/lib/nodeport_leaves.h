@@ -40,8 +40,9 @@ static __always_inline int nodeport_leaves(ctx_t *ctx, struct packet *packet, co
 	struct nat_end end = {};
 	int refused;
 
-	if (entry && entry->rev_nat && (entry->flags & CT_NODE_PORT))
-		return lb_reverse(ctx, packet, entry, v6);
+	if (entry && (entry->flags & CT_NODE_PORT))
+		return entry->rev_nat ? lb_reverse(ctx, packet, entry, v6) :
+					lb_direct_answer(ctx, packet, entry, v6);
 	if (nat_find(&packet->tuple, NAT_OUT, &end, v6)) {
 		if ((end.flags & NAT_DSR) && !(packet->flags & PACKET_ICMP_ERROR))
 			nodeport_dsr_note(&packet->tuple, packet->tcp_flags, true, v6);

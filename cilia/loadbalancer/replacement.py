@@ -128,7 +128,7 @@ def count_flows(conntrack: ConntrackMaps, now_s: int) -> int:
 
 
 def is_of_client(key: ct.CtKey, entry: ct.CtEntry) -> bool:
-    return key.direction == ct.Direction.SERVICE and bool(entry.rev_nat)
+    return key.direction == ct.Direction.SERVICE
 
 
 def replacement_routes(replacement: Replacement) -> list[BaseRoute]:

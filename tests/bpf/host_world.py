@@ -91,6 +91,7 @@ def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
     namespace = NetworkNamespace(f"cilia-host-{hook}-{dispatch}-{os.getpid()}")
     stack.callback(namespace.close)
     namespace.veth("eth0", "wire")
+    namespace.veth("lxc0", "pod")
     for family in (4, 6):
         nodad = ["nodad"] if family == 6 else []
         bits = 24 if family == 4 else 64
@@ -98,6 +99,7 @@ def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
         for address, mac in ((OTHER_NODE, MAC_OTHER), (CLIENT, MAC_CLIENT)):
             place = ["lladdr", mac, "dev", "eth0", "nud", "permanent"]
             namespace.run("neigh", "add", address[family], *place)
+        namespace.run(f"-{family}", "route", "add", POD[family], "dev", "lxc0")
         far = "10.244.2.0/24" if family == 4 else "fd00:244:2::/64"
         namespace.run(f"-{family}", "route", "add", far, "via", OTHER_NODE[family])
     with namespace.enter():

@@ -300,14 +300,16 @@ def test_direct_datagrams_get_answers_of_their_own(pod: Datapath, family: Family
 
 
 @FAMILIES
-def test_direct_packet_is_refused_while_its_answers_would_be_a_services(
+def test_direct_packet_of_an_unknown_connection_is_refused_while_its_answers_would_be_a_services(
     pod: Datapath, family: Family
 ) -> None:
     open_connection(pod, family)
-    direct = packet("tcp", family.pod, CLIENT_PORT, family.backend, 8080)
+    direct = packet("tcp", family.pod, CLIENT_PORT, family.backend, 8080, flags="PA")
     assert refused(pod, "from_pod", direct) == lib.DROP_CT_COLLISION
+    receive(pod, family, "RA")
     edit(pod, family, "tcp", behind_key(family, "tcp"), expires_s=now_s() - 5)
-    expect(pod, "from_pod", direct, GO_ON, None)
+    opening = packet("tcp", family.pod, CLIENT_PORT, family.backend, 8080)
+    expect(pod, "from_pod", opening, GO_ON, None)
     answer = packet("tcp", family.backend, 8080, family.pod, CLIENT_PORT, flags="SA")
     expect(pod, "to_pod", answer, GO_ON, None)
 

@@ -13,6 +13,7 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from bpf.maps import ct
 from bpf.maps.lb import ServiceFlag
 from tests.bpf.datapath_world import drops, loaded
 from tests.bpf.host_world import (
@@ -104,15 +105,32 @@ def test_backend_that_is_asked_directly_answers_for_itself(
 
 @pytest.mark.parametrize("node", ["tc"], indirect=True, scope="module")
 @FAMILIES
-def test_connection_to_a_backend_is_refused_while_a_frontends_has_its_ports(
+def test_connection_to_a_backend_gets_a_port_beside_that_of_a_frontend(
     node: Node, family: int
 ) -> None:
     node.serve(family, socket.IPPROTO_TCP, POD[family])
     node.run(request(family, TCP))
-    verdict, _ = node.run(frame(CLIENT[family], POD[family], TCP(sport=40000, dport=8080)))
-    assert verdict == DROPPED["tc"]
-    verdict, out = node.run(answer_of(family, TCP), "to_netdev")
-    assert (verdict, out[1].src) == (PASS["tc"], NODE[family])
+    direct = frame(CLIENT[family], POD[family], TCP(sport=40000, dport=8080))
+    verdict, out = node.run(direct)
+    assert verdict == PASS["tc"]
+    port = out[TCP].sport
+    assert port != 40000
+    for at, source in ((40000, NODE[family]), (port, POD[family])):
+        answer = frame(POD[family], CLIENT[family], TCP(sport=8080, dport=at, flags="SA"))
+        verdict, out = node.run(answer, "to_netdev")
+        assert (verdict, out[1].src, out[TCP].dport) == (PASS["tc"], source, 40000)
+
+
+@pytest.mark.parametrize("node", ["tc"], indirect=True, scope="module")
+@FAMILIES
+def test_only_connections_to_workloads_are_tracked(node: Node, family: int) -> None:
+    """Whoever floods the node itself forgets no connection."""
+    node.serve(family, socket.IPPROTO_TCP, POD[family])
+    for place in (NODE, OTHER_NODE, POD):
+        opening = frame(CLIENT[family], place[family], TCP(sport=40000, dport=22))
+        assert node.run_part(opening) == (PASS["tc"], bytes(opening))
+        tracked = ct.connections(node.datapath.maps[f"cilia_ct{family}_tcp"])
+        assert len(dict(tracked)) == (place is POD)
 
 
 @FAMILIES

@@ -79,12 +79,11 @@ def test_both_entries_are_made(pod: Datapath, family: Family, proto: str) -> Non
 
 
 @FAMILIES
-def test_what_belongs_to_no_service_passes_and_is_not_tracked(
+def test_what_belongs_to_no_service_passes_and_datagrams_are_not_tracked(
     pod: Datapath, family: Family
 ) -> None:
     web(pod, family)
     for proto, dst, dport in (
-        ("tcp", family.backend, 8080),
         ("udp", family.router, 53),
         ("sctp", family.other_backend, 80),
         ("udp", family.service, 80),

@@ -203,3 +203,27 @@ def test_client_port_talks_with_two_frontends_of_a_local_backend(
         for client in clients * 2:
             client.sendall(b"\0\0\0\5hello" if kind == STREAM else b"hello")
             assert client.recv(100).endswith(f"pod1|{address}|hello".encode())
+
+
+@FAMILIES
+@pytest.mark.parametrize("first", ["direct", "frontend"])
+def test_client_port_talks_with_a_frontend_and_its_backend(
+    nodes: Nodes, family: int, first: str
+) -> None:
+    backend, address = pod_address(1, family), client_address(family)
+    frontend = node_address(1, family)
+    with node_datapath(nodes, 1) as datapath, ExitStack() as stack:
+        stack.callback(Server(nodes.pod[1], "pod1", backend, 8080, STREAM).close)
+        datapath.service(frontend, PORT, TCP, [(backend, 8080)], rev_nat=7)
+        route = f"{backend} via {frontend}"
+        nodes.client.ip(f"-{family} route add {route}")
+        stack.callback(nodes.client.ip, f"-{family} route del {route}")
+        places = [(backend, 8080), (frontend, PORT)]
+        clients = []
+        for place in places if first == "direct" else places[::-1]:
+            clients.append(bound(nodes.client, stack, STREAM, CLIENT_PORT, address))
+            clients[-1].settimeout(FIRST_ANSWER_S)
+            clients[-1].connect(place)
+        for client in clients * 2:
+            client.sendall(b"\0\0\0\5hello")
+            assert client.recv(100).endswith(f"pod1|{address}|hello".encode())

@@ -56,7 +56,7 @@ POLICY: Final = {
 
 
 def old_service(*args: str, **spec: Any) -> Form:
-    """A service that is older than any hostile one, which therefore has no right to its addresses."""
+    """A service older than any hostile one, which therefore has no right to its addresses."""
     form = service_form(*args, **spec)
     form["metadata"]["creationTimestamp"] = "1970-01-02T00:00:00Z"
     return form
