@@ -222,15 +222,17 @@ static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, str
 	return ct_create_snat(to, new, packet->tuple.daddr, new->flags & CT_OTHER_PORT ? sport : 0, v6);
 }
 
-/* Whether another proxy has the connection that this packet begins, or has begun without us. What an
- * earlier connection on the same ports left goes, or the rest of the other's would be taken for it. */
+/* Whether another proxy has the connection that this packet begins, or has begun without us: one that has
+ * no entry, or that of an earlier connection on the same ports, which goes. */
 static __always_inline bool lb_left_to_others(const struct packet *packet,
-					      const struct ct_entry *service, const bool v6)
+					      const struct ct_entry *service, __u32 now_s,
+					      const bool v6)
 {
 	__u32 state = switch_state();
 
 	if (state == SWITCH_TAKE_OVER)
-		return packet->tuple.proto == IPPROTO_TCP && !packet_opens_tcp(packet);
+		return packet->tuple.proto == IPPROTO_TCP && !packet_opens_tcp(packet) &&
+		       (!service || ct_over(service, now_s));
 	if (state != SWITCH_HAND_BACK)
 		return false;
 	if (service)
@@ -290,7 +292,7 @@ static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, stru
 	if (!asked->continues && ((packet->flags & PACKET_ICMP_ERROR) ||
 				  (!outside && redirect_skips_packet(asked->svc, tuple, v6)) ||
 				  lb_answers_node(ctx, packet, asked, v6) ||
-				  lb_left_to_others(packet, asked->service, v6)))
+				  lb_left_to_others(packet, asked->service, now_s, v6)))
 		return LB_PASS;
 	decision->rev_nat = asked->svc->rev_nat;
 	return lb_admit(ctx, asked->svc, tuple, outside, v6);

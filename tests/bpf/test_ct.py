@@ -17,6 +17,7 @@ from bpf.maps import ct, lb
 from bpf.maps.ct import CtFlag
 from bpf.maps.lb import BackendState, BackendValue, LBMaps, ServiceValue
 from bpf.maps.map import Map
+from bpf.maps.switch import Switch, SwitchState
 from bpf.maps.types import MapType
 from tests.bpf.datapath_world import Datapath, loaded, packed
 from tests.bpf.lxc_world import (
@@ -352,3 +353,18 @@ def test_connection_that_cannot_be_remembered_is_refused() -> None:
             web(pod, V4)
             sent = packet("tcp", V4.pod, CLIENT_PORT, V4.service, 80)
             assert refused(pod, "from_pod", sent) == lib.DROP_CT_CREATE_FAILED
+
+
+@FAMILIES
+def test_connection_of_ours_is_not_left_to_another_proxy(pod: Datapath, family: Family) -> None:
+    """Its frontend was made anew, under another number."""
+    open_connection(pod, family)
+    pod.service(family.service, 80, socket.IPPROTO_TCP, [(family.backend, 8080)], rev_nat=2)
+    switch = Switch(pod.maps["cilia_switch"])
+    switch.state = SwitchState.TAKE_OVER
+    try:
+        assert destination(pod, family) == family.backend
+        other = packet("tcp", family.pod, CLIENT_PORT + 1, family.service, 80, flags="A")
+        expect(pod, "from_pod", other, GO_ON, None)
+    finally:
+        switch.state = SwitchState.SERVE
