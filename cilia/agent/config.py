@@ -9,9 +9,9 @@ errors.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cilia.agent.budgets import parse_budgets
 from cilia.cluster.options import ClusterOptions
@@ -67,6 +67,20 @@ class AgentConfig(ClusterOptions, NodeOptions, DatapathOptions, LoadBalancerOpti
     def table_budgets(self) -> dict[str, int]:
         """Bytes by table; see `cilia.agent.budgets`."""
         return parse_budgets(self.statedb_budget)
+
+    @model_validator(mode="after")
+    def _inputs_lie_elsewhere(self) -> Self:
+        """What is not the agent's own would be taken for it, and copies of files for files."""
+        for option, path in (
+            ("k8s-manifests", self.k8s_manifests),
+            ("lb-state-file", self.lb_state_file),
+        ):
+            if path is not None and path.resolve().is_relative_to(self.run_dir.resolve()):
+                raise ValueError(
+                    f"--{option}={path} lies in the state directory {self.run_dir}, which is the"
+                    " agent's own: name another place"
+                )
+        return self
 
     @property
     def metrics_sampling_interval_s(self) -> float:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from cilia.agent.config import AgentConfig
 from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
 from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
+from cilia.k8s.last_readable import is_copy
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
 from cilia.linux.records import BROKEN, NEW
@@ -47,6 +48,8 @@ NAMES: Final = frozenset(
         "cgroupv2",
     }
 )
+
+COPIES: Final = frozenset({COPIES_DIRECTORY, STATE_FILE_COPIES})
 
 #: How long a directory that cannot be made is left alone if nothing is announced.
 AGAIN_S: Final = 5.0
@@ -86,11 +89,18 @@ def entries(directory: Path) -> tuple[list[Path], list[Path]]:
     ours: list[Path] = []
     others: list[Path] = []
     for path in sorted(directory.iterdir()):
-        name = path.name.removesuffix(BROKEN)
-        if name.startswith(".") and name.endswith(NEW):
-            name = name[1 : -len(NEW)]
-        (ours if name in NAMES else others).append(path)
+        (ours if _is_ours(path) else others).append(path)
     return ours, others
+
+
+def _is_ours(path: Path) -> bool:
+    name = path.name.removesuffix(BROKEN)
+    if name.startswith(".") and name.endswith(NEW):
+        name = name[1 : -len(NEW)]
+    # Manifests of a person have such a directory, too.
+    if name in COPIES and path.is_dir() and not path.is_symlink():
+        return all(is_copy(entry.name) for entry in path.iterdir())
+    return name in NAMES
 
 
 def _refuse_directory_of_others(directory: Path) -> None:

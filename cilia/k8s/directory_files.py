@@ -96,6 +96,8 @@ class DirectoryFiles:
         # Broken files that may have objects in force which nobody knows.
         self._unknown: set[str] = set()
         self._copies_problem = ""
+        # The directory that was read last, also by the agent before.
+        self.place = None if copies is None else copies.last_place()
 
     @property
     def names(self) -> Iterable[str]:
@@ -119,6 +121,19 @@ class DirectoryFiles:
         """Make the directory of the copies, before a watch of the way to it would tell of that."""
         if self._copies is not None:
             self._copies.prepare()
+
+    def take_copies(self) -> bool:
+        """Put in force again what was it from all files, until they are read; return whether that
+        is anything. A copy that cannot be read counts as an unread file.
+        """
+        if self._copies is None or any(self.names):
+            return any(self.names)
+        for name, objects in self._copies.all():
+            self._unpublished += self._manifests.put(name, FileContent(dict(objects or {})))
+            if objects is None:
+                self._unknown.add(name)
+        self._tell()
+        return any(self.names)
 
     def forget_stamps(self) -> None:
         """Count all files as unread."""
@@ -194,8 +209,8 @@ class DirectoryFiles:
             return
         for name in (*self._copies.unkept, *self._copies.lost(self.names)):
             self._keep(name)
-        if not self.waiting:
-            self._copies.mark_complete()
+        if not self.waiting and self.place is not None:
+            self._copies.mark_complete(self.place)
 
     def _read(self, name: str) -> None:
         """Raises OSError, Restless, Unreadable."""

@@ -5,7 +5,8 @@ While an agent runs, what was in force from a file that is broken now stays in f
 starts anew does not know what that was, and would remove it from the kernel. So the objects that
 are in force from each file are kept, as a manifest of their own under a digest of the file's name::
 
-    DIRECTORY/complete        each file that anything is in force from has its copy here
+    DIRECTORY/complete        each file that anything is in force from has its copy here; in it,
+                              the directory of the files (device and inode)
     DIRECTORY/DIGEST.json     a List of the objects in force from one file
 
 A copy is written before its objects are published, so that a kill leaves no older one. One that
@@ -18,7 +19,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,18 +28,28 @@ import structlog
 
 from cilia.k8s.manifest_files import decode_file
 from cilia.k8s.objects import K8sObject, ObjectKey
-from cilia.linux.records import replace_file
+from cilia.linux.records import NEW, replace_file
 
-__all__ = ["LastReadable"]
+__all__ = ["LastReadable", "is_copy"]
 
 log = structlog.get_logger("manifests")
 
 _COMPLETE: Final = "complete"
 _SUFFIX: Final = ".json"
+_COPY: Final = re.compile(r"[0-9a-f]{64}\.json")
 # Files that a message names.
 _EXAMPLES: Final = 3
 
 Objects = Mapping[ObjectKey, K8sObject]
+# Device and inode of a directory.
+Place = tuple[int, int]
+
+
+def is_copy(name: str) -> bool:
+    """Return whether a file of this name in such a directory is one of ours."""
+    if name.startswith(".") and name.endswith(NEW):
+        name = name[1 : -len(NEW)]
+    return name == _COMPLETE or bool(_COPY.fullmatch(name))
 
 
 class LastReadable:
@@ -94,21 +106,42 @@ class LastReadable:
             path.unlink(missing_ok=True)
             replace_file(path, data)  # where the old one was there may be room
 
+    def last_place(self) -> Place | None:
+        """Return the directory whose files have copies here; None if that is not known."""
+        try:
+            device, inode = (self.directory / _COMPLETE).read_text().split()
+            return int(device), int(inode)
+        except (OSError, ValueError):
+            return None
+
+    def all(self) -> Iterator[tuple[str, Objects | None]]:
+        """What was in force from each file, by the name of its copy; None: it cannot be read."""
+        for name in sorted(self._found()):
+            if _COPY.fullmatch(name):
+                yield name, self._decoded(self.directory / name)
+
     def last(self, name: str) -> Objects | None:
         """Return what was in force from a file when the agent before ended; None: not known."""
         if name in self._unkept:
             return {}  # it went, and its old copy could not be removed
-        path = self._path(name)
         try:
-            data = _read(path)
-        except OSError as error:
-            log.warning("the copy of a manifest cannot be read", file=name, error=str(error))
-            return None
-        if data is None:
+            return self._decoded(self._path(name))
+        except (FileNotFoundError, NotADirectoryError):
             return {} if self._is_complete else None
-        content = decode_file(path.name, data)
+
+    @staticmethod
+    def _decoded(path: Path) -> Objects | None:
+        """Raises: FileNotFoundError, NotADirectoryError."""
+        try:
+            content = decode_file(path.name, path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            log.warning("a copy of a manifest cannot be read", path=str(path), error=str(error))
+            return None
         if content.problems:
-            log.warning("the copy of a manifest is broken", file=name, error=content.problems[0])
+            problem = content.problems[0]
+            log.warning("a copy of a manifest is broken", path=str(path), error=problem)
             return None
         return content.objects
 
@@ -142,21 +175,21 @@ class LastReadable:
         """Forget all other files."""
         wanted = {_COMPLETE, *(self._path(name).name for name in names)}
         self._kept &= wanted
-        for copy in self._found() - wanted:
+        for copy in filter(is_copy, self._found() - wanted):
             try:
                 (self.directory / copy).unlink(missing_ok=True)
             except OSError as error:
                 log.warning("an old copy of a manifest stays", copy=copy, error=str(error))
 
-    def mark_complete(self) -> None:
-        """Note that each file that anything is in force from has its copy."""
+    def mark_complete(self, place: Place) -> None:
+        """Note that each file of this directory that anything is in force from has its copy."""
         self._is_complete = True
         mark = self.directory / _COMPLETE
-        if self._unkept or mark.exists():
+        if self._unkept or self.last_place() == place:
             return
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
-            mark.touch(mode=0o600)
+            replace_file(mark, b"%d %d\n" % place)
         except OSError as error:
             log.warning("copies of manifests are not complete", path=str(mark), error=str(error))
 

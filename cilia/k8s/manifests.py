@@ -83,8 +83,6 @@ class ManifestSource:
         # Files that are symbolic links: what they lead to is watched too.
         self._links: frozenset[Path] = frozenset()
         self._rescan_at = 0.0
-        # The directory that was read last.
-        self._read_from: tuple[int, int] | None = None
 
     def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
         return self._store.watch(*kinds)
@@ -148,7 +146,7 @@ class ManifestSource:
         here = self.directory.resolve()
         names |= {path.name for path in changed if path.parent == here and self._wants(path.name)}
         others = any(path.parent != here or path.name.startswith("..") for path in changed)
-        others = others or self._place() != self._read_from
+        others = others or self._place() != self._files.place
         if others or self._links_changed(names) or now >= self._rescan_at:
             await self._rescan()
         else:
@@ -163,22 +161,21 @@ class ManifestSource:
         self._rescan_at = time.monotonic() + RESCAN_S
         names, self._links = await anyio.to_thread.run_sync(self._list)
         place = self._place()
-        if place != self._read_from and not names and any(self._files.names):
+        is_another = place != self._files.place
+        if is_another and not names and await anyio.to_thread.run_sync(self._files.take_copies):
             self._complain(EMPTY)
             return
-        self._read_from = place
+        self._files.place = place
+        await anyio.to_thread.run_sync(self._files.forget_others, names)
         await self._read([*names, *sorted(set(self._files.names) - set(names))])
         self._complain("")
 
     def _list(self) -> tuple[list[str], frozenset[Path]]:
-        """The names of the files, and those that are symbolic links; others have no copy any more.
-        Raises OSError.
-        """
+        """The names of the files, and those that are symbolic links. Raises OSError."""
         with os.scandir(self.directory) as found:
             wanted = [entry for entry in found if self._wants(entry.name)]
         links = frozenset(Path(entry.path) for entry in wanted if entry.is_symlink())
         names = sorted(self._always.union(entry.name for entry in wanted))
-        self._files.forget_others(names)
         return names, links
 
     def _complain(self, message: str) -> None:

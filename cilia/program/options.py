@@ -228,7 +228,7 @@ def _built(model: type[M], given: Given, unknown: list[str]) -> M:
     except ValidationError as error:
         for entry in error.errors():
             name = str(entry["loc"][0]) if entry["loc"] else ""
-            lines.append(_wrong(name, entry["msg"], given))
+            lines.append(_wrong(name, entry["msg"].removeprefix("Value error, "), given))
     else:
         config._origins.update({name: origin for name, (_, origin) in given.items()})
     if lines:

@@ -107,6 +107,22 @@ def test_a_directory_of_others_is_refused_by_agent_and_cleanup(tmp_path: Path, n
     assert (config.run_dir / name).exists()
 
 
+def test_manifests_of_a_person_are_no_copies(tmp_path: Path) -> None:
+    """A state directory that is named by a slip, beside the manifests that it looks like."""
+    config = AgentConfig(state_dir=tmp_path / "etc", bpf_root=tmp_path / "bpf")
+    manifests = config.run_dir / "manifests"
+    manifests.mkdir(parents=True)
+    (manifests / "a.yaml").touch()
+    with pytest.raises(ProgramError, match=r"no agent made \(manifests\) and no record"):
+        acquire(InstanceLock(), config, 0.0)
+    remember_pins(config.run_dir, config.pin_dir)
+    assert remove_everything(config) == [
+        str(config.run_dir),
+        f"left: {manifests} is not an agent's",
+    ]
+    assert (manifests / "a.yaml").exists()
+
+
 @pytest.mark.parametrize("number", [errno.EBUSY, errno.EROFS])
 def test_a_mounted_directory_is_emptied(
     config: AgentConfig, monkeypatch: pytest.MonkeyPatch, number: int

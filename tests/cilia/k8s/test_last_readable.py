@@ -16,7 +16,7 @@ import cilia.k8s.crds  # noqa: F401 - makes its kinds known
 from cilia.k8s.directory_files import UNKNOWN
 from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifest_files import decode_file
-from cilia.k8s.manifests import ManifestSource
+from cilia.k8s.manifests import EMPTY, ManifestSource
 from cilia.k8s.objects import EndpointSlice, Service
 from cilia.k8s.state_file import state_file_source
 from cilia.linux.mounts import mount
@@ -116,6 +116,69 @@ async def test_what_a_broken_file_had_is_in_force_after_a_restart(agents: Agents
     await reader.until(lambda: reader.names == ["third"])
     await agents.listed()
     assert len(list(agents.copies.glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("when", ["running", "down"])
+async def test_an_empty_directory_in_the_place_of_another_removes_nothing_at_a_start(
+    agents: Agents, when: str
+) -> None:
+    """A file system that is not mounted leaves one."""
+    agents.write("first")
+    agents.write_bytes(yaml_of(service_form("second", "10.96.0.2")), "b.yaml")
+    reader = await agents.listed()
+    if when == "down":
+        await agents.end()
+    agents.manifests.rename(agents.manifests.with_name("other"))
+    agents.manifests.mkdir()
+    if when == "running":
+        await agents.complains(EMPTY)
+    for _ in range(2):  # no start forgets it
+        reader = await agents.listed()
+        assert reader.names == ["first", "second"]
+        await agents.complains(EMPTY)
+    agents.write_bytes(yaml_of(service_form("third", "10.96.0.3")), "c.yaml")
+    await reader.until(lambda: reader.names == ["third"])
+    assert (await agents.listed()).names == ["third"]
+
+
+async def test_files_that_are_removed_while_no_agent_runs_are_gone(agents: Agents) -> None:
+    agents.write("first")
+    await agents.listed()
+    await agents.end()
+    agents.file.unlink()
+    assert (await agents.listed()).names == []
+
+
+async def test_nothing_is_complete_beside_an_empty_directory_and_a_broken_copy(
+    agents: Agents,
+) -> None:
+    agents.write("first")
+    agents.write_bytes(yaml_of(service_form("second", "10.96.0.2")), "b.yaml")
+    await agents.listed()
+    await agents.end()
+    agents.manifests.rename(agents.manifests.with_name("other"))
+    agents.manifests.mkdir()
+    next(agents.copies.glob("*.json")).write_bytes(b"{")
+    reader = await agents.start()
+    await agents.complains(EMPTY)
+    assert len(reader.names) == 1
+    assert not reader.listed
+    agents.write("third")
+    await reader.until(lambda: reader.listed)
+    await reader.until(lambda: reader.names == ["third"])
+
+
+async def test_files_of_others_beside_the_copies_stay(agents: Agents) -> None:
+    agents.write("first")
+    agents.copies.mkdir()
+    others = [agents.copies / name for name in ("a.yaml", "a.json", "first-0.json")]
+    for path in others:
+        path.write_bytes(yaml_of(service_form("other", "10.96.0.7")))
+    await agents.listed()
+    agents.write_bytes(b"", "b.yaml")
+    reader = await agents.listed()
+    assert reader.names == ["first"]
+    assert all(path.exists() for path in others)
 
 
 async def test_files_are_in_force_when_no_copy_can_be_kept(tmp_path: Path, agents: Agents) -> None:
