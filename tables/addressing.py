@@ -76,6 +76,39 @@ class IP(bytes):
         return f"IP({str(self)!r})"
 
 
+def special_use(packed: bytes) -> str:
+    """Return what an address (4 or 16 bytes) is that can be nobody's service and no endpoint, or
+    nothing. Kubernetes has the same list, ValidateNonSpecialIP.
+    """
+    if len(packed) == 16:
+        if not packed.startswith(_V4_PREFIX):
+            return _special_use6(packed)
+        packed = packed[12:]
+    first = packed[0]
+    if 0 < first < 127 or 127 < first < 169 or 169 < first < 224:
+        return ""
+    if first == 169:
+        return "a link-local address" if packed[1] == 254 else ""
+    if first == 127:
+        return "a loopback address"
+    if first == 0:
+        return "" if any(packed) else "the unspecified address"
+    if packed == b"\xff" * 4:
+        return "the broadcast address"
+    return "a multicast address" if first < 240 else ""
+
+
+def _special_use6(packed: bytes) -> str:
+    first = packed[0]
+    if first == 0xFF:
+        return "a multicast address"
+    if first == 0xFE:
+        return "a link-local address" if packed[1] & 0xC0 == 0x80 else ""
+    if first or packed[:15] != bytes(15):
+        return ""
+    return {0: "the unspecified address", 1: "a loopback address"}.get(packed[15], "")
+
+
 class Prefix(bytes):
     """A prefix as 17 bytes: the 16 of its address, then its length in its own family.
 

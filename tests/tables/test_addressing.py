@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tables import addressing
-from tables.addressing import IP, SCOPE_INTERNAL, L3n4Addr, ServiceName, parse_address_key
+from tables.addressing import (
+    IP,
+    SCOPE_INTERNAL,
+    L3n4Addr,
+    ServiceName,
+    parse_address_key,
+    special_use,
+)
 
 ips = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 addresses = st.builds(
@@ -40,6 +47,24 @@ def test_ip_text_is_canonical(ip: ipaddress.IPv4Address | ipaddress.IPv6Address)
 @pytest.mark.parametrize("text", ["::102:304", "::1", "::", "64:ff9b::102:304"])
 def test_v4_compatible_addresses_are_printed_as_v6(text: str) -> None:
     assert str(IP.parse(text)) == text
+
+
+@given(st.ip_addresses())
+def test_special_use_is_what_the_library_says(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    """Hypothesis draws from the special networks often."""
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    ip = mapped or ip
+    special = (
+        ip.is_loopback
+        or ip.is_multicast
+        or ip.is_link_local
+        or ip.is_unspecified
+        or str(ip) == "255.255.255.255"
+    )
+    assert bool(special_use(ip.packed)) == special
+    assert special_use(IP.parse(str(ip))) == special_use(ip.packed)
 
 
 def test_order_is_by_family_then_address_then_port_then_protocol_then_scope() -> None:

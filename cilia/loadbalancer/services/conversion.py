@@ -19,7 +19,14 @@ from cilia.k8s.change_time import seconds
 from cilia.loadbalancer import annotations as ann
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.this_node import LocalNode
-from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr, ServiceName, pack_ip
+from tables.addressing import (
+    SCOPE_EXTERNAL,
+    SCOPE_INTERNAL,
+    L3n4Addr,
+    ServiceName,
+    pack_ip,
+    special_use,
+)
 from tables.loadbalancer.frontends import FrontendParams, FrontendType
 from tables.loadbalancer.services import (
     Algorithm,
@@ -37,6 +44,11 @@ _SURROGATES: Final = {"IPv4": "0.0.0.0", "IPv6": "::"}
 _NONE: Final[dict[str, str]] = {}
 _EXTERNAL: Final = (SCOPE_EXTERNAL,)
 _BOTH: Final = (SCOPE_EXTERNAL, SCOPE_INTERNAL)
+_FIELDS: Final = {
+    FrontendType.CLUSTER_IP: "spec.clusterIPs",
+    FrontendType.LOAD_BALANCER: "status.loadBalancer.ingress",
+    FrontendType.EXTERNAL_IPS: "spec.externalIPs",
+}
 T = TypeVar("T")
 
 # Pairs of annotation and what is wrong with it.
@@ -95,7 +107,7 @@ def convert_service(
         int(seconds(meta.creation_timestamp)) if meta.creation_timestamp else 0,
     )
     return ConvertedService(
-        name, service, _frontends(obj, service, asked.exposed, config), warnings
+        name, service, _frontends(obj, service, asked.exposed, config, warnings), warnings
     )
 
 
@@ -192,11 +204,12 @@ def _frontends(
     service: Service,
     exposed: frozenset[str] | None,
     config: LoadBalancerOptions,
+    warnings: Warnings,
 ) -> tuple[FrontendParams, ...]:
     spec = obj.spec
     if spec.type == "ExternalName" or not spec.ports or is_headless(obj):
         return ()
-    all_ = _all_frontends(obj, service, exposed, config)
+    all_ = _all_frontends(obj, service, exposed, config, warnings)
     if len(all_) == 1:
         return (all_[0],)
     # One frontend an address: a ClusterIP that is also an external IP stays a ClusterIP.
@@ -219,21 +232,23 @@ def _all_frontends(
     service: Service,
     exposed: frozenset[str] | None,
     config: LoadBalancerOptions,
+    warnings: Warnings,
 ) -> list[FrontendParams]:
     spec, found = obj.spec, list[FrontendParams]()
     kind = spec.type
     scopes = _BOTH if has_two_scopes(service, config) else _EXTERNAL
     if exposed is None or "ClusterIP" in exposed:
         ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
-        _at(found, spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config)
+        _at(found, spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config, warnings)
     if kind in ("NodePort", "LoadBalancer"):
         if config.kube_proxy_replacement and (exposed is None or "NodePort" in exposed):
             _node_ports(found, spec, scopes, config)
         if kind == "LoadBalancer" and (exposed is None or "LoadBalancer" in exposed):
-            _at(found, spec, _virtual_ips(obj.status), FrontendType.LOAD_BALANCER, scopes, config)
+            ips = _virtual_ips(obj.status)
+            _at(found, spec, ips, FrontendType.LOAD_BALANCER, scopes, config, warnings)
     external_ips = spec.external_ips
     if external_ips and config.enable_external_ips:
-        _at(found, spec, external_ips, FrontendType.EXTERNAL_IPS, scopes, config)
+        _at(found, spec, external_ips, FrontendType.EXTERNAL_IPS, scopes, config, warnings)
     return found
 
 
@@ -251,12 +266,19 @@ def _at(
     type_: FrontendType,
     scopes: tuple[int, ...],
     config: LoadBalancerOptions,
+    warnings: Warnings,
 ) -> None:
-    """Adds each port at each address, in each scope."""
+    """Adds each port at each address, in each scope; but for addresses that are others' for ever.
+
+    At such an address a service would have the node's own ports, or those of each pod.
+    """
     for ip in ips:
         if not ip or not (config.enable_ipv6 if ":" in ip else config.enable_ipv4):
             continue
         packed = pack_ip(ip)
+        if said := special_use(packed):
+            warnings.append((_FIELDS[type_], f"{ip!r} is {said}: nothing is served there"))
+            continue
         for port in spec.ports or ():
             number = port.port
             for scope in scopes:

@@ -155,7 +155,10 @@ def write(form: Any, *, as_json: bool, rng: Random) -> bytes:
     if as_json:
         return json.dumps(form, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     flow = rng.choice((None, True, False))
-    text = yaml.dump(form, Dumper=yaml.CSafeDumper, default_flow_style=flow, allow_unicode=True)
+    try:
+        text = yaml.dump(form, Dumper=yaml.CSafeDumper, default_flow_style=flow, allow_unicode=True)
+    except RecursionError:  # too deep for PyYAML, not for whoever reads it
+        text = json.dumps(form)
     return text.encode()
 
 

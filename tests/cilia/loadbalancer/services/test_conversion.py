@@ -111,6 +111,40 @@ def test_node_ports_come_before_other_addresses() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ip", "said"),
+    [
+        ("127.0.0.1", "a loopback address"),
+        ("::1", "a loopback address"),
+        ("0.0.0.0", "the unspecified address"),
+        ("::", "the unspecified address"),
+        ("224.0.0.1", "a multicast address"),
+        ("ff02::1", "a multicast address"),
+        ("255.255.255.255", "the broadcast address"),
+        ("169.254.169.254", "a link-local address"),
+        ("fe80::1", "a link-local address"),
+        ("::ffff:127.0.0.1", "a loopback address"),
+    ],
+)
+@pytest.mark.parametrize(
+    "field", ["spec.clusterIPs", "spec.externalIPs", "status.loadBalancer.ingress"]
+)
+def test_nothing_is_served_at_an_address_of_special_use(field: str, ip: str, said: str) -> None:
+    """At 0.0.0.0 it would have the port at all of the node's addresses, at 127.0.0.1 each pod's."""
+    given: dict[str, dict[str, Any]] = {
+        "spec.clusterIPs": {"ip": ip, "clusterIPs": [ip], "externalIPs": ["9.9.9.9"]},
+        "spec.externalIPs": {"ip": None, "externalIPs": ["9.9.9.9", ip]},
+        "status.loadBalancer.ingress": {
+            "ip": None,
+            "externalIPs": ["9.9.9.9"],
+            "status": ingress({"ip": ip}),
+        },
+    }
+    converted = convert(type="LoadBalancer", ports=ports(80), **given[field])
+    assert shown(converted) == ["9.9.9.9:80/TCP ExternalIPs"]
+    assert converted.warnings == [(field, f"{ip!r} is {said}: nothing is served there")]
+
+
+@pytest.mark.parametrize(
     ("spec", "families"),
     [
         ({"ipFamilies": ["IPv6", "IPv4"]}, ["[::]", "0.0.0.0"]),
