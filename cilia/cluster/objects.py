@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from cilia.cluster.batch import WAIT_S, batches
+from cilia.cluster.sweep import Sweep
 from cilia.k8s.objects import MOST_ERRORS, InvalidObject, K8sObject, ObjectKey, unexpected
 from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
 from statedb import DB, RWTable
@@ -58,8 +59,7 @@ class ObjectReflector(Generic[K, T]):
         self._wait_s = wait_s
         # A cache of the table by the key of the object.
         self._rows: dict[ObjectKey, T] = {}
-        # Objects sent while a list is under way.
-        self._sent: set[ObjectKey] | None = None
+        self._sweep = Sweep[ObjectKey]()
         with db.write_txn(table) as wtxn:
             self._complete = table.register_initializer(wtxn, INITIALIZER)
 
@@ -77,16 +77,16 @@ class ObjectReflector(Generic[K, T]):
                 case Upsert() if isinstance(event.obj, self._kind):
                     key = event.obj.key
                     self._take(key, event.obj, wanted, wrong)
-                    if self._sent is not None:
-                        self._sent.add(key)
+                    self._sweep.seen(key[0], key)
                 case Delete():
                     wanted[event.key] = None
                     wrong[event.key] = ()
+                    self._sweep.seen(event.key[0], event.key)
                 case Listing():
-                    self._sent = set()
+                    held = self._rows.keys() | self._wrong | wanted.keys() | wrong.keys()
+                    self._sweep.begin(event.kind, held)
                 case Listed():
-                    sent, self._sent = (self._sent or set()) | event.refused, None
-                    gone = sorted((self._rows.keys() | wanted.keys() | self._wrong) - sent)
+                    gone = self._sweep.end(event.kind, event.refused)
                     wanted.update(dict.fromkeys(gone))
                     wrong.update(dict.fromkeys(gone, ()))
                     listed = True

@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from cilia.cluster.batch import WAIT_S, batches
-from cilia.k8s.watch import Event, Invalid, Listed, Listing, Source
+from cilia.cluster.sweep import Sweep
+from cilia.k8s.watch import PROBLEMS, Event, Invalid, Listed, Listing, Source
 from cilia.k8s.watch import Problem as Refusal
 from statedb import DB, Channel, RWTable, WriteTxn
 from tables.problems import Problem, replace_problems
@@ -39,9 +40,9 @@ class ProblemReflector:
         self._db = db
         self._problems = problems
         self._wait_s = wait_s
-        # Origins with rows, and while a list comes those that it has told.
+        # Origins with rows.
         self._origins: set[str] = set()
-        self._told: set[str] | None = set()
+        self._sweep = Sweep[str]()
         with db.write_txn(problems) as wtxn:
             self._complete = problems.register_initializer(wtxn, name)
 
@@ -55,16 +56,14 @@ class ProblemReflector:
                 if isinstance(event, Invalid):
                     self._replace(wtxn, event)
                 elif isinstance(event, Listing):
-                    self._told = set()
+                    self._sweep.begin(event.kind, self._origins)
                 elif isinstance(event, Listed):
-                    told, self._told = self._told, None
-                    for origin in self._origins - told if told is not None else ():
+                    for origin in self._sweep.end(event.kind):
                         self._replace(wtxn, Invalid(origin))
                     self._complete(wtxn)
 
     def _replace(self, wtxn: WriteTxn, event: Invalid) -> None:
-        if self._told is not None:
-            self._told.add(event.origin)
+        self._sweep.seen(PROBLEMS, event.origin)
         self._origins.add(event.origin)
         rows = [_row(event.origin, problem) for problem in event.problems]
         replace_problems(self._problems, wtxn, event.origin, rows, time.time())

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from cilia.cluster.problems import ProblemLog, ProblemReflector
 from cilia.k8s.tracker import Tracker
-from cilia.k8s.watch import Invalid, Listed, Listing
+from cilia.k8s.watch import PROBLEMS, Invalid, Listed, Listing
 from cilia.k8s.watch import Problem as Refusal
 from statedb import DB
 from tables.problems import Problem, new_problems_table, replace_problems
@@ -31,7 +31,7 @@ def test_nothing_is_kept_of_input_that_is_right_again() -> None:
     db = DB("test")
     table = new_problems_table(db)
     reflector = ProblemReflector(Tracker(), db, table)
-    reflector.apply([Listing(""), refused(0), Listed("")])
+    reflector.apply([Listing(PROBLEMS), refused(0), Listed(PROBLEMS)])
     names = []
     for number in range(1, 5_000):
         event = refused(number)
@@ -43,7 +43,7 @@ def test_nothing_is_kept_of_input_that_is_right_again() -> None:
     assert sum(name() is not None for name in names) < 2_000
     assert table.num_objects(db.read_txn()) == 1
     # A list tells all that is wrong.
-    reflector.apply([Listing(""), refused(7), Listed("")])
+    reflector.apply([Listing(PROBLEMS), refused(7), Listed(PROBLEMS)])
     assert [row.origin for row in table.all(db.read_txn())] == ["file-7"]
 
 
