@@ -14,6 +14,10 @@ LOADBALANCER = Group(
         "cilia/loadbalancer/services/selection.py",
         "cilia/loadbalancer/services/writer.py",
         "cilia/loadbalancer/services/known_slices.py",
+        "cilia/loadbalancer/services/batch.py",
+        "cilia/loadbalancer/services/complaints.py",
+        "cilia/loadbalancer/services/known_objects.py",
+        "cilia/loadbalancer/services/batch_writer.py",
         "cilia/loadbalancer/services/reflector.py",
     ),
 )

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The EndpointSlices that a source has sent: the service and backends of each, and the slices of a
-service. A cache of the source, kept by the reflector."""
+service. A cache of the source, kept by `known_objects`."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import msgspec
 
@@ -42,8 +40,8 @@ class KnownSlices:
     def services(self) -> set[ServiceName]:
         return set(self._keys)
 
-    def keys_of(self, service: ServiceName) -> Iterable[ObjectKey]:
-        """In the order of the keys, whatever came first."""
+    def keys_of(self, service: ServiceName) -> tuple[ObjectKey, ...]:
+        """Return the slices of the service, sorted by key."""
         return self._keys.get(service, ())
 
     def backends_of(self, service: ServiceName) -> Backends:

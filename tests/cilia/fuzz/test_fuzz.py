@@ -9,7 +9,7 @@ import pytest
 
 from cilia.k8s import change_time, manifest_files
 from cilia.loadbalancer import annotations as ann
-from cilia.loadbalancer.services import reflector
+from cilia.loadbalancer.services import known_objects
 from tests.cilia.fuzz.inputs import Plan, make
 from tests.cilia.fuzz.oracle import failure, run
 
@@ -40,7 +40,7 @@ def test_an_exception_is_found_and_made_small() -> None:
     ("what", "says"),
     [
         # A reader that keeps what went, a slow converter, a refusal without a word.
-        ((reflector.ServiceReflector, "_delete", lambda *args: None), "was"),
+        ((known_objects.KnownObjects, "_delete", lambda *args: None), "was"),
         ((ann, "weight", lambda *args: sum(range(20_000_000))), "held the loop"),
         ((manifest_files, "_bounded", lambda *args: ()), "is not named"),
     ],

@@ -222,7 +222,10 @@ class World:
         """How much each cache holds."""
         parts: dict[str, object] = {
             "services": self.services,
-            "slices": self.services._slices,
+            "objects": self.services._known,
+            "slices": self.services._known._slices,
+            "complaints": self.services._batch_writer._complaints,
+            "unwritten": self.services._batch_writer,
             "host ports": self.host_ports,
             "redirects": self.redirects,
             "problems": self.refusals,
@@ -233,7 +236,7 @@ class World:
             f"{name}.{attribute}": len(value)
             for name, part in parts.items()
             for attribute, value in _attributes(part)
-            if isinstance(value, dict | list | set) and attribute not in ("_told", "_by_service")
+            if isinstance(value, dict | list | set) and attribute != "_by_service"
         }
 
     def show(self, rows: Iterable[tuple[str, Any]]) -> Iterator[str]:
