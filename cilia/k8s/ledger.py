@@ -77,6 +77,17 @@ class Ledger:
         self.revision = revision
         return True
 
+    def forget(self) -> None:
+        """There are no objects, and no history: a proof under way proves nothing any more."""
+        self.versions = {}
+        self.revision = 0
+        self._deleted = None
+
+    @property
+    def proving(self) -> bool:
+        """True from the beginning of a proof to its end, or until everything was forgotten."""
+        return self._deleted is not None
+
     def begin_proof(self) -> None:
         self._deleted = {}
 

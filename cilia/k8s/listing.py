@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Final
+
+import anyio
 
 from cilia.k8s.client import Client
 from cilia.k8s.errors import ApiError, ConnectionLost, Garbage, Gone, Unreachable
@@ -80,7 +81,7 @@ async def pages(
         except (ConnectionLost, Unreachable) as error:
             if not token:
                 raise
-            await asyncio.sleep(failed(error))
+            await anyio.sleep(failed(error))
             continue
         token = paging.next(page, len(page.items or ()))
         yield page

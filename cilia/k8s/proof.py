@@ -7,11 +7,11 @@ that revision, or a moment behind; only what differs still after that moment was
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
 
+import anyio
 import msgspec
 
 from cilia.k8s.client import METADATA, Client
@@ -19,6 +19,7 @@ from cilia.k8s.ledger import Differences, Ledger
 from cilia.k8s.listing import Paging
 from cilia.k8s.objects import ObjectKey
 from cilia.k8s.resource import HEAD_PAGE, Resource, decoded, number
+from cilia.k8s.signal import Signal
 
 # What a list has and the stream has not sent yet may be on its way for so long.
 GRACE_S: Final = 1.0
@@ -69,12 +70,12 @@ async def prove(
     client: Client,
     resource: Resource,
     ledger: Ledger,
-    moved: asyncio.Event,
+    moved: Signal,
     page_size: int,
     superseded: Callable[[], bool],
 ) -> Proof | None:
-    """Compares; `moved` is set when the stream has brought something. None: a list came first, for
-    which there is no need to wait.
+    """Compare; `moved` is set when the stream has brought something. None: a list came first, for
+    which there is no need to wait, or everything was forgotten.
 
     Raises ApiError.
     """
@@ -82,20 +83,17 @@ async def prove(
     told = ledger.revision
     try:
         versions = await read_versions(client, resource, page_size)
-        if versions.revision < told:
+        if ledger.proving and versions.revision < told:
             return Proof(versions, Differences(), rewound=True)
         until = time.monotonic() + GRACE_S
-        while not superseded():
+        while ledger.proving and not superseded():
             moved.clear()
             differences = ledger.differences(versions.listed, versions.revision)
             left_s = until - time.monotonic()
             if not differences or left_s <= 0:
                 return Proof(versions, differences)
-            try:
-                async with asyncio.timeout(left_s):
-                    await moved.wait()
-            except TimeoutError:
-                continue
+            with anyio.move_on_after(left_s):
+                await moved.wait()
         return None
     finally:
         ledger.end_proof()

@@ -26,13 +26,16 @@ from cilia.k8s.access import Access
 from cilia.k8s.api_servers import Servers, parse_server
 from cilia.k8s.client import Client
 from cilia.k8s.errors import ApiError
+from cilia.k8s.followed import Followed
+from cilia.k8s.ledger import Ledger
 from cilia.k8s.manifest_files import FileContent, Manifests, decode_file, manifest_items
 from cilia.k8s.object_events import ObjectEvents
 from cilia.k8s.resource import Resource
-from cilia.k8s.resource_watch import ResourceWatch, _Mistrust
 from cilia.k8s.state_file import _items
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
+from cilia.k8s.watch_report import WatchReport
+from cilia.k8s.watch_stream import Mistrust, StreamReader
 from cilia.loadbalancer.host_ports import HostPortController
 from cilia.loadbalancer.local_node import LocalNodeController
 from cilia.loadbalancer.options import LoadBalancerOptions
@@ -159,10 +162,12 @@ class World:
 
     def take_line(self, kind: str, line: bytes) -> list[Event]:
         """A line of a watch, which may mistrust it and list again."""
-        audience = Audience()
-        watch = ResourceWatch(self._client, Resource(MODELS[kind]), audience)
-        with suppress(ApiError, _Mistrust):
-            self.timed("line", watch._take_lines, [line])
+        audience, ledger, model = Audience(), Ledger(), MODELS[kind]
+        report = WatchReport(kind, ledger, self._client.servers)
+        events = ObjectEvents(model)
+        followed = Followed(self._client, Resource(model), audience, ledger, events, report)
+        with suppress(ApiError, Mistrust):
+            self.timed("line", StreamReader(followed).take, [line])
         return self._take(audience.events)
 
     def listed(self) -> None:

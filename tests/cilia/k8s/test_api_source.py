@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cilia.k8s import resource_watch
+from cilia.k8s import resource_watch, watch_retry
 from cilia.k8s.access import Access
 from cilia.k8s.api_servers import Server, Servers, parse_server
 from cilia.k8s.api_source import ApiSource
@@ -111,8 +111,8 @@ async def world() -> AsyncIterator[World]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between tries are not what is tested here."""
-    monkeypatch.setattr(resource_watch, "FIRST_WAIT_S", 0.02)
-    monkeypatch.setattr(resource_watch, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(watch_retry, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(watch_retry, "LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(resource_watch, "ABSENT_S", 0.2)
 
 

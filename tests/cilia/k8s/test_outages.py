@@ -63,7 +63,7 @@ def waits(first: float, then: float) -> Callable[[float, float], float]:
 async def test_a_watch_that_waits_goes_on_once_another_is_answered(
     api: FakeApi, source: ApiSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cilia.k8s.resource_watch.random.uniform", waits(LONG_S, SHORT_S))
+    monkeypatch.setattr("random.uniform", waits(LONG_S, SHORT_S))
     await api.stop()
     await until(source, State.FAILED)
     await api.start()
