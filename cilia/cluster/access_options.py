@@ -16,10 +16,12 @@ from cilia.program.values import PositiveDuration
 from cilia.script.environment import parse_duration
 
 if TYPE_CHECKING:  # the options are read without loading the `kubernetes` package
-    from cilia.k8s.api_servers import Server
+    from cilia.k8s.access import Access
+    from cilia.k8s.api_servers import Server, Servers
+    from cilia.k8s.client import Client, Limits
     from cilia.k8s.writing import WritingClient
 
-__all__ = ["KubernetesOptions", "open_client"]
+__all__ = ["KubernetesOptions", "open_client", "open_writing_client"]
 
 
 class KubernetesOptions(ProgramConfig):
@@ -52,24 +54,40 @@ class KubernetesOptions(ProgramConfig):
 def open_client(
     options: KubernetesOptions,
     *,
-    service_address: bool = False,
     kept: Path | None = None,
     report: Callable[[Server], None] = lambda server: None,
-) -> WritingClient:
+) -> Client:
     """A client with the options' addresses and credentials; it connects with the first request.
 
-    Readers are to be given it as a `Client`.
-    `service_address`: also the address that a pod's environment has, which is a ClusterIP. `kept`:
-    the file with the last known addresses.
+    `kept`: the file with the last known addresses.
 
     Raises:
         ProgramError: no address, or no usable credentials.
     """
+    from cilia.k8s.client import Client
+
+    return Client(*_connection(options, kept), report=report)
+
+
+def open_writing_client(
+    options: KubernetesOptions, *, service_address: bool = False
+) -> WritingClient:
+    """As `open_client`, one that also writes; it is used as a context.
+
+    `service_address`: also the address that a pod's environment has, which is a ClusterIP.
+    """
+    from cilia.k8s.writing import WritingClient
+
+    return WritingClient(*_connection(options, None, service_address))
+
+
+def _connection(
+    options: KubernetesOptions, kept: Path | None, service_address: bool = False
+) -> tuple[Access, Servers, Limits]:
     from cilia.k8s.access import Access
     from cilia.k8s.api_servers import Servers, parse_server
     from cilia.k8s.client import Limits
     from cilia.k8s.errors import AccessError
-    from cilia.k8s.writing import WritingClient
 
     try:
         named = f"{options.k8s_api_server},{options.k8s_api_server_urls}".split(",")
@@ -89,7 +107,7 @@ def open_client(
         qps=options.k8s_client_qps,
         burst=options.k8s_client_burst,
     )
-    return WritingClient(access, servers, limits, report=report)
+    return access, servers, limits
 
 
 def _service_address() -> list[str]:

@@ -9,6 +9,7 @@ translate.
 
 from __future__ import annotations
 
+import copy
 import ssl
 import threading
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from kubernetes.config.incluster_config import (
     SERVICE_TOKEN_FILENAME,
     InClusterConfigLoader,
 )
+from urllib3.util.retry import Retry
 
 from cilia.k8s.errors import AccessError
 
@@ -88,6 +90,21 @@ class Access:
             raise AccessError(f"{what}: {error}") from None
         with self._lock:
             self._configuration = configuration
+
+    @property
+    def settings(self) -> object:
+        """Another object after each `reload`."""
+        return self._configuration
+
+    def configuration(self, url: str) -> Configuration:
+        """Return settings of the package's own client for a server: our identity and trust, and
+        none of its retries."""
+        configuration = copy.copy(self._configuration)
+        configuration.host = url
+        configuration.proxy = None  # as reading, which goes to the server itself
+        configuration.tls_server_name = self.server_hostname
+        configuration.retries = Retry(False)
+        return configuration
 
     def headers(self) -> list[tuple[str, str]]:
         """What identifies us in a request. Renews a token that runs out."""

@@ -7,7 +7,6 @@ everything. When it is lost the next request opens another, to the next server i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import email.utils
 import time
@@ -15,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 from urllib.parse import urlencode
 
+import anyio
 import anyio.to_thread
 import msgspec
 import structlog
@@ -72,7 +72,7 @@ class _Bucket:
         self._tokens = min(self._size, self._tokens + (now - self._then) * self._rate) - 1
         self._then = now
         if self._tokens < 0:
-            await asyncio.sleep(-self._tokens / self._rate)
+            await anyio.sleep(-self._tokens / self._rate)
 
 
 class _Status(msgspec.Struct):
@@ -106,7 +106,7 @@ class Client:
         self._access = access
         self._report = report
         self._bucket = _Bucket(self.limits.qps, self.limits.burst)
-        self._opening = asyncio.Lock()
+        self._opening = anyio.Lock()
         self._tried = False
         self._connection: Connection | None = None
         self._server: Server | None = None
@@ -144,7 +144,7 @@ class Client:
         self._past.requests += 1
         target = f"{path}?{urlencode(query)}" if query else path
         try:
-            async with connection.request("GET", target, headers) as response:
+            async with connection.request(target, headers) as response:
                 await self._check(response)
                 yield response
         except ConnectionLost:
@@ -160,11 +160,9 @@ class Client:
         Raises as `get`.
         """
         try:
-            async with (
-                asyncio.timeout(self.limits.request_timeout_s),
-                self.get(path, query, accept) as response,
-            ):
-                return await response.body()
+            with anyio.fail_after(self.limits.request_timeout_s):
+                async with self.get(path, query, accept) as response:
+                    return await response.body()
         except TimeoutError:
             raise ConnectionLost(
                 f"{path}: no complete answer within {self.limits.request_timeout_s:g} s"
@@ -251,14 +249,18 @@ class Client:
         body = b""
         # The status is known without its explanation.
         with contextlib.suppress(TimeoutError, Garbage):
-            async with asyncio.timeout(self.limits.request_timeout_s):
+            with anyio.fail_after(self.limits.request_timeout_s):
                 body = await response.body(MOST_ERROR_BYTES)
-        try:
-            message = msgspec.json.decode(body, type=_Status).message
-        except msgspec.DecodeError:
-            message = body[:ERROR_SHOWN].decode("utf-8", "replace")
-        wait_s = retry_after_s(response.headers.get("retry-after", ""), time.time())
-        return status_error(response.status, message, wait_s)
+        return refusal(response.status, body, response.headers.get("retry-after", ""))
+
+
+def refusal(status: int, body: bytes, retry_after: str) -> StatusError:
+    """The error that an answer other than success means."""
+    try:
+        message = msgspec.json.decode(body, type=_Status).message
+    except msgspec.DecodeError:
+        message = body[:ERROR_SHOWN].decode("utf-8", "replace")
+    return status_error(status, message, retry_after_s(retry_after, time.time()))
 
 
 def retry_after_s(text: str, now: float) -> float:

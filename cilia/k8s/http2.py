@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP/2 connection (RFC 9113) that carries all requests to one server, with proof of life.
+"""One HTTP/2 connection (RFC 9113) that carries all reading from one server, with proof of life.
 
 Watches are silent for minutes, so silence proves nothing. The connection therefore asks: after
 `ping_s` without a byte it sends a PING, and after `limit_s` without a byte it is given up, with all
@@ -100,9 +100,6 @@ class Response:
         self._chunks.append((data, credit))
         self._wake.set()
 
-    def wake(self) -> None:
-        self._wake.set()
-
     def end(self, error: ApiError | None = None) -> None:
         if error is None:
             self._ended = True
@@ -175,55 +172,37 @@ class Connection(asyncio.Protocol):
         return self._error is None and not self._leaving and self._transport is not None
 
     @contextlib.asynccontextmanager
-    async def request(
-        self, method: str, path: str, headers: Headers = (), body: bytes = b""
-    ) -> AsyncIterator[Response]:
-        """Sends a request and gives its answer once the headers are there; the rest of the answer
-        is dropped at the end of the block.
+    async def request(self, path: str, headers: Headers = ()) -> AsyncIterator[Response]:
+        """Send a GET and give its answer once the headers are there; the rest of the answer is
+        dropped at the end of the block.
 
         Raises ConnectionLost.
         """
         if self._error is not None:
             raise ConnectionLost(f"{self.authority}: {self._error}")
-        stream_id = self._send_head(method, path, headers, bool(body))
+        stream_id = self._send_head(path, headers)
         response = self._responses[stream_id] = Response(self, stream_id)
         try:
-            await self._send_body(stream_id, response, body)
             await response.headers_come()
             yield response
         finally:
             self._forget(stream_id, response)
 
-    def _send_head(self, method: str, path: str, headers: Headers, more: bool) -> int:
+    def _send_head(self, path: str, headers: Headers) -> int:
         try:
             stream_id = self._h2.get_next_available_stream_id()
             head = (
-                (":method", method),
+                (":method", "GET"),
                 (":scheme", self._scheme),
                 (":authority", self.authority),
                 (":path", path),
                 *headers,
             )
-            self._h2.send_headers(stream_id, head, end_stream=not more)
+            self._h2.send_headers(stream_id, head, end_stream=True)
         except h2.exceptions.H2Error as error:
             raise ConnectionLost(f"{self.authority}: {error}") from None
         self._flush()
         return stream_id
-
-    async def _send_body(self, stream_id: int, response: Response, body: bytes) -> None:
-        """As fast as the server takes it; one that has answered is not sent the rest."""
-        while body and not response.status and not response.ended:
-            try:
-                window = self._h2.local_flow_control_window(stream_id)
-                size = min(window, self._h2.max_outbound_frame_size, len(body))
-                if size > 0:
-                    self._h2.send_data(stream_id, body[:size], end_stream=size == len(body))
-            except h2.exceptions.H2Error as error:
-                raise ConnectionLost(f"{self.authority}: {error}") from None
-            self._flush()
-            body = body[max(size, 0) :]
-            if size <= 0:
-                await response.moved()
 
     def _forget(self, stream_id: int, response: Response) -> None:
         self._responses.pop(stream_id, None)
@@ -292,9 +271,6 @@ class Connection(asyncio.Protocol):
     def _take(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.RemoteSettingsChanged):
             self._ready.set()
-        elif isinstance(event, h2.events.WindowUpdated):
-            for waiting in self._responses.values():
-                waiting.wake()
         elif isinstance(event, h2.events.ConnectionTerminated):
             self._leave(event)
         elif (stream_id := getattr(event, "stream_id", None)) is not None:

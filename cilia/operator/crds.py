@@ -85,10 +85,10 @@ async def _registered(api: Api, definition: Definition) -> Action:
         todo = action(definition, found)
         try:
             if todo is Action.MAKE:
-                await api.send("POST", PATH, definition.manifest())
+                await api.create(f"{PATH}/{definition.name}", definition.manifest())
             elif todo is Action.RAISE:
                 assert found is not None, "what is raised is there"
-                await api.send("PUT", f"{PATH}/{definition.name}", _raised(definition, found))
+                await api.replace(f"{PATH}/{definition.name}", _raised(definition, found))
         except StatusError as error:
             if error.code != CONFLICT:
                 raise

@@ -39,7 +39,8 @@ class Api(Protocol):
     """What this module asks of an API server."""
 
     async def fetch(self, path: str) -> bytes: ...
-    async def send(self, method: str, path: str, body: object) -> bytes: ...
+    async def create(self, path: str, form: dict[str, Any]) -> dict[str, Any]: ...
+    async def replace(self, path: str, form: dict[str, Any]) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Election:
         self.leader = ""  # who holds the lease, as far as is known
         self.transitions = 0  # of the lease, since it exists
         self._api, self._clock = api, clock
-        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
         self._name = name
         self._lease: dict[str, Any] | None = None
         self._seen_version = ""
@@ -153,7 +154,7 @@ class Election:
 
     async def _read(self) -> dict[str, Any] | None:
         try:
-            lease = json.loads(await self._api.fetch(f"{self._leases}/{self._name}"))
+            lease = json.loads(await self._api.fetch(self._path))
         except StatusError as error:
             if error.code == NOT_FOUND:
                 return None
@@ -182,13 +183,12 @@ class Election:
             "metadata": {"name": self._name},
             "spec": self._spec({}, self.identity),
         }
-        self._observe(json.loads(await self._api.send("POST", self._leases, body)))
+        self._observe(await self._api.create(self._path, body))
 
     async def _write(self, lease: dict[str, Any]) -> None:
         """The version in the body makes the API server refuse it if another was quicker."""
         body = {**lease, "spec": self._spec(lease["spec"], self.identity)}
-        path = f"{self._leases}/{self._name}"
-        self._observe(json.loads(await self._api.send("PUT", path, body)))
+        self._observe(await self._api.replace(self._path, body))
 
     def _spec(self, old: dict[str, Any], holder: str) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -208,7 +208,7 @@ class Election:
             return
         body = {**self._lease, "spec": {**self._lease["spec"], "holderIdentity": ""}}
         try:
-            await self._api.send("PUT", f"{self._leases}/{self._name}", body)
+            await self._api.replace(self._path, body)
         except ApiError as error:
             log.warning("lease not released: others wait until it runs out", error=str(error))
 

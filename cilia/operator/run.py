@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from cilia.cluster.access_options import open_client
+from cilia.cluster.access_options import open_writing_client
 from cilia.operator.config import OperatorConfig
 from cilia.operator.wiring import Operator, build
 from cilia.program.serving import metrics_routes, serve, tcp_socket
@@ -28,17 +28,14 @@ async def run(config: OperatorConfig) -> None:
     Raises:
         ProgramError: no API server is named, no credentials, or an address is taken.
     """
-    client = open_client(config, service_address=True)
     identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    operator = build(config, client, identity)
-    try:
+    async with open_writing_client(config, service_address=True) as client:
+        operator = build(config, client, identity)
         async with anyio.create_task_group() as group:
             for app, listener in _listeners(operator):
                 group.start_soon(serve, app, listener)
             log.info("started", identity=identity, namespace=config.k8s_namespace)
             await operator.election.run(operator.lead)
-    finally:
-        await client.close()
 
 
 def _listeners(operator: Operator) -> list[tuple[Starlette, socket.socket]]:

@@ -335,26 +335,24 @@ async def change(server: ApiServer, size: Size, seconds: float, rate: float) -> 
     from cilia.k8s.access import Access
     from cilia.k8s.api_servers import Servers, parse_server
     from cilia.k8s.client import Limits
-    from cilia.k8s.writing import MERGE, WritingClient
+    from cilia.k8s.writing import WritingClient
 
     servers = Servers([parse_server(server.url)])
-    client = WritingClient(Access(server.kubeconfig), servers, Limits(qps=1e6, burst=10**6))
+    limits = Limits(qps=1e6, burst=10**6)
     started = time.monotonic()
     count = min(int(seconds * rate), size.slices)
-    under_way = asyncio.Semaphore(50)  # an API server takes 100 of one connection
 
-    async def one(i: int) -> None:
+    async def one(client: WritingClient, i: int) -> None:
         await asyncio.sleep(max(0.0, started + i / rate - time.monotonic()))
         form = endpoint_slice(i, size.services, change=1)
         base = "/apis/discovery.k8s.io/v1/namespaces"
         path = f"{base}/{form['metadata']['namespace']}/endpointslices/{form['metadata']['name']}"
-        async with under_way:
-            now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-            body = {"metadata": {"annotations": {TRIGGER: now}}, "endpoints": form["endpoints"]}
-            await client.send("PATCH", path, body, MERGE)
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        body = {"metadata": {"annotations": {TRIGGER: now}}, "endpoints": form["endpoints"]}
+        await client.merge(path, body)
 
-    await asyncio.gather(*(one(i) for i in range(count)))
-    await client.close()
+    async with WritingClient(Access(server.kubeconfig), servers, limits) as client:
+        await asyncio.gather(*(one(client, i) for i in range(count)))
     return count
 
 

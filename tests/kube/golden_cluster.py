@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from typing import Any, Final
 
-from cilia.cluster.access_options import open_client
+from cilia.cluster.access_options import open_writing_client
 from cilia.k8s.objects import KINDS, K8sObject, ObjectKey
 from cilia.k8s.resource import Resource
 from cilia.k8s.tracker import resource_name
@@ -37,9 +37,9 @@ def prepare(server: ApiServer) -> None:
     """Once a server: our kinds, and a range of addresses that admits those of the scripts."""
 
     async def kinds() -> None:
-        client = open_client(OperatorConfig(k8s_kubeconfig_path=server.kubeconfig))
-        await register(client)
-        await client.close()
+        config = OperatorConfig(k8s_kubeconfig_path=server.kubeconfig)
+        async with open_writing_client(config) as client:
+            await register(client)
 
     asyncio.run(kinds())
     for number, cidrs in enumerate(SERVICE_CIDRS):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cilia.cluster.access_options import open_client
+from cilia.cluster.access_options import open_writing_client
 from cilia.k8s.crds import CiliumLocalRedirectPolicy
 from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
@@ -42,9 +42,9 @@ PORTS: list[tuple[Any, bool]] = [
 @pytest.fixture(scope="module", autouse=True)
 def _registered(api_server: ApiServer) -> None:
     async def once() -> None:
-        client = open_client(OperatorConfig(k8s_kubeconfig_path=api_server.kubeconfig))
-        await register(client)
-        await client.close()
+        config = OperatorConfig(k8s_kubeconfig_path=api_server.kubeconfig)
+        async with open_writing_client(config) as client:
+            await register(client)
 
     asyncio.run(once())
 
@@ -130,14 +130,13 @@ def test_node_configs_need_their_selector(api_server: ApiServer, namespace: str)
     assert api_server.request("POST", path, form)[0] == 422, "options are texts, as in a ConfigMap"
 
 
-def test_large_objects_are_written_in_pieces(api_server: ApiServer, namespace: str) -> None:
-    """More than a frame, and more than the server's first window."""
+def test_large_objects_are_written_whole(api_server: ApiServer, namespace: str) -> None:
     form = {"metadata": {"name": "large"}, "data": {"text": "0123456789abcdef" * 50_000}}
 
     async def write() -> None:
-        client = open_client(OperatorConfig(k8s_kubeconfig_path=api_server.kubeconfig))
-        await client.send("POST", f"/api/v1/namespaces/{namespace}/configmaps", form)
-        await client.close()
+        config = OperatorConfig(k8s_kubeconfig_path=api_server.kubeconfig)
+        async with open_writing_client(config) as client:
+            await client.create(f"/api/v1/namespaces/{namespace}/configmaps/large", form)
 
     asyncio.run(write())
     read = api_server.get(f"/api/v1/namespaces/{namespace}/configmaps/large")

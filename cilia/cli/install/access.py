@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import click
 
-from cilia.cluster.access_options import KubernetesOptions, open_client
+from cilia.cluster.access_options import KubernetesOptions, open_writing_client
 from cilia.k8s.errors import ApiError
 from cilia.k8s.writing import WritingClient
 from cilia.program.errors import ProgramError
@@ -53,13 +53,11 @@ def on_cluster(kubeconfig: Path | None, work: Callable[[WritingClient], Awaitabl
 
     async def run() -> T:
         options: Any = {"k8s_client_qps": QPS, "k8s_client_burst": BURST}
-        client = open_client(KubernetesOptions(k8s_kubeconfig_path=path, **options))
-        try:
+        named = KubernetesOptions(k8s_kubeconfig_path=path, **options)
+        async with open_writing_client(named) as client:
             return await work(client)
-        finally:
-            await client.close()
 
     try:
-        return asyncio.run(run())
+        return anyio.run(run)
     except (ApiError, ProgramError) as error:
         raise click.ClickException(str(error)) from None

@@ -6,10 +6,9 @@ from __future__ import annotations
 import json
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from cilia.k8s.errors import StatusError
-from cilia.k8s.writing import APPLY, WritingClient
+from cilia.k8s.writing import WritingClient
 
 __all__ = ["Done", "apply", "delete", "named", "path_of", "read"]
 
@@ -68,8 +67,7 @@ async def apply(client: WritingClient, form: dict[str, Any], *, dry_run: bool) -
     """Server-side apply: fields that others set and we do not name stay theirs."""
     before = await read(client, form)
     query = {"fieldManager": MANAGER, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
-    path = f"{path_of(form)}?{urlencode(query)}"
-    after = json.loads(await client.send("PATCH", path, form, APPLY))
+    after = await client.apply(path_of(form), form, query)
     if before is None:
         return Done.CREATED
     if dry_run:  # the version stays; what would be written is compared
@@ -90,11 +88,12 @@ def _content(form: dict[str, Any]) -> dict[str, Any]:
 
 async def delete(client: WritingClient, form: dict[str, Any], *, dry_run: bool) -> Done:
     """What belongs to it goes first, so that nobody is left to run when its rights go."""
-    if await read(client, form) is None:
+    found = await read(client, form)
+    if found is None:
         return Done.ABSENT
-    query = {"propagationPolicy": "Foreground"} | ({"dryRun": "All"} if dry_run else {})
+    options = {"propagationPolicy": "Foreground"} | ({"dryRun": ["All"]} if dry_run else {})
     try:
-        await client.send("DELETE", f"{path_of(form)}?{urlencode(query)}")
+        await client.delete(path_of(form), found["metadata"]["uid"], options)
     except StatusError as error:
         if error.code != NOT_FOUND:
             raise

@@ -19,7 +19,7 @@ from cilia.cli.install.install import wait_until_complete
 from cilia.cli.install.manifests import AGENT, Values, manifests
 from cilia.cli.install.objects import delete, named, path_of
 from cilia.cli.install.objects import read as read_object
-from cilia.k8s.writing import MERGE, WritingClient
+from cilia.k8s.writing import WritingClient
 
 __all__ = ["cleaning", "uninstall"]
 
@@ -80,7 +80,7 @@ async def _clean_nodes(
     if found is None:
         return
     await delete(client, operators, dry_run=False)
-    await client.send("PATCH", path_of(agents), cleaning(found), MERGE)
+    await client.merge(path_of(agents), cleaning(found))
     click.echo("nodes are being cleaned")
     rollout = await wait_until_complete(client, namespace, timeout_s, [AGENT])
     if not rollout.complete([AGENT]):

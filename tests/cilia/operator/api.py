@@ -28,24 +28,28 @@ class FakeApi:
             raise StatusError(404, f"{path} not found")
         return json.dumps(self.objects[path]).encode()
 
-    async def send(self, method: str, path: str, body: object) -> bytes:
+    async def create(self, path: str, form: dict[str, Any]) -> dict[str, Any]:
         await self._answer()
-        self.sent.append((method, path))
-        assert isinstance(body, dict)
-        form: dict[str, Any] = json.loads(json.dumps(body))
-        if method == "POST":
-            path = f"{path}/{form['metadata']['name']}"
-            if path in self.objects:
-                raise StatusError(409, "exists")
-        else:
-            assert method == "PUT"
-            if path not in self.objects:
-                raise StatusError(404, "not found")
-            if form["metadata"].get("resourceVersion") != self.version(path):
-                raise StatusError(409, "changed meanwhile")
-        form["metadata"]["resourceVersion"] = str(next(self._versions))
-        self.objects[path] = form
-        return json.dumps(form).encode()
+        self.sent.append(("create", path))
+        if path in self.objects:
+            raise StatusError(409, "exists")
+        return self._put(path, form)
+
+    async def replace(self, path: str, form: dict[str, Any]) -> dict[str, Any]:
+        await self._answer()
+        self.sent.append(("replace", path))
+        if path not in self.objects:
+            raise StatusError(404, "not found")
+        if form["metadata"].get("resourceVersion") != self.version(path):
+            raise StatusError(409, "changed meanwhile")
+        return self._put(path, form)
+
+    def _put(self, path: str, form: dict[str, Any]) -> dict[str, Any]:
+        stored: dict[str, Any] = json.loads(json.dumps(form))
+        stored["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.objects[path] = stored
+        answer: dict[str, Any] = json.loads(json.dumps(stored))
+        return answer
 
     def version(self, path: str) -> str:
         return str(self.objects[path]["metadata"]["resourceVersion"])

@@ -64,7 +64,7 @@ async def test_registration_ends_when_all_kinds_are_established() -> None:
     with anyio.fail_after(5):
         await register(api)
     assert api.questions <= 0
-    assert [path for _, path in api.sent] == [PATH] * len(DEFINITIONS)
+    assert api.sent == [("create", f"{PATH}/{kind.name}") for kind in DEFINITIONS]
     await register(api)
     assert len(api.sent) == len(DEFINITIONS), "nothing is written twice"
 
