@@ -9,7 +9,6 @@ away: what a former run wrote is used then. `DIR/current` is the directory for t
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import socket
@@ -18,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 import click
 from pydantic import Field, ValidationError
 
@@ -69,7 +69,7 @@ def build_config(**given: Any) -> None:
 async def _run(config: BuildConfigOptions) -> int:
     client = open_client(config)
     try:
-        async with asyncio.timeout(config.timeout_s):
+        with anyio.fail_after(config.timeout_s):
             options = await _answered(client, config)
     except TimeoutError:
         if not (config.dest / LATEST).exists():
@@ -101,7 +101,7 @@ async def _answered(client: Client, config: BuildConfigOptions) -> dict[str, str
             click.echo(f"the API server says {error}", err=True)
         except ApiError as error:
             click.echo(f"the API server: {error}", err=True)
-        await asyncio.sleep(RETRY_S)
+        await anyio.sleep(RETRY_S)
 
 
 async def _read(client: Client, config: BuildConfigOptions) -> dict[str, str]:

@@ -7,15 +7,17 @@ that comes late, or again, has its resources listed again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
+
+import anyio
 
 from cilia.k8s.api_servers import SERVICE, Servers
 from cilia.k8s.client import Client
 from cilia.k8s.objects import EndpointSlice, K8sObject
 from cilia.k8s.resource import Resource
 from cilia.k8s.resource_watch import Options, ResourceWatch
+from cilia.k8s.signal import Signal
 from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
 from cilia.k8s.watch_state import WatchState
 
@@ -30,8 +32,8 @@ class _Reader:
     def __init__(self, kinds: frozenset[str]) -> None:
         self.kinds = kinds
         self.pending: list[Event] = []
-        self.taken = asyncio.Event()
-        self.wake = asyncio.Event()
+        self.taken = Signal()
+        self.wake = Signal()
         self._begun: set[str] = set()
 
     def put(self, kind: str, events: list[Event]) -> None:
@@ -110,9 +112,9 @@ class ApiSource:
     async def run(self) -> None:
         """Follows every resource until cancelled."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with anyio.create_task_group() as group:
                 for watch in self.watches.values():
-                    group.create_task(watch.run())
+                    group.start_soon(watch.run)
         finally:
             await self.client.close()
 

@@ -7,13 +7,12 @@ Thread-safe: writers may be in any thread; a reader is woken in the event loop t
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterable
 
 from cilia.k8s.objects import K8sObject, ObjectKey
 from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
+from statedb import Channel
 
 
 class _Reader:
@@ -22,8 +21,7 @@ class _Reader:
     def __init__(self, kinds: frozenset[str], pending: list[Event]) -> None:
         self.kinds = kinds
         self.pending = pending
-        self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+        self._more = Channel()
 
     def put(self, events: Iterable[Event]) -> None:
         """A reader with events already will take these too: to wake it again would only take the
@@ -31,16 +29,12 @@ class _Reader:
         was_idle = not self.pending
         self.pending.extend(event for event in events if _kind(event) in self.kinds)
         if was_idle and self.pending:
-            self.wake()
-
-    def wake(self) -> None:
-        # The loop of a reader that ended without saying so is closed: nobody is there to be woken.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._wake.set)
+            self._more.close()
 
     async def wait(self) -> None:
-        await self._wake.wait()
-        self._wake.clear()
+        """Wait until events came; what comes meanwhile is seen by whoever looks after this."""
+        await self._more.wait()
+        self._more = Channel()
 
 
 def _kind(event: Event) -> str:

@@ -9,9 +9,7 @@ ends them all.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import anyio
@@ -39,8 +37,7 @@ async def run_job(name: str, work: Callable[[], Awaitable[object]], reporter: Re
     while True:
         started = anyio.current_time()
         try:
-            async with _told_when_steady(reporter, steady_after_s):
-                await work()
+            await _told_when_steady(work, reporter, steady_after_s)
             reporter.stopped("Finished")
             return
         except Exception as error:  # decided here: log, report, try again
@@ -53,15 +50,27 @@ async def run_job(name: str, work: Callable[[], Awaitable[object]], reporter: Re
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
 
-@asynccontextmanager
-async def _told_when_steady(reporter: Reporter, after_s: float) -> AsyncIterator[None]:
-    """Report that the job runs: at once, or when it has run for a while."""
+async def _told_when_steady(
+    work: Callable[[], Awaitable[object]], reporter: Reporter, after_s: float
+) -> None:
+    """Run `work`, and report that it runs: at once, or when it has run for a while."""
     if not after_s:
         reporter.ok("Running")
-        yield
+        await work()
         return
-    timer = asyncio.get_running_loop().call_later(after_s, reporter.ok, "Running")
-    try:
-        yield
-    finally:
-        timer.cancel()
+    # What the work raises is raised as it is: a task group would wrap it.
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_tell, reporter, after_s)
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - raised below
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _tell(reporter: Reporter, after_s: float) -> None:
+    await anyio.sleep(after_s)
+    reporter.ok("Running")
