@@ -36,7 +36,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.dist import Distribution
 
 if TYPE_CHECKING:
-    from statedb.compiled import Group
+    from compiled_modules import Group
 
 __all__ = [
     "BuildExtensions",
@@ -110,19 +110,9 @@ def compiled_extensions() -> list[Any]:
     if not wanted("CILIA_BUILD_COMPILED"):
         return []
     with importable_root():
-        from statedb.compiled import ext_modules
+        from compiled_modules import ext_modules, groups
 
         return [module for group in groups() for module in ext_modules(group)]
-
-
-def groups() -> list[Group]:
-    """The modules that are compiled, as groups; needs an importable root."""
-    from cilia.k8s.compiled import K8S
-    from cilia.loadbalancer.services.compiled import LOADBALANCER
-    from reconcilers.compiled import RECONCILERS
-    from statedb.compiled import STATEDB
-
-    return [STATEDB, RECONCILERS, LOADBALANCER, K8S]
 
 
 def build_native(names: Sequence[str]) -> int:
@@ -130,7 +120,7 @@ def build_native(names: Sequence[str]) -> int:
     process of its own; returns how many could not be compiled. What is current is left alone.
     """
     with importable_root():
-        from statedb.compiled import is_current
+        from compiled_modules import groups, is_current
 
         stale = [group for group in groups() if not is_current(group)]
     if names:
@@ -153,7 +143,7 @@ def compile_group(group: Group) -> None:
     Optimised for the time it takes: more costs the C compiler twice as long.
     """
     with importable_root():
-        from statedb.compiled import MANIFEST, SUFFIX, digests, ext_modules
+        from compiled_modules import MANIFEST, SUFFIX, digests, ext_modules
 
         sources = digests(sources_of(group))  # before compiling: an edit meanwhile makes it stale
         fresh = group.home.with_name(f"{group.name}.{os.getpid()}")

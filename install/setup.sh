@@ -80,6 +80,11 @@ if [ ! -e ".venv/stamps/extension-$extension" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
     marker extension "$extension"
 fi
+finder=$(stamp compiled_modules.py)
+if [ ! -e ".venv/stamps/finder-$finder" ]; then
+    .venv/bin/python compiled_modules.py  # has this environment use compiled modules that fit
+    marker finder "$finder"
+fi
 sources=$(stamp bpf/compile.py bpf/*.bpf.c bpf/lib/*.h)
 if [ ! -e ".venv/stamps/objects-$sources" ]; then
     echo "setup: compiling the BPF objects"

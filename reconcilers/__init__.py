@@ -17,12 +17,6 @@ The feature's `wiring.py` makes the `Reconciler` and its job; `node/addresses.py
 example. Tests run it against a fake target that fails at random, and against the real one.
 """
 
-from reconcilers.compiled import RECONCILERS
-from statedb.compiled import prefer
-
-prefer(RECONCILERS, __name__, __path__)
-
-# ruff: noqa: E402  what is imported from here on may be compiled
 from reconcilers.config import Config
 from reconcilers.metrics import Metrics, NoMetrics, PrometheusMetrics
 from reconcilers.operations import BatchOperations, Entry, Operations, VerifyOperations

@@ -11,7 +11,6 @@ package imports nothing of `cilia`, `tables`, `bpf` or `reconcilers`. Start with
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from statedb.compiled import STATEDB, prefer
 from statedb.errors import (
     BadKey,
     DuplicateKey,
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
     from statedb.table import Column, RWTable, Table
     from statedb.txn import WriteTxn
     from statedb.watch import Channel, WatchSet, closed_channel, wait_any
-
-prefer(STATEDB, __name__, __path__)
 
 __all__ = [
     "DB",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = [
+    "tests/test_compiled_modules.py",
     "tests/statedb",
     "tests/reconcilers",
     "tests/cilia/loadbalancer",

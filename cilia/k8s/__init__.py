@@ -6,9 +6,4 @@ sources (a directory of manifests, an object tracker for scripts). Does not belo
 what the objects mean, which is the business of each feature's reflectors. Start with ``watch``.
 """
 
-from cilia.k8s.compiled import K8S
-from statedb.compiled import prefer
-
-prefer(K8S, __name__, __path__)
-
 __all__: list[str] = []

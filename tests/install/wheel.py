@@ -18,12 +18,9 @@ from typing import NamedTuple
 
 import pytest
 
-from cilia.k8s.compiled import K8S
-from cilia.loadbalancer.services.compiled import LOADBALANCER
-from reconcilers.compiled import RECONCILERS
-from statedb.compiled import STATEDB
+from compiled_modules import groups
 
-GROUPS = (STATEDB, RECONCILERS, LOADBALANCER, K8S)
+GROUPS = groups()
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"statedb", "reconcilers", "tables", "bpf", "cilia"}
 

@@ -8,9 +8,4 @@ These modules are compiled, and stand apart from the commands, which need nothin
 Start with `writer`.
 """
 
-from cilia.loadbalancer.services.compiled import LOADBALANCER
-from statedb.compiled import prefer
-
-prefer(LOADBALANCER, __name__, __path__)
-
 __all__: list[str] = []

@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which modules are compiled on the way of a Service from its object to its rows (see
-``statedb.compiled``); the reflector at its beginning is one of them."""
+"""Modules that a build compiles with mypyc: the way of a Service from its object to its rows."""
 
-from statedb.compiled import Group
-
-LOADBALANCER = Group(
-    "loadbalancer",
-    (
-        "cilia/loadbalancer/services/candidates.py",
-        "cilia/loadbalancer/services/claims.py",
-        "cilia/loadbalancer/services/conversion.py",
-        "cilia/loadbalancer/services/endpoints.py",
-        "cilia/loadbalancer/services/selection.py",
-        "cilia/loadbalancer/services/writer.py",
-        "cilia/loadbalancer/services/known_slices.py",
-        "cilia/loadbalancer/services/batch.py",
-        "cilia/loadbalancer/services/complaints.py",
-        "cilia/loadbalancer/services/known_objects.py",
-        "cilia/loadbalancer/services/batch_writer.py",
-        "cilia/loadbalancer/services/reflector.py",
-    ),
+MODULES = (
+    "cilia/loadbalancer/services/candidates.py",
+    "cilia/loadbalancer/services/claims.py",
+    "cilia/loadbalancer/services/conversion.py",
+    "cilia/loadbalancer/services/endpoints.py",
+    "cilia/loadbalancer/services/selection.py",
+    "cilia/loadbalancer/services/writer.py",
+    "cilia/loadbalancer/services/known_slices.py",
+    "cilia/loadbalancer/services/batch.py",
+    "cilia/loadbalancer/services/complaints.py",
+    "cilia/loadbalancer/services/known_objects.py",
+    "cilia/loadbalancer/services/batch_writer.py",
+    "cilia/loadbalancer/services/reflector.py",
 )
