@@ -40,7 +40,14 @@ def test_an_exception_is_found_and_made_small() -> None:
     ("what", "says"),
     [
         # A reader that keeps what went, a slow converter, a refusal without a word.
-        ((known_objects.KnownObjects, "_delete", lambda *args: None), "was"),
+        pytest.param(
+            (known_objects.KnownObjects, "_delete", lambda *args: None),
+            "was",
+            marks=pytest.mark.skipif(
+                not str(known_objects.__file__).endswith(".py"),
+                reason="a compiled class cannot be patched",
+            ),
+        ),
         ((ann, "weight", lambda *args: sum(range(20_000_000))), "held the loop"),
         ((manifest_files, "_bounded", lambda *args: ()), "is not named"),
     ],
