@@ -36,7 +36,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.dist import Distribution
 
 if TYPE_CHECKING:
-    from compiled_modules import Group
+    from cilia.compiled_modules import Group
 
 __all__ = [
     "BuildExtensions",
@@ -110,7 +110,7 @@ def compiled_extensions() -> list[Any]:
     if not wanted("CILIA_BUILD_COMPILED"):
         return []
     with importable_root():
-        from compiled_modules import ext_modules, groups
+        from cilia.compiled_modules import ext_modules, groups
 
         return [module for group in groups() for module in ext_modules(group)]
 
@@ -120,7 +120,7 @@ def build_native(names: Sequence[str]) -> int:
     process of its own; returns how many could not be compiled. What is current is left alone.
     """
     with importable_root():
-        from compiled_modules import groups, is_current
+        from cilia.compiled_modules import groups, is_current
 
         stale = [group for group in groups() if not is_current(group)]
     if names:
@@ -143,7 +143,7 @@ def compile_group(group: Group) -> None:
     Optimised for the time it takes: more costs the C compiler twice as long.
     """
     with importable_root():
-        from compiled_modules import MANIFEST, SUFFIX, digests, ext_modules
+        from cilia.compiled_modules import MANIFEST, SUFFIX, digests, ext_modules
 
         sources = digests(sources_of(group))  # before compiling: an edit meanwhile makes it stale
         fresh = group.home.with_name(f"{group.name}.{os.getpid()}")

@@ -80,9 +80,9 @@ if [ ! -e ".venv/stamps/extension-$extension" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
     marker extension "$extension"
 fi
-finder=$(stamp compiled_modules.py)
+finder=$(stamp cilia/compiled_modules.py)
 if [ ! -e ".venv/stamps/finder-$finder" ]; then
-    .venv/bin/python compiled_modules.py  # has this environment use compiled modules that fit
+    .venv/bin/python cilia/compiled_modules.py  # has this environment use compiled modules that fit
     marker finder "$finder"
 fi
 sources=$(stamp bpf/compile.py bpf/*.bpf.c bpf/lib/*.h)

@@ -12,13 +12,22 @@ from pathlib import Path
 
 import pytest
 
-import compiled_modules
-from compiled_modules import HOOK, MANIFEST, SUFFIX, Finder, Group, StaleError, groups, is_current
+from cilia import compiled_modules
+from cilia.compiled_modules import (
+    HOOK,
+    MANIFEST,
+    SUFFIX,
+    Finder,
+    Group,
+    StaleError,
+    groups,
+    is_current,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = "import statedb._row as row; print(row.COMPILED, row.__file__)"
 # As the hook of the virtual environment does for the checkout that it is of.
-INSTALL = "import compiled_modules; compiled_modules.install(); "
+INSTALL = "from cilia import compiled_modules; compiled_modules.install(); "
 (STATEDB,) = (group for group in groups() if group.name == "statedb")
 
 
@@ -30,7 +39,6 @@ def checkout(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("statedb", "reconcilers", "cilia"):  # of the others only the lists are read
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    shutil.copy(ROOT / "compiled_modules.py", tmp_path)
     shutil.copytree(STATEDB.home, tmp_path / "build" / "native" / "statedb")
     return tmp_path
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from compiled_modules import groups
+from cilia.compiled_modules import groups
 
 GROUPS = groups()
 ROOT = Path(__file__).resolve().parents[2]

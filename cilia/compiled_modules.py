@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 # Each process of the environment imports this: what few of them need is imported where it is used.
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "build" / "native"
 MANIFEST = "manifest.json"
 SUFFIX = EXTENSION_SUFFIXES[0]  # names the interpreter's version and platform
