@@ -16,8 +16,9 @@ variable. Packet rows for it go to ``tests/bpf``; ``make bench`` shows its size 
 commit before.
 
 To add a map: its key and value in a ``lib/*_types.h`` with explicit pads, the definition in the
-header that looks things up in it, a codec in ``maps/`` and the comparison of both in
-``tests/bpf/test_layouts.py``. A changed layout or size needs nothing: the loader makes a successor.
+header that looks things up in it, and a codec in ``maps/`` that has numbers and layouts from
+``layout.py``, with a row in ``tests/bpf/test_layouts.py``. A changed layout or size needs nothing:
+the loader makes a successor.
 """
 
 from bpf.errors import BPFError, KernelError, LoadError, MapFull, NotFound, RequirementMissing

@@ -10,36 +10,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+from bpf.layout import header
 
 if TYPE_CHECKING:
     from bpf.maps.percpu import PerCpuMap
 
-VERSION = 1
+_HEADER: Final = header("event_types.h")
+_EVENT: Final = _HEADER.numbers("EVENT_")
+_DIRECTION: Final = _HEADER.numbers("DIRECTION_")
+_LAYER: Final = _HEADER.numbers("LAYER_")
+
+VERSION: Final = _EVENT["VERSION"]
 
 
 class EventKind(IntEnum):
-    DROP = 1
-    TRACE = 2
-    VERDICT = 3
-    SOCKET = 4
+    DROP = _EVENT["DROP"]
+    TRACE = _EVENT["TRACE"]
+    VERDICT = _EVENT["VERDICT"]
+    SOCKET = _EVENT["SOCKET"]
 
 
 class Direction(IntEnum):
-    UNKNOWN = 0
-    INGRESS = 1
-    EGRESS = 2
+    UNKNOWN = _DIRECTION["UNKNOWN"]
+    INGRESS = _DIRECTION["INGRESS"]
+    EGRESS = _DIRECTION["EGRESS"]
 
 
 class Layer(IntEnum):
     """How the captured data begins."""
 
-    NONE = 0
-    ETHERNET = 2
-    IP = 3
+    NONE = _LAYER["NONE"]
+    ETHERNET = _LAYER["ETHERNET"]
+    IP = _LAYER["IP"]
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -68,7 +74,7 @@ class Event(msgspec.Struct, frozen=True):
     data: bytes
 
 
-HEADER = Struct("=BBHIQQQIIIIIhHBBBxHxxIxxxx")
+HEADER: Final = _HEADER.struct("event_header")
 
 
 class Decoder:
@@ -91,7 +97,7 @@ class Decoder:
         if len(record) < HEADER.size:
             self.malformed += 1
             return None
-        version, kind, header_size, *fields, captured, original = HEADER.unpack_from(record)
+        version, kind, header_size, *fields, _flags, captured, original = HEADER.unpack_from(record)
         if version != VERSION:
             self.other_version += 1
             return None
@@ -112,8 +118,9 @@ def lost_events(lost: PerCpuMap) -> dict[int, int]:
     return {kind: count for kind, count in counts.items() if count}
 
 
-METRICS_KEY = Struct("=hHBBxx")
-METRICS_VALUE = Struct("=QQ")
+_METRICS: Final = header("metrics_types.h")
+METRICS_KEY: Final = _METRICS.struct("metrics_key")
+METRICS_VALUE: Final = _METRICS.struct("metrics_value")
 
 
 class Metric(msgspec.Struct, frozen=True):

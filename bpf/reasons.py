@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-LIB = Path(__file__).resolve().parent / "lib"
+from bpf.layout import LIB, header
 
 _DEFINE = re.compile(r"^#define (?P<name>\w+)\s+(?P<number>-?\d+)\s*(?:/\* (?P<text>.*?) \*/)?")
 
@@ -41,10 +40,10 @@ def reason_label(number: int) -> str:
 
 def file_label(number: int) -> str:
     """Name of a file that reports (``FILE_*``)."""
-    found = _defines("event_types.h", "FILE_").get(number)
-    if found is None:
-        return str(number)
-    return found.name.lower().replace("_bpf_c", ".bpf.c").replace("_h", ".h")
+    for name, file in header("event_types.h").numbers("FILE_").items():
+        if file == number:
+            return name.lower().replace("_bpf_c", ".bpf.c").replace("_h", ".h")
+    return str(number)
 
 
 @cache

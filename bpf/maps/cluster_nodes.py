@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntFlag
-from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from bpf.layout import header
 from bpf.maps.fake import FakeMap
 from bpf.maps.raw import RawMap
 
@@ -21,8 +21,10 @@ NAMES: Final = ("cilia_nodes4", "cilia_nodes6")
 #: Addresses of nodes, a family.
 ENTRIES: Final = 1 << 14
 
-_KEY_SIZES: Final = (4, 16)
-_VALUE: Final = Struct("=I")
+_HEADER: Final = header("cluster_nodes_types.h")
+_FLAG: Final = _HEADER.numbers("CLUSTER_NODE_")
+_KEY_SIZES: Final = tuple(_HEADER.struct(f"cluster_node{n}_key").size for n in (4, 6))
+_VALUE: Final = _HEADER.struct("cluster_node")
 VALUE_BYTES: Final = _VALUE.size
 
 
@@ -30,7 +32,7 @@ class ClusterNodeFlag(IntFlag):
     """``CLUSTER_NODE_*``."""
 
     NONE = 0
-    SELF = 0x0001
+    SELF = _FLAG["SELF"]
 
 
 def encode_value(flags: ClusterNodeFlag) -> bytes:

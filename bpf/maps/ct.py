@@ -9,56 +9,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum, IntFlag
-from struct import Struct
 from typing import Final
 
 import msgspec
 
+from bpf.layout import header
 from bpf.maps.raw import RawMap
 from bpf.maps.text import endpoint_text
 
 #: Names of the maps, by family and kind.
 CT_MAPS: Final = ("cilia_ct4_tcp", "cilia_ct4_any", "cilia_ct6_tcp", "cilia_ct6_any")
 
-_KEY4: Final = Struct("=4s4s2s2sBBxx")
-_KEY6: Final = Struct("=16s16s2s2sBBxx")
-_ENTRY: Final = Struct("=QQQQIIIIIIII2sHBB2s16s")
+_HEADER: Final = header("ct_types.h")
+_CT: Final = _HEADER.numbers("CT_")
+_KEY4: Final = _HEADER.struct("ct4_key")
+_KEY6: Final = _HEADER.struct("ct6_key")
+_ENTRY: Final = _HEADER.struct("ct_entry")
+_PLACES: Final = _HEADER.places("ct_entry")
 
 #: Size of the values.
 ENTRY_SIZE: Final = _ENTRY.size
 
 #: Where ``expires_s`` stands in a value: what a sweep reads of an entry it leaves alone.
-EXPIRES_OFFSET: Final = 32
+EXPIRES: Final = _PLACES["expires_s"]
 
 #: Where these two stand in a value.
-BACKEND_ID: Final = slice(40, 44)
-REV_NAT: Final = slice(44, 48)
+BACKEND_ID: Final = _PLACES["backend_id"]
+REV_NAT: Final = _PLACES["rev_nat"]
 
 
 class Direction(IntEnum):
     """``CT_*``: which of a connection's entries it is."""
 
-    EGRESS = 0
-    INGRESS = 1
-    SERVICE = 2
+    EGRESS = _CT["EGRESS"]
+    INGRESS = _CT["INGRESS"]
+    SERVICE = _CT["SERVICE"]
 
 
 class CtFlag(IntFlag):
     """What is known of a connection."""
 
     NONE = 0
-    SEEN_REPLY = 0x0001
-    ORIGIN_CLOSING = 0x0002
-    REPLY_CLOSING = 0x0004
-    NODE_PORT = 0x0008
-    HAIRPIN = 0x0010
-    DSR = 0x0020
-    PROXY_REDIRECT = 0x0040
-    FROM_TUNNEL = 0x0080
-    SNAT = 0x0100
-    NON_SYN = 0x0200
-    OTHER_PORT = 0x0400
-    OTHER_NODE = 0x0800
+    SEEN_REPLY = _CT["SEEN_REPLY"]
+    ORIGIN_CLOSING = _CT["ORIGIN_CLOSING"]
+    REPLY_CLOSING = _CT["REPLY_CLOSING"]
+    NODE_PORT = _CT["NODE_PORT"]
+    HAIRPIN = _CT["HAIRPIN"]
+    DSR = _CT["DSR"]
+    PROXY_REDIRECT = _CT["PROXY_REDIRECT"]
+    FROM_TUNNEL = _CT["FROM_TUNNEL"]
+    SNAT = _CT["SNAT"]
+    NON_SYN = _CT["NON_SYN"]
+    OTHER_PORT = _CT["OTHER_PORT"]
+    OTHER_NODE = _CT["OTHER_NODE"]
 
 
 CLOSING: Final = CtFlag.ORIGIN_CLOSING | CtFlag.REPLY_CLOSING

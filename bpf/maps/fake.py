@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from bpf.errors import BatchError, KernelError, NotFound, kernel_error
+from bpf.layout import header
 from bpf.maps.raw import ANY, EXIST, NOEXIST, RawMap
 
-#: ``bpf.maps.tables.PART_BYTES``, which cannot be imported without the kernel's side.
-TABLE_PART_BYTES = 1024
+#: Size of the elements of a table.
+TABLE_PART_BYTES = header("lb_types.h").struct("lb_maglev_part").size
 
 
 class FakeMap:

@@ -10,42 +10,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, IntEnum, IntFlag
+from operator import itemgetter
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from bpf.layout import header
 from bpf.maps.fake import FakeMap, FakeTableMap
 from bpf.maps.raw import RawMap
 
 if TYPE_CHECKING:
     from bpf.maps.map import Map
 
+_HEADER = header("lb_types.h")
+_SCOPE = _HEADER.numbers("LB_SCOPE_")
+_TYPE = _HEADER.numbers("LB_TYPE_")
+_ALG = _HEADER.numbers("LB_ALG_")
+_SVC = _HEADER.numbers("LB_SVC_")
+_BE = _HEADER.numbers("LB_BE_")
 _U16_BE = Struct("!H")
 
 
 class Scope(IntEnum):
-    EXTERNAL = 0
-    INTERNAL = 1
+    EXTERNAL = _SCOPE["EXTERNAL"]
+    INTERNAL = _SCOPE["INTERNAL"]
 
 
 class ServiceType(IntEnum):
     """Why a frontend exists."""
 
-    CLUSTER_IP = 0
-    NODE_PORT = 1
-    EXTERNAL_IPS = 2
-    LOAD_BALANCER = 3
-    HOST_PORT = 4
-    LOCAL_REDIRECT = 5
+    CLUSTER_IP = _TYPE["CLUSTER_IP"]
+    NODE_PORT = _TYPE["NODE_PORT"]
+    EXTERNAL_IPS = _TYPE["EXTERNAL_IPS"]
+    LOAD_BALANCER = _TYPE["LOAD_BALANCER"]
+    HOST_PORT = _TYPE["HOST_PORT"]
+    LOCAL_REDIRECT = _TYPE["LOCAL_REDIRECT"]
 
 
 class Algorithm(IntEnum):
-    UNDEF = 0
-    RANDOM = 1
-    MAGLEV = 2
-    LEAST_CONNECTIONS = 3
+    UNDEF = _ALG["UNDEF"]
+    RANDOM = _ALG["RANDOM"]
+    MAGLEV = _ALG["MAGLEV"]
+    LEAST_CONNECTIONS = _ALG["LEAST_CONNECTIONS"]
 
     @classmethod
     def named(cls, option: str) -> Algorithm:
@@ -70,28 +78,28 @@ class ServiceFlag(IntFlag):
     """``LB_SVC_*``, in the order in which the map dump prints them."""
 
     NONE = 0
-    EXT_LOCAL = 0x0001
-    INT_LOCAL = 0x0002
-    TWO_SCOPES = 0x0004
-    AFFINITY = 0x0008
-    NON_ROUTABLE = 0x0010
-    SOURCE_RANGE = 0x0020
-    SOURCE_DENY = 0x0040
-    TRANSLATE_46X64 = 0x0080
-    L7 = 0x0100
-    LOOPBACK = 0x0200
-    DELEGATE = 0x0400
-    QUARANTINED = 0x0800
-    DSR = 0x1000
-    SOURCE_INSIDE = 0x2000
-    SOURCE_NOT_NODE = 0x4000
+    EXT_LOCAL = _SVC["EXT_LOCAL"]
+    INT_LOCAL = _SVC["INT_LOCAL"]
+    TWO_SCOPES = _SVC["TWO_SCOPES"]
+    AFFINITY = _SVC["AFFINITY"]
+    NON_ROUTABLE = _SVC["NON_ROUTABLE"]
+    SOURCE_RANGE = _SVC["SOURCE_RANGE"]
+    SOURCE_DENY = _SVC["SOURCE_DENY"]
+    TRANSLATE_46X64 = _SVC["46X64"]
+    L7 = _SVC["L7"]
+    LOOPBACK = _SVC["LOOPBACK"]
+    DELEGATE = _SVC["DELEGATE"]
+    QUARANTINED = _SVC["QUARANTINED"]
+    DSR = _SVC["DSR"]
+    SOURCE_INSIDE = _SVC["SOURCE_INSIDE"]
+    SOURCE_NOT_NODE = _SVC["SOURCE_NOT_NODE"]
 
 
 class BackendState(IntEnum):
-    ACTIVE = 0
-    TERMINATING = 1
-    QUARANTINED = 2
-    MAINTENANCE = 3
+    ACTIVE = _BE["ACTIVE"]
+    TERMINATING = _BE["TERMINATING"]
+    QUARANTINED = _BE["QUARANTINED"]
+    MAINTENANCE = _BE["MAINTENANCE"]
 
 
 class ServiceKey(msgspec.Struct, frozen=True):
@@ -187,9 +195,9 @@ class SourceRange(msgspec.Struct, frozen=True):
     length: int
 
 
-ID = Struct("=I")
-PRESENT = bytes(4)
-SERVICE_VALUE = Struct("=IIIIHH2sHBBxx")
+ID = _HEADER.struct("lb_backend_key")
+PRESENT = bytes(_HEADER.struct("lb_present").size)
+SERVICE_VALUE = _HEADER.struct("lb_service")
 
 
 class Family(NamedTuple):
@@ -203,31 +211,53 @@ class Family(NamedTuple):
     socket_value: Struct
     affinity_key: Struct
     source_key: Struct
+    # Where the slot stands in a key of the service map.
+    slot: slice
+    # Address and port of the backend in a key of the socket map, and of the frontend in its value.
+    socket_backend: slice
+    socket_frontend: slice
 
 
-AFFINITY_VALUE = Struct("=QIxxxx")
-AFFINITY_MATCH = Struct("=II")
+AFFINITY_VALUE = _HEADER.struct("lb_affinity")
+AFFINITY_MATCH = _HEADER.struct("lb_affinity_match_key")
 
-IPV4 = Family(
-    4,
-    Struct("=4s2sHBBxx"),
-    Struct("=4s2sBBIBBxx"),
-    Struct("=4s2sxx"),
-    Struct("=Q4s2sxx"),
-    Struct("=4s2sxxI"),
-    Struct("=8sII"),
-    Struct("=II4s"),
-)
-IPV6 = Family(
-    16,
-    Struct("=16s2sHBBxx"),
-    Struct("=16s2sBBIBBxx"),
-    Struct("=16s2sxx"),
-    Struct("=Q16s2sxxxxxx"),
-    Struct("=16s2sxxI"),
-    Struct("=16sII"),
-    Struct("=II16s"),
-)
+_SERVICE = _HEADER.places("lb_service")
+_MATCH = _HEADER.places("lb_affinity_match_key")
+_Cut = Callable[[bytes], bytes]
+
+# Each cuts one id from packed bytes. They are no slices: compiled by mypyc, `raw[place]` of bytes
+# wants a number.
+#: From a value of the service map.
+service_backend_id: _Cut = itemgetter(_SERVICE["backend_id"])
+service_rev_nat: _Cut = itemgetter(_SERVICE["rev_nat"])
+#: From a key of affinity matches; the frontend's also from one of source ranges.
+match_backend_id: _Cut = itemgetter(_MATCH["backend_id"])
+match_rev_nat: _Cut = itemgetter(_MATCH["rev_nat"])
+
+
+def _family(number: int, address_bytes: int) -> Family:
+    return Family(
+        address_bytes,
+        _HEADER.struct(f"lb{number}_key"),
+        _HEADER.struct(f"lb{number}_backend"),
+        _HEADER.struct(f"lb{number}_rev"),
+        _HEADER.struct(f"sock{number}_key"),
+        _HEADER.struct(f"sock{number}_value"),
+        _HEADER.struct(f"lb{number}_affinity_key", raw=("client",)),
+        _HEADER.struct(f"lb{number}_source_key"),
+        _HEADER.places(f"lb{number}_key")["slot"],
+        _address_and_port(f"sock{number}_key"),
+        _address_and_port(f"sock{number}_value"),
+    )
+
+
+def _address_and_port(struct: str) -> slice:
+    places = _HEADER.places(struct)
+    return slice(places["address"].start, places["port"].stop)
+
+
+IPV4 = _family(4, 4)
+IPV6 = _family(6, 16)
 
 
 def family_of(address: bytes) -> Family:

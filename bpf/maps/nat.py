@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum, IntFlag
-from struct import Struct
 from typing import Final
 
 import msgspec
 
+from bpf.layout import header
 from bpf.maps.ct import CtKey as NatKey
 from bpf.maps.ct import decode_key, encode_key
 from bpf.maps.raw import RawMap
 
 __all__ = [
     "CREATED",
-    "EXPIRES_OFFSET",
+    "EXPIRES",
     "NAT_MAPS",
     "REV_NAT",
     "SIGNAL",
@@ -43,36 +43,39 @@ __all__ = [
 #: Names of the maps, by family.
 NAT_MAPS: Final = ("cilia_snat4", "cilia_snat6")
 
-_VALUE4: Final = Struct("=4s2sHIIIIIII2sxx")
-_VALUE6: Final = Struct("=16s2sHIIIIIII2sxx")
-
+_HEADER: Final = header("nat_types.h")
+_NAT: Final = _HEADER.numbers("NAT_")
+_VALUE4: Final = _HEADER.struct("nat4_value")
+_VALUE6: Final = _HEADER.struct("nat6_value")
+_PLACES: Final = {
+    _VALUE4.size: _HEADER.places("nat4_value"),
+    _VALUE6.size: _HEADER.places("nat6_value"),
+}
 
 #: Size of the values, by map.
-VALUE_SIZE: Final = dict(zip(NAT_MAPS, (_VALUE4.size, _VALUE6.size), strict=True))
+VALUE_SIZE: Final = dict(zip(NAT_MAPS, _PLACES, strict=True))
 
-#: Where ``expires_s`` stands in a value, by its size.
-EXPIRES_OFFSET: Final = {_VALUE4.size: 8, _VALUE6.size: 20}
-
-#: Where ``created_s`` and ``rev_nat`` stand in a value, by its size.
-CREATED: Final = {_VALUE4.size: slice(12, 16), _VALUE6.size: slice(24, 28)}
-REV_NAT: Final = {_VALUE4.size: slice(16, 20), _VALUE6.size: slice(28, 32)}
+#: Where these fields stand in a value, by its size.
+EXPIRES: Final = {size: places["expires_s"] for size, places in _PLACES.items()}
+CREATED: Final = {size: places["created_s"] for size, places in _PLACES.items()}
+REV_NAT: Final = {size: places["rev_nat"] for size, places in _PLACES.items()}
 
 
 class NatDirection(IntEnum):
     """``NAT_*``: out as the packet came, in as its reply comes."""
 
-    OUT = 0
-    IN = 1
+    OUT = _NAT["OUT"]
+    IN = _NAT["IN"]
 
 
 class NatFlag(IntFlag):
     NONE = 0
-    CLOSING = 0x0001
-    DSR = 0x0002
-    SEEN_REPLY = 0x0004
-    ORIGIN_FIN = 0x0008
-    REPLY_FIN = 0x0010
-    CONFIRMED = 0x0020
+    CLOSING = _NAT["CLOSING"]
+    DSR = _NAT["DSR"]
+    SEEN_REPLY = _NAT["SEEN_REPLY"]
+    ORIGIN_FIN = _NAT["ORIGIN_FIN"]
+    REPLY_FIN = _NAT["REPLY_FIN"]
+    CONFIRMED = _NAT["CONFIRMED"]
 
 
 class NatValue(msgspec.Struct, frozen=True):
@@ -91,7 +94,7 @@ class NatValue(msgspec.Struct, frozen=True):
     proxy_port: int = 0
 
 
-_PRESSURE: Final = Struct("=16s2sBB?3x")
+_PRESSURE: Final = _HEADER.struct("nat_pressure")
 
 #: Name of the array whose one element is the time of the last collection (u32, seconds).
 SWEPT: Final = "cilia_nat_swept"
@@ -113,7 +116,7 @@ class Pressure(msgspec.Struct, frozen=True):
 def decode_pressure(raw: memoryview | bytes) -> Pressure:
     address, port, proto, family, refused = _PRESSURE.unpack(raw)
     size = 16 if family == 6 else 4
-    return Pressure(address[:size], int.from_bytes(port, "big"), proto, refused)
+    return Pressure(address[:size], int.from_bytes(port, "big"), proto, bool(refused))
 
 
 def encode_value(value: NatValue) -> bytes:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import Final
 
 import msgspec
 
-NAME: Final = "cilia_netdev"
-KEY_BYTES: Final = 4
+from bpf.layout import header
 
-_VALUE: Final = Struct("=16s4s4x")
+NAME: Final = "cilia_netdev"
+
+_HEADER: Final = header("netdev_types.h")
+_KEY: Final = _HEADER.struct("netdev_key")
+KEY_BYTES: Final = _KEY.size
+_VALUE: Final = _HEADER.struct("netdev")
 VALUE_BYTES: Final = _VALUE.size
 
 
@@ -23,11 +26,11 @@ class NetdevValue(msgspec.Struct, frozen=True):
 
 
 def encode_key(ifindex: int) -> bytes:
-    return ifindex.to_bytes(KEY_BYTES, "little")
+    return _KEY.pack(ifindex)
 
 
 def decode_key(raw: bytes) -> int:
-    return int.from_bytes(raw, "little")
+    return int(_KEY.unpack(raw)[0])
 
 
 def encode_value(value: NetdevValue) -> bytes:

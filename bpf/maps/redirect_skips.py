@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
-from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from bpf.layout import header
 from bpf.maps.fake import FakeMap
 from bpf.maps.raw import RawMap
 
 if TYPE_CHECKING:
     from bpf.maps.map import Map
 
-IPV4_KEY: Final = Struct("=Q4s2sxx")
-IPV6_KEY: Final = Struct("=Q16s2sxxxxxx")
-POD4_KEY: Final = Struct("=4s4s2sxx")
-POD6_KEY: Final = Struct("=16s16s2sxx")
-VALUE: Final = bytes(4)
+_HEADER: Final = header("redirect_skips_types.h")
+IPV4_KEY: Final = _HEADER.struct("skip_lb4_key")
+IPV6_KEY: Final = _HEADER.struct("skip_lb6_key")
+POD4_KEY: Final = _HEADER.struct("skip_pod4_key")
+POD6_KEY: Final = _HEADER.struct("skip_pod6_key")
+VALUE: Final = bytes(_HEADER.struct("skip_lb_value").size)
 NAMES: Final = ("cilia_skip_lb4", "cilia_skip_lb6", "cilia_skip_pod4", "cilia_skip_pod6")
 _SIZES: Final = (IPV4_KEY.size, IPV6_KEY.size, POD4_KEY.size, POD6_KEY.size)
 #: Pods of a node that are behind a redirection, times the frontends that it has.

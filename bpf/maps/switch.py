@@ -9,23 +9,27 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from bpf.layout import header
 from bpf.maps.fake import FakeMap
 from bpf.maps.raw import RawMap
 
 __all__ = ["NAME", "Switch", "SwitchState"]
 
 NAME: Final = "cilia_switch"
+_HEADER: Final = header("switch_types.h")
+_SWITCH: Final = _HEADER.numbers("SWITCH_")
+_VALUE: Final = _HEADER.struct("switch_state")
 _KEY: Final = bytes(4)
 
 
 class SwitchState(IntEnum):
     """``SWITCH_*``: who has connections that begin now; known ones go on in every state."""
 
-    SERVE = 0
+    SERVE = _SWITCH["SERVE"]
     #: New ones pass untranslated, to whoever is next.
-    HAND_BACK = 1
+    HAND_BACK = _SWITCH["HAND_BACK"]
     #: New ones are ours; TCP that began without us is left to others.
-    TAKE_OVER = 2
+    TAKE_OVER = _SWITCH["TAKE_OVER"]
 
 
 class Switch:
@@ -37,11 +41,11 @@ class Switch:
     @property
     def state(self) -> SwitchState:
         raw = self._raw.lookup(_KEY)
-        return SwitchState(int.from_bytes(raw or bytes(4), "little"))
+        return SwitchState(_VALUE.unpack(raw or bytes(_VALUE.size))[0])
 
     @state.setter
     def state(self, state: SwitchState) -> None:
-        self._raw.update(_KEY, state.to_bytes(4, "little"))
+        self._raw.update(_KEY, _VALUE.pack(state))
 
     def close(self) -> None:
         """Close a kernel map."""
@@ -50,4 +54,4 @@ class Switch:
     @classmethod
     def fake(cls) -> Switch:
         """In memory."""
-        return cls(FakeMap(NAME, 4, 4, 1))
+        return cls(FakeMap(NAME, len(_KEY), _VALUE.size, 1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bpf.errors import BatchError, KernelError, NotFound
+from bpf.layout import header
 from bpf.maps.map import Map
 from bpf.maps.raw import ANY
 from bpf.maps.types import MapFlag, MapType
@@ -18,7 +19,7 @@ from bpf.maps.types import MapFlag, MapType
 WORD = 4
 
 #: Size of the elements of an array: a table is a whole number of them (``struct lb_maglev_part``).
-PART_BYTES = 1024
+PART_BYTES = header("lb_types.h").struct("lb_maglev_part").size
 
 #: What the last bytes of a table tell is what it was made from; they are no words of it.
 MARK_BYTES = 16

@@ -112,8 +112,8 @@ class ConntrackGC:
         now = int(start) if now_s is None else now_s
         self._announce(now)
         alive, deleted = {}, {}
-        for name, raw, offset in self._layouts():
-            alive[name], deleted[name] = _sweep(raw, offset, now)
+        for name, raw, expires in self._layouts():
+            alive[name], deleted[name] = _sweep(raw, expires, now)
         return SweepResult(alive, deleted, time.monotonic() - start)
 
     def _announce(self, now_s: int) -> None:
@@ -125,23 +125,18 @@ class ConntrackGC:
         self._maps.swept.update(bytes(_U32), now_s.to_bytes(_U32, "little"))
         time.sleep(PROGRAM_S)
 
-    def _layouts(self) -> Iterator[tuple[str, SharedMap, int]]:
+    def _layouts(self) -> Iterator[tuple[str, SharedMap, slice]]:
         for name, raw in self._maps.connections.items():
-            yield name, raw, ct.EXPIRES_OFFSET
+            yield name, raw, ct.EXPIRES
         for name, raw in self._maps.translations.items():
-            yield name, raw, _nat_offset(name)
+            yield name, raw, nat.EXPIRES[nat.VALUE_SIZE[name]]
 
 
-def _nat_offset(name: str) -> int:
-    return nat.EXPIRES_OFFSET[nat.VALUE_SIZE[name]]
-
-
-def _sweep(raw: SharedMap, offset: int, now_s: int) -> tuple[int, int]:
+def _sweep(raw: SharedMap, expires: slice, now_s: int) -> tuple[int, int]:
     """(entries left, entries deleted). An entry that got another time since the look stays: it is
     that of a new connection on the same ports, or of one that was silent and goes on. Its backend
     would be chosen anew.
     """
-    expires = slice(offset, offset + _U32)
     alive, expired = 0, []
     for key, value in raw.items():
         if int.from_bytes(value[expires], "little") < now_s:

@@ -6,6 +6,8 @@ from typing import Any
 
 from bpf.maps.lb import (
     ID,
+    IPV4,
+    IPV6,
     PRESENT,
     LBFamilyMaps,
     LBMaps,
@@ -14,6 +16,10 @@ from bpf.maps.lb import (
     decode_service,
     encode_id,
     encode_source_meaning,
+    match_backend_id,
+    match_rev_nat,
+    service_backend_id,
+    service_rev_nat,
 )
 from bpf.maps.lb_dump import (
     affinity_match_line,
@@ -33,8 +39,7 @@ from tables.addressing import IP, L3n4Addr
 class FamilyMaps:
     """The staged maps of one address family.
 
-    `slot_at` is where the slot stands in a key of the service map; in its values the backend id
-    has bytes 0-3 and the frontend's id bytes 4-7.
+    `slot_at` is where the slot stands in a key of the service map.
     """
 
     __slots__ = (
@@ -67,7 +72,7 @@ class FamilyMaps:
 
     def number_in(self, target: StagedMap, key: bytes) -> bytes:
         """The frontend's id in a key of `details` or of the reverse map."""
-        return key if len(key) == ID.size else key[4:8]
+        return key if len(key) == ID.size else match_rev_nat(key)
 
     def details_by_number(self) -> Iterator[tuple[int, Step]]:
         """All details as they are in the maps, each with the id of its frontend."""
@@ -98,7 +103,7 @@ class FamilyMaps:
         if not untold:
             return
         denies = {
-            value[4:8]: bool(decode_service(value).flags & ServiceFlag.SOURCE_DENY)
+            service_rev_nat(value): bool(decode_service(value).flags & ServiceFlag.SOURCE_DENY)
             for key, value in self.service.content.items()
             if key == self.master_of(key)
         }
@@ -127,7 +132,7 @@ class FamilyMaps:
         for key, value in self.service.content.items():
             master = self.master_of(key)
             if master in masters:
-                in_use.add(value[4:8])
+                in_use.add(service_rev_nat(value))
             else:
                 phase = Phase.MASTER_GONE if key == master else Phase.SLOT_GONE
                 plan.remove(phase, self.service, key)
@@ -151,7 +156,7 @@ class FamilyMaps:
         """
         if all(key in numbers for key in self.backend.content):
             return 0  # the common case; tables are large to read
-        in_use = {value[:4] for value in self.service.content.values()}
+        in_use = {service_backend_id(value) for value in self.service.content.values()}
         for target in (self.affinity, self.maglev):
             for key in target.content:
                 in_use.update(number for _, number in self.detail_leads_to(target, key))
@@ -167,7 +172,7 @@ class FamilyMaps:
     def detail_leads_to(self, target: StagedMap, key: bytes) -> Iterator[Step]:
         """The backends that an affinity match or a Maglev table names as it is in the map now."""
         if target is self.affinity and key in target.content:
-            yield self.backend, key[:4]
+            yield self.backend, match_backend_id(key)
         elif target is self.maglev:
             table = target.raw.lookup(key) or bytes(MARK_BYTES)
             for number in set(memoryview(table)[:-MARK_BYTES].cast("I")) - {0}:
@@ -175,7 +180,7 @@ class FamilyMaps:
 
     def slot_leads_to(self, key: bytes) -> Step | None:
         value = self.service.content.get(key)
-        return None if value is None else (self.backend, value[:4])
+        return None if value is None else (self.backend, service_backend_id(value))
 
 
 def _prune(
@@ -192,8 +197,8 @@ class FrontendMaps:
     """Both families; an address picks its own."""
 
     def __init__(self, maps: LBMaps) -> None:
-        self.v4 = FamilyMaps(maps.v4, slot_at=6)
-        self.v6 = FamilyMaps(maps.v6, slot_at=18)
+        self.v4 = FamilyMaps(maps.v4, slot_at=IPV4.slot.start)
+        self.v6 = FamilyMaps(maps.v6, slot_at=IPV6.slot.start)
         self.families = (self.v4, self.v6)
 
     def of(self, addr: L3n4Addr | IP) -> FamilyMaps:

@@ -51,7 +51,7 @@ def test_connections_are_the_c_struct() -> None:
     assert found | in_order == values
     assert field_bytes(c, "nat_address") == V6[0]
     assert ct.decode_entry(raw) == entry
-    assert ffi.offsetof("struct ct_entry", "expires_s") == ct.EXPIRES_OFFSET
+    assert ffi.offsetof("struct ct_entry", "expires_s") == ct.EXPIRES.start
 
 
 @FAMILIES
@@ -65,7 +65,7 @@ def test_translations_are_the_c_structs(number: int, addresses: tuple[bytes, byt
         found = getattr(c, name)
         assert (socket.ntohs(found) if name in ("port", "proxy_port") else found) == expected, name
     assert nat.decode_value(raw) == value
-    assert ffi.offsetof(f"struct nat{number}_value", "expires_s") == nat.EXPIRES_OFFSET[len(raw)]
+    assert ffi.offsetof(f"struct nat{number}_value", "expires_s") == nat.EXPIRES[len(raw)].start
 
 
 @FAMILIES

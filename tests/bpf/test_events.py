@@ -13,6 +13,7 @@ import pytest
 
 from bpf import events, reasons
 from bpf.events import Decoder, Event, EventKind, Layer
+from bpf.layout import LIB
 from bpf.libbpf import ffi, lib
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap
@@ -97,7 +98,7 @@ def test_explanations_come_from_the_header() -> None:
 def test_file_names_are_those_of_the_sources() -> None:
     numbers = [getattr(lib, name) for name in dir(lib) if name.startswith("FILE_")]
     names = {reasons.file_label(number) for number in numbers} - {"unknown", "test.bpf.c"}
-    sources = {path.name: path.read_text() for path in reasons.LIB.parent.rglob("*.[hc]")}
+    sources = {path.name: path.read_text() for path in LIB.parent.rglob("*.[hc]")}
     refusing = {name for name, text in sources.items() if "return REFUSE(" in text}
     assert refusing - {"drop.h"} <= names <= sources.keys()
     assert {"lb.h", "sock.bpf.c"} <= names

@@ -135,6 +135,9 @@ def test_every_size_is_that_of_c(family: lb.Family) -> None:
     }
     assert sizes == {name: ffi.sizeof(f"struct {name}") for name in sizes}
     assert TABLE_PART_BYTES == PART_BYTES
+    rev_nat = ffi.offsetof(f"struct lb{number}_source_key", "rev_nat")
+    key = bytes(range(ffi.sizeof(f"struct lb{number}_source_key")))
+    assert lb.match_rev_nat(key) == key[rev_nat : rev_nat + 4]
 
 
 def test_enumerations_are_those_of_c() -> None:

@@ -24,17 +24,15 @@ COMPILE = "from bpf import compile; [compile.load_object(name) for name in compi
 Change = tuple[str, str, str]
 
 OTHER_LAYOUT: tuple[Change, ...] = (
-    # The values of both backend maps grow by a field in front: nothing in them is where it was.
+    # The values of both backend maps grow in front: nothing in them is where it was.
     *(
         (
             "bpf/lib/lb_types.h",
             f"struct lb{version}_backend {{\n",
-            f"struct lb{version}_backend {{\n\t__u32 weight;\n",
+            f"struct lb{version}_backend {{\n\t__u32 pad_front;\n",
         )
         for version in (4, 6)
     ),
-    ("bpf/maps/lb.py", 'Struct("=4s2sBBIBBxx")', 'Struct("=4x4s2sBBIBBxx")'),
-    ("bpf/maps/lb.py", 'Struct("=16s2sBBIBBxx")', 'Struct("=4x16s2sBBIBBxx")'),
     # The maps for the way back have another name.
     *(
         ("bpf/lib/lb.h", f"LB_HASH(cilia_lb{version}_rev,", f"LB_HASH(cilia_lb{version}_back,")

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from bpf.maps.lb import (
     IPV4,
+    IPV6,
     LBMaps,
     SocketKey,
     SocketValue,
@@ -228,13 +229,15 @@ def place_of(addr: L3n4Addr) -> bytes:
 
 
 def backend_of(raw_key: bytes) -> bytes:
-    """The place in a key of a socket map: behind the cookie, without what fills it up."""
-    return raw_key[8:14] if len(raw_key) == IPV4.socket_key.size else raw_key[8:26]
+    """The place in a key of a socket map."""
+    family = IPV4 if len(raw_key) == IPV4.socket_key.size else IPV6
+    return raw_key[family.socket_backend]
 
 
 def frontend_of(raw_value: bytes) -> bytes:
     """The place in a value of a socket map."""
-    return raw_value[:6] if len(raw_value) == IPV4.socket_value.size else raw_value[:18]
+    family = IPV4 if len(raw_value) == IPV4.socket_value.size else IPV6
+    return raw_value[family.socket_frontend]
 
 
 def protocol_name(protocol: int) -> str:

@@ -11,6 +11,7 @@ from struct import Struct
 import anyio
 import pytest
 
+from bpf.layout import header
 from bpf.maps import nat
 from bpf.maps.fake import FakeMap
 from bpf.ringbuf import Batch
@@ -18,7 +19,7 @@ from cilia.datapath.conntrack import ConntrackGC, ConntrackMaps, SweepResult
 from cilia.datapath.port_pressure import PortPressure
 
 _HEAD = Struct("=II")
-_RECORD = Struct("=16s2sBB?3x")
+_RECORD = header("nat_types.h").struct("nat_pressure")
 
 
 class Buffer:

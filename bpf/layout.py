@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers and layouts of ``lib/*_types.h`` for the codecs: each is written once, in the header.
+
+They are read from the text at import, because wheels carry the headers and a codec works without
+libbpf. Regular expressions would take longer to compile than all headers take to read. The headers
+are held to what is understood here (see ``lb_types.h``): explicit pads, no nested types; anything
+else is refused. ``tests/bpf/test_layout_reader.py`` compares the result with the C compiler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+LIB: Final = Path(__file__).resolve().parent / "lib"
+
+#: Code of ``struct`` and size of each type; a field in network byte order stays bytes.
+_TYPES: Final = {
+    "__u8": ("B", 1),
+    "__s8": ("b", 1),
+    "__u16": ("H", 2),
+    "__s16": ("h", 2),
+    "__u32": ("I", 4),
+    "__s32": ("i", 4),
+    "__u64": ("Q", 8),
+    "__s64": ("q", 8),
+    "__be16": ("2s", 2),
+    "__be32": ("4s", 4),
+    "__be64": ("8s", 8),
+}
+
+
+class Header:
+    """The defines and structs of one header.
+
+    Raises: ValueError for a line that is neither.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.defines: Final[dict[str, int]] = {}
+        self._bodies: Final[dict[str, list[str]]] = {}
+        body: list[str] = []
+        for line in without_comments(text).splitlines():
+            words = line.split()
+            if not words or words == ["#pragma", "once"]:
+                continue
+            if words[0] == "#define" and len(words) == 3:
+                self.defines[words[1]] = int(words[2], 0)
+            elif words[0] == "struct" and words[2:] == ["{"]:
+                body = self._bodies[words[1]] = []
+            elif line[0] == "\t":
+                body.append(line)
+            elif line.rstrip() != "};":
+                raise ValueError(f"{line!r} cannot be read")
+
+    @property
+    def structs(self) -> Collection[str]:
+        """Names of the structs."""
+        return self._bodies.keys()
+
+    def numbers(self, prefix: str) -> dict[str, int]:
+        """Return the defines that begin with `prefix`, by the rest of their name."""
+        return {
+            name.removeprefix(prefix): number
+            for name, number in self.defines.items()
+            if name.startswith(prefix)
+        }
+
+    def struct(self, name: str, *, raw: Collection[str] = ()) -> Struct:
+        """Return the codec of a struct: its fields in order, without pads.
+
+        Arrays, and the fields that `raw` names, are bytes.
+        """
+        codes = []
+        for field, (code, place) in self._fields(name).items():
+            if field.startswith("pad"):
+                code = f"{place.stop - place.start}x"
+            elif field in raw:
+                code = f"{place.stop - place.start}s"
+            codes.append(code)
+        return Struct("=" + "".join(codes))
+
+    def places(self, name: str) -> dict[str, slice]:
+        """Return where each field of a struct stands in its bytes."""
+        return {field: place for field, (_, place) in self._fields(name).items()}
+
+    def _fields(self, struct: str) -> dict[str, tuple[str, slice]]:
+        """Return code and place of each field, in order.
+
+        Raises: ValueError for a field that cannot be read.
+        """
+        fields: dict[str, tuple[str, slice]] = {}
+        start = 0
+        for declaration in self._bodies[struct]:
+            try:
+                name, code, size = _field(declaration)
+            except (ValueError, KeyError):
+                text = declaration.strip()
+                raise ValueError(f"struct {struct}: {text!r} cannot be read") from None
+            fields[name] = code, slice(start, start + size)
+            start += size
+        return fields
+
+
+def _field(declaration: str) -> tuple[str, str, int]:
+    """Return name, code and size. Raises: ValueError, KeyError."""
+    kind, declared = declaration.rstrip().removesuffix(";").split()
+    name, array, count = declared.partition("[")
+    if not name.isidentifier():
+        raise ValueError(name)
+    code, size = _TYPES[kind]
+    if array:
+        size *= int(count.removesuffix("]"))
+        code = f"{size}s"
+    return name, code, size
+
+
+def without_comments(text: str) -> str:
+    """Return the text without what stands between ``/*`` and ``*/``."""
+    first, *rest = text.split("/*")
+    return first + "".join(part.partition("*/")[2] for part in rest)
+
+
+@cache
+def header(name: str) -> Header:
+    """Read a header of ``lib`` once, such as ``lb_types.h``."""
+    return Header((LIB / name).read_text())
