@@ -98,14 +98,6 @@ class Hook(NamedTuple):
     link_ids: tuple[int, ...]
 
 
-class XdpMode(IntEnum):
-    """How an XDP program is attached: the kernel's choice, in the stack, or in the driver."""
-
-    ANY = 0
-    GENERIC = 1 << 1
-    NATIVE = 1 << 2
-
-
 class Link(Fd):
     """A held attachment. Closing it detaches the program unless the link is pinned."""
 

@@ -12,10 +12,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from bpf.xdp import XdpMode
 from cilia.program.instance import InstanceOptions
 from cilia.program.values import Duration, PositiveDuration
 from cilia.script.environment import parse_duration
-from tables.datapath.attachments import XdpMode
 
 __all__ = ["DatapathOptions"]
 

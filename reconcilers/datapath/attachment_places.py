@@ -36,14 +36,13 @@ from bpf.link import (
     before,
     read_hook,
 )
-from bpf.link import XdpMode as KernelXdpMode
 from bpf.program import Program
 from cilia.linux.errors import NetlinkError
 from cilia.linux.netlink import Netlink
 from cilia.linux.rtnl import FilterMessage
 from reconcilers.datapath.link_pins import LinkPins
 from reconcilers.datapath.stray_links import stray_link
-from tables.datapath.attachments import AttachHook, Attachment, OrderKind, XdpMode
+from tables.datapath.attachments import AttachHook, Attachment, OrderKind
 
 __all__ = [
     "ATTACH_TYPES",
@@ -73,11 +72,6 @@ ATTACH_TYPES: Final = {
     AttachHook.POST_BIND4: AttachType.CGROUP_INET4_POST_BIND,
     AttachHook.POST_BIND6: AttachType.CGROUP_INET6_POST_BIND,
     AttachHook.SOCK_RELEASE: AttachType.CGROUP_INET_SOCK_RELEASE,
-}
-XDP_FLAGS: Final = {
-    XdpMode.ANY: KernelXdpMode.ANY,
-    XdpMode.NATIVE: KernelXdpMode.NATIVE,
-    XdpMode.GENERIC: KernelXdpMode.GENERIC,
 }
 _LISTS: Final = (AttachHook.INGRESS, AttachHook.EGRESS)
 
@@ -205,7 +199,7 @@ class LinkPlaces:
 
 
 def _flags(row: Attachment) -> int:
-    return XDP_FLAGS[row.xdp_mode] if row.hook is AttachHook.XDP else 0
+    return row.xdp_mode.flags if row.hook is AttachHook.XDP else 0
 
 
 def attached(info: LinkInfo) -> Attached:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bpf.xdp import XdpMode
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
 from tables.times import age
@@ -41,14 +42,6 @@ class AttachHook(StrEnum):
     @property
     def is_device(self) -> bool:
         return self in (AttachHook.INGRESS, AttachHook.EGRESS, AttachHook.XDP)
-
-
-class XdpMode(StrEnum):
-    """Where an XDP program runs: in the driver, in the stack, or as the kernel chooses."""
-
-    ANY = "any"
-    NATIVE = "native"
-    GENERIC = "generic"
 
 
 class OrderKind(StrEnum):

@@ -9,8 +9,9 @@ from typing import Final
 
 from bpf import clsact, features
 from bpf.clsact import Direction, Filter
-from bpf.link import AttachType, Link, XdpMode
+from bpf.link import AttachType, Link
 from bpf.program import Program
+from bpf.xdp import XdpMode
 from cilia.linux.netns import NetNS
 
 #: Where a program of a TCX hook goes on a kernel without these.
@@ -57,5 +58,5 @@ def attach(ifindex: int, program: Program, hook: AttachType) -> Held:
     if hook in CLSACT and not features.has_tcx():
         number = next(_numbers)
         return HeldFilter(program, Filter(ifindex, CLSACT[hook], priority=number, handle=number))
-    flags = XdpMode.NATIVE if hook == AttachType.XDP else 0
+    flags = XdpMode.NATIVE.flags if hook == AttachType.XDP else 0
     return Link.create(program, ifindex, hook, flags=flags)

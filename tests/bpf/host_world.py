@@ -17,8 +17,9 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from bpf.link import AttachType, Link, XdpMode
+from bpf.link import AttachType, Link
 from bpf.maps.cluster_nodes import ClusterNodeFlag
+from bpf.xdp import XdpMode
 from tests.bpf.datapath_world import Datapath, loaded
 from tests.bpf.world import NetworkNamespace
 
@@ -116,7 +117,9 @@ def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
     if hook == "xdp":  # a device without a program has no queue that a run may name
         with namespace.enter():
             program = datapath.program("from_netdev_xdp")
-            stack.enter_context(Link.create(program, index, AttachType.XDP, flags=XdpMode.NATIVE))
+            stack.enter_context(
+                Link.create(program, index, AttachType.XDP, flags=XdpMode.NATIVE.flags)
+            )
     return Node(hook, namespace, datapath, index)
 
 

@@ -13,9 +13,10 @@ from bpf import clsact
 from bpf.clsact import Direction, Filter
 from bpf.descriptors import Fd
 from bpf.errors import Detached, DeviceGone, Exists, Invalid, KernelError, StaleRevision
-from bpf.link import FIRST, LAST, AttachType, Link, LinkType, XdpMode, after, before, read_hook
+from bpf.link import FIRST, LAST, AttachType, Link, LinkType, after, before, read_hook
 from bpf.object import Object
 from bpf.program import Program
+from bpf.xdp import XdpMode
 from tests.bpf.sources import build
 from tests.bpf.world import NetworkNamespace
 
@@ -127,12 +128,12 @@ def test_xdp_link_is_exclusive_and_updatable(
     device = netns.ifindex("one")
     with (
         netns.enter(),
-        Link.create(programs["pass"], device, AttachType.XDP, flags=mode) as link,
+        Link.create(programs["pass"], device, AttachType.XDP, flags=mode.flags) as link,
     ):
         info = link.info()
         assert (info.type, info.target) == (LinkType.XDP, device)
         with pytest.raises(KernelError, match="attach to xdp"):
-            Link.create(programs["pass2"], device, AttachType.XDP, flags=mode)
+            Link.create(programs["pass2"], device, AttachType.XDP, flags=mode.flags)
         link.update(programs["pass2"])
         assert link.info().program_id == programs["pass2"].info().id
 

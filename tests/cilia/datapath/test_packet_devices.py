@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 
+from bpf.xdp import XdpMode
 from cilia.datapath.options import DatapathOptions
 from cilia.datapath.packet_devices import PacketDevicesController
 from statedb import DB
 from statedb.status import done
 from tables.addressing import IP
 from tables.datapath import attachments, netdevs
-from tables.datapath.attachments import AttachHook, Attachment, XdpMode
+from tables.datapath.attachments import AttachHook, Attachment
 from tables.node.devices import IFF_UP, Device, DeviceAddress, new_devices_table
 from tables.node.routes import RouteScope
 
