@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from bpf import features
-from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS, Algorithm
+from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS
+from bpf.maps.lb_numbers import Algorithm
 from bpf.maps.redirect_skips import NAMES
 
 #: Maps that programs write: the way back, and which backend a client stays with. Sized apart from

@@ -17,6 +17,7 @@ import msgspec
 
 from bpf.lb.hash import lb_hash
 from bpf.maps import ct, lb
+from bpf.maps.lb_numbers import BY_TABLE, Algorithm, EntryState, Scope, ServiceFlag
 from bpf.maps.raw import RawMap
 from bpf.maps.tables import WORD
 from bpf.maps.text import endpoint_text
@@ -39,7 +40,7 @@ class Flow(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """What the programs were told before load."""
 
-    algorithm: lb.Algorithm = lb.Algorithm.RANDOM
+    algorithm: Algorithm = Algorithm.RANDOM
     maglev_size: int = 16381
     seed4: int = 0
     seed6: int = 0
@@ -72,9 +73,6 @@ class Choice(msgspec.Struct, frozen=True):
     lost: int = 0
     steps: tuple[Step, ...] = ()
 
-
-#: Connections of packets are not counted by backend: they get what Maglev gives.
-_BY_TABLE: Final = (lb.Algorithm.MAGLEV, lb.Algorithm.LEAST_CONNECTIONS)
 
 #: Why a flow is refused; the names of ``drop_types.h`` as ``bpf.reasons`` writes them.
 NO_SERVICE, NO_BACKEND = "no service", "no backend"
@@ -160,8 +158,8 @@ class _Walk:
         service = self._service(key)
         if service is None:
             return None
-        if not self._flow.outside and service.flags & lb.ServiceFlag.TWO_SCOPES:
-            key = msgspec.structs.replace(key, scope=int(lb.Scope.INTERNAL))
+        if not self._flow.outside and service.flags & ServiceFlag.TWO_SCOPES:
+            key = msgspec.structs.replace(key, scope=int(Scope.INTERNAL))
             service = self._service(key)
         return None if service is None else (key, service)
 
@@ -172,22 +170,22 @@ class _Walk:
         return self._end(Outcome.REFUSED, NO_SERVICE)
 
     def _refusal(self, service: lb.ServiceValue) -> Choice | None:
-        flags, outside = lb.ServiceFlag(service.flags), self._flow.outside
-        if flags & lb.ServiceFlag.LOOPBACK:
+        flags, outside = ServiceFlag(service.flags), self._flow.outside
+        if flags & ServiceFlag.LOOPBACK:
             return self._end(Outcome.REFUSED, LOOPBACK_ONLY, service)
-        if outside and flags & lb.ServiceFlag.NON_ROUTABLE:
+        if outside and flags & ServiceFlag.NON_ROUTABLE:
             return self._end(Outcome.REFUSED, CLUSTER_IP, service)
-        ranges = outside or flags & lb.ServiceFlag.SOURCE_INSIDE
-        if ranges and flags & lb.ServiceFlag.SOURCE_RANGE and not self._let_in(service):
+        ranges = outside or flags & ServiceFlag.SOURCE_INSIDE
+        if ranges and flags & ServiceFlag.SOURCE_RANGE and not self._let_in(service):
             return self._end(Outcome.REFUSED, SOURCE_RANGE, service)
-        if flags & (lb.ServiceFlag.L7 | lb.ServiceFlag.DELEGATE):
+        if flags & (ServiceFlag.L7 | ServiceFlag.DELEGATE):
             return self._end(Outcome.PASS, "left to a proxy", service)
         return None
 
     def _let_in(self, service: lb.ServiceValue) -> bool:
         length = 8 * len(self._flow.client)
         key = lb.encode_source_range(lb.SourceRange(service.rev_nat, self._flow.client, length))
-        denies = bool(service.flags & lb.ServiceFlag.SOURCE_DENY)
+        denies = bool(service.flags & ServiceFlag.SOURCE_DENY)
         value = self._look(self._maps.source, key, lambda raw: "in a source range")
         counts = value is not None and lb.source_range_counts(value, denies)
         return counts != denies
@@ -199,12 +197,12 @@ class _Walk:
         held = self._connection(service)
         if held is not None:
             return held, "an existing connection"
-        if service.flags & lb.ServiceFlag.AFFINITY:
+        if service.flags & ServiceFlag.AFFINITY:
             held = self._affinity(service)
             if held is not None:
                 return held, "session affinity"
-        algorithm = lb.Algorithm(service.algorithm) or self._settings.algorithm
-        if algorithm in _BY_TABLE and service.count:
+        algorithm = Algorithm(service.algorithm) or self._settings.algorithm
+        if algorithm in BY_TABLE and service.count:
             held = self._maglev(service)
             if held is not None:
                 return held, "maglev"
@@ -230,7 +228,7 @@ class _Walk:
         if entry.rev_nat != service.rev_nat or backend is None or not _continues(entry, flow):
             return None
         opens_tcp_on_its_way_out = (
-            backend.state != lb.BackendState.ACTIVE and flow.proto == _TCP and service.count
+            backend.state != EntryState.ACTIVE and flow.proto == _TCP and service.count
         )
         return None if opens_tcp_on_its_way_out else entry.backend_id
 
@@ -312,7 +310,7 @@ def _service_text(raw: bytes) -> str:
 
 def _backend_text(raw: bytes) -> str:
     backend = lb.decode_backend(raw)
-    state = lb.BackendState(backend.state).name.lower()
+    state = EntryState(backend.state).name.lower()
     return f"{endpoint_text(backend.address, backend.port)}, {state}"
 
 

@@ -9,7 +9,7 @@ returns named fields.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum, IntEnum, IntFlag
+from enum import Enum
 from operator import itemgetter
 from pathlib import Path
 from struct import Struct
@@ -19,87 +19,14 @@ import msgspec
 
 from bpf.layout import header
 from bpf.maps.fake import FakeMap, FakeTableMap
+from bpf.maps.lb_numbers import EntryState, Scope, SourceMeaning
 from bpf.maps.raw import RawMap
 
 if TYPE_CHECKING:
     from bpf.maps.map import Map
 
 _HEADER = header("lb_types.h")
-_SCOPE = _HEADER.numbers("LB_SCOPE_")
-_TYPE = _HEADER.numbers("LB_TYPE_")
-_ALG = _HEADER.numbers("LB_ALG_")
-_SVC = _HEADER.numbers("LB_SVC_")
-_BE = _HEADER.numbers("LB_BE_")
 _U16_BE = Struct("!H")
-
-
-class Scope(IntEnum):
-    EXTERNAL = _SCOPE["EXTERNAL"]
-    INTERNAL = _SCOPE["INTERNAL"]
-
-
-class ServiceType(IntEnum):
-    """Why a frontend exists."""
-
-    CLUSTER_IP = _TYPE["CLUSTER_IP"]
-    NODE_PORT = _TYPE["NODE_PORT"]
-    EXTERNAL_IPS = _TYPE["EXTERNAL_IPS"]
-    LOAD_BALANCER = _TYPE["LOAD_BALANCER"]
-    HOST_PORT = _TYPE["HOST_PORT"]
-    LOCAL_REDIRECT = _TYPE["LOCAL_REDIRECT"]
-
-
-class Algorithm(IntEnum):
-    UNDEF = _ALG["UNDEF"]
-    RANDOM = _ALG["RANDOM"]
-    MAGLEV = _ALG["MAGLEV"]
-    LEAST_CONNECTIONS = _ALG["LEAST_CONNECTIONS"]
-
-    @classmethod
-    def named(cls, option: str) -> Algorithm:
-        """By the value of an option, such as ``least-connections``. Raises: KeyError."""
-        return cls[option.replace("-", "_").upper()]
-
-    @property
-    def label(self) -> str:
-        """As options have it."""
-        return self.name.replace("_", "-").lower()
-
-
-class SourceMeaning(IntEnum):
-    """Meaning of a source range; an earlier version wrote none."""
-
-    EITHER = 0
-    LET_IN = 1
-    KEPT_OUT = 2
-
-
-class ServiceFlag(IntFlag):
-    """``LB_SVC_*``, in the order in which the map dump prints them."""
-
-    NONE = 0
-    EXT_LOCAL = _SVC["EXT_LOCAL"]
-    INT_LOCAL = _SVC["INT_LOCAL"]
-    TWO_SCOPES = _SVC["TWO_SCOPES"]
-    AFFINITY = _SVC["AFFINITY"]
-    NON_ROUTABLE = _SVC["NON_ROUTABLE"]
-    SOURCE_RANGE = _SVC["SOURCE_RANGE"]
-    SOURCE_DENY = _SVC["SOURCE_DENY"]
-    TRANSLATE_46X64 = _SVC["46X64"]
-    L7 = _SVC["L7"]
-    LOOPBACK = _SVC["LOOPBACK"]
-    DELEGATE = _SVC["DELEGATE"]
-    QUARANTINED = _SVC["QUARANTINED"]
-    DSR = _SVC["DSR"]
-    SOURCE_INSIDE = _SVC["SOURCE_INSIDE"]
-    SOURCE_NOT_NODE = _SVC["SOURCE_NOT_NODE"]
-
-
-class BackendState(IntEnum):
-    ACTIVE = _BE["ACTIVE"]
-    TERMINATING = _BE["TERMINATING"]
-    QUARANTINED = _BE["QUARANTINED"]
-    MAINTENANCE = _BE["MAINTENANCE"]
 
 
 class ServiceKey(msgspec.Struct, frozen=True):
@@ -133,7 +60,7 @@ class BackendValue(msgspec.Struct, frozen=True):
     address: bytes
     port: int
     proto: int
-    state: int = BackendState.ACTIVE
+    state: int = EntryState.ACTIVE
     cluster_id: int = 0
     zone: int = 0
     flags: int = 0

@@ -13,13 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from bpf.maps.lb import (
-    Algorithm,
-    BackendState,
     LBFamilyMaps,
     LBMaps,
-    ServiceFlag,
     ServiceKey,
-    ServiceType,
     ServiceValue,
     decode_affinity_match,
     decode_backend,
@@ -29,6 +25,7 @@ from bpf.maps.lb import (
     decode_service_key,
     decode_source_range,
 )
+from bpf.maps.lb_numbers import Algorithm, EntryState, ServiceFlag, ServiceType
 from bpf.maps.tables import MARK_BYTES
 from bpf.maps.text import PROTOCOL_NAMES, endpoint_text
 
@@ -76,7 +73,7 @@ def service_line(raw_key: bytes, raw_value: bytes) -> str:
 
 def backend_line(raw_key: bytes, raw_value: bytes) -> str:
     value = decode_backend(raw_value)
-    state = BackendState(value.state).name.lower()
+    state = EntryState(value.state).name.lower()
     address = f"{endpoint_text(value.address, value.port)}/{_protocol(value.proto)}"
     return f"BE: ID={decode_id(raw_key)} ADDR={address} STATE={state}"
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
+from bpf.maps.lb_numbers import Algorithm
 from cilia.loadbalancer.this_node import LocalNode
 from statedb.shown.text import shortened
 from tables.loadbalancer.services import (
     NODE_ANNOTATION,
     NODE_SELECTOR_ANNOTATION,
-    Algorithm,
     ForwardingMode,
     ProxyDelegation,
     SourceRangesPolicy,
@@ -82,7 +82,7 @@ def depends_on_node(annotations: Annotations | None) -> bool:
 
 
 def algorithm(annotations: Annotations) -> Algorithm:
-    return _choice(annotations, ALGORITHM, {a.value: a for a in Algorithm if a}, Algorithm.UNDEF)
+    return _choice(annotations, ALGORITHM, {a.label: a for a in Algorithm if a}, Algorithm.UNDEF)
 
 
 def forwarding_mode(annotations: Annotations) -> ForwardingMode:

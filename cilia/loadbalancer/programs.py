@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpf.maps.lb import Algorithm
+from bpf.maps.lb_numbers import Algorithm
 from cilia.datapath.packets import constant
 from cilia.loadbalancer.options import LoadBalancerOptions
 

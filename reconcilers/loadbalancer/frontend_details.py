@@ -16,6 +16,7 @@ from bpf.maps.lb import (
     encode_source_meaning,
     encode_source_range,
 )
+from bpf.maps.lb_numbers import BY_TABLE, Algorithm
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_entries import Choice
 from reconcilers.loadbalancer.frontend_maps import FamilyMaps
@@ -24,12 +25,12 @@ from reconcilers.maps.staged import StagedMap
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend, FrontendType
-from tables.loadbalancer.services import Algorithm, SourceRangesPolicy
-
-#: With which packets look at a table; sockets that count connections have no use for it.
-BY_TABLE = (Algorithm.MAGLEV, Algorithm.LEAST_CONNECTIONS)
+from tables.loadbalancer.services import SourceRangesPolicy
 
 Detail = tuple[StagedMap, bytes, bytes]
+
+# As the option has them; asked for each frontend.
+_OPTIONS_BY_TABLE = tuple(algorithm.label for algorithm in BY_TABLE)
 
 
 def has_details(fe: Frontend, config: FrontendConfig) -> bool:
@@ -39,7 +40,7 @@ def has_details(fe: Frontend, config: FrontendConfig) -> bool:
         svc.affinity_timeout_s
         or svc.source_ranges
         or (svc.scale_to_zero and config.enable_scale_to_zero)
-        or config.bpf_lb_algorithm in BY_TABLE
+        or config.bpf_lb_algorithm in _OPTIONS_BY_TABLE
         or (config.bpf_lb_algorithm_annotation and svc.algorithm in BY_TABLE)
     )
 
@@ -88,7 +89,7 @@ def wants_maglev(fe: Frontend, addr: L3n4Addr, config: FrontendConfig) -> bool:
     asked = fe.service.algorithm
     if config.bpf_lb_algorithm_annotation and asked is not Algorithm.UNDEF:
         return asked in BY_TABLE
-    if config.bpf_lb_algorithm not in BY_TABLE:
+    if config.bpf_lb_algorithm not in _OPTIONS_BY_TABLE:
         return False
     return fe.type is not FrontendType.CLUSTER_IP or config.bpf_lb_external_clusterip
 

@@ -14,20 +14,16 @@ from bpf.maps.lb import (
     IPV4,
     IPV6,
     SERVICE_VALUE,
-    Algorithm,
-    ServiceFlag,
-    ServiceType,
     decode_backend,
     decode_service_key,
     encode_port,
 )
-from bpf.maps.lb import BackendState as EntryState
+from bpf.maps.lb_numbers import Algorithm, EntryState, ServiceFlag, ServiceType
 from bpf.maps.text import PROTOCOL_NAMES
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from tables.addressing import IP, SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import Frontend, FrontendType
-from tables.loadbalancer.services import Algorithm as ServiceAlgorithm
 from tables.loadbalancer.services import (
     ForwardingMode,
     ProxyDelegation,
@@ -80,12 +76,6 @@ _TYPES = {
     FrontendType.EXTERNAL_IPS: ServiceType.EXTERNAL_IPS,
     FrontendType.HOST_PORT: ServiceType.HOST_PORT,
     FrontendType.LOCAL_REDIRECT: ServiceType.LOCAL_REDIRECT,
-}
-_ALGORITHMS = {
-    "": Algorithm.UNDEF,
-    "random": Algorithm.RANDOM,
-    "maglev": Algorithm.MAGLEV,
-    "least-connections": Algorithm.LEAST_CONNECTIONS,
 }
 _STATE_OF = {
     BackendState.ACTIVE: EntryState.ACTIVE,
@@ -256,9 +246,7 @@ def algorithm(fe: Frontend, config: FrontendConfig) -> Algorithm:
     """The algorithm as written to the map: undef unless services may choose."""
     if not config.bpf_lb_algorithm_annotation:
         return _UNDEF_ALGORITHM
-    chosen = fe.service.algorithm
-    own = chosen is not ServiceAlgorithm.UNDEF
-    return _ALGORITHMS[chosen.value if own else config.bpf_lb_algorithm]
+    return fe.service.algorithm or Algorithm.named(config.bpf_lb_algorithm)
 
 
 def l7_port(fe: Frontend) -> int:

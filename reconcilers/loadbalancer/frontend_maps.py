@@ -11,7 +11,6 @@ from bpf.maps.lb import (
     PRESENT,
     LBFamilyMaps,
     LBMaps,
-    ServiceFlag,
     decode_id,
     decode_service,
     encode_id,
@@ -29,6 +28,7 @@ from bpf.maps.lb_dump import (
     service_line,
     source_range_line,
 )
+from bpf.maps.lb_numbers import ServiceFlag
 from bpf.maps.tables import MARK_BYTES
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.staged_tables import StagedTables

@@ -3,7 +3,8 @@
 
 from collections.abc import Container, Mapping
 
-from bpf.maps.lb import ServiceFlag, decode_id, decode_service, decode_service_key
+from bpf.maps.lb import decode_id, decode_service, decode_service_key
+from bpf.maps.lb_numbers import ServiceFlag
 from reconcilers.loadbalancer.frontend_entries import (
     NONE_QUARANTINED,
     backend_address,

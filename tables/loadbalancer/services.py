@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bpf.maps.lb_numbers import Algorithm
 from statedb import DB, Column, Index, RWTable, new_table
 from tables.addressing import ServiceName
 from tables.sources import Source
@@ -42,13 +43,6 @@ class ForwardingMode(StrEnum):
     UNDEF = ""
     SNAT = "snat"
     DSR = "dsr"
-
-
-class Algorithm(StrEnum):
-    UNDEF = ""
-    RANDOM = "random"
-    MAGLEV = "maglev"
-    LEAST_CONNECTIONS = "least-connections"
 
 
 class SourceRangesPolicy(StrEnum):
@@ -130,7 +124,7 @@ def port_names_cell(svc: Service) -> str:
 def flags_cell(svc: Service) -> str:
     """What is set and rarely is, sorted by name."""
     flags = {
-        "ExplicitLBAlgorithm": svc.algorithm.value,
+        "ExplicitLBAlgorithm": svc.algorithm.label if svc.algorithm else "",
         "ForwardingMode": svc.forwarding_mode.value,
         "HealthCheckNodePort": str(svc.health_check_node_port or ""),
         "LoadBalancerClass": svc.load_balancer_class or "",
@@ -160,7 +154,7 @@ def to_json(svc: Service) -> dict[str, Any]:
         "ExtTrafficPolicy": svc.ext_traffic_policy.value,
         "IntTrafficPolicy": svc.int_traffic_policy.value,
         "ForwardingMode": svc.forwarding_mode.value,
-        "LBAlgorithm": svc.algorithm.value,
+        "LBAlgorithm": svc.algorithm.label if svc.algorithm else "",
         "SessionAffinity": svc.affinity_timeout_s > 0,
         "SessionAffinityTimeout": svc.affinity_timeout_s * NANOSECONDS,
         "LoadBalancerClass": svc.load_balancer_class,

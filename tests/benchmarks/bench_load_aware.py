@@ -70,7 +70,7 @@ def _alternated(names: Sequence[str], delays: Sequence[float]) -> dict[str, Resu
 def _measured(algorithm: str, delays: Sequence[float]) -> Result:
     """In a process and a network namespace of its own."""
     from bpf.datapath import cleanup
-    from bpf.maps.lb import Algorithm
+    from bpf.maps.lb_numbers import Algorithm
     from bpf.sock import SockConfig
     from tests.bpf.attaching import AttachingDatapath
     from tests.bpf.world import World

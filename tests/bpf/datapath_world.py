@@ -18,6 +18,7 @@ from bpf.maps import lb
 from bpf.maps.cluster_nodes import NAMES as NODE_MAPS
 from bpf.maps.cluster_nodes import ClusterNodeFlag, encode_value
 from bpf.maps.lb import BackendValue, LBMaps, RevNatValue, ServiceValue
+from bpf.maps.lb_numbers import Scope, ServiceType
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap, sum_counters
 from bpf.maps.types import MapType
@@ -77,8 +78,8 @@ class Datapath:
         *,
         rev_nat: int,
         flags: int = 0,
-        scope: int = lb.Scope.EXTERNAL,
-        kind: int = lb.ServiceType.NODE_PORT,
+        scope: int = Scope.EXTERNAL,
+        kind: int = ServiceType.NODE_PORT,
         timeout_s: int = 0,
         first_id: int = 0,
     ) -> None:

@@ -20,6 +20,7 @@ from scapy.packet import Packet, Raw
 
 from bpf.maps import lb
 from bpf.maps.lb import BackendValue, LBMaps, ServiceValue
+from bpf.maps.lb_numbers import Scope
 from bpf.program import Program
 
 # Ports as numbers, not as the names of services.
@@ -64,7 +65,7 @@ class Service(NamedTuple):
     proto: int
     backends: Sequence[tuple[str, int]] = ()
     flags: int = 0
-    scope: int = lb.Scope.EXTERNAL
+    scope: int = Scope.EXTERNAL
 
     def write(self, maps: LBMaps, rev_nat: int) -> None:
         """Backends, slots, then the master entry; backend ids are rev_nat * 100 + slot."""

@@ -11,7 +11,8 @@ import pytest
 
 from bpf import features
 from bpf.maps import lb
-from bpf.maps.lb import Affinity, AffinityKey, AffinityMatch, ServiceFlag
+from bpf.maps.lb import Affinity, AffinityKey, AffinityMatch
+from bpf.maps.lb_numbers import ServiceFlag
 from tests.bpf.test_sock import (
     SVC_ONE,
     SVC_ONE_V6,

@@ -15,7 +15,8 @@ from scapy.packet import Packet
 from bpf.libbpf import ffi, lib
 from bpf.maps import ct, lb
 from bpf.maps.ct import CtFlag
-from bpf.maps.lb import BackendState, BackendValue, LBMaps, ServiceValue
+from bpf.maps.lb import BackendValue, LBMaps, ServiceValue
+from bpf.maps.lb_numbers import EntryState
 from bpf.maps.map import Map
 from bpf.maps.switch import Switch, SwitchState
 from bpf.maps.types import MapType
@@ -164,9 +165,9 @@ def test_backend_that_is_gone_is_left_at_once(pod: Datapath, family: Family, pro
 
 
 @FAMILIES
-@pytest.mark.parametrize("state", [BackendState.TERMINATING, BackendState.QUARANTINED])
+@pytest.mark.parametrize("state", [EntryState.TERMINATING, EntryState.QUARANTINED])
 def test_only_a_new_connection_leaves_a_backend_on_its_way_out(
-    pod: Datapath, family: Family, state: BackendState
+    pod: Datapath, family: Family, state: EntryState
 ) -> None:
     open_connection(pod, family)
     move(pod, family, keep_old=True)

@@ -21,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from bpf.maps import cluster_nodes
-from bpf.maps.lb import ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import ServiceFlag, ServiceType
 from tests.bpf.datapath_world import drops, packed
 from tests.bpf.host_world import (
     BACKEND,

@@ -14,7 +14,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from bpf.maps import ct
-from bpf.maps.lb import ServiceFlag
+from bpf.maps.lb_numbers import ServiceFlag
 from tests.bpf.datapath_world import drops, loaded
 from tests.bpf.host_world import (
     BACKEND,

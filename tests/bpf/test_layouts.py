@@ -11,6 +11,14 @@ import pytest
 from bpf.libbpf import ffi, lib
 from bpf.maps import lb
 from bpf.maps.fake import TABLE_PART_BYTES
+from bpf.maps.lb_numbers import (
+    Algorithm,
+    EntryState,
+    Scope,
+    ServiceFlag,
+    ServiceType,
+    SourceMeaning,
+)
 from bpf.maps.tables import PART_BYTES
 
 V4 = bytes([10, 1, 2, 3])
@@ -142,14 +150,14 @@ def test_every_size_is_that_of_c(family: lb.Family) -> None:
 
 def test_enumerations_are_those_of_c() -> None:
     ours = {
-        **{f"LB_TYPE_{name}": value for name, value in lb.ServiceType.__members__.items()},
-        **{f"LB_ALG_{name}": value for name, value in lb.Algorithm.__members__.items()},
-        **{f"LB_SCOPE_{name}": value for name, value in lb.Scope.__members__.items()},
-        **{f"LB_SOURCE_{name}": value for name, value in lb.SourceMeaning.__members__.items()},
-        **{f"LB_BE_{name}": value for name, value in lb.BackendState.__members__.items()},
+        **{f"LB_TYPE_{name}": value for name, value in ServiceType.__members__.items()},
+        **{f"LB_ALG_{name}": value for name, value in Algorithm.__members__.items()},
+        **{f"LB_SCOPE_{name}": value for name, value in Scope.__members__.items()},
+        **{f"LB_SOURCE_{name}": value for name, value in SourceMeaning.__members__.items()},
+        **{f"LB_BE_{name}": value for name, value in EntryState.__members__.items()},
         **{
             f"LB_SVC_{name.removeprefix('TRANSLATE_')}": value
-            for name, value in lb.ServiceFlag.__members__.items()
+            for name, value in ServiceFlag.__members__.items()
             if name != "NONE"
         },
     }

@@ -23,7 +23,8 @@ from bpf.lb import maglev
 from bpf.lb.choice import Chooser, Flow, Outcome, Settings
 from bpf.maps import lb
 from bpf.maps.ct import CT_MAPS
-from bpf.maps.lb import Algorithm, BackendState, LBMaps, Scope, ServiceFlag
+from bpf.maps.lb import LBMaps
+from bpf.maps.lb_numbers import Algorithm, EntryState, Scope, ServiceFlag
 from bpf.maps.map import Map
 from bpf.maps.tables import padded
 from bpf.object import Object
@@ -195,7 +196,7 @@ class Cluster:
         ids = [rev_nat * 16 + n for n in range(rng.randrange(5))]
         usable = rng.randrange(len(ids) + 1)
         for slot, number in enumerate(ids, 1):
-            state = BackendState.ACTIVE if slot <= usable else BackendState.TERMINATING
+            state = EntryState.ACTIVE if slot <= usable else EntryState.TERMINATING
             value = lb.BackendValue(self.address(3, number % 200), 8080, proto, state)
             self.family.backend.update(lb.encode_id(number), lb.encode_backend(value))
             key = lb.encode_service_key(address, port, slot, proto, scope)

@@ -4,13 +4,9 @@
 from __future__ import annotations
 
 from bpf.maps.lb import (
-    Algorithm,
-    BackendState,
     BackendValue,
     LBMaps,
     RevNatValue,
-    ServiceFlag,
-    ServiceType,
     ServiceValue,
     encode_backend,
     encode_id,
@@ -19,6 +15,7 @@ from bpf.maps.lb import (
     encode_service_key,
 )
 from bpf.maps.lb_dump import dump, flags_text
+from bpf.maps.lb_numbers import Algorithm, EntryState, ServiceFlag, ServiceType
 
 V4, V6 = b"\x0a\x60\x00\x01", bytes.fromhex("20010000000000000000000000000001")
 
@@ -41,7 +38,7 @@ def test_lines_of_all_maps_are_sorted_as_text() -> None:
     put(maps, V6, 1, ServiceValue(rev_nat=1), 99)
     maps.v4.backend.update(encode_id(2), encode_backend(BackendValue(V4, 8080, 17, 1)))
     maps.v6.backend.update(
-        encode_id(10), encode_backend(BackendValue(V6, 8080, 6, BackendState.QUARANTINED))
+        encode_id(10), encode_backend(BackendValue(V6, 8080, 6, EntryState.QUARANTINED))
     )
     maps.v6.rev_nat.update(encode_id(1), encode_rev_nat(RevNatValue(V6, 53)))
     assert dump(maps).splitlines(keepends=True) == [

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bpf.maps.lb import LBMaps, Scope, ServiceFlag
+from bpf.maps.lb import LBMaps
+from bpf.maps.lb_numbers import Scope, ServiceFlag
 from bpf.object import Object
 from bpf.program import Program
 from tests.bpf.packets import (

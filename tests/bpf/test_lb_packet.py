@@ -26,12 +26,10 @@ from bpf.maps.lb import (
     Affinity,
     AffinityKey,
     AffinityMatch,
-    Algorithm,
     LBMaps,
-    Scope,
-    ServiceFlag,
     SourceRange,
 )
+from bpf.maps.lb_numbers import Algorithm, Scope, ServiceFlag
 from bpf.maps.tables import padded
 from bpf.object import Object
 from tests.bpf.datapath_world import Datapath, packed

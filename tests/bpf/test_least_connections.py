@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bpf.maps import lb
-from bpf.maps.lb import Algorithm
+from bpf.maps.lb_numbers import Algorithm, Scope
 from tests.bpf.test_sock import SVC_ONE, SVC_ONE_V6, Datapath, packed, tcp_server, udp_server
 from tests.bpf.test_sock_node import node
 from tests.bpf.world import World
@@ -52,7 +52,7 @@ class Balanced:
 
     def _edit(self, slot: int, **fields: Any) -> None:
         services = self._datapath.maps.of(self._key).service
-        key = lb.encode_service_key(self._key, 80, slot, self._proto, lb.Scope.EXTERNAL)
+        key = lb.encode_service_key(self._key, 80, slot, self._proto, Scope.EXTERNAL)
         held = services.lookup(key)
         assert held is not None
         entry = msgspec.structs.replace(lb.decode_service(held), **fields)

@@ -16,7 +16,8 @@ from bpf.events import read_metrics
 from bpf.libbpf import lib
 from bpf.maps import lb
 from bpf.maps.ct import CtFlag
-from bpf.maps.lb import ServiceFlag, ServiceValue
+from bpf.maps.lb import ServiceValue
+from bpf.maps.lb_numbers import ServiceFlag
 from bpf.maps.percpu import PerCpuMap
 from tests.bpf.datapath_world import Datapath, drops, loaded, packed
 from tests.bpf.lxc_world import (

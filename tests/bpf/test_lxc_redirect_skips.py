@@ -10,7 +10,7 @@ from scapy.packet import Packet
 
 from bpf.libbpf import ffi
 from bpf.maps import redirect_skips
-from bpf.maps.lb import ServiceType
+from bpf.maps.lb_numbers import ServiceType
 from tests.bpf.datapath_world import Datapath, packed
 from tests.bpf.lxc_world import (
     CLIENT_PORT,

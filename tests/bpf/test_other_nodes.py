@@ -11,7 +11,8 @@ from scapy.layers.l2 import Ether
 
 from bpf.maps import lb
 from bpf.maps.cluster_nodes import ClusterNodeFlag, encode_value
-from bpf.maps.lb import BackendValue, ServiceFlag, ServiceType, ServiceValue
+from bpf.maps.lb import BackendValue, ServiceValue
+from bpf.maps.lb_numbers import ServiceFlag, ServiceType
 from tests.bpf.datapath_world import Datapath, packed
 from tests.bpf.lxc_world import (
     CLIENT_PORT,

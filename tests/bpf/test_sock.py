@@ -15,7 +15,8 @@ import pytest
 from bpf import features
 from bpf.datapath import cleanup
 from bpf.maps import lb
-from bpf.maps.lb import BackendValue, LBMaps, ServiceFlag, ServiceValue
+from bpf.maps.lb import BackendValue, LBMaps, ServiceValue
+from bpf.maps.lb_numbers import Scope, ServiceFlag
 from bpf.sock import SockConfig
 from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.world import World
@@ -49,7 +50,7 @@ class Datapath(NamedTuple):
         *,
         rev_nat: int = 1,
         flags: int = 0,
-        scope: int = lb.Scope.EXTERNAL,
+        scope: int = Scope.EXTERNAL,
         count: int | None = None,
         timeout_s: int = 0,
     ) -> None:
@@ -306,9 +307,7 @@ def test_two_scopes_lead_a_client_inside_to_the_internal_entry(datapath: Datapat
         server, port = tcp_server("127.0.0.1")
         flags = ServiceFlag.TWO_SCOPES
         datapath.service(SVC_ONE, 80, TCP, [], flags=flags)
-        datapath.service(
-            SVC_ONE, 80, TCP, [("127.0.0.1", port)], rev_nat=2, scope=lb.Scope.INTERNAL
-        )
+        datapath.service(SVC_ONE, 80, TCP, [("127.0.0.1", port)], rev_nat=2, scope=Scope.INTERNAL)
         with socket.socket() as sock:
             result = outcome(lambda: sock.connect((SVC_ONE, 80)))
         server.close()

@@ -19,7 +19,8 @@ import pytest
 
 from bpf.datapath import cleanup
 from bpf.maps import lb
-from bpf.maps.lb import LBMaps, ServiceFlag, ServiceType, ServiceValue
+from bpf.maps.lb import LBMaps, ServiceValue
+from bpf.maps.lb_numbers import ServiceFlag, ServiceType
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap
 from bpf.sock import SockConfig

@@ -14,7 +14,8 @@ from bpf import features
 from bpf.datapath import cleanup
 from bpf.libbpf import ffi
 from bpf.maps import lb, redirect_skips
-from bpf.maps.lb import LBMaps, ServiceType
+from bpf.maps.lb import LBMaps
+from bpf.maps.lb_numbers import ServiceType
 from bpf.sock import SockConfig
 from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.world import World

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bpf.maps.lb import ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import ServiceFlag, ServiceType
 from tests.bpf.datapath_world import Datapath, drops
 from tests.e2e.nodeport import IPIP, OPT, constants, node_datapath, pass_programs
 from tests.e2e.nodes import (

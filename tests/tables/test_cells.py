@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bpf.maps.lb_numbers import Algorithm
 from statedb import DB, RWTable
 from statedb.status import Status, StatusKind
 from tables import times
@@ -28,7 +29,6 @@ from tables.loadbalancer.frontends import (
     with_outcome,
 )
 from tables.loadbalancer.services import (
-    Algorithm,
     ForwardingMode,
     ProxyRedirect,
     Service,

@@ -169,7 +169,7 @@ def _chooser(maps_dir: Path, socket: str) -> Chooser:
 def _settings(socket: str) -> Settings:
     """What the running agent told its programs."""
     from bpf.lb.choice import Settings
-    from bpf.maps.lb import Algorithm
+    from bpf.maps.lb_numbers import Algorithm
 
     options = {row["name"]: row["value"] for row in request(socket, "/config")}
     algorithm = Algorithm.named(options["bpf-lb-algorithm"])

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from bpf.maps.lb import BackendState, LBMaps, decode_backend
+from bpf.maps.lb import LBMaps, decode_backend
+from bpf.maps.lb_numbers import EntryState
 from cilia.linux.errors import NetlinkError, SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.loadbalancer.cli.service import STATES
@@ -93,7 +94,7 @@ def _states(maps: LBMaps) -> Iterator[tuple[str, str]]:
         for _, raw in family.backend.items():  # noqa: PERF102  a raw map is no dict
             be = decode_backend(raw)
             if be.proto in _PROTOCOLS:
-                state = BackendState(be.state).name.lower()
+                state = EntryState(be.state).name.lower()
                 yield _text((be.address, be.port), be.proto), state
 
 

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from bpf.maps import ct, lb, nat
+from bpf.maps.lb_numbers import Scope
 from bpf.maps.raw import SharedMap
 from cilia.datapath.conntrack import ConntrackMaps
 from reconcilers.reconciler import Reconciler
@@ -138,7 +139,7 @@ class BackendAudit:
 
     def _rows_at(self, txn: ReadTxn, at: lb.RevNatValue, protocol: str) -> Iterator[Frontend]:
         for packed in (at.address, bytes(len(at.address))):
-            for scope in lb.Scope:
+            for scope in Scope:
                 addr = L3n4Addr.of(IP.from_packed(packed), at.port, protocol, scope)
                 row = self._frontends.get(txn, addr)
                 if row is not None:

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from bpf.maps.lb_numbers import Algorithm
 from cilia.k8s import objects as k8s
 from cilia.k8s.change_time import seconds
 from cilia.loadbalancer import annotations as ann
@@ -29,7 +30,6 @@ from tables.addressing import (
 )
 from tables.loadbalancer.frontends import FrontendParams, FrontendType
 from tables.loadbalancer.services import (
-    Algorithm,
     ForwardingMode,
     ProxyDelegation,
     Service,

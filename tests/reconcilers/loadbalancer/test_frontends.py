@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bpf.maps import lb
-from bpf.maps.lb import ServiceFlag
+from bpf.maps.lb_numbers import ServiceFlag
 from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers.loadbalancer.frontend_entries import service_keys
 from reconcilers.loadbalancer.frontends import PruneError

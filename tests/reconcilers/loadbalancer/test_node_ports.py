@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from bpf.maps import lb
-from bpf.maps.lb import ServiceFlag
+from bpf.maps.lb_numbers import ServiceFlag
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower, refresh_frontends
 from cilia.loadbalancer.options import LoadBalancerOptions
 from tables.addressing import IP

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpf.maps.lb_numbers import Algorithm
 from cilia.k8s.objects import InvalidObject
 from cilia.loadbalancer import annotations as ann
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.conversion import ConvertedService, convert_service
 from cilia.loadbalancer.this_node import LocalNode
 from tables.loadbalancer.services import (
-    Algorithm,
     ForwardingMode,
     ProxyDelegation,
     SourceRangesPolicy,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from bpf.maps.lb import ServiceFlag
+from bpf.maps.lb_numbers import ServiceFlag
 from cilia.k8s import objects as k8s
 from cilia.k8s.objects import decode
 from cilia.loadbalancer.options import LoadBalancerOptions
