@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from socket import IPPROTO_TCP
 from typing import Final
 
 import msgspec
@@ -22,7 +23,7 @@ from bpf.maps.raw import RawMap
 from bpf.maps.tables import WORD
 from bpf.maps.text import endpoint_text
 
-_TCP: Final = 6
+_TCP: Final = int(IPPROTO_TCP)
 
 
 class Flow(msgspec.Struct, frozen=True):

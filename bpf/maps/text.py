@@ -4,10 +4,16 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Literal
 
-#: Protocols that services have, by their number.
-PROTOCOL_NAMES: Final = {6: "TCP", 17: "UDP", 132: "SCTP"}
+#: Protocols that services have, by their number of IP; importing `socket` for it would take 2 ms.
+PROTOCOL_NAMES: Final[dict[int, Literal["TCP", "UDP", "SCTP"]]] = {6: "TCP", 17: "UDP", 132: "SCTP"}
+_ALL_NAMES: Final[dict[int, str]] = {**PROTOCOL_NAMES, 1: "ICMP", 58: "ICMPv6"}
+
+
+def protocol_name(number: int) -> str:
+    """The name of a protocol of IP, or its number."""
+    return _ALL_NAMES.get(number, str(number))
 
 
 def endpoint_text(address: bytes, port: int) -> str:

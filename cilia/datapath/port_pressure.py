@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import anyio
 
 from bpf.maps import nat
-from bpf.maps.text import endpoint_text
+from bpf.maps.text import endpoint_text, protocol_name
 from bpf.ringbuf import Batch
 
 __all__ = ["PortPressure", "Signals"]
@@ -26,8 +26,6 @@ __all__ = ["PortPressure", "Signals"]
 READ_PAUSE_S: Final = 0.2
 #: After this time without a refusal there are ports again.
 QUIET_S: Final = 30.0
-
-PROTOCOLS: Final = {6: "TCP", 17: "UDP", 1: "ICMP", 58: "ICMPv6"}
 
 
 class Signals(Protocol):
@@ -87,7 +85,7 @@ def _last_refused(batch: Batch) -> nat.Pressure | None:
 def _sentence(pressure: nat.Pressure) -> str:
     destination = endpoint_text(pressure.address, pressure.port)
     return (
-        f"no source port is free for {destination}/{PROTOCOLS.get(pressure.proto, pressure.proto)}:"
+        f"no source port is free for {destination}/{protocol_name(pressure.proto)}:"
         " new flows of clients to this backend are refused. More backends have more ports, and so"
         " has a --node-port-range that ends lower"
     )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
@@ -158,13 +157,13 @@ def _rows(directory: Path, names: Any, read: Callable[[Map], Iterator[Row]]) -> 
 
 def _connections(opened: Map) -> Iterator[Row]:
     from bpf.maps import ct as maps
-    from bpf.maps.text import endpoint_text
+    from bpf.maps.text import endpoint_text, protocol_name
 
     now = int(time.monotonic())
     for key, entry in maps.connections(opened):
         source = entry.translated_source(key)
         yield {
-            "protocol": _protocol(key.proto),
+            "protocol": protocol_name(key.proto),
             "direction": maps.Direction(key.direction).name.lower(),
             "source": key.source_text,
             "destination": key.destination_text,
@@ -185,11 +184,12 @@ def _connections(opened: Map) -> Iterator[Row]:
 
 def _translations(opened: Map) -> Iterator[Row]:
     from bpf.maps import nat as maps
+    from bpf.maps.text import protocol_name
 
     now = int(time.monotonic())
     for key, value in maps.translations(opened):
         yield {
-            "protocol": _protocol(key.proto),
+            "protocol": protocol_name(key.proto),
             "direction": maps.NatDirection(key.direction).name.lower(),
             "source": key.source_text,
             "destination": key.destination_text,
@@ -230,13 +230,6 @@ def _counters(opened: Map) -> Iterator[Row]:
             "line": metric.line,
             "file": reasons.file_label(metric.file),
         }
-
-
-def _protocol(number: int) -> str:
-    from bpf.maps.text import PROTOCOL_NAMES
-
-    names = {socket.IPPROTO_ICMP: "ICMP", socket.IPPROTO_ICMPV6: "ICMPv6", **PROTOCOL_NAMES}
-    return names.get(number, str(number))
 
 
 def _flags(flags: Any) -> str:

@@ -19,10 +19,11 @@ import msgspec
 
 from bpf.maps.lb import LBMaps, decode_backend
 from bpf.maps.lb_numbers import EntryState
+from bpf.maps.text import PROTOCOL_NAMES
 from cilia.linux.errors import NetlinkError, SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.loadbalancer.cli.service import STATES
-from cilia.loadbalancer.connections.translated_sockets import Use, count_connections
+from cilia.loadbalancer.connections.translated_sockets import PROTOCOLS, Use, count_connections
 from cilia.program.output import pinned_lb_maps
 from cilia.program.output import show as output_as
 from statedb.errors import StateDBError
@@ -30,7 +31,6 @@ from statedb.shown.columns import layout
 from statedb.web.remote import RemoteDB
 from tables.addressing import L3n4Addr
 
-_PROTOCOLS = {6: "TCP", 17: "UDP"}
 _HEADINGS = ["Frontend", "Service", "Backend", "State", "Connections"]
 REMOVED = "removed"
 
@@ -93,7 +93,7 @@ def _states(maps: LBMaps) -> Iterator[tuple[str, str]]:
     for family in (maps.v4, maps.v6):
         for _, raw in family.backend.items():  # noqa: PERF102  a raw map is no dict
             be = decode_backend(raw)
-            if be.proto in _PROTOCOLS:
+            if be.proto in PROTOCOLS:
                 state = EntryState(be.state).name.lower()
                 yield _text((be.address, be.port), be.proto), state
 
@@ -115,4 +115,4 @@ def _services(socket: str) -> Services | None:
 
 def _text(place: tuple[bytes, int], protocol: int) -> str:
     ip = str(ipaddress.ip_address(place[0]))
-    return str(L3n4Addr.of(ip, place[1], _PROTOCOLS[protocol]))
+    return str(L3n4Addr.of(ip, place[1], PROTOCOL_NAMES[protocol]))

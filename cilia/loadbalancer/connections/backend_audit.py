@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from socket import IPPROTO_SCTP, IPPROTO_UDP
 from typing import Final
 
 import anyio
@@ -19,6 +20,7 @@ import anyio.to_thread
 from bpf.maps import ct, lb, nat
 from bpf.maps.lb_numbers import Scope
 from bpf.maps.raw import SharedMap
+from bpf.maps.text import PROTOCOL_NAMES
 from cilia.datapath.conntrack import ConntrackMaps
 from reconcilers.reconciler import Reconciler
 from statedb import DB, Channel, ReadTxn, Table, wait_initialized
@@ -27,8 +29,8 @@ from tables.loadbalancer.frontends import Frontend
 
 __all__ = ["BackendAudit"]
 
-#: Protocols without an end, by number.
-_CONNECTIONLESS: Final = {17: "UDP", 132: "SCTP"}
+#: Protocols that close no connection: their entries outlive the backend.
+_CONNECTIONLESS: Final = (IPPROTO_UDP, IPPROTO_SCTP)
 
 #: Of an entry of connection tracking: backend and frontend.
 _LEADS_TO: Final = slice(ct.BACKEND_ID.start, ct.REV_NAT.stop)
@@ -118,9 +120,14 @@ class BackendAudit:
         return backend.address + lb.encode_port(backend.port)
 
     def _serves(self, txn: ReadTxn, rev_nat: bytes, proto: int, backend: bytes) -> bool:
-        """Whether the frontend of an id has a backend; what is no question of ours is served."""
-        protocol = _CONNECTIONLESS.get(proto)
-        return protocol is None or any(
+        """Return True if the frontend of the id has the backend.
+
+        Also for a protocol that closes its connections: its entries are left alone.
+        """
+        if proto not in _CONNECTIONLESS:
+            return True
+        protocol = PROTOCOL_NAMES[proto]
+        return any(
             _packed(chosen.address) == backend
             for fe in self._owners(txn, rev_nat, protocol, len(backend))
             for chosen in fe.backends

@@ -8,12 +8,10 @@ from collections.abc import Callable, Collection
 
 from bpf.maps import ct
 from cilia.datapath.conntrack import ConntrackMaps
-from cilia.loadbalancer.connections.translated_sockets import address_of, place_of
+from cilia.loadbalancer.connections.translated_sockets import PROTOCOLS, address_of, place_of
 from tables.addressing import L3n4Addr
 
 __all__ = ["BackendFlows"]
-
-_PROTOCOLS = {6, 17}
 
 
 class BackendFlows:
@@ -51,6 +49,6 @@ def _backend(raw_key: bytes, value: bytes, now_s: int) -> L3n4Addr | None:
     key, entry = ct.decode_key(raw_key), ct.decode_entry(value)
     if key.direction != ct.Direction.EGRESS or not entry.rev_nat or ct.is_over(entry, now_s):
         return None
-    if key.proto not in _PROTOCOLS:
+    if key.proto not in PROTOCOLS:
         return None
     return address_of(key.destination, key.destination_port, key.proto)

@@ -30,6 +30,7 @@ import anyio.to_thread
 import structlog
 
 from bpf.maps.lb import LBMaps
+from bpf.maps.text import protocol_name
 from cilia.linux.namespaces import DIRECTORIES
 from cilia.linux.sockdiag import SocketDiag
 from cilia.loadbalancer.connections.translated_sockets import (
@@ -44,7 +45,6 @@ from cilia.loadbalancer.connections.translated_sockets import (
     listed_protocols,
     namespaces_of,
     place_of,
-    protocol_name,
     read_entries,
     translated,
 )

@@ -29,11 +29,12 @@ from bpf.maps.lb import (
     decode_socket_key,
     encode_socket_key,
 )
+from bpf.maps.text import PROTOCOL_NAMES
 from cilia.linux.errors import SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netns import NetNS
 from cilia.linux.sockdiag import ALL_STATES, CONNECTED, Socket, SocketDiag
-from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, Protocol
+from tables.addressing import SCOPE_EXTERNAL, L3n4Addr
 
 __all__ = [
     "Entries",
@@ -44,14 +45,12 @@ __all__ = [
     "dead_keys",
     "listed_protocols",
     "namespaces_of",
-    "protocol_name",
     "read_entries",
     "translated",
 ]
 
 UDP: Final = int(socket.IPPROTO_UDP)
 PROTOCOLS: Final = (int(socket.IPPROTO_TCP), UDP)
-_NAMES: Final[dict[int, Protocol]] = {6: "TCP", 17: "UDP"}
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
@@ -240,14 +239,9 @@ def frontend_of(raw_value: bytes) -> bytes:
     return raw_value[family.socket_frontend]
 
 
-def protocol_name(protocol: int) -> str:
-    """The name of a protocol that is known by its number of IP."""
-    return _NAMES.get(protocol, str(protocol))
-
-
 def address_of(ip: bytes, port: int, protocol: int, scope: int = SCOPE_EXTERNAL) -> L3n4Addr:
     """The address that tables have for a packed one; `protocol` is that of IP, TCP or UDP."""
-    return L3n4Addr.of(ip if len(ip) == 16 else _MAPPED + ip, port, _NAMES[protocol], scope)
+    return L3n4Addr.of(ip if len(ip) == 16 else _MAPPED + ip, port, PROTOCOL_NAMES[protocol], scope)
 
 
 def _sockets(diag: SocketDiag, protocols: Iterable[int], states: int) -> Iterator[Socket]:
