@@ -10,7 +10,15 @@ from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    inet_ntop,
+    inet_pton,
+)
 from typing import Final, Literal
 
 Protocol = Literal["TCP", "UDP", "SCTP", "ANY"]
@@ -18,17 +26,33 @@ Protocol = Literal["TCP", "UDP", "SCTP", "ANY"]
 SCOPE_EXTERNAL: Final = 0
 SCOPE_INTERNAL: Final = 1
 
-_V4_PREFIX: Final = b"\0" * 10 + b"\xff\xff"
+#: What an IPv4 address begins with.
+V4_PREFIX: Final = b"\0" * 10 + b"\xff\xff"
+
+#: Where the parts of an `L3n4Addr` stand, for code that looks at a million of them: a property
+#: costs it a call. What follows the port is protocol and scope.
+AT_IP: Final = slice(16)
+AT_IPV4: Final = slice(12, 16)
+AT_CLUSTER_ID: Final = slice(16, 20)
+AT_PORT: Final = slice(20, 22)
+AT_TAIL: Final = slice(22, 24)
+AT_PROTOCOL: Final = 22
+AT_SCOPE: Final = 23
+
 _V6_COMPATIBLE: Final = b"\0" * 12
 
 _PROTOCOL_BYTES: Final[dict[str, bytes]] = {"TCP": b"T", "UDP": b"U", "SCTP": b"S", "ANY": b"?"}
 _PROTOCOLS: Final[dict[int, Protocol]] = {84: "TCP", 85: "UDP", 83: "SCTP", 63: "ANY"}
+#: Number of each protocol, 0 for ANY, by its letter in an address.
+PROTOCOL_NUMBERS: Final = {84: int(IPPROTO_TCP), 85: int(IPPROTO_UDP), 83: int(IPPROTO_SCTP), 63: 0}
 # The last two bytes of an address, made once: protocol letter and scope.
 _TAILS: Final = {
     (proto, scope): letter + bytes((scope,))
     for proto, letter in _PROTOCOL_BYTES.items()
     for scope in (SCOPE_EXTERNAL, SCOPE_INTERNAL)
 }
+#: Number of the protocol and scope, by the last two bytes of an address.
+TAILS: Final = {tail: (PROTOCOL_NUMBERS[tail[0]], tail[1]) for tail in _TAILS.values()}
 
 
 class IP(bytes):
@@ -50,11 +74,11 @@ class IP(bytes):
     @classmethod
     def from_packed(cls, packed: bytes) -> IP:
         """From 4 or 16 bytes in network order."""
-        return cls(_V4_PREFIX + packed if len(packed) == 4 else packed)
+        return cls(mapped_ip(packed))
 
     @property
     def is_ipv6(self) -> bool:
-        return not self.startswith(_V4_PREFIX)
+        return not self.startswith(V4_PREFIX)
 
     @property
     def is_unspecified(self) -> bool:
@@ -67,7 +91,7 @@ class IP(bytes):
     @property
     def packed(self) -> bytes:
         """4 or 16 bytes in network order."""
-        return self[12:] if self.startswith(_V4_PREFIX) else bytes(self)
+        return self[12:] if self.startswith(V4_PREFIX) else bytes(self)
 
     def __str__(self) -> str:
         return unpack_ip(self)
@@ -81,7 +105,7 @@ def special_use(packed: bytes) -> str:
     nothing. Kubernetes has the same list, ValidateNonSpecialIP.
     """
     if len(packed) == 16:
-        if not packed.startswith(_V4_PREFIX):
+        if not packed.startswith(V4_PREFIX):
             return _special_use6(packed)
         packed = packed[12:]
     first = packed[0]
@@ -148,7 +172,7 @@ class Prefix(bytes):
 
     @property
     def is_ipv6(self) -> bool:
-        return not self.startswith(_V4_PREFIX)
+        return not self.startswith(V4_PREFIX)
 
     @property
     def is_host(self) -> bool:
@@ -169,12 +193,17 @@ class Prefix(bytes):
         return f"Prefix({str(self)!r})"
 
 
+def mapped_ip(packed: bytes) -> bytes:
+    """The 16 bytes of an ``IP``, from 4 or 16 in network order."""
+    return V4_PREFIX + packed if len(packed) == 4 else packed
+
+
 def pack_ip(text: str) -> bytes:
     """The 16 bytes of an address. Raises ValueError with the text in the message."""
     try:
         if ":" in text:
             return inet_pton(AF_INET6, text)
-        return _V4_PREFIX + inet_pton(AF_INET, text)
+        return V4_PREFIX + inet_pton(AF_INET, text)
     except (OSError, ValueError, TypeError):
         raise ValueError(f"{text!r} is not an IP address") from None
 
@@ -184,7 +213,7 @@ def unpack_ip(packed: bytes) -> str:
 
     The C library writes ``::102:304`` as ``::1.2.3.4``; tables and dumps want the former.
     """
-    if packed[:12] == _V4_PREFIX:
+    if packed[:12] == V4_PREFIX:
         return inet_ntop(AF_INET, packed[12:16])
     if packed[:12] == _V6_COMPATIBLE:
         return str(ipaddress.IPv6Address(packed[:16]))
@@ -244,11 +273,11 @@ class L3n4Addr(bytes):
 
     @property
     def ip(self) -> IP:
-        return IP(self[:16])
+        return IP(self[AT_IP])
 
     @property
     def cluster_id(self) -> int:
-        return int.from_bytes(self[16:20], "big")
+        return int.from_bytes(self[AT_CLUSTER_ID], "big")
 
     @property
     def port(self) -> int:
@@ -256,15 +285,20 @@ class L3n4Addr(bytes):
 
     @property
     def protocol(self) -> Protocol:
-        return _PROTOCOLS[self[22]]
+        return _PROTOCOLS[self[AT_PROTOCOL]]
 
     @property
     def scope(self) -> int:
-        return self[23]
+        return self[AT_SCOPE]
+
+    @property
+    def packed_place(self) -> bytes:
+        """Address and port as 6 or 18 bytes in network order."""
+        return self[AT_IPV4 if self.startswith(V4_PREFIX) else AT_IP] + self[AT_PORT]
 
     @property
     def is_ipv6(self) -> bool:
-        return not self.startswith(_V4_PREFIX)
+        return not self.startswith(V4_PREFIX)
 
     @property
     def is_surrogate(self) -> bool:
@@ -286,7 +320,7 @@ class L3n4Addr(bytes):
         return f"[{ip}{cluster}]:{self.port}" if ":" in ip else f"{ip}{cluster}:{self.port}"
 
     def __str__(self) -> str:
-        suffix = "/i" if self[23] == SCOPE_INTERNAL else ""
+        suffix = "/i" if self[AT_SCOPE] == SCOPE_INTERNAL else ""
         return f"{self.address_and_port}/{self.protocol}{suffix}"
 
     def __repr__(self) -> str:

@@ -72,7 +72,7 @@ class Coexistence:
         return {row.target for row in self.attachments.all(txn) if row.hook.is_device}
 
     def _served(self, txn: ReadTxn) -> set[IP]:
-        return {IP(fe.address[:16]) for fe in self.frontends.all(txn)}
+        return {fe.address.ip for fe in self.frontends.all(txn)}
 
     def _filters(self, devices: set[str], names: dict[int, str]) -> Iterator[ForeignProgram]:
         """On these devices. Raises: NetlinkError."""

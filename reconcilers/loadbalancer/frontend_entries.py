@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from ipaddress import ip_address
 from struct import Struct
+from typing import Final
 
 from bpf.maps.lb import (
     IPV4,
@@ -21,7 +22,22 @@ from bpf.maps.lb import (
 from bpf.maps.lb_numbers import Algorithm, EntryState, ServiceFlag, ServiceType
 from bpf.maps.text import PROTOCOL_NAMES
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
-from tables.addressing import IP, SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
+from tables.addressing import (
+    AT_CLUSTER_ID,
+    AT_IP,
+    AT_IPV4,
+    AT_PORT,
+    AT_PROTOCOL,
+    AT_SCOPE,
+    AT_TAIL,
+    IP,
+    PROTOCOL_NUMBERS,
+    SCOPE_EXTERNAL,
+    TAILS,
+    V4_PREFIX,
+    L3n4Addr,
+    mapped_ip,
+)
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import Frontend, FrontendType
 from tables.loadbalancer.services import (
@@ -86,15 +102,22 @@ _STATE_OF = {
     BackendState.INVALID: EntryState.MAINTENANCE,
 }
 _STATES = tuple(int(_STATE_OF[state]) for state in BackendState)
-_PROTOCOLS = {ord("T"): 6, ord("U"): 17, ord("S"): 132, ord("?"): 0}
+# What follows the slot in a key of either family; address and port come before it.
 _TAILS = {
-    bytes((letter, scope)): bytes((number, scope, 0, 0))
-    for letter, number in _PROTOCOLS.items()
-    for scope in (SCOPE_EXTERNAL, SCOPE_INTERNAL)
+    tail: IPV4.service_key.pack(b"", b"", 0, number, scope)[IPV4.slot.stop :]
+    for tail, (number, scope) in TAILS.items()
 }
-_ANY_TAIL = bytes(4)
-V4_PREFIX = b"\0" * 10 + b"\xff\xff"
+# What follows the address in the key of a wildcard entry of either family.
+_ANY_SERVICE = IPV4.service_key.pack(b"", b"", 0, 0, SCOPE_EXTERNAL)[IPV4.address_bytes :]
 _WILDCARD_CLASSES = (None, "io.cilium/bgp-control-plane", "io.cilium/l2-announcer")
+# Bound here: compiled code looks up what it imports at each use, except for numbers.
+_V4_PREFIX: Final = V4_PREFIX
+_NUMBERS: Final = PROTOCOL_NUMBERS
+_AT_IP: Final = AT_IP
+_AT_IPV4: Final = AT_IPV4
+_AT_CLUSTER_ID: Final = AT_CLUSTER_ID
+_AT_PORT: Final = AT_PORT
+_AT_TAIL: Final = AT_TAIL
 NONE_QUARANTINED: frozenset[L3n4Addr] = frozenset()
 _U16 = Struct("=H").pack
 _NO_PORT = b"\0\0"
@@ -117,9 +140,9 @@ _QUARANTINED = int(ServiceFlag.QUARANTINED)
 _DSR = int(ServiceFlag.DSR)
 
 
-def packed_ip(addr: bytes) -> bytes:
-    """The 4 or 16 bytes of the address in `addr`, which may be an IP or an L3n4Addr."""
-    return addr[12:16] if addr.startswith(V4_PREFIX) else addr[:16]
+def packed_ip(addr: L3n4Addr) -> bytes:
+    """Return the address alone: 4 or 16 bytes in network order."""
+    return addr[_AT_IPV4] if addr.startswith(_V4_PREFIX) else addr[_AT_IP]
 
 
 # -- ordering and counting of backends --
@@ -226,7 +249,7 @@ def _source_flags(svc: Service, config: FrontendConfig, node_addresses: Iterable
         return flags
     flags |= _SOURCE_INSIDE
     named = any(
-        ip_address(packed_ip(ip)) in prefix for ip in node_addresses for prefix in svc.source_ranges
+        ip_address(ip.packed) in prefix for ip in node_addresses for prefix in svc.source_ranges
     )
     return flags | _SOURCE_NOT_NODE if named is denies else flags
 
@@ -275,25 +298,25 @@ class Keys:
 
 def service_keys(addr: L3n4Addr) -> Keys:
     """`.slot(n)` is the key of slot n in the service map: struct lb4_key or lb6_key."""
-    return Keys(packed_ip(addr) + addr[20:22], _TAILS[addr[22:24]])
+    return Keys(packed_ip(addr) + addr[_AT_PORT], _TAILS[addr[_AT_TAIL]])
 
 
-def wildcard_key(ip: bytes) -> bytes:
-    """Key of the entry for all ports and protocols of `ip` that no frontend has."""
-    return packed_ip(ip) + b"\0\0\0\0" + _ANY_TAIL
+def wildcard_key(addr: L3n4Addr) -> bytes:
+    """Key of the entry for all ports and protocols of the address that no frontend has."""
+    return packed_ip(addr) + _ANY_SERVICE
 
 
 def service_address(raw_key: bytes) -> L3n4Addr:
     """The address in a key of a service map. Raises: ValueError for an unknown scope."""
     key = decode_service_key(raw_key)
-    ip = key.address if len(key.address) == 16 else V4_PREFIX + key.address
+    ip = mapped_ip(key.address)
     return L3n4Addr.of(ip, key.port, PROTOCOL_NAMES.get(key.proto, "ANY"), key.scope)
 
 
 def backend_address(raw_value: bytes) -> L3n4Addr:
     """The address in a value of a backend map."""
     be = decode_backend(raw_value)
-    ip = be.address if len(be.address) == 16 else V4_PREFIX + be.address
+    ip = mapped_ip(be.address)
     protocol = PROTOCOL_NAMES.get(be.proto, "ANY")
     return L3n4Addr.of(ip, be.port, protocol, cluster_id=be.cluster_id)
 
@@ -302,10 +325,9 @@ def backend_value(addr: L3n4Addr, state: int) -> bytes:
     """Value of a backend map; `state` is that of `entry_state`."""
     packed = packed_ip(addr)
     layout = IPV4 if len(packed) == 4 else IPV6
-    cluster_id = int.from_bytes(addr[16:20], "big")
-    return layout.backend_value.pack(
-        packed, addr[20:22], _PROTOCOLS[addr[22]], state, cluster_id, 0, 0
-    )
+    cluster_id = int.from_bytes(addr[_AT_CLUSTER_ID], "big")
+    number = _NUMBERS[addr[AT_PROTOCOL]]
+    return layout.backend_value.pack(packed, addr[_AT_PORT], number, state, cluster_id, 0, 0)
 
 
 def entry_state(state: BackendState) -> int:
@@ -316,7 +338,7 @@ def entry_state(state: BackendState) -> int:
 def rev_nat_value(addr: L3n4Addr) -> bytes:
     packed = packed_ip(addr)
     layout = IPV4 if len(packed) == 4 else IPV6
-    return layout.rev_nat_value.pack(packed, addr[20:22])
+    return layout.rev_nat_value.pack(packed, addr[_AT_PORT])
 
 
 def master_value(
@@ -363,6 +385,6 @@ def wants_wildcard(fe: Frontend, config: FrontendConfig) -> bool:
     return (
         config.bpf_lb_enable_wildcard_entries
         and fe.type in (_CLUSTER_IP, _LOAD_BALANCER)
-        and fe.address[23] == SCOPE_EXTERNAL
+        and fe.address[AT_SCOPE] == SCOPE_EXTERNAL
         and fe.service.load_balancer_class in _WILDCARD_CLASSES
     )

@@ -33,13 +33,13 @@ from bpf.maps.tables import MARK_BYTES
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.staged_tables import StagedTables
 from reconcilers.maps.staged import Phase, Plan, StagedMap, Step
-from tables.addressing import IP, L3n4Addr
+from tables.addressing import IP, V4_PREFIX, L3n4Addr
 
 
 class FamilyMaps:
     """The staged maps of one address family.
 
-    `slot_at` is where the slot stands in a key of the service map.
+    The slot stands from `slot_start` to `slot_stop` in a key of the service map.
     """
 
     __slots__ = (
@@ -49,11 +49,12 @@ class FamilyMaps:
         "rev_nat",
         "scale_to_zero",
         "service",
-        "slot_at",
+        "slot_start",
+        "slot_stop",
         "source",
     )
 
-    def __init__(self, maps: LBFamilyMaps, slot_at: int) -> None:
+    def __init__(self, maps: LBFamilyMaps, slot: slice) -> None:
         self.service = StagedMap(maps.service)
         self.backend = StagedMap(maps.backend)
         self.rev_nat = StagedMap(maps.rev_nat)
@@ -61,7 +62,8 @@ class FamilyMaps:
         self.source = StagedMap(maps.source)
         self.maglev = StagedTables(maps.maglev)
         self.scale_to_zero = StagedMap(maps.scale_to_zero)
-        self.slot_at = slot_at
+        self.slot_start: int = slot.start
+        self.slot_stop: int = slot.stop
 
     def all(self) -> tuple[StagedMap, ...]:
         return (self.service, self.backend, self.rev_nat, *self.details())
@@ -113,7 +115,7 @@ class FamilyMaps:
 
     def master_of(self, key: bytes) -> bytes:
         """The key of slot 0 of the same frontend."""
-        return key[: self.slot_at] + b"\0\0" + key[self.slot_at + 2 :]
+        return key[: self.slot_start] + b"\0\0" + key[self.slot_stop :]
 
     def prune(
         self,
@@ -197,12 +199,12 @@ class FrontendMaps:
     """Both families; an address picks its own."""
 
     def __init__(self, maps: LBMaps) -> None:
-        self.v4 = FamilyMaps(maps.v4, slot_at=IPV4.slot.start)
-        self.v6 = FamilyMaps(maps.v6, slot_at=IPV6.slot.start)
+        self.v4 = FamilyMaps(maps.v4, IPV4.slot)
+        self.v6 = FamilyMaps(maps.v6, IPV6.slot)
         self.families = (self.v4, self.v6)
 
     def of(self, addr: L3n4Addr | IP) -> FamilyMaps:
-        return self.v4 if addr.startswith(layout.V4_PREFIX) else self.v6
+        return self.v4 if addr.startswith(V4_PREFIX) else self.v6
 
     def family_of(self, target: StagedMap) -> FamilyMaps:
         return self.v4 if target in self.v4.all() else self.v6

@@ -6,7 +6,7 @@ else answers there is none of ours, so such an address has no wildcard entry.
 """
 
 from statedb import Channel, ReadTxn, Table
-from tables.addressing import IP
+from tables.addressing import AT_IP, IP, L3n4Addr
 from tables.cluster.nodes import Node
 from tables.node.devices import Device
 from tables.node.node_addresses import NodeAddress
@@ -37,9 +37,9 @@ class MachineAddresses:
             self.own = self.read_own(txn)
             self._revisions = revisions
 
-    def has(self, address: bytes) -> bool:
-        """Whether a machine has the address that `address` begins with (an IP or an L3n4Addr)."""
-        return bool(self.all) and address[:16] in self.all
+    def has(self, addr: L3n4Addr) -> bool:
+        """True if a machine has the address."""
+        return bool(self.all) and addr[AT_IP] in self.all
 
     def read(self, txn: ReadTxn) -> frozenset[IP]:
         found = {row.address for row in self._node_addresses.all(txn)}

@@ -146,6 +146,7 @@ def test_every_size_is_that_of_c(family: lb.Family) -> None:
     rev_nat = ffi.offsetof(f"struct lb{number}_source_key", "rev_nat")
     key = bytes(range(ffi.sizeof(f"struct lb{number}_source_key")))
     assert lb.match_rev_nat(key) == key[rev_nat : rev_nat + 4]
+    assert family.slot.start == family.address_bytes + 2  # behind address and port
 
 
 def test_enumerations_are_those_of_c() -> None:

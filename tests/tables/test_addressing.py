@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import doctest
 import ipaddress
+from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,18 @@ from hypothesis import strategies as st
 
 from tables import addressing
 from tables.addressing import (
+    AT_IP,
+    AT_IPV4,
+    AT_PORT,
+    AT_PROTOCOL,
+    AT_SCOPE,
+    AT_TAIL,
     IP,
     SCOPE_INTERNAL,
+    TAILS,
     L3n4Addr,
     ServiceName,
+    mapped_ip,
     parse_address_key,
     special_use,
 )
@@ -36,6 +45,20 @@ def test_doctests() -> None:
 @given(addresses)
 def test_text_of_an_address_is_read_back_as_the_same_address(addr: L3n4Addr) -> None:
     assert L3n4Addr.parse(str(addr)) == addr
+
+
+@given(addresses)
+def test_parts_in_network_order_are_those_that_the_text_has(addr: L3n4Addr) -> None:
+    port = addr.port.to_bytes(2, "big")
+    assert addr.packed_place == addr.ip.packed + port
+    assert (addr[AT_PORT], addr[AT_PROTOCOL], addr[AT_SCOPE]) == (
+        port,
+        ord("?" if addr.protocol == "ANY" else addr.protocol[0]),
+        addr.scope,
+    )
+    assert mapped_ip(addr[AT_IP] if addr.is_ipv6 else addr[AT_IPV4]) == addr.ip
+    numbers = {"TCP": IPPROTO_TCP, "UDP": IPPROTO_UDP, "SCTP": IPPROTO_SCTP, "ANY": 0}
+    assert TAILS[addr[AT_TAIL]] == (numbers[addr.protocol], addr.scope)
 
 
 @given(ips)

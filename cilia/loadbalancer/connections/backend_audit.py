@@ -128,7 +128,7 @@ class BackendAudit:
             return True
         protocol = PROTOCOL_NAMES[proto]
         return any(
-            _packed(chosen.address) == backend
+            chosen.address.packed_place == backend
             for fe in self._owners(txn, rev_nat, protocol, len(backend))
             for chosen in fe.backends
         )
@@ -158,7 +158,3 @@ def _partner(raw: SharedMap, key: bytes, value: bytes) -> tuple[bytes, bytes] | 
     other = nat.encode_key(nat.partner(nat.decode_key(key), nat.decode_value(value)))
     found = raw.lookup(other)
     return None if found is None else (other, found)
-
-
-def _packed(addr: L3n4Addr) -> bytes:
-    return addr.ip.packed + lb.encode_port(addr.port)

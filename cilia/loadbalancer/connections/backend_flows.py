@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from bpf.maps import ct
 from cilia.datapath.conntrack import ConntrackMaps
-from cilia.loadbalancer.connections.translated_sockets import PROTOCOLS, address_of, place_of
+from cilia.loadbalancer.connections.translated_sockets import PROTOCOLS, address_of
 from tables.addressing import L3n4Addr
 
 __all__ = ["BackendFlows"]
@@ -27,7 +27,7 @@ class BackendFlows:
     def __call__(self, backends: Collection[L3n4Addr]) -> dict[L3n4Addr, int]:
         """One number for each that was asked for, in one look at the maps for all."""
         counts = dict.fromkeys(backends, 0)
-        places = {place_of(addr) for addr in backends}
+        places = {addr.packed_place for addr in backends}
         now_s = int(self._now_s())
         for raw in self._maps.connections.values():
             for raw_key, value in raw.items():

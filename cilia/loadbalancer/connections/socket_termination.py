@@ -44,13 +44,12 @@ from cilia.loadbalancer.connections.translated_sockets import (
     frontend_of,
     listed_protocols,
     namespaces_of,
-    place_of,
     read_entries,
     translated,
 )
 from reconcilers.reconciler import Health
 from statedb import DB, ChangeIterator, ReadTxn, RWTable, Table, WatchSet, wait_initialized
-from tables.addressing import SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
+from tables.addressing import AT_PORT, SCOPE_EXTERNAL, SCOPE_INTERNAL, L3n4Addr
 from tables.loadbalancer import backends as backend_rows
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend
@@ -262,8 +261,8 @@ def _everything(key: bytes, value: bytes) -> bool:
 def _naming(lost: Iterable[L3n4Addr]) -> Callable[[bytes, bytes], bool]:
     """Entries with one of these addresses and ports in key or value, or with such a port in the
     value where the address is that of every node address."""
-    places = {place_of(addr) for addr in lost}
-    ports = {addr[20:22] for addr in lost if addr.is_surrogate}
+    places = {addr.packed_place for addr in lost}
+    ports = {addr[AT_PORT] for addr in lost if addr.is_surrogate}
 
     def names_one(key: bytes, value: bytes) -> bool:
         dialled = frontend_of(value)

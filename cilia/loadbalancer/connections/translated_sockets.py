@@ -34,7 +34,7 @@ from cilia.linux.errors import SocketsUnlisted
 from cilia.linux.namespaces import DIRECTORIES, network_namespaces
 from cilia.linux.netns import NetNS
 from cilia.linux.sockdiag import ALL_STATES, CONNECTED, Socket, SocketDiag
-from tables.addressing import SCOPE_EXTERNAL, L3n4Addr
+from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, mapped_ip
 
 __all__ = [
     "Entries",
@@ -51,7 +51,11 @@ __all__ = [
 
 UDP: Final = int(socket.IPPROTO_UDP)
 PROTOCOLS: Final = (int(socket.IPPROTO_TCP), UDP)
-_MAPPED: Final = bytes(10) + b"\xff\xff"
+# Bound once: a map has a hundred thousand entries.
+_KEY4_BYTES: Final = IPV4.socket_key.size
+_VALUE4_BYTES: Final = IPV4.socket_value.size
+_BACKEND4, _BACKEND6 = IPV4.socket_backend, IPV6.socket_backend
+_FRONTEND4, _FRONTEND6 = IPV4.socket_frontend, IPV6.socket_frontend
 
 
 class Way(NamedTuple):
@@ -212,7 +216,7 @@ class BackendConnections:
         if listed_protocols() != list(PROTOCOLS):
             return None
         counts = dict.fromkeys(backends, 0)
-        places = {place_of(addr) for addr in backends}
+        places = {addr.packed_place for addr in backends}
         entries = Entries(self._maps)
         entries.load(lambda key, _: backend_of(key) in places)
         for _, met in translated(entries, network_namespaces(self._directories)):
@@ -222,26 +226,19 @@ class BackendConnections:
         return counts
 
 
-def place_of(addr: L3n4Addr) -> bytes:
-    """Packed address and port, both in network order, as the maps have them."""
-    return (addr[12:16] if addr[:12] == _MAPPED else addr[:16]) + addr[20:22]
-
-
 def backend_of(raw_key: bytes) -> bytes:
     """The place in a key of a socket map."""
-    family = IPV4 if len(raw_key) == IPV4.socket_key.size else IPV6
-    return raw_key[family.socket_backend]
+    return raw_key[_BACKEND4 if len(raw_key) == _KEY4_BYTES else _BACKEND6]
 
 
 def frontend_of(raw_value: bytes) -> bytes:
     """The place in a value of a socket map."""
-    family = IPV4 if len(raw_value) == IPV4.socket_value.size else IPV6
-    return raw_value[family.socket_frontend]
+    return raw_value[_FRONTEND4 if len(raw_value) == _VALUE4_BYTES else _FRONTEND6]
 
 
 def address_of(ip: bytes, port: int, protocol: int, scope: int = SCOPE_EXTERNAL) -> L3n4Addr:
     """The address that tables have for a packed one; `protocol` is that of IP, TCP or UDP."""
-    return L3n4Addr.of(ip if len(ip) == 16 else _MAPPED + ip, port, PROTOCOL_NAMES[protocol], scope)
+    return L3n4Addr.of(mapped_ip(ip), port, PROTOCOL_NAMES[protocol], scope)
 
 
 def _sockets(diag: SocketDiag, protocols: Iterable[int], states: int) -> Iterator[Socket]:

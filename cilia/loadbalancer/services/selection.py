@@ -21,7 +21,7 @@ from typing import Final
 
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.this_node import LocalNode
-from tables.addressing import SCOPE_INTERNAL, L3n4Addr
+from tables.addressing import AT_PROTOCOL, AT_SCOPE, SCOPE_INTERNAL, V4_PREFIX, L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import FrontendType
 from tables.loadbalancer.services import (
@@ -34,7 +34,8 @@ from tables.loadbalancer.services import (
 _EXTERNAL_TYPES: Final = frozenset(
     (FrontendType.NODE_PORT, FrontendType.LOAD_BALANCER, FrontendType.EXTERNAL_IPS)
 )
-_V4_PREFIX: Final = b"\0" * 10 + b"\xff\xff"
+# Bound here: compiled code looks up what it imports at each use, except for numbers.
+_V4_PREFIX: Final = V4_PREFIX
 
 
 def in_order(backends: Iterable[Backend]) -> list[Backend]:
@@ -88,12 +89,12 @@ def probed_backends(
 
 def matching(address: L3n4Addr, port_name: str, candidates: Sequence[Backend]) -> list[Backend]:
     """Candidates of the same protocol, family and port name, one for each address."""
-    protocol, is_v4 = address[22], address.startswith(_V4_PREFIX)
+    protocol, is_v4 = address[AT_PROTOCOL], address.startswith(_V4_PREFIX)
     chosen: list[Backend] = []
     last: L3n4Addr | None = None
     for be in candidates:
         other = be.address
-        if other[22] != protocol or other.startswith(_V4_PREFIX) is not is_v4:
+        if other[AT_PROTOCOL] != protocol or other.startswith(_V4_PREFIX) is not is_v4:
             continue
         if port_name and be.port_names and port_name not in be.port_names:
             continue
@@ -126,7 +127,7 @@ def wants_local_backends(
         return service.int_traffic_policy is TrafficPolicy.LOCAL
     if type_ not in _EXTERNAL_TYPES:
         return False
-    if address[23] != SCOPE_INTERNAL:
+    if address[AT_SCOPE] != SCOPE_INTERNAL:
         return service.ext_traffic_policy is TrafficPolicy.LOCAL
     return (
         config.bpf_lb_internal_policy_all_types
