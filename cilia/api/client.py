@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to the agent over its unix socket, with the standard library alone."""
+"""HTTP to the agent over its unix socket."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import struct
 import time
 from pathlib import Path
 from typing import Any, Final
+
+from statedb.web.unix_http import UnixConnection
 
 __all__ = ["DEADLINE", "TIMEOUT_S", "AgentUnreachable", "ApiError", "request", "request_text"]
 
@@ -32,17 +34,6 @@ class AgentSilent(AgentUnreachable):
     """The agent took the connection and does not answer in time."""
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def request(
     path: str, url: str, *, method: str = "GET", body: Any = None, timeout_s: float = TIMEOUT_S
 ) -> Any:
@@ -60,7 +51,7 @@ def request_text(
             what to do.
         ApiError: the agent answered with a status of 400 or above.
     """
-    connection = _UnixConnection(path, timeout_s)
+    connection = UnixConnection(path, timeout_s)
     try:
         payload = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}

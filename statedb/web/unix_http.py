@@ -17,7 +17,9 @@ from statedb.errors import BrokenAnswer, Refused, RemoteError, Unreachable
 HEAD_S: Final = 5.0
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket; silence of `timeout_s` is a TimeoutError."""
+
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
@@ -41,7 +43,7 @@ def ask(socket_path: str, path: str, params: Mapping[str, str], timeout_s: float
     """
     query = "?" + urlencode(params) if params else ""
     head_s = min(timeout_s, HEAD_S)
-    connection = _UnixConnection(socket_path, head_s)
+    connection = UnixConnection(socket_path, head_s)
     try:
         connection.request("GET", path + query)
         response = connection.getresponse()
