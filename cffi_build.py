@@ -75,8 +75,17 @@ def shared_headers() -> list[Path]:
 
 
 def header_cdef(header: Path) -> str:
-    """A shared header as cdef: without ``#pragma once``, which the cdef language refuses."""
-    return re.sub(r"^#pragma once$", "", header.read_text(), flags=re.MULTILINE)
+    """Return a shared header as cdef: without what the cdef language refuses.
+
+    That is ``#pragma once`` and macros. Of numbers that are listed in a macro it has the names; the
+    C compiler tells their values.
+    """
+    text = header.read_text()
+    listed = re.findall(r"^\t\w+\((\w+), ", text, re.MULTILINE)
+    macros = r"#define \w+\((?:.*\\\n)*.*\n"
+    enums = r"enum \w+ {\n\t\w+\(.*\n};\n"
+    text = re.sub(f"^(#pragma once\n|{macros}|{enums})", "", text, flags=re.MULTILINE)
+    return text + "".join(f"#define {name} ...\n" for name in listed)
 
 
 def binding() -> cffi.FFI:

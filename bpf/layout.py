@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers and layouts of ``lib/*_types.h`` for the codecs: each is written once, in the header.
 
-They are read from the text at import, because wheels carry the headers and a codec works without
-libbpf. Regular expressions would take longer to compile than all headers take to read. The headers
-are held to what is understood here (see ``lb_types.h``): explicit pads, no nested types; anything
-else is refused. ``tests/bpf/test_layout_reader.py`` compares the result with the C compiler's.
+They are read from the text at import: wheels carry the headers, and a codec works without libbpf.
+There are no regular expressions here, as compiling them takes longer than reading a header. Headers
+are held to what is understood (see ``lb_types.h``): explicit pads, no nested types, lists of
+numbers with their texts as macros. Anything else is refused. ``tests/bpf/test_layout_reader.py``
+compares the result with the C compiler's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from functools import cache
 from pathlib import Path
 from struct import Struct
 from typing import Final
+
+#: What stands behind the number of a row: further numbers, and the text.
+Row = tuple[tuple[int, ...], str]
 
 LIB: Final = Path(__file__).resolve().parent / "lib"
 
@@ -34,27 +38,42 @@ _TYPES: Final = {
 
 
 class Header:
-    """The defines and structs of one header.
+    """The defines, lists and structs of one header.
 
-    Raises: ValueError for a line that is neither.
+    Raises: ValueError for a line that is none of these.
     """
 
     def __init__(self, text: str) -> None:
+        #: All numbers, also those of lists.
         self.defines: Final[dict[str, int]] = {}
+        #: Of each number in a list, the rest of its row.
+        self.rows: Final[dict[str, Row]] = {}
         self._bodies: Final[dict[str, list[str]]] = {}
-        body: list[str] = []
+        body: list[str] | None = None
         for line in without_comments(text).splitlines():
             words = line.split()
-            if not words or words == ["#pragma", "once"]:
+            if not words or words == ["};"]:
                 continue
-            if words[0] == "#define" and len(words) == 3:
-                self.defines[words[1]] = int(words[2], 0)
+            if line[0] == "\t" and "(" in line:
+                self._add_row(line)
+            elif line[0] == "\t" and body is not None:
+                body.append(line)
             elif words[0] == "struct" and words[2:] == ["{"]:
                 body = self._bodies[words[1]] = []
-            elif line[0] == "\t":
-                body.append(line)
-            elif line.rstrip() != "};":
+            elif words[0] == "#define" and len(words) == 3 and "(" not in line:
+                self.defines[words[1]] = int(words[2], 0)
+            elif words[0] == "enum" and words[2:] == ["{"]:
+                body = None  # it names the list that it is made of
+            elif words != ["#pragma", "once"] and not ("#define" in words and "(" in words[1]):
                 raise ValueError(f"{line!r} cannot be read")
+
+    def _add_row(self, line: str) -> None:
+        """Add a row of a list, such as ``reason(DROP_NO_SERVICE, -4, 158, "text")``."""
+        columns, comma, text = line.partition("(")[2].rstrip(" )\\").partition(', "')
+        if comma:  # else a list is used, with a macro for its rows
+            name, number, *others = columns.split(", ")
+            self.defines[name] = int(number, 0)
+            self.rows[name] = tuple(map(int, others)), text.removesuffix('"')
 
     @property
     def structs(self) -> Collection[str]:

@@ -7,50 +7,48 @@ is new there is named here. Needs no libbpf.
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import NamedTuple
 
-from bpf.layout import LIB, header
-
-_DEFINE = re.compile(r"^#define (?P<name>\w+)\s+(?P<number>-?\d+)\s*(?:/\* (?P<text>.*?) \*/)?")
+from bpf.layout import header
 
 
 class Reason(NamedTuple):
-    """One reason: its C name without the prefix, and what it means where the name is not enough."""
+    """One reason: its C name without the prefix, and its meaning where the name is not enough."""
 
     name: str
     text: str
+    #: The nearest DropReason of Cilium's flows; 0 for what is forwarded.
+    flow_number: int
+
+    @property
+    def label(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ").lower()
 
     def __str__(self) -> str:
-        words = self.name.replace("_", " ").lower()
-        return f"{words}: {self.text}" if self.text else words
+        return f"{self.label}: {self.text}" if self.text else self.label
 
 
+@cache
 def reasons() -> dict[int, Reason]:
-    """Every ``DROP_*`` by its number, which is negative; 0 is what was forwarded."""
-    return {0: Reason("FORWARDED", ""), **_defines("drop_types.h", "DROP_")}
+    """Return every ``DROP_*`` by its number, which is negative; 0 is what was forwarded."""
+    listed = header("drop_types.h")
+    found = {0: Reason("FORWARDED", "", 0)}
+    for name, ((flow_number,), text) in listed.rows.items():
+        found[listed.defines[name]] = Reason(name.removeprefix("DROP_"), text, flow_number)
+    return found
 
 
 def reason_label(number: int) -> str:
     """For metrics: words with blanks, as short as the name. What is not known is its number."""
     found = reasons().get(number)
-    return found.name.replace("_", " ").lower() if found else str(number)
-
-
-def file_label(number: int) -> str:
-    """Name of a file that reports (``FILE_*``)."""
-    for name, file in header("event_types.h").numbers("FILE_").items():
-        if file == number:
-            return name.lower().replace("_bpf_c", ".bpf.c").replace("_h", ".h")
-    return str(number)
+    return found.label if found else str(number)
 
 
 @cache
-def _defines(header: str, prefix: str) -> dict[int, Reason]:
-    found = map(_DEFINE.match, (LIB / header).read_text().splitlines())
-    return {
-        int(match["number"]): Reason(match["name"].removeprefix(prefix), match["text"] or "")
-        for match in found
-        if match and match["name"].startswith(prefix)
-    }
+def file_label(number: int) -> str:
+    """Name of a file that reports (``FILE_*``)."""
+    listed = header("event_types.h")
+    names = {listed.defines[name]: text for name, (_, text) in listed.rows.items()}
+    return names.get(number, str(number))

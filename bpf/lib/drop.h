@@ -10,29 +10,10 @@
 #include "event_types.h"
 
 /* The number of a source file; compared and folded at compile time, so no string reaches the kernel. */
-#define FILE_IS(name, number) if (!__builtin_strcmp(file, name)) return number
+#define FILE_IS(number, value, name) if (!__builtin_strcmp(file, name)) return number;
 static __always_inline __u8 file_number(const char *file)
 {
-	FILE_IS("lb.h", FILE_LB_H);
-	FILE_IS("sock.h", FILE_SOCK_H);
-	FILE_IS("sock.bpf.c", FILE_SOCK_BPF_C);
-	FILE_IS("packet.h", FILE_PACKET_H);
-	FILE_IS("rewrite.h", FILE_REWRITE_H);
-	FILE_IS("lb_packet.h", FILE_LB_PACKET_H);
-	FILE_IS("lb_direct.h", FILE_LB_DIRECT_H);
-	FILE_IS("ct.h", FILE_CT_H);
-	FILE_IS("lxc.bpf.c", FILE_LXC_BPF_C);
-	FILE_IS("forward.h", FILE_FORWARD_H);
-	FILE_IS("nat.h", FILE_NAT_H);
-	FILE_IS("nat_family.h", FILE_NAT_FAMILY_H);
-	FILE_IS("dsr.h", FILE_DSR_H);
-	FILE_IS("ipip.h", FILE_IPIP_H);
-	FILE_IS("host.bpf.c", FILE_HOST_BPF_C);
-	FILE_IS("xdp.bpf.c", FILE_XDP_BPF_C);
-	FILE_IS("nodeport.h", FILE_NODEPORT_H);
-	FILE_IS("nodeport_dsr.h", FILE_NODEPORT_DSR_H);
-	FILE_IS("rewrite_ends.h", FILE_REWRITE_ENDS_H);
-	FILE_IS("test.bpf.c", FILE_TEST_BPF_C);
+	FILES(FILE_IS)
 	return FILE_UNKNOWN;
 }
 

@@ -25,28 +25,35 @@
 #define LAYER_ETHERNET 2
 #define LAYER_IP 3
 
-/* event_header.file: the source file that reported, with line the place in it. */
-#define FILE_UNKNOWN 0
-#define FILE_LB_H 1
-#define FILE_SOCK_H 2
-#define FILE_SOCK_BPF_C 3
-#define FILE_PACKET_H 4
-#define FILE_REWRITE_H 5
-#define FILE_LB_PACKET_H 6
-#define FILE_CT_H 7
-#define FILE_LXC_BPF_C 8
-#define FILE_NAT_H 9
-#define FILE_NAT_FAMILY_H 10
-#define FILE_FORWARD_H 11
-#define FILE_DSR_H 12
-#define FILE_IPIP_H 13
-#define FILE_HOST_BPF_C 14
-#define FILE_XDP_BPF_C 15
-#define FILE_NODEPORT_H 16
-#define FILE_NODEPORT_DSR_H 17
-#define FILE_REWRITE_ENDS_H 18
-#define FILE_LB_DIRECT_H 19
-#define FILE_TEST_BPF_C 255
+/* event_header.file: the source file that reported, with line the place in it: file(name of the number,
+ * number, name of the file). */
+#define FILES(file) \
+	file(FILE_UNKNOWN, 0, "unknown") \
+	file(FILE_LB_H, 1, "lb.h") \
+	file(FILE_SOCK_H, 2, "sock.h") \
+	file(FILE_SOCK_BPF_C, 3, "sock.bpf.c") \
+	file(FILE_PACKET_H, 4, "packet.h") \
+	file(FILE_REWRITE_H, 5, "rewrite.h") \
+	file(FILE_LB_PACKET_H, 6, "lb_packet.h") \
+	file(FILE_CT_H, 7, "ct.h") \
+	file(FILE_LXC_BPF_C, 8, "lxc.bpf.c") \
+	file(FILE_NAT_H, 9, "nat.h") \
+	file(FILE_NAT_FAMILY_H, 10, "nat_family.h") \
+	file(FILE_FORWARD_H, 11, "forward.h") \
+	file(FILE_DSR_H, 12, "dsr.h") \
+	file(FILE_IPIP_H, 13, "ipip.h") \
+	file(FILE_HOST_BPF_C, 14, "host.bpf.c") \
+	file(FILE_XDP_BPF_C, 15, "xdp.bpf.c") \
+	file(FILE_NODEPORT_H, 16, "nodeport.h") \
+	file(FILE_NODEPORT_DSR_H, 17, "nodeport_dsr.h") \
+	file(FILE_REWRITE_ENDS_H, 18, "rewrite_ends.h") \
+	file(FILE_LB_DIRECT_H, 19, "lb_direct.h") \
+	file(FILE_TEST_BPF_C, 255, "test.bpf.c")
+
+#define FILE_NUMBER(name, number, ...) name = number,
+enum event_file {
+	FILES(FILE_NUMBER)
+};
 
 /* Capture of packet data in one record, at most; more is cut and shows in the two lengths. */
 #define EVENT_CAPTURE_BYTES 128

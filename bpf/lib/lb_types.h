@@ -3,10 +3,10 @@
 
 /* Keys and values of the load-balancer maps, compiled into BPF and read by cffi_build.py.
  *
- * This file is held to what both readers understand: structs, unions, enums and integer defines; no
- * include, no attribute, no expression. Every gap is an explicit pad field and must be written as zero,
- * because the kernel compares keys byte by byte. Types named __be* are in network byte order, all others
- * in the order of the host.
+ * This file is held to what both readers understand: structs, integer defines, and macros that list
+ * numbers with their texts (drop_types.h); no include, no attribute, no expression. Every gap is an
+ * explicit pad field and must be written as zero, because the kernel compares keys byte by byte. Types
+ * named __be* are in network byte order, all others in the order of the host.
  */
 
 /* Scope of a frontend: traffic from outside the cluster, or from pods and nodes inside. */

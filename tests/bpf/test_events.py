@@ -86,13 +86,17 @@ def test_reasons_are_dense_and_those_of_c() -> None:
     for number, reason in known.items():
         assert number == 0 or getattr(lib, f"DROP_{reason.name}") == number
     assert sum(name.startswith("DROP_") for name in dir(lib)) == len(known) - 1
+    flow_numbers = [reason.flow_number for number, reason in known.items() if number]
+    assert set(flow_numbers) <= set(range(130, 208)) - {159, 206}  # those that flow.proto has
     assert reasons.reason_label(-2) == "no backend"
     assert reasons.reason_label(-9999) == "-9999"
 
 
 def test_explanations_come_from_the_header() -> None:
     assert str(reasons.reasons()[-1]) == "invalid packet"
-    assert str(reasons.reasons()[lib.DROP_NO_SERVICE]).startswith("no service: ")
+    no_service = reasons.reasons()[lib.DROP_NO_SERVICE]
+    assert str(no_service).startswith("no service: ")
+    assert no_service.flow_number == 158
 
 
 def test_file_names_are_those_of_the_sources() -> None:

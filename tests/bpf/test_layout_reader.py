@@ -49,15 +49,31 @@ def test_each_value_is_read_as_the_compiler_reads_it(name: str, struct: str) -> 
 
 def test_numbers_are_those_of_the_compiler() -> None:
     ours = {name: number for read in HEADERS.values() for name, number in read.defines.items()}
-    names = {name for name in dir(lib) if re.search(rf"^#define {name}\b", TEXT, re.MULTILINE)}
+    found = re.findall(r"^(?:#define (\w+) |\t\w+\((\w+), )", TEXT, re.MULTILINE)
+    names = [define or row for define, row in found]
     assert ours == {name: getattr(lib, name) for name in names}
-    assert len(names) == TEXT.count("#define ")
+    assert len(names) == len(ours)
+
+
+def test_a_list_has_all_columns_of_its_rows() -> None:
+    rows = ['row(A_ONE, -1, 7, "one, and (more)")', 'row(A_TWO, 0x2, "")']
+    text = "#define LIST(row) \\\n\t" + " \\\n\t".join(rows) + "\n"
+    use = "#define NUMBER(name, number, ...) name = number,\nenum a {\n\tLIST(NUMBER)\n};\n"
+    read = Header(text + use)
+    assert read.rows == {"A_ONE": ((7,), "one, and (more)"), "A_TWO": ((), "")}
+    assert read.numbers("A_") == {"ONE": -1, "TWO": 2}
 
 
 def test_every_struct_that_the_headers_declare_is_read() -> None:
     _, declared, _ = ffi.list_types()
     assert {struct for _, struct in STRUCTS} == {s for s in declared if f"struct {s} {{" in TEXT}
     assert len(STRUCTS) == TEXT.count("\nstruct ")
+
+
+@pytest.mark.parametrize("line", ["typedef int a;", "\t__u32 a;", "enum a {\n\tA,\n};", "#if 1"])
+def test_a_line_that_cannot_be_read_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        Header(line + "\n")
 
 
 @pytest.mark.parametrize("field", ["struct inner x;", "__u32 a : 3;", "__u32 a[N];", "int a;"])

@@ -222,8 +222,11 @@ def _counters(opened: Map) -> Iterator[Row]:
     from bpf.maps.percpu import PerCpuMap
 
     for metric in events.read_metrics(PerCpuMap(opened.detach_fd())):
+        reason = reasons.reasons().get(metric.reason)
         yield {
             "reason": reasons.reason_label(metric.reason),
+            "meaning": reason.text if reason else "",
+            "flow_reason": reason.flow_number if reason else 0,
             "direction": events.Direction(metric.direction).name.lower(),
             "packets": metric.packets,
             "bytes": metric.bytes,

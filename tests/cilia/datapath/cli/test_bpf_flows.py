@@ -105,6 +105,8 @@ def test_counters_have_names(root: Path) -> None:
     (row,) = json.loads(run(root, "metrics", "list", "-o", "json").output)
     assert row == {
         "reason": "no backend",
+        "meaning": "",
+        "flow_reason": 158,
         "direction": "ingress",
         "packets": 2 * counters.cpus,
         "bytes": 120 * counters.cpus,
