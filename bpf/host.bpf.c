@@ -2,6 +2,7 @@
 
 /* At the devices of a node that lead to clients and to other nodes: services asked from outside, on
  * their way in, and the replies of this node's backends on their way out. */
+#include "lib/mark_types.h"
 #include "lib/nodeport_leaves.h"
 
 /* Whether the packet goes to a workload of this node, and not to the node itself or through it. */

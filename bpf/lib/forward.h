@@ -7,6 +7,7 @@
  * neighbour, a backend of this node) goes on untouched or to the stack. */
 #include "ctx.h"
 #include "drop.h"
+#include "mark_types.h"
 #include "netdev_types.h"
 #include "tuple.h"
 #include <linux/if_ether.h>
@@ -17,11 +18,6 @@ struct {
 	__type(value, struct netdev);
 	__uint(max_entries, 256);
 } cilia_netdev SEC(".maps");
-
-/* Mark of packets that are translated for good, so that the egress program of the device does not
- * look at them again. The field's number, in the field's bits. */
-#define MARK_MASK 0x0f00
-#define MARK_TRANSLATED 0x0300
 
 /* Results of route_find; refusals are negative. */
 #define ROUTE_STACK 0	/* to this node, or the stack knows better */
