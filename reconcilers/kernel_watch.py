@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from statedb import DB, Change, ChangeIterator, Channel, Index, ReadTxn, RWTable, Status, StatusKind
-from statedb.status import pending
+from statedb import DB, Change, ChangeIterator, Channel, Index, ReadTxn, RWTable, StatusKind
+from statedb.status import get_status, pending, set_status
 
 __all__ = ["Concerns", "KernelWatch", "NamedArrivals"]
 
@@ -73,15 +73,11 @@ class NamedArrivals(Generic[T]):
         names_of: Callable[[Any], Iterable[str]],
         table: RWTable[T],
         by_name: Index,
-        get_status: Callable[[T], Status],
-        set_status: Callable[[T, Status], T],
     ) -> None:
         self._db = db
         self._table = table
         self._names_of = names_of
         self._by_name = by_name
-        self._get_status = get_status
-        self._set_status = set_status
         with db.write_txn(observed) as wtxn:
             self._changes: ChangeIterator[Any] = observed.changes(wtxn)
 
@@ -97,7 +93,7 @@ class NamedArrivals(Generic[T]):
             name for change in changes if not change.deleted for name in self._names_of(change.obj)
         }
         failed = any(
-            self._get_status(row).kind is StatusKind.ERROR
+            get_status(row).kind is StatusKind.ERROR
             for name in names
             for row in self._table.list(txn, name, self._by_name)
         )
@@ -109,5 +105,5 @@ class NamedArrivals(Generic[T]):
         with self._db.write_txn(self._table) as wtxn:
             for name in names:
                 for row in self._table.list(wtxn, name, self._by_name):
-                    if self._get_status(row).kind is StatusKind.ERROR:
-                        self._table.insert(wtxn, self._set_status(row, pending()))
+                    if get_status(row).kind is StatusKind.ERROR:
+                        self._table.insert(wtxn, set_status(row, pending()))

@@ -31,6 +31,7 @@ from reconcilers.refresh import Refresher
 from reconcilers.retries import Retries, text_of
 from reconcilers.verify import Drift, Verifier
 from statedb import DB, ChangeIterator, Channel, ReadTxn, RWTable, Status, WatchSet
+from statedb.status import get_status, set_status
 
 T = TypeVar("T")
 
@@ -73,11 +74,11 @@ class Reconciler(Generic[T]):
     """Reconciles `table` with the target of `operations`; one task calls `run`.
 
     `get_status` reads this reconciler's status in an object, `set_status` returns the object with
-    another one. Whoever writes an object sets a fresh `pending()`: it is what asks for
-    reconciliation. `run` may be called again after it ended by an error or by cancellation;
-    nothing is lost between. With `drift` and operations that can verify, the target can be read
-    back. `clock` is for intervals and backoff, in seconds. `weight` tells how many ordinary objects
-    one costs as much as, where they differ: it counts for the size of a round.
+    another one: by default the field `status`. Whoever writes an object sets a fresh `pending()`:
+    it is what asks for reconciliation. `run` may be called again after it ended by an error or by
+    cancellation; nothing is lost between. With `drift` and operations that can verify, the target
+    can be read back. `clock` is for intervals and backoff, in seconds. `weight` tells how many
+    ordinary objects one costs as much as, where they differ: it counts for the size of a round.
     """
 
     def __init__(
@@ -86,8 +87,8 @@ class Reconciler(Generic[T]):
         table: RWTable[T],
         operations: Operations[T],
         *,
-        get_status: Callable[[T], Status],
-        set_status: Callable[[T, Status], T],
+        get_status: Callable[[T], Status] = get_status,
+        set_status: Callable[[T, Status], T] = set_status,
         config: Config | None = None,
         name: str | None = None,
         health: Health | None = None,

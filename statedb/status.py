@@ -11,8 +11,11 @@ from __future__ import annotations
 import itertools
 import time
 from enum import StrEnum
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 _ids = itertools.count(1)
 
@@ -66,3 +69,15 @@ def error(message: str) -> Status:
 def refused(message: str) -> Status:
     """The target does not have the object, for a reason that stands until somebody asks anew."""
     return Status(StatusKind.REFUSED, time.time(), message, next(_ids))
+
+
+def get_status(obj: Any) -> Status:
+    """Return the field `status` of an object."""
+    status: Status = obj.status
+    return status
+
+
+def set_status(obj: T, status: Status) -> T:
+    """Return a struct with another `status` and all else as it is."""
+    changed: T = msgspec.structs.replace(obj, status=status)  # type: ignore[type-var]
+    return changed

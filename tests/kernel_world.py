@@ -15,8 +15,9 @@ from cilia.node.devices import DevicesReflector
 from cilia.node.kernel_batch import KernelTables
 from reconcilers import Config, Drift, Operations, Reconciler, new_drift_table
 from reconcilers.kernel_watch import Concerns, KernelWatch, NamedArrivals
-from statedb import DB, ChangeIterator, Column, Index, RWTable, Status, Table
+from statedb import DB, ChangeIterator, Column, Index, RWTable, Table
 from statedb.shown.columns import table_text
+from statedb.status import get_status
 from tables.node import devices, neighbors, routes, rules
 from tests.kernel import Kernel
 
@@ -144,13 +145,11 @@ class Repairing(Generic[T]):
         table: RWTable[T],
         reconciler: Reconciler[T],
         drift: RWTable[Drift],
-        get_status: Callable[[T], Status],
     ) -> None:
         self.world = world
         self.table = table
         self.reconciler = reconciler
         self.drift = drift
-        self._get_status = get_status
         # The keys of all drift that `repaired` has seen.
         self.recorded: set[str] = set()
 
@@ -168,7 +167,7 @@ class Repairing(Generic[T]):
         """`done`, or `error: TEXT`, in the order of the table."""
         found = []
         for row in self.table.all(self.world.db.read_txn()):
-            status = self._get_status(row)
+            status = get_status(row)
             found.append(f"{status.kind}: {status.error}" if status.error else str(status.kind))
         return found
 
@@ -210,8 +209,6 @@ async def repairing(
     world: World,
     table: RWTable[T],
     operations: Operations[T],
-    get_status: Callable[[T], Status],
-    set_status: Callable[[T, Status], T],
     observed: RWTable[Any] | None = None,
     concerns: Concerns[Any] | None = None,
     by_device: Index | None = None,
@@ -226,8 +223,6 @@ async def repairing(
         db,
         table,
         operations,
-        get_status=get_status,
-        set_status=set_status,
         config=config,
         drift=drift,
     )
@@ -237,9 +232,7 @@ async def repairing(
             watch = KernelWatch(db, observed, concerns, reconciler.verify_now)
             tasks.start_soon(watch.run)
         if by_device is not None:
-            arrivals = NamedArrivals(
-                db, world.tables.devices, devices.names, table, by_device, get_status, set_status
-            )
+            arrivals = NamedArrivals(db, world.tables.devices, devices.names, table, by_device)
             tasks.start_soon(arrivals.run)
-        yield Repairing(world, table, reconciler, drift, get_status)
+        yield Repairing(world, table, reconciler, drift)
         tasks.cancel_scope.cancel()

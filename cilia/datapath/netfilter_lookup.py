@@ -22,8 +22,7 @@ from cilia.datapath.packets import NETFILTER_LOOKUP, constant
 from cilia.datapath.programs import NodePrograms
 from cilia.program.health import ModuleHealth
 from statedb import DB, RWTable
-from statedb.status import refreshing
-from tables.datapath import attachments
+from statedb.status import refreshing, set_status
 from tables.datapath.attachments import Attachment
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class NetfilterLookup:
         status = refreshing()
         with self._db.write_txn(self._rows) as wtxn:
             for row in list(self._rows.all(wtxn)):
-                self._rows.insert(wtxn, attachments.set_status(row, status))
+                self._rows.insert(wtxn, set_status(row, status))
 
     def _tell(self, ok: bool, message: str) -> None:
         if message != self._told:

@@ -74,7 +74,7 @@ def build(
     tell = partial(ctx.health_of("datapath"), "flow-maps")
     pressure = MapPressure(edge.all_maps(), tell=tell)
     nodes = cluster_nodes.new_cluster_nodes_table(ctx.db)
-    reconciler = ctx.reconciler(nodes, cluster_node_operations(edge.nodes), cluster_nodes)
+    reconciler = ctx.reconciler(nodes, cluster_node_operations(edge.nodes))
     part = DatapathPart(
         edge=edge,
         pressure=pressure,
@@ -139,9 +139,9 @@ def build_attachments(
         for row in attaching.rows:
             table.insert(wtxn, row)
     repairs = Repairs(ctx, network)
-    desired = repairs.reconcile(table, operations, attachments, targets.CONFIG)
+    desired = repairs.reconcile(table, operations, targets.CONFIG)
     repairs.watch(desired.reconciler, devices, targets.concerns_attachments(table))
-    repairs.retry_with_devices(table, attachments.TARGET, attachments)
+    repairs.retry_with_devices(table, attachments.TARGET)
     ask = desired.reconciler.verify_now
     directories = (attaching.device_links, attaching.cgroup_links, *attaching.objects)
     part.jobs |= repairs.jobs
@@ -181,7 +181,7 @@ def _packet_jobs(
     devices = PacketDevicesController(
         ctx.db, network.observed.devices, rows, table, options, flows.programs_dir, own
     )
-    reconciler = ctx.reconciler(rows, netdev_operations(flows.netdev), netdevs)
+    reconciler = ctx.reconciler(rows, netdev_operations(flows.netdev))
     signals = Reader.ring(flows.signal)
     part.closing.append(signals.close)
     ports = PortPressure(signals, partial(ctx.health_of("datapath"), "source-ports"))

@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from statedb import DB, RWTable, StatusKind, Table, WatchSet
-from statedb.status import refreshing
+from statedb.status import refreshing, set_status
 from tables.addressing import IP
-from tables.loadbalancer.frontends import Frontend, set_status
+from tables.loadbalancer.frontends import Frontend
 from tables.node.node_addresses import NodeAddress
 
 

@@ -19,9 +19,9 @@ from cilia.loadbalancer.service_problems import service_problem
 from reconcilers.loadbalancer.node_ports import NodePortAddresses
 from reconcilers.operations import Refusal
 from statedb import DB, ChangeIterator, ReadTxn, RWTable, StatusKind, Table, WatchSet
-from statedb.status import pending
+from statedb.status import pending, set_status
 from tables.addressing import L3n4Addr, ServiceName
-from tables.loadbalancer.frontends import Frontend, FrontendType, set_status
+from tables.loadbalancer.frontends import Frontend, FrontendType
 from tables.node.node_addresses import NodeAddress
 from tables.problems import Problem, replace_problems
 

@@ -39,7 +39,6 @@ from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from reconcilers.reconciler import Reconciler
 from statedb import RWTable, wait_initialized
 from tables.addressing import L3n4Addr
-from tables.loadbalancer import frontends, health_check_ports
 from tables.loadbalancer.convergence import Convergence, new_convergence_table
 from tables.loadbalancer.draining_backends import DrainingBackend, new_draining_backends_table
 from tables.loadbalancer.frontends import Frontend
@@ -120,7 +119,6 @@ def _reconciler(
     return ctx.reconciler(
         tables.frontends,
         operations,
-        frontends,
         module="loadbalancer",
         config=Config(
             retry_backoff_min_s=retry_min_s,
@@ -269,7 +267,6 @@ def _health_checks(
     reconciler = ctx.reconciler(
         ports,
         HealthPortOperations(ctx.db, ports, address),
-        health_check_ports,
         module="healthserver",
         config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
     )

@@ -41,9 +41,9 @@ def build_routes(repairs: Repairs) -> Desired[DesiredRoute]:
     network, db = repairs.network, repairs.ctx.db
     table = desired_routes.new_desired_routes_table(db)
     operations = RouteOperations(network.netlink, network.observed.devices, table)
-    desired = repairs.reconcile(table, operations, desired_routes)
+    desired = repairs.reconcile(table, operations)
     repairs.watch(desired.reconciler, network.observed.routes, concerns_routes(table))
-    repairs.retry_with_devices(table, desired_routes.DEVICE, desired_routes)
+    repairs.retry_with_devices(table, desired_routes.DEVICE)
     return desired
 
 
@@ -52,7 +52,7 @@ def build_devices(repairs: Repairs) -> Desired[DesiredDevice]:
     network, db = repairs.network, repairs.ctx.db
     table = desired_devices.new_desired_devices_table(db)
     operations = DeviceOperations(network.netlink, table)
-    desired = repairs.reconcile(table, operations, desired_devices)
+    desired = repairs.reconcile(table, operations)
     repairs.watch(desired.reconciler, network.observed.devices, concerns_devices(table))
     return desired
 
@@ -62,9 +62,9 @@ def build_addresses(repairs: Repairs) -> Desired[DesiredAddress]:
     network, db = repairs.network, repairs.ctx.db
     table = desired_addresses.new_desired_addresses_table(db)
     operations = AddressOperations(network.netlink, network.observed.devices, table)
-    desired = repairs.reconcile(table, operations, desired_addresses)
+    desired = repairs.reconcile(table, operations)
     repairs.watch(desired.reconciler, network.observed.devices, concerns_addresses(table))
-    repairs.retry_with_devices(table, desired_addresses.DEVICE, desired_addresses)
+    repairs.retry_with_devices(table, desired_addresses.DEVICE)
     return desired
 
 
@@ -72,7 +72,7 @@ def build_rules(repairs: Repairs) -> Desired[DesiredRule]:
     """Routing rules of ours."""
     network, db = repairs.network, repairs.ctx.db
     table = desired_rules.new_desired_rules_table(db)
-    desired = repairs.reconcile(table, RuleOperations(network.netlink, table), desired_rules)
+    desired = repairs.reconcile(table, RuleOperations(network.netlink, table))
     repairs.watch(desired.reconciler, network.observed.rules, concerns_rules(table))
     return desired
 
@@ -82,4 +82,4 @@ def build_sysctl(repairs: Repairs) -> Desired[SysctlSetting]:
     db = repairs.ctx.db
     table = sysctl.new_sysctl_table(db)
     operations = SysctlOperations(db, Sysctl(repairs.network.netns), table)
-    return repairs.reconcile(table, operations, sysctl, SYSCTL_CONFIG)
+    return repairs.reconcile(table, operations, SYSCTL_CONFIG)

@@ -51,13 +51,13 @@ class Repairs:
     jobs: dict[str, Job] = field(default_factory=dict)
 
     def reconcile(
-        self, table: RWTable[T], operations: Operations[T], rows: Any, config: Config = CONFIG
+        self, table: RWTable[T], operations: Operations[T], config: Config = CONFIG
     ) -> Desired[T]:
-        """`rows`: the module of the table, with get_status and set_status."""
+        """Make the reconciler of a table, whose owners say when all their rows are in it."""
         ctx = self.ctx
         with ctx.db.write_txn(table) as wtxn:
             owners = table.register_initializer(wtxn, "owners")
-        reconciler = ctx.reconciler(table, operations, rows, config=config)
+        reconciler = ctx.reconciler(table, operations, config=config)
         self.jobs[f"reconcile-{table.name}"] = reconciler.run
         return Desired(table, reconciler, owners)
 
@@ -68,15 +68,9 @@ class Repairs:
         watch = KernelWatch(self.ctx.db, observed, concerns, reconciler.verify_now)
         self.jobs[f"watch-{reconciler.name}"] = watch.run
 
-    def retry_with_devices(self, table: RWTable[T], by_device: Index, rows: Any) -> None:
+    def retry_with_devices(self, table: RWTable[T], by_device: Index) -> None:
         """Have rows that failed tried again when their device comes."""
         arrivals = NamedArrivals(
-            self.ctx.db,
-            self.network.observed.devices,
-            devices.names,
-            table,
-            by_device,
-            rows.get_status,
-            rows.set_status,
+            self.ctx.db, self.network.observed.devices, devices.names, table, by_device
         )
         self.jobs[f"retry-{table.name}"] = arrivals.run

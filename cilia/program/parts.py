@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
@@ -58,7 +58,6 @@ class Context:
         self,
         table: RWTable[T],
         operations: Operations[T],
-        rows: Any,
         *,
         module: str = "",
         config: Config | None = None,
@@ -66,15 +65,12 @@ class Context:
     ) -> Reconciler[T]:
         """Make what carries a table out.
 
-        `rows` is the module of the table, with get_status and set_status; `module` the name under
-        which its health is told, by default the table's.
+        `module`: the name under which its health is told, by default the table's.
         """
         return Reconciler(
             self.db,
             table,
             operations,
-            get_status=rows.get_status,
-            set_status=rows.set_status,
             config=config,
             health=self.health_of(module or table.name),
             metrics=self.metrics,

@@ -16,7 +16,7 @@ import msgspec
 from bpf.xdp import XdpMode
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "attachments"
 
@@ -96,14 +96,6 @@ def attachment_key(row: Attachment) -> AttachmentKey:
     return (row.target, row.hook, row.owner)
 
 
-def get_status(row: Attachment) -> Status:
-    return row.status
-
-
-def set_status(row: Attachment, status: Status) -> Attachment:
-    return msgspec.structs.replace(row, status=status)
-
-
 def check(row: Attachment) -> None:
     """Raises ValueError for a row that cannot be, with the field's name."""
     if not row.owner:
@@ -141,9 +133,7 @@ COLUMNS: Final = (
     Column("Order", lambda row: str(row.order)),
     Column("ProgramID", lambda row: str(row.program_id or "")),
     Column("LinkID", lambda row: str(row.link_id or "")),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

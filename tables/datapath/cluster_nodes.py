@@ -8,6 +8,7 @@ objects; the reconciler writes them to the maps ``cilia_nodes4`` and ``cilia_nod
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
 from tables.addressing import IP
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "cluster-nodes"
 
@@ -29,27 +30,13 @@ class ClusterNode(msgspec.Struct, frozen=True, gc=False):
     status: Status = msgspec.field(default_factory=pending)
 
 
-def get_status(row: ClusterNode) -> Status:
-    return row.status
-
-
-def set_status(row: ClusterNode, status: Status) -> ClusterNode:
-    return msgspec.structs.replace(row, status=status)
-
-
-def _address(row: ClusterNode) -> IP:
-    return row.address
-
-
-ADDRESS: Final = Index("address", key=_address, parse=IP.parse)
+ADDRESS: Final = Index("address", key=attrgetter("address"), parse=IP.parse)
 
 COLUMNS: Final = (
     Column("Address", lambda row: str(row.address)),
     Column("Node", lambda row: row.node),
     Column("Self", lambda row: str(row.is_self).lower()),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

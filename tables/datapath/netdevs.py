@@ -8,6 +8,7 @@ them to the map ``cilia_netdev`` and gives back ``status``.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
 from tables.addressing import IP
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "netdevs"
 
@@ -29,28 +30,14 @@ class Netdev(msgspec.Struct, frozen=True, gc=False):
     status: Status = msgspec.field(default_factory=pending)
 
 
-def get_status(row: Netdev) -> Status:
-    return row.status
-
-
-def set_status(row: Netdev, status: Status) -> Netdev:
-    return msgspec.structs.replace(row, status=status)
-
-
-def _index(row: Netdev) -> int:
-    return row.index
-
-
-INDEX: Final = Index("index", key=_index, parse=int)
+INDEX: Final = Index("index", key=attrgetter("index"), parse=int)
 
 COLUMNS: Final = (
     Column("Index", lambda row: str(row.index)),
     Column("Name", lambda row: row.name),
     Column("IPv4", lambda row: str(row.ipv4 or "")),
     Column("IPv6", lambda row: str(row.ipv6 or "")),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

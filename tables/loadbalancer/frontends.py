@@ -19,7 +19,8 @@ from tables.addressing import L3n4Addr, ServiceName, parse_address_key
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.backends import to_json as backend_json
 from tables.loadbalancer.services import Service, SourceRangesPolicy
-from tables.times import age, rfc3339
+from tables.status_columns import STATUS_COLUMNS
+from tables.times import rfc3339
 
 TABLE_NAME: Final = "frontends"
 BACKENDS_SHOWN: Final = 5
@@ -66,14 +67,6 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
 
 def params_of(fe: Frontend) -> FrontendParams:
     return FrontendParams(fe.address, fe.type, fe.port_name, fe.service_port)
-
-
-def get_status(fe: Frontend) -> Status:
-    return fe.status
-
-
-def set_status(fe: Frontend, status: Status) -> Frontend:
-    return msgspec.structs.replace(fe, status=status)
 
 
 def with_outcome(fe: Frontend, status: Status, service_id: int) -> Frontend:
@@ -148,9 +141,7 @@ COLUMNS: Final = (
     Column("Backends", backends_cell),
     Column("RedirectTo", lambda fe: fe.redirect_to or ""),
     Column("Flags", flags_cell),
-    Column("Status", lambda fe: str(fe.status.kind).capitalize()),
-    Column("Since", lambda fe: age(fe.status.updated_at)),
-    Column("Error", lambda fe: fe.status.error),
+    *STATUS_COLUMNS,
 )
 
 

@@ -7,6 +7,7 @@ status, so that a port that is taken is seen here.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
 from tables.addressing import ServiceName
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "health-check-ports"
 
@@ -27,27 +28,13 @@ class HealthCheckPort(msgspec.Struct, frozen=True, gc=False):
     status: Status = msgspec.field(default_factory=pending)
 
 
-def get_status(row: HealthCheckPort) -> Status:
-    return row.status
-
-
-def set_status(row: HealthCheckPort, status: Status) -> HealthCheckPort:
-    return msgspec.structs.replace(row, status=status)
-
-
-def _service(row: HealthCheckPort) -> ServiceName:
-    return row.service
-
-
-SERVICE: Final = Index("service", key=_service, parse=str)
+SERVICE: Final = Index("service", key=attrgetter("service"), parse=str)
 
 COLUMNS: Final = (
     Column("Service", lambda row: str(row.service)),
     Column("Port", lambda row: str(row.port)),
     Column("LocalEndpoints", lambda row: str(row.local_endpoints)),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

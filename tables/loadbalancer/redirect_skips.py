@@ -16,7 +16,7 @@ import msgspec
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
 from tables.addressing import IP, L3n4Addr, ServiceName
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "desired-skiplbmap"
 
@@ -33,14 +33,6 @@ class RedirectSkip(msgspec.Struct, frozen=True, gc=False):
     # None of a pod that has the node's.
     pod_addresses: tuple[IP, ...] = ()
     status: Status = msgspec.field(default_factory=pending)
-
-
-def get_status(row: RedirectSkip) -> Status:
-    return row.status
-
-
-def set_status(row: RedirectSkip, status: Status) -> RedirectSkip:
-    return msgspec.structs.replace(row, status=status)
 
 
 def to_json(row: RedirectSkip) -> dict[str, Any]:
@@ -65,9 +57,7 @@ COLUMNS: Final = (
     Column("LocalRedirectPolicy", lambda row: str(row.policy)),
     Column("SkipRedirects", lambda row: ", ".join(map(str, row.frontends))),
     Column("NetnsCookie", lambda row: str(row.netns_cookie or "<unset>")),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

@@ -15,7 +15,7 @@ from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
 from tables.addressing import IP
 from tables.node.routes import RouteScope, scope_text
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "desired-addresses"
 
@@ -31,14 +31,6 @@ class DesiredAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @property
     def text(self) -> str:
         return f"{self.address}/{self.prefix_len}"
-
-
-def get_status(row: DesiredAddress) -> Status:
-    return row.status
-
-
-def set_status(row: DesiredAddress, status: Status) -> DesiredAddress:
-    return msgspec.structs.replace(row, status=status)
 
 
 AddressKey = tuple[str, IP, int]
@@ -72,9 +64,7 @@ COLUMNS: Final = (
     Column("Device", lambda row: row.device),
     Column("Address", lambda row: row.text),
     Column("Scope", lambda row: scope_text(row.scope)),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

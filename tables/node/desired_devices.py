@@ -13,7 +13,7 @@ import msgspec
 
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "desired-devices"
 
@@ -52,14 +52,6 @@ class DesiredDevice(msgspec.Struct, frozen=True, kw_only=True):
     # Written by the reconciler: the device's index; 0: not made yet.
     index: int = 0
     status: Status = msgspec.field(default_factory=pending)
-
-
-def get_status(dev: DesiredDevice) -> Status:
-    return dev.status
-
-
-def set_status(dev: DesiredDevice, status: Status) -> DesiredDevice:
-    return msgspec.structs.replace(dev, status=status)
 
 
 def check(dev: DesiredDevice) -> None:
@@ -110,9 +102,7 @@ COLUMNS: Final = (
     Column("Owner", lambda dev: dev.owner),
     Column("Name", lambda dev: dev.name),
     Column("Properties", properties_text),
-    Column("Status", lambda dev: str(dev.status.kind).capitalize()),
-    Column("Since", lambda dev: age(dev.status.updated_at)),
-    Column("Error", lambda dev: dev.status.error),
+    *STATUS_COLUMNS,
 )
 
 

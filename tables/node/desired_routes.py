@@ -25,7 +25,7 @@ from tables.node.routes import (
     scope_text,
     type_text,
 )
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "desired-routes"
 
@@ -68,14 +68,6 @@ class DesiredRoute(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     # Written by the reconciler: see `DesiredHop.device_index`.
     device_index: int = 0
     status: Status = msgspec.field(default_factory=pending)
-
-
-def get_status(route: DesiredRoute) -> Status:
-    return route.status
-
-
-def set_status(route: DesiredRoute, status: Status) -> DesiredRoute:
-    return msgspec.structs.replace(route, status=status)
 
 
 def check(route: DesiredRoute) -> None:
@@ -189,9 +181,7 @@ COLUMNS: Final = (
     Column("MTU", lambda route: _or_none(route.mtu)),
     Column("Scope", lambda route: scope_text(route.scope)),
     Column("Type", lambda route: type_text(route.type)),
-    Column("Status", lambda route: str(route.status.kind).capitalize()),
-    Column("Since", lambda route: age(route.status.updated_at)),
-    Column("Error", lambda route: route.status.error),
+    *STATUS_COLUMNS,
 )
 
 

@@ -16,7 +16,7 @@ from statedb.status import pending
 from tables.node.desired_routes import PROTOCOL_CILIA
 from tables.node.routes import table_text
 from tables.node.rules import Rule, RuleKey, mark_text, rule_key
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "desired-rules"
 
@@ -30,14 +30,6 @@ class DesiredRule(msgspec.Struct, frozen=True, gc=False):
 def desired_rule(owner: str, rule: Rule) -> DesiredRule:
     """A pending row; the rule gets our protocol number, whatever it had."""
     return DesiredRule(owner, msgspec.structs.replace(rule, protocol=PROTOCOL_CILIA))
-
-
-def get_status(row: DesiredRule) -> Status:
-    return row.status
-
-
-def set_status(row: DesiredRule, status: Status) -> DesiredRule:
-    return msgspec.structs.replace(row, status=status)
 
 
 def rule_of(row: DesiredRule) -> RuleKey:
@@ -71,9 +63,7 @@ COLUMNS: Final = (
     Column("Owner", lambda row: row.owner),
     Column("Family", lambda row: "IPv4" if row.rule.family == 2 else "IPv6"),
     Column("Rule", lambda row: rule_text(row.rule)),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

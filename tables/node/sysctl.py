@@ -7,13 +7,14 @@ Names as in `cilia/linux/sysctl.py`. The reconciler (`reconcilers/node/sysctl.py
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 import msgspec
 
 from statedb import DB, Column, Index, RWTable, Status, new_table
 from statedb.status import pending
-from tables.times import age
+from tables.status_columns import STATUS_COLUMNS
 
 TABLE_NAME: Final = "sysctl"
 
@@ -26,26 +27,12 @@ class SysctlSetting(msgspec.Struct, frozen=True, gc=False):
     status: Status = msgspec.field(default_factory=pending)
 
 
-def get_status(row: SysctlSetting) -> Status:
-    return row.status
-
-
-def set_status(row: SysctlSetting, status: Status) -> SysctlSetting:
-    return msgspec.structs.replace(row, status=status)
-
-
-def _name(row: SysctlSetting) -> str:
-    return row.name
-
-
-NAME: Final = Index("name", key=_name, parse=str)
+NAME: Final = Index("name", key=attrgetter("name"), parse=str)
 
 COLUMNS: Final = (
     Column("Name", lambda row: row.name),
     Column("Value", lambda row: row.value),
-    Column("Status", lambda row: str(row.status.kind).capitalize()),
-    Column("Since", lambda row: age(row.status.updated_at)),
-    Column("Error", lambda row: row.status.error),
+    *STATUS_COLUMNS,
 )
 
 

@@ -27,7 +27,6 @@ from cilia.loadbalancer.this_node import LocalNode
 from reconcilers.loadbalancer.frontends import FrontendOperations
 from reconcilers.reconciler import Reconciler
 from statedb import DB
-from tables.loadbalancer.frontends import get_status, set_status
 from tables.node.node_addresses import new_node_addresses_table
 from tables.problems import new_problems_table
 from tests.cilia.k8s.forms import service_form, slice_form
@@ -75,8 +74,6 @@ class Line:
             self.db,
             self.tables.frontends,
             operations,
-            get_status=get_status,
-            set_status=set_status,
         )
 
     async def timed(self, events: Sequence[Event], frontends: int) -> float:

@@ -56,8 +56,6 @@ async def succeeding(config: SockConfig) -> AsyncIterator[Succession]:
         db,
         table,
         AttachmentOperations(new_devices_table(db), links, cgroups, restore=attaching.restore),
-        get_status=attachments.get_status,
-        set_status=attachments.set_status,
         config=Config(in_thread=True, retry_backoff_min_s=0.01),
     )
 

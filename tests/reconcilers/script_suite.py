@@ -20,7 +20,7 @@ from cilia.script.state import State
 from reconcilers import Config, Drift, Reconciler, new_drift_table
 from statedb import DB, Column, Index, RWTable, new_table
 from statedb.shown.commands import db_commands
-from tests.reconcilers.targets import BatchTarget, Row, VerifiableTarget, get_status, set_status
+from tests.reconcilers.targets import BatchTarget, Row, VerifiableTarget
 
 COLUMNS = (
     Column("ID", lambda item: str(item.id)),
@@ -58,8 +58,6 @@ class Reconciling:
             self.db,
             self.items,
             self.target,
-            get_status=get_status,
-            set_status=set_status,
             config=Config(
                 round_size=int(options.get("round-size", 1000)),
                 round_interval_s=0.0,

@@ -34,14 +34,6 @@ class Row(msgspec.Struct, frozen=True):
 ID = Index("id", key=lambda row: row.id, parse=int)
 
 
-def get_status(row: Row) -> Status:
-    return row.status
-
-
-def set_status(row: Row, status: Status) -> Row:
-    return msgspec.structs.replace(row, status=status)
-
-
 def new_rows(db: DB, name: str = "rows") -> RWTable[Row]:
     columns = (Column("ID", lambda row: str(row.id)),)
     return new_table(db, name, ID, columns=columns, row_type=Row)

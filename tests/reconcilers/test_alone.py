@@ -75,8 +75,6 @@ async def main():
         db,
         wishes,
         target,
-        get_status=lambda wish: wish.status,
-        set_status=lambda wish, status: msgspec.structs.replace(wish, status=status),
         config=Config(retry_backoff_min_s=0.01, retry_backoff_max_s=0.02),
     )
     async with anyio.create_task_group() as tasks:

@@ -16,11 +16,9 @@ from statedb import DB, StatusKind
 from tests.reconcilers.targets import (
     BatchTarget,
     Target,
-    get_status,
     new_rows,
     put,
     remove,
-    set_status,
 )
 
 CONFIG = Config(
@@ -56,8 +54,6 @@ class EngineModel(RuleBasedStateMachine):
             self.db,
             self.table,
             self.target,
-            get_status=get_status,
-            set_status=set_status,
             config=CONFIG,
             clock=lambda: next(ticks),
         )
@@ -136,8 +132,6 @@ def test_every_object_arrives_when_the_target_is_faulty(faults: float) -> None:
         db,
         table,
         target,
-        get_status=get_status,
-        set_status=set_status,
         config=CONFIG,
         clock=lambda: next(ticks),
     )

@@ -14,11 +14,9 @@ from statedb import DB
 from tests.reconcilers.targets import (
     FAST,
     VerifiableTarget,
-    get_status,
     new_rows,
     put,
     remove,
-    set_status,
 )
 
 
@@ -31,8 +29,6 @@ def test_rounds_prunes_and_retries_are_counted_under_the_name() -> None:
         db,
         table,
         target,
-        get_status=get_status,
-        set_status=set_status,
         config=FAST,
         name="test",
         metrics=PrometheusMetrics(registry),

@@ -21,12 +21,10 @@ from tests.reconcilers.targets import (
     BatchTarget,
     Row,
     Target,
-    get_status,
     new_rows,
     put,
     remove,
     running,
-    set_status,
 )
 
 
@@ -42,8 +40,6 @@ class World:
             self.db,
             self.table,
             self.target,
-            get_status=get_status,
-            set_status=set_status,
             config=config,
             health=lambda *report: self.reports.append(report),
             rng=random.Random(1),
@@ -335,9 +331,7 @@ async def test_errors_of_an_earlier_reconciler_are_attempted_at_start() -> None:
         await world.until(lambda: world.row(1).status.kind is StatusKind.ERROR)
     world.reconciler.close()
     target = Target()
-    second = Reconciler(
-        world.db, world.table, target, get_status=get_status, set_status=set_status, config=FAST
-    )
+    second = Reconciler(world.db, world.table, target, config=FAST)
     async with running(second):
         await second.wait_until_reconciled(world.table.revision(world.db.read_txn()), settled=True)
     assert target.held == {1: "a"}

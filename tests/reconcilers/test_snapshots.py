@@ -79,15 +79,7 @@ def kernel_watch(db: DB) -> Job:
 def named_arrivals(db: DB) -> Job:
     by_name: Index = Index("name", key=lambda row: row.name)
     rows = new_rows(db, "quiet")
-    return NamedArrivals(
-        db,
-        listed_devices(db),
-        names,
-        rows,
-        by_name,
-        lambda row: row.status,
-        lambda row, status: msgspec.structs.replace(row, status=status),
-    ).run
+    return NamedArrivals(db, listed_devices(db), names, rows, by_name).run
 
 
 def packet_devices(db: DB) -> Job:
@@ -163,9 +155,7 @@ async def test_no_snapshot_is_kept_by_what_failed(target: Target) -> None:
     db = DB()
     rows = targets.new_rows(db)
     slow = dataclasses.replace(targets.FAST, retry_backoff_min_s=60.0, retry_backoff_max_s=60.0)
-    reconciler = Reconciler(
-        db, rows, target, get_status=targets.get_status, set_status=targets.set_status, config=slow
-    )
+    reconciler = Reconciler(db, rows, target, config=slow)
     async with running(reconciler):
         gc.collect()
         gc.disable()

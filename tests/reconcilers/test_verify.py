@@ -18,11 +18,9 @@ from tests.reconcilers.targets import (
     FAST,
     Target,
     VerifiableTarget,
-    get_status,
     new_rows,
     put,
     running,
-    set_status,
 )
 
 
@@ -37,8 +35,6 @@ class World:
             self.db,
             self.table,
             self.target,
-            get_status=get_status,
-            set_status=set_status,
             config=dataclasses.replace(FAST, verify_interval_s=interval_s),
             name="rows",
             drift=self.drift,
@@ -126,8 +122,6 @@ async def test_a_read_back_in_a_thread_holds_up_rounds_and_nothing_else() -> Non
         world.db,
         world.table,
         target,
-        get_status=get_status,
-        set_status=set_status,
         config=dataclasses.replace(FAST, verify_in_thread=True),
         drift=world.drift,
     )
@@ -176,8 +170,6 @@ async def test_read_back_that_fails_is_reported_and_comes_again() -> None:
         world.db,
         world.table,
         target,
-        get_status=get_status,
-        set_status=set_status,
         config=FAST,
         drift=world.drift,
         health=lambda part, ok, message: reports.append(message),
@@ -198,17 +190,13 @@ def test_target_that_cannot_be_read_back_is_refused() -> None:
             db,
             new_rows(db),
             Target(),
-            get_status=get_status,
-            set_status=set_status,
             drift=new_drift_table(db),
         )
 
 
 def test_asking_for_verification_without_a_table_for_it_is_an_error() -> None:
     db = DB()
-    reconciler = Reconciler(
-        db, new_rows(db), VerifiableTarget(), get_status=get_status, set_status=set_status
-    )
+    reconciler = Reconciler(db, new_rows(db), VerifiableTarget())
     with pytest.raises(RuntimeError, match="no table of drift"):
         reconciler.verify_now()
 

@@ -131,8 +131,6 @@ class Churn:
             self.db,
             self.rows,
             self.target,
-            get_status=lambda row: row.status,
-            set_status=lambda row, status: msgspec.structs.replace(row, status=status),
             config=Config(
                 retry_backoff_min_s=0.01,
                 retry_backoff_max_s=0.1,

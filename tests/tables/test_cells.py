@@ -13,7 +13,7 @@ import pytest
 
 from bpf.maps.lb_numbers import Algorithm
 from statedb import DB, RWTable
-from statedb.status import Status, StatusKind
+from statedb.status import Status, StatusKind, set_status
 from tables import times
 from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.health import Health, Level, new_health_table
@@ -25,7 +25,6 @@ from tables.loadbalancer.frontends import (
     FrontendParams,
     FrontendType,
     new_frontends_table,
-    set_status,
     with_outcome,
 )
 from tables.loadbalancer.services import (

@@ -10,9 +10,8 @@ from cilia.script.commands import Command, Flag, Output
 from cilia.script.errors import CommandFailed
 from cilia.script.state import State
 from statedb import StatusKind
-from statedb.status import refreshing
+from statedb.status import refreshing, set_status
 from tables.addressing import L3n4Addr, ServiceName
-from tables.loadbalancer.frontends import set_status
 
 __all__ = ["lb_commands", "lb_test_commands"]
 

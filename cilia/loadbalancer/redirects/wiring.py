@@ -58,7 +58,6 @@ def build(
         part.jobs["reconcile-skip-redirects"] = ctx.reconciler(
             tables.skips,
             RedirectSkipOperations(maps),
-            redirect_skips,
             module="redirectpolicy",
             config=Config(retry_backoff_min_s=retry_min_s, retry_backoff_max_s=retry_max_s),
         ).run

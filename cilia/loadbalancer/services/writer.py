@@ -29,7 +29,7 @@ from cilia.loadbalancer.services.selection import in_order, probed, probed_backe
 from cilia.loadbalancer.shadows import Shadows, is_preferred
 from cilia.loadbalancer.this_node import LocalNode
 from statedb import DB, RWTable, WriteTxn
-from statedb.status import pending
+from statedb.status import pending, set_status
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer import backends as be_table
 from tables.loadbalancer import frontends as fe_table
@@ -40,7 +40,6 @@ from tables.loadbalancer.frontends import (
     FrontendParams,
     new_frontends_table,
     params_of,
-    set_status,
 )
 from tables.loadbalancer.services import Service, new_services_table
 from tables.loadbalancer.shadowed_services import new_shadowed_services_table

@@ -49,8 +49,6 @@ class World:
             self.db,
             self.table,
             cluster_node_operations(self.maps),
-            get_status=cluster_nodes.get_status,
-            set_status=cluster_nodes.set_status,
             config=FAST,
         )
         self.controller = ClusterNodesController(self.db, self.nodes, self.table, "node1")

@@ -55,7 +55,6 @@ from tables.cluster.namespaces import new_namespaces_table
 from tables.cluster.nodes import new_nodes_table
 from tables.cluster.pod_namespaces import new_pod_namespaces_table
 from tables.cluster.pods import new_pods_table
-from tables.loadbalancer.frontends import get_status, set_status
 from tables.loadbalancer.redirect_policies import new_redirect_policies_table
 from tables.loadbalancer.redirect_skips import new_redirect_skips_table
 from tables.node.node_addresses import NodeAddress, new_node_addresses_table
@@ -139,8 +138,6 @@ class World:
             self.db,
             self.tables.frontends,
             FrontendOperations(self.maps, self.tables.frontends, addresses, config),
-            get_status=get_status,
-            set_status=set_status,
             config=FAST,
             clock=lambda: float(next(clock)),
             weight=_weight,

@@ -131,8 +131,6 @@ async def hooking(
                 world,
                 table,
                 operations,
-                attachments.get_status,
-                attachments.set_status,
                 world.tables.devices,
                 concerns_attachments(table),
                 attachments.TARGET,

@@ -26,9 +26,7 @@ from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import (
     Frontend,
     FrontendType,
-    get_status,
     new_frontends_table,
-    set_status,
 )
 from tables.loadbalancer.services import Service
 from tables.node.devices import new_devices_table
@@ -130,8 +128,6 @@ class LBWorld:
             self.db,
             self.frontends,
             self.ops,
-            get_status=get_status,
-            set_status=set_status,
             config=reconciler_config,
             clock=clock,
             rng=rng,

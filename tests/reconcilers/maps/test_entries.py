@@ -10,7 +10,7 @@ from reconcilers import Reconciler
 from reconcilers.datapath.netdevs import netdev_operations
 from statedb import DB
 from tables.addressing import IP
-from tables.datapath.netdevs import Netdev, get_status, new_netdevs_table, set_status
+from tables.datapath.netdevs import Netdev, new_netdevs_table
 from tests.reconcilers.targets import FAST, running
 
 V4, V6 = IP.parse("192.0.2.9"), IP.parse("2001:db8::9")
@@ -25,8 +25,6 @@ class World:
             self.db,
             self.table,
             netdev_operations(self.map),
-            get_status=get_status,
-            set_status=set_status,
             config=FAST,
         )
 

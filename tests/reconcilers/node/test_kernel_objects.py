@@ -56,8 +56,6 @@ async def addressing(kernel: Kernel, **settings: Any) -> AsyncIterator[Repairing
                 world,
                 table,
                 AddressOperations(netlink, world.tables.devices, table),
-                desired_addresses.get_status,
-                desired_addresses.set_status,
                 world.tables.devices,
                 concerns_addresses(table),
                 desired_addresses.DEVICE,
@@ -166,8 +164,6 @@ async def ruling(kernel: Kernel) -> AsyncIterator[Repairing[DesiredRule]]:
                 world,
                 table,
                 RuleOperations(netlink, table),
-                desired_rules.get_status,
-                desired_rules.set_status,
                 world.tables.rules,
                 concerns_rules(table),
             ) as bench:
@@ -235,8 +231,6 @@ async def making(kernel: Kernel, **settings: Any) -> AsyncIterator[Repairing[Des
                 world,
                 table,
                 DeviceOperations(netlink, table),
-                desired_devices.get_status,
-                desired_devices.set_status,
                 world.tables.devices,
                 concerns_devices(table),
                 **settings,
@@ -365,8 +359,6 @@ async def test_parameters_are_set_and_set_again(kernel: Kernel) -> None:
             world,
             table,
             SysctlOperations(world.db, parameters, table),
-            sysctl.get_status,
-            sysctl.set_status,
             verify_interval_s=0.2,
         ) as bench:
             bench.write(

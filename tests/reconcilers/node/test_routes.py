@@ -70,8 +70,6 @@ async def routing(kernel: Kernel, **settings: Any) -> AsyncIterator[Routes]:
                 world,
                 table,
                 RouteOperations(netlink, world.tables.devices, table),
-                desired.get_status,
-                desired.set_status,
                 world.tables.routes,
                 concerns_routes(table),
                 desired.DEVICE,
