@@ -25,18 +25,11 @@ from bpf.maps.lb import (
     decode_service_key,
     decode_source_range,
 )
-from bpf.maps.lb_numbers import Algorithm, EntryState, ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import Algorithm, EntryState, FrontendType, ServiceFlag
 from bpf.maps.tables import MARK_BYTES
 from bpf.maps.text import PROTOCOL_NAMES, endpoint_text
 
-_TYPES = {
-    ServiceType.CLUSTER_IP: "ClusterIP",
-    ServiceType.NODE_PORT: "NodePort",
-    ServiceType.EXTERNAL_IPS: "ExternalIPs",
-    ServiceType.LOAD_BALANCER: "LoadBalancer",
-    ServiceType.HOST_PORT: "HostPort",
-    ServiceType.LOCAL_REDIRECT: "LocalRedirect",
-}
+_TYPES = {kind.number: kind for kind in FrontendType}
 
 _FLAGS = {
     ServiceFlag.EXT_LOCAL: "Local",
@@ -104,7 +97,7 @@ def maglev_line(raw_key: bytes, table: bytes) -> str:
 
 def flags_text(value: ServiceValue) -> str:
     """The type and the flags that are set, joined by `+`."""
-    kind = _TYPES.get(ServiceType(value.type), "ClusterIP")
+    kind = _TYPES.get(value.type, str(value.type))
     return "+".join([kind, *(text for flag, text in _FLAGS.items() if value.flags & flag)])
 
 

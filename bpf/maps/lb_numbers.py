@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import IntEnum, IntFlag, StrEnum
 from typing import Final
 
 from bpf.layout import header
@@ -22,15 +22,20 @@ class Scope(IntEnum):
     INTERNAL = _SCOPE["INTERNAL"]
 
 
-class ServiceType(IntEnum):
-    """Why a frontend exists."""
+class FrontendType(StrEnum):
+    """Why a frontend exists, in the words of tables and dumps."""
 
-    CLUSTER_IP = _TYPE["CLUSTER_IP"]
-    NODE_PORT = _TYPE["NODE_PORT"]
-    EXTERNAL_IPS = _TYPE["EXTERNAL_IPS"]
-    LOAD_BALANCER = _TYPE["LOAD_BALANCER"]
-    HOST_PORT = _TYPE["HOST_PORT"]
-    LOCAL_REDIRECT = _TYPE["LOCAL_REDIRECT"]
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+    EXTERNAL_IPS = "ExternalIPs"
+    HOST_PORT = "HostPort"
+    LOCAL_REDIRECT = "LocalRedirect"
+
+    @property
+    def number(self) -> int:
+        """Return its ``LB_TYPE_*``."""
+        return _TYPE[self.name]
 
 
 class Algorithm(IntEnum):

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.services.conversion import ConvertedService
 from cilia.loadbalancer.services.selection import local_backends_of_service
 from cilia.loadbalancer.services.writer import ServiceChange, Writer
@@ -21,7 +22,7 @@ from tables.addressing import SCOPE_EXTERNAL, L3n4Addr, ServiceName
 from tables.cluster.nodes import Node
 from tables.loadbalancer import backends as be_table
 from tables.loadbalancer.backends import Backend, BackendState
-from tables.loadbalancer.frontends import FrontendParams, FrontendType
+from tables.loadbalancer.frontends import FrontendParams
 from tables.loadbalancer.health_check_ports import HealthCheckPort
 from tables.loadbalancer.services import Service, TrafficPolicy
 from tables.sources import Source

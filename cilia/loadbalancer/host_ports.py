@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.k8s.objects import unexpected
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.writer import KEEP, ServiceChange, Writer
@@ -20,7 +21,7 @@ from statedb import Change, ChangeIterator, RWTable, WatchSet, WriteTxn
 from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.cluster.pods import ContainerPort, Pod, pod_key
 from tables.loadbalancer.backends import Backend
-from tables.loadbalancer.frontends import FrontendParams, FrontendType
+from tables.loadbalancer.frontends import FrontendParams
 from tables.loadbalancer.services import Service
 from tables.problems import Problem, replace_problems
 from tables.sources import Source

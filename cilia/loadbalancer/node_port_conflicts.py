@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.service_problems import service_problem
 from reconcilers.loadbalancer.node_ports import NodePortAddresses
@@ -21,7 +22,7 @@ from reconcilers.operations import Refusal
 from statedb import DB, ChangeIterator, ReadTxn, RWTable, StatusKind, Table, WatchSet
 from statedb.status import pending, set_status
 from tables.addressing import L3n4Addr, ServiceName
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend
 from tables.node.node_addresses import NodeAddress
 from tables.problems import Problem, replace_problems
 

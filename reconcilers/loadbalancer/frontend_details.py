@@ -16,7 +16,7 @@ from bpf.maps.lb import (
     encode_source_meaning,
     encode_source_range,
 )
-from bpf.maps.lb_numbers import BY_TABLE, Algorithm
+from bpf.maps.lb_numbers import BY_TABLE, Algorithm, FrontendType
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_entries import Choice
 from reconcilers.loadbalancer.frontend_maps import FamilyMaps
@@ -24,7 +24,7 @@ from reconcilers.loadbalancer.maglev import Member, Recipe
 from reconcilers.maps.staged import StagedMap
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend
 from tables.loadbalancer.services import SourceRangesPolicy
 
 Detail = tuple[StagedMap, bytes, bytes]

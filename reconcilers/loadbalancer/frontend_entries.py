@@ -19,7 +19,7 @@ from bpf.maps.lb import (
     decode_service_key,
     encode_port,
 )
-from bpf.maps.lb_numbers import Algorithm, EntryState, ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import Algorithm, EntryState, FrontendType, ServiceFlag
 from bpf.maps.text import PROTOCOL_NAMES
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from tables.addressing import (
@@ -39,7 +39,7 @@ from tables.addressing import (
     mapped_ip,
 )
 from tables.loadbalancer.backends import Backend, BackendState
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend
 from tables.loadbalancer.services import (
     ForwardingMode,
     ProxyDelegation,
@@ -78,21 +78,14 @@ _EXTERNAL_TYPES = (FrontendType.NODE_PORT, _LOAD_BALANCER, _EXTERNAL_IPS)
 _LOCAL = TrafficPolicy.LOCAL
 _ACTIVE = BackendState.ACTIVE
 _MAINTENANCE = BackendState.MAINTENANCE
-_LOCAL_REDIRECT_ENTRY = ServiceType.LOCAL_REDIRECT
-_CLUSTER_IP_ENTRY = ServiceType.CLUSTER_IP
+_LOCAL_REDIRECT_ENTRY = FrontendType.LOCAL_REDIRECT.number
+_CLUSTER_IP_ENTRY = FrontendType.CLUSTER_IP.number
 _UNDEF_ALGORITHM = Algorithm.UNDEF
 _UNDEF_MODE = ForwardingMode.UNDEF
 _DELEGATE_IF_LOCAL = ProxyDelegation.DELEGATE_IF_LOCAL
 _DENY = SourceRangesPolicy.DENY
 
-_TYPES = {
-    FrontendType.CLUSTER_IP: ServiceType.CLUSTER_IP,
-    FrontendType.NODE_PORT: ServiceType.NODE_PORT,
-    FrontendType.LOAD_BALANCER: ServiceType.LOAD_BALANCER,
-    FrontendType.EXTERNAL_IPS: ServiceType.EXTERNAL_IPS,
-    FrontendType.HOST_PORT: ServiceType.HOST_PORT,
-    FrontendType.LOCAL_REDIRECT: ServiceType.LOCAL_REDIRECT,
-}
+_TYPES = {kind: kind.number for kind in FrontendType}
 _STATE_OF = {
     BackendState.ACTIVE: EntryState.ACTIVE,
     BackendState.TERMINATING: EntryState.TERMINATING,
@@ -173,11 +166,12 @@ def is_unhealthy(be: Backend, quarantined: frozenset[L3n4Addr]) -> bool:
 # -- flags --
 
 
-def entry_type(fe: Frontend) -> ServiceType:
+def entry_type(fe: Frontend) -> int:
+    """Return the `LB_TYPE_*` of the frontend's entries."""
     return _LOCAL_REDIRECT_ENTRY if fe.redirect_to is not None else plain_type(fe)
 
 
-def plain_type(fe: Frontend) -> ServiceType:
+def plain_type(fe: Frontend) -> int:
     """The type of the frontend itself, redirected or not."""
     return _CLUSTER_IP_ENTRY if fe.type is _CLUSTER_IP else _TYPES[fe.type]
 

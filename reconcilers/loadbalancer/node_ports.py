@@ -7,11 +7,12 @@ real addresses, so each address of this node that answers for node ports gets an
 
 from collections.abc import Callable
 
+from bpf.maps.lb_numbers import FrontendType
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.operations import Refusal
 from statedb import ReadTxn, Table
 from tables.addressing import IP, L3n4Addr
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend
 from tables.node.node_addresses import NodeAddress
 
 _ANY_V4 = IP.parse("0.0.0.0")

@@ -8,11 +8,11 @@ address. The reconciler of the frontends writes back ``status`` and ``id`` and n
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
+from bpf.maps.lb_numbers import FrontendType
 from statedb import DB, Column, Index, RWTable, new_table
 from statedb.status import Status
 from tables.addressing import L3n4Addr, ServiceName, parse_address_key
@@ -24,15 +24,6 @@ from tables.times import rfc3339
 
 TABLE_NAME: Final = "frontends"
 BACKENDS_SHOWN: Final = 5
-
-
-class FrontendType(StrEnum):
-    CLUSTER_IP = "ClusterIP"
-    NODE_PORT = "NodePort"
-    LOAD_BALANCER = "LoadBalancer"
-    EXTERNAL_IPS = "ExternalIPs"
-    HOST_PORT = "HostPort"
-    LOCAL_REDIRECT = "LocalRedirect"
 
 
 class FrontendParams(msgspec.Struct, frozen=True, gc=False):

@@ -18,7 +18,7 @@ from bpf.maps import lb
 from bpf.maps.cluster_nodes import NAMES as NODE_MAPS
 from bpf.maps.cluster_nodes import ClusterNodeFlag, encode_value
 from bpf.maps.lb import BackendValue, LBMaps, RevNatValue, ServiceValue
-from bpf.maps.lb_numbers import Scope, ServiceType
+from bpf.maps.lb_numbers import FrontendType, Scope
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap, sum_counters
 from bpf.maps.types import MapType
@@ -79,7 +79,7 @@ class Datapath:
         rev_nat: int,
         flags: int = 0,
         scope: int = Scope.EXTERNAL,
-        kind: int = ServiceType.NODE_PORT,
+        kind: int = FrontendType.NODE_PORT.number,
         timeout_s: int = 0,
         first_id: int = 0,
     ) -> None:

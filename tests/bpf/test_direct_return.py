@@ -21,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from bpf.maps import cluster_nodes
-from bpf.maps.lb_numbers import ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from tests.bpf.datapath_world import drops, packed
 from tests.bpf.host_world import (
     BACKEND,
@@ -90,7 +90,7 @@ def serve(node: Node, family: int, proto: int, flags: ServiceFlag = SERVED) -> N
         backends,
         rev_nat=9,
         flags=ServiceFlag.NON_ROUTABLE,
-        kind=ServiceType.CLUSTER_IP,
+        kind=FrontendType.CLUSTER_IP.number,
     )
 
 
@@ -306,10 +306,10 @@ def test_client_that_is_a_node_is_translated(
     assert sent_on(node, packet) == NODE[family]
 
 
-@pytest.mark.parametrize("kind", [ServiceType.NODE_PORT, ServiceType.LOAD_BALANCER])
+@pytest.mark.parametrize("kind", [FrontendType.NODE_PORT, FrontendType.LOAD_BALANCER])
 @FAMILIES
 def test_node_port_at_an_address_that_others_do_not_know_is_translated(
-    opt: Node, family: int, kind: ServiceType
+    opt: Node, family: int, kind: FrontendType
 ) -> None:
     opt.serve(family, socket.IPPROTO_UDP, flags=ServiceFlag.DSR)
     address = SECOND_ADDRESS[family]
@@ -320,10 +320,10 @@ def test_node_port_at_an_address_that_others_do_not_know_is_translated(
         [(BACKEND[family], 8080)],
         rev_nat=8,
         flags=ServiceFlag.DSR,
-        kind=kind,
+        kind=kind.number,
     )
     packet = frame(CLIENT[family], address, UDP(sport=40000, dport=PORT))
-    node_port = kind is ServiceType.NODE_PORT
+    node_port = kind is FrontendType.NODE_PORT
     assert sent_on(opt, packet) == (NODE if node_port else CLIENT)[family]
 
 
@@ -339,7 +339,7 @@ def test_address_that_others_do_not_know_sends_no_packet_in_another(
         [(BACKEND[family], 8080)],
         rev_nat=8,
         flags=ServiceFlag.DSR,
-        kind=ServiceType.LOAD_BALANCER,
+        kind=FrontendType.LOAD_BALANCER.number,
     )
     packet = frame(CLIENT[family], STRANGER[family], UDP(sport=40000, dport=PORT))
     known = ipip.datapath.maps[cluster_nodes.NAMES[family == 6]]
@@ -388,7 +388,7 @@ def test_second_frontend_of_one_backend_is_translated(
         [(BACKEND[family], 8080)],
         rev_nat=8,
         flags=ServiceFlag.DSR,
-        kind=ServiceType.LOAD_BALANCER,
+        kind=FrontendType.LOAD_BALANCER.number,
     )
     verdict, first = node.run(request(family, transport))
     assert (verdict, first[1].dst) == (SENT["tc"], BACKEND[family])

@@ -14,9 +14,9 @@ from bpf.maps.fake import TABLE_PART_BYTES
 from bpf.maps.lb_numbers import (
     Algorithm,
     EntryState,
+    FrontendType,
     Scope,
     ServiceFlag,
-    ServiceType,
     SourceMeaning,
 )
 from bpf.maps.tables import PART_BYTES
@@ -151,7 +151,7 @@ def test_every_size_is_that_of_c(family: lb.Family) -> None:
 
 def test_enumerations_are_those_of_c() -> None:
     ours = {
-        **{f"LB_TYPE_{name}": value for name, value in ServiceType.__members__.items()},
+        **{f"LB_TYPE_{kind.name}": kind.number for kind in FrontendType},
         **{f"LB_ALG_{name}": value for name, value in Algorithm.__members__.items()},
         **{f"LB_SCOPE_{name}": value for name, value in Scope.__members__.items()},
         **{f"LB_SOURCE_{name}": value for name, value in SourceMeaning.__members__.items()},

@@ -10,7 +10,7 @@ from scapy.packet import Packet
 
 from bpf.libbpf import ffi
 from bpf.maps import redirect_skips
-from bpf.maps.lb_numbers import ServiceType
+from bpf.maps.lb_numbers import FrontendType
 from tests.bpf.datapath_world import Datapath, packed
 from tests.bpf.lxc_world import (
     CLIENT_PORT,
@@ -28,8 +28,8 @@ from tests.bpf.lxc_world import (
 pytestmark = pytest.mark.root
 
 
-def redirected(datapath: Datapath, family: Family, proto: str, kind: ServiceType) -> None:
-    web(datapath, family, proto, kind=kind)
+def redirected(datapath: Datapath, family: Family, proto: str, kind: FrontendType) -> None:
+    web(datapath, family, proto, kind=kind.number)
 
 
 def spare(datapath: Datapath, family: Family, pod: str, port: int = 80) -> None:
@@ -51,7 +51,7 @@ def served(family: Family, proto: str, flags: str = "S") -> Packet:
 def test_packets_of_a_spared_workload_pass_untouched(
     pod: Datapath, family: Family, proto: str
 ) -> None:
-    redirected(pod, family, proto, ServiceType.LOCAL_REDIRECT)
+    redirected(pod, family, proto, FrontendType.LOCAL_REDIRECT)
     spare(pod, family, family.pod)
     expect(pod, "from_pod", asked(family, proto), GO_ON, None)
     assert all(not entry.rev_nat for entry in connections(pod, family, proto).values())
@@ -60,15 +60,15 @@ def test_packets_of_a_spared_workload_pass_untouched(
 @pytest.mark.parametrize(
     ("kind", "spared", "port"),
     [
-        (ServiceType.LOCAL_REDIRECT, "other", 80),
-        (ServiceType.LOCAL_REDIRECT, "pod", 81),
-        (ServiceType.CLUSTER_IP, "pod", 80),
+        (FrontendType.LOCAL_REDIRECT, "other", 80),
+        (FrontendType.LOCAL_REDIRECT, "pod", 81),
+        (FrontendType.CLUSTER_IP, "pod", 80),
     ],
     ids=["another-workload", "another-port", "no-redirection"],
 )
 @FAMILIES
 def test_others_are_redirected(
-    pod: Datapath, family: Family, kind: ServiceType, spared: str, port: int
+    pod: Datapath, family: Family, kind: FrontendType, spared: str, port: int
 ) -> None:
     redirected(pod, family, "tcp", kind)
     spare(pod, family, family.pod if spared == "pod" else family.other_backend, port)
@@ -77,7 +77,7 @@ def test_others_are_redirected(
 
 @FAMILIES
 def test_connection_that_was_redirected_goes_on(pod: Datapath, family: Family) -> None:
-    redirected(pod, family, "tcp", ServiceType.LOCAL_REDIRECT)
+    redirected(pod, family, "tcp", FrontendType.LOCAL_REDIRECT)
     expect(pod, "from_pod", asked(family, "tcp"), GO_ON, served(family, "tcp"))
     spare(pod, family, family.pod)
     expect(pod, "from_pod", asked(family, "tcp", "A"), GO_ON, served(family, "tcp", "A"))

@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 from bpf.maps import lb
 from bpf.maps.cluster_nodes import ClusterNodeFlag, encode_value
 from bpf.maps.lb import BackendValue, ServiceValue
-from bpf.maps.lb_numbers import ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from tests.bpf.datapath_world import Datapath, packed
 from tests.bpf.lxc_world import (
     CLIENT_PORT,
@@ -48,11 +48,13 @@ def serve(
     proto: str,
     backend: str = "",
     flags: int = NODE_PORT,
-    kind: int = ServiceType.NODE_PORT,
+    kind: FrontendType = FrontendType.NODE_PORT,
 ) -> None:
     """The node port that every node has, and three nodes of which one is this."""
     backends = [(backend or family.backend, 8080)]
-    pod.service(ANY[family], PORT, PROTOCOLS[proto], backends, rev_nat=1, flags=flags, kind=kind)
+    pod.service(
+        ANY[family], PORT, PROTOCOLS[proto], backends, rev_nat=1, flags=flags, kind=kind.number
+    )
     for address in NODES[family]:
         pod.cluster_node(address)
     pod.cluster_node(SELF[family], ClusterNodeFlag.SELF)
@@ -116,7 +118,7 @@ def test_what_the_other_node_has_for_itself_goes_there_untouched(
     pod: Datapath, family: Family, case: str
 ) -> None:
     flags = NODE_PORT | (ServiceFlag.EXT_LOCAL if case == "local policy" else 0)
-    kind = ServiceType.HOST_PORT if case == "host port" else ServiceType.NODE_PORT
+    kind = FrontendType.HOST_PORT if case == "host port" else FrontendType.NODE_PORT
     serve(pod, family, "tcp", flags=flags, kind=kind)
     asked = {"this node": SELF[family], "no node": family.router}.get(case, NODES[family][0])
     expect(pod, "from_pod", packet("tcp", family.pod, CLIENT_PORT, asked, PORT), GO_ON, None)
@@ -130,10 +132,10 @@ LOOPBACK = {V4: "127.0.0.1", V6: "::1"}
 @pytest.mark.parametrize(
     ("asked", "kind", "flags", "served"),
     [
-        (0, ServiceType.NODE_PORT, NODE_PORT, True),
-        (0, ServiceType.NODE_PORT, NODE_PORT | ServiceFlag.EXT_LOCAL, False),
-        (0, ServiceType.HOST_PORT, NODE_PORT, False),
-        (2, ServiceType.NODE_PORT, NODE_PORT, False),
+        (0, FrontendType.NODE_PORT, NODE_PORT, True),
+        (0, FrontendType.NODE_PORT, NODE_PORT | ServiceFlag.EXT_LOCAL, False),
+        (0, FrontendType.HOST_PORT, NODE_PORT, False),
+        (2, FrontendType.NODE_PORT, NODE_PORT, False),
     ],
     ids=["node port", "local policy", "host port", "no node"],
 )
@@ -142,7 +144,7 @@ def test_socket_gets_a_backend_and_sees_the_node_that_it_asked(
     world: World,
     family: Family,
     asked: int,
-    kind: ServiceType,
+    kind: FrontendType,
     flags: int,
     served: bool,
 ) -> None:
@@ -181,7 +183,9 @@ def test_socket_gets_a_backend_and_sees_the_node_that_it_asked(
     assert world.in_child(run) == expected * 2
 
 
-def backend(maps: lb.LBMaps, family: Family, proto: int, port: int, kind: int, flags: int) -> None:
+def backend(
+    maps: lb.LBMaps, family: Family, proto: int, port: int, kind: FrontendType, flags: int
+) -> None:
     """One backend behind the surrogate."""
     key = packed(ANY[family])
     of_family = maps.of(key)
@@ -189,7 +193,7 @@ def backend(maps: lb.LBMaps, family: Family, proto: int, port: int, kind: int, f
     of_family.backend.update(lb.encode_id(proto), lb.encode_backend(value))
     for slot, entry in (
         (1, ServiceValue(backend_id=proto)),
-        (0, ServiceValue(rev_nat=proto, count=1, flags=flags, type=kind)),
+        (0, ServiceValue(rev_nat=proto, count=1, flags=flags, type=kind.number)),
     ):
         of_family.service.update(
             lb.encode_service_key(key, PORT, slot, proto), lb.encode_service(entry)

@@ -20,7 +20,7 @@ import pytest
 from bpf.datapath import cleanup
 from bpf.maps import lb
 from bpf.maps.lb import LBMaps, ServiceValue
-from bpf.maps.lb_numbers import ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap
 from bpf.sock import SockConfig
@@ -76,12 +76,12 @@ def errno_of(call: Callable[[], object]) -> str:
 
 
 def master(
-    maps: LBMaps, address: str, port: int, proto: int, kind: ServiceType, flags: int = 0
+    maps: LBMaps, address: str, port: int, proto: int, kind: FrontendType, flags: int = 0
 ) -> None:
     """A frontend without backends; whether it serves does not matter to a listener."""
     maps.of(packed(address)).service.update(
         lb.encode_service_key(packed(address), port, 0, proto),
-        lb.encode_service(ServiceValue(rev_nat=9, type=kind, flags=flags)),
+        lb.encode_service(ServiceValue(rev_nat=9, type=kind.number, flags=flags)),
     )
 
 
@@ -106,26 +106,26 @@ def refusals(datapath: Datapath) -> dict[int, int]:
 
 #: What is bound, what the map holds, and the answer.
 TAKEN = "EADDRINUSE"
-BINDS: list[tuple[str, str, ServiceType, int, str]] = [
-    ("0.0.0.0", "0.0.0.0", ServiceType.NODE_PORT, 0, TAKEN),
-    ("127.0.0.1", "0.0.0.0", ServiceType.NODE_PORT, 0, TAKEN),
-    ("127.0.0.1", "0.0.0.0", ServiceType.HOST_PORT, 0, TAKEN),
-    ("127.0.0.9", "0.0.0.0", ServiceType.NODE_PORT, 0, TAKEN),
-    ("0.0.0.0", "0.0.0.0", ServiceType.HOST_PORT, ServiceFlag.LOOPBACK, TAKEN),
-    ("0.0.0.0", "0.0.0.0", ServiceType.CLUSTER_IP, 0, "ok"),
-    ("0.0.0.0", "10.9.9.9", ServiceType.LOAD_BALANCER, 0, "ok"),
-    ("::", "::", ServiceType.NODE_PORT, 0, TAKEN),
-    ("::1", "::", ServiceType.NODE_PORT, 0, TAKEN),
-    ("::", "0.0.0.0", ServiceType.NODE_PORT, 0, TAKEN),
-    ("::1", "0.0.0.0", ServiceType.NODE_PORT, 0, "ok"),
-    ("::ffff:127.0.0.1", "0.0.0.0", ServiceType.NODE_PORT, 0, TAKEN),
-    ("0.0.0.0", "::", ServiceType.NODE_PORT, 0, "ok"),
+BINDS: list[tuple[str, str, FrontendType, int, str]] = [
+    ("0.0.0.0", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
+    ("127.0.0.1", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
+    ("127.0.0.1", "0.0.0.0", FrontendType.HOST_PORT, 0, TAKEN),
+    ("127.0.0.9", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
+    ("0.0.0.0", "0.0.0.0", FrontendType.HOST_PORT, ServiceFlag.LOOPBACK, TAKEN),
+    ("0.0.0.0", "0.0.0.0", FrontendType.CLUSTER_IP, 0, "ok"),
+    ("0.0.0.0", "10.9.9.9", FrontendType.LOAD_BALANCER, 0, "ok"),
+    ("::", "::", FrontendType.NODE_PORT, 0, TAKEN),
+    ("::1", "::", FrontendType.NODE_PORT, 0, TAKEN),
+    ("::", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
+    ("::1", "0.0.0.0", FrontendType.NODE_PORT, 0, "ok"),
+    ("::ffff:127.0.0.1", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
+    ("0.0.0.0", "::", FrontendType.NODE_PORT, 0, "ok"),
 ]
 
 
 @pytest.mark.parametrize(("bound", "frontend", "kind", "flags", "answer"), BINDS)
 def test_listener_cannot_have_the_port_of_a_frontend_of_the_node(
-    world: World, bound: str, frontend: str, kind: ServiceType, flags: int, answer: str
+    world: World, bound: str, frontend: str, kind: FrontendType, flags: int, answer: str
 ) -> None:
     def run() -> list[str]:
         with node(world) as datapath:
@@ -142,15 +142,15 @@ def test_listener_cannot_have_the_port_of_a_frontend_of_the_node(
 
 
 #: An address that the node has, and the frontends there.
-ADDRESSES: list[tuple[str, ServiceType, int, str]] = [
-    ("192.0.2.7", ServiceType.NODE_PORT, 0, TAKEN),
-    ("192.0.2.7", ServiceType.HOST_PORT, 0, TAKEN),
-    ("192.0.2.7", ServiceType.EXTERNAL_IPS, 0, TAKEN),
-    ("192.0.2.7", ServiceType.LOAD_BALANCER, 0, TAKEN),
-    ("192.0.2.7", ServiceType.CLUSTER_IP, 0, "ok"),
-    ("192.0.2.7", ServiceType.HOST_PORT, ServiceFlag.LOOPBACK, "ok"),
-    ("2001:db8::7", ServiceType.NODE_PORT, 0, TAKEN),
-    ("2001:db8::7", ServiceType.CLUSTER_IP, 0, "ok"),
+ADDRESSES: list[tuple[str, FrontendType, int, str]] = [
+    ("192.0.2.7", FrontendType.NODE_PORT, 0, TAKEN),
+    ("192.0.2.7", FrontendType.HOST_PORT, 0, TAKEN),
+    ("192.0.2.7", FrontendType.EXTERNAL_IPS, 0, TAKEN),
+    ("192.0.2.7", FrontendType.LOAD_BALANCER, 0, TAKEN),
+    ("192.0.2.7", FrontendType.CLUSTER_IP, 0, "ok"),
+    ("192.0.2.7", FrontendType.HOST_PORT, ServiceFlag.LOOPBACK, "ok"),
+    ("2001:db8::7", FrontendType.NODE_PORT, 0, TAKEN),
+    ("2001:db8::7", FrontendType.CLUSTER_IP, 0, "ok"),
 ]
 
 
@@ -166,7 +166,7 @@ def own_address(address: str) -> None:
 
 @pytest.mark.parametrize(("address", "kind", "flags", "answer"), ADDRESSES)
 def test_listener_cannot_have_a_node_address_of_a_frontend(
-    world: World, address: str, kind: ServiceType, flags: int, answer: str
+    world: World, address: str, kind: FrontendType, flags: int, answer: str
 ) -> None:
     def run() -> list[str]:
         own_address(address)
@@ -182,7 +182,7 @@ def test_a_pod_may_have_any_port(world: World) -> None:
     def run() -> list[str]:
         with node(world) as datapath, NetNS.new() as pod:
             for address in ("0.0.0.0", "::"):
-                master(datapath.maps, address, NODE_PORT, TCP, ServiceType.NODE_PORT)
+                master(datapath.maps, address, NODE_PORT, TCP, FrontendType.NODE_PORT)
             here = [bind("0.0.0.0", NODE_PORT), bind("::", NODE_PORT)]
             return here + pod.run(lambda: [bind("0.0.0.0", NODE_PORT), bind("::", NODE_PORT)])
 
@@ -192,7 +192,7 @@ def test_a_pod_may_have_any_port(world: World) -> None:
 def test_ports_are_free_when_protection_is_off(world: World) -> None:
     def run() -> tuple[str, list[str]]:
         with node(world, protect_ports=False) as datapath:
-            master(datapath.maps, "0.0.0.0", NODE_PORT, TCP, ServiceType.NODE_PORT)
+            master(datapath.maps, "0.0.0.0", NODE_PORT, TCP, FrontendType.NODE_PORT)
             links = sorted(path.name for path in datapath.sock.links_dir.iterdir())
             return bind("0.0.0.0", NODE_PORT), links
 

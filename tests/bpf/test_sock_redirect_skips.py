@@ -15,7 +15,7 @@ from bpf.datapath import cleanup
 from bpf.libbpf import ffi
 from bpf.maps import lb, redirect_skips
 from bpf.maps.lb import LBMaps
-from bpf.maps.lb_numbers import ServiceType
+from bpf.maps.lb_numbers import FrontendType
 from bpf.sock import SockConfig
 from tests.bpf.attaching import AttachingDatapath
 from tests.bpf.world import World
@@ -31,7 +31,7 @@ class Datapath(NamedTuple):
     maps: LBMaps
     skip: redirect_skips.SkipMaps
 
-    def redirect(self, address: str, port: int, backend_port: int, kind: ServiceType) -> None:
+    def redirect(self, address: str, port: int, backend_port: int, kind: FrontendType) -> None:
         key = ipaddress.ip_address(address).packed
         maps, proto = self.maps.of(key), socket.IPPROTO_TCP
         maps.backend.update(
@@ -42,7 +42,7 @@ class Datapath(NamedTuple):
         )
         maps.service.update(
             lb.encode_service_key(key, port, 0, proto),
-            lb.encode_service(lb.ServiceValue(rev_nat=1, count=1, type=kind)),
+            lb.encode_service(lb.ServiceValue(rev_nat=1, count=1, type=kind.number)),
         )
 
     def spare(self, cookie: int, address: str, port: int) -> None:
@@ -89,17 +89,17 @@ def who_answers(servers: dict[bytes, socket.socket], address: str, port: int) ->
 @pytest.mark.parametrize(
     ("kind", "spared", "other_port", "reached"),
     [
-        (ServiceType.LOCAL_REDIRECT, False, 0, REDIRECTED),
-        (ServiceType.LOCAL_REDIRECT, True, 0, PLAIN),
-        (ServiceType.LOCAL_REDIRECT, True, 1, REDIRECTED),
-        (ServiceType.CLUSTER_IP, True, 0, REDIRECTED),
+        (FrontendType.LOCAL_REDIRECT, False, 0, REDIRECTED),
+        (FrontendType.LOCAL_REDIRECT, True, 0, PLAIN),
+        (FrontendType.LOCAL_REDIRECT, True, 1, REDIRECTED),
+        (FrontendType.CLUSTER_IP, True, 0, REDIRECTED),
     ],
     ids=["redirected", "spared", "spared-another-port", "no-redirection"],
 )
 def test_a_spared_namespace_reaches_what_was_there(
     datapath: Datapath,
     family: int,
-    kind: ServiceType,
+    kind: FrontendType,
     spared: bool,
     other_port: int,
     reached: bytes,
@@ -121,7 +121,7 @@ def test_another_namespace_is_not_spared(datapath: Datapath) -> None:
     def client() -> bytes:
         plain, port = answering("127.0.0.1", PLAIN)
         pod, pod_port = answering("127.0.0.1", REDIRECTED)
-        datapath.redirect("127.0.0.1", port, pod_port, ServiceType.LOCAL_REDIRECT)
+        datapath.redirect("127.0.0.1", port, pod_port, FrontendType.LOCAL_REDIRECT)
         datapath.spare(features.netns_cookie() + 1, "127.0.0.1", port)
         return who_answers({PLAIN: plain, REDIRECTED: pod}, "127.0.0.1", port)
 

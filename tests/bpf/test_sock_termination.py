@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from bpf.maps import lb
+from bpf.maps.lb_numbers import FrontendType
 from cilia.linux.netns import NetNS
 from cilia.linux.sockdiag import Socket, SocketDiag
 from cilia.loadbalancer.connections import socket_termination
@@ -25,7 +26,7 @@ from statedb import DB
 from statedb.status import done
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend, BackendState, new_backends_table
-from tables.loadbalancer.frontends import Frontend, FrontendType, new_frontends_table
+from tables.loadbalancer.frontends import Frontend, new_frontends_table
 from tables.loadbalancer.services import Service
 from tables.sources import Source
 from tests.bpf.test_sock import SVC_ONE, SVC_ONE_V6, TCP, UDP, Datapath, packed

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bpf.maps.lb_numbers import ServiceFlag, ServiceType
+from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from tests.bpf.datapath_world import Datapath, drops
 from tests.e2e.nodeport import IPIP, OPT, constants, node_datapath, pass_programs
 from tests.e2e.nodes import (
@@ -51,7 +51,7 @@ MODES = [
 class Frontend(NamedTuple):
     """Where clients ask; ``{}`` is the node's address."""
 
-    kind: ServiceType
+    kind: FrontendType
     address: dict[int, str]
     port: int
 
@@ -61,10 +61,10 @@ class Frontend(NamedTuple):
 
 NODE_ITSELF = {4: "", 6: ""}
 FRONTENDS = [
-    Frontend(ServiceType.NODE_PORT, NODE_ITSELF, 30080),
-    Frontend(ServiceType.LOAD_BALANCER, {4: "203.0.113.10", 6: "fd00:203::10"}, 80),
-    Frontend(ServiceType.EXTERNAL_IPS, {4: "203.0.113.20", 6: "fd00:203::20"}, 8000),
-    Frontend(ServiceType.HOST_PORT, NODE_ITSELF, 8088),
+    Frontend(FrontendType.NODE_PORT, NODE_ITSELF, 30080),
+    Frontend(FrontendType.LOAD_BALANCER, {4: "203.0.113.10", 6: "fd00:203::10"}, 80),
+    Frontend(FrontendType.EXTERNAL_IPS, {4: "203.0.113.20", 6: "fd00:203::20"}, 8000),
+    Frontend(FrontendType.HOST_PORT, NODE_ITSELF, 8088),
 ]
 
 
@@ -87,7 +87,7 @@ class World(NamedTuple):
                 [backend],
                 rev_nat=7,
                 flags=flags,
-                kind=frontend.kind,
+                kind=frontend.kind.number,
             )
 
     def seen_source(self, family: int, proto: int, backend_node: int) -> str:

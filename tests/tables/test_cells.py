@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bpf.maps.lb_numbers import Algorithm
+from bpf.maps.lb_numbers import Algorithm, FrontendType
 from statedb import DB, RWTable
 from statedb.status import Status, StatusKind, set_status
 from tables import times
@@ -23,7 +23,6 @@ from tables.loadbalancer.frontend_claims import FrontendClaim, new_frontend_clai
 from tables.loadbalancer.frontends import (
     Frontend,
     FrontendParams,
-    FrontendType,
     new_frontends_table,
     with_outcome,
 )

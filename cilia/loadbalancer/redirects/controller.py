@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.selection import in_order, matching
 from cilia.loadbalancer.services.writer import ServiceChange, Writer
@@ -23,7 +24,7 @@ from tables.addressing import IP, SCOPE_EXTERNAL, L3n4Addr, ServiceName
 from tables.cluster.pod_namespaces import PodNamespace
 from tables.cluster.pods import Pod, pod_key
 from tables.loadbalancer.backends import Backend
-from tables.loadbalancer.frontends import REDIRECT, SERVICE, FrontendParams, FrontendType, params_of
+from tables.loadbalancer.frontends import REDIRECT, SERVICE, FrontendParams, params_of
 from tables.loadbalancer.redirect_policies import FrontendMatch, RedirectPolicy
 from tables.loadbalancer.redirect_skips import RedirectSkip, SkipKey, skip_key
 from tables.loadbalancer.services import Service

@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.service_problems import service_problem
 from statedb import RWTable, WriteTxn
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.frontend_claims import ADDRESS, SERVICE, FrontendClaim
-from tables.loadbalancer.frontends import Frontend, FrontendParams, FrontendType
+from tables.loadbalancer.frontends import Frontend, FrontendParams
 from tables.loadbalancer.services import Service
 from tables.problems import Problem, replace_problems
 

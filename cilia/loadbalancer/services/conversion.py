@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from bpf.maps.lb_numbers import Algorithm
+from bpf.maps.lb_numbers import Algorithm, FrontendType
 from cilia.k8s import objects as k8s
 from cilia.k8s.change_time import seconds
 from cilia.loadbalancer import annotations as ann
@@ -28,7 +28,7 @@ from tables.addressing import (
     pack_ip,
     special_use,
 )
-from tables.loadbalancer.frontends import FrontendParams, FrontendType
+from tables.loadbalancer.frontends import FrontendParams
 from tables.loadbalancer.services import (
     ForwardingMode,
     ProxyDelegation,

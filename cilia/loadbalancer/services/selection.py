@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.this_node import LocalNode
 from tables.addressing import AT_PROTOCOL, AT_SCOPE, SCOPE_INTERNAL, V4_PREFIX, L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
-from tables.loadbalancer.frontends import FrontendType
 from tables.loadbalancer.services import (
     ProxyDelegation,
     Service,

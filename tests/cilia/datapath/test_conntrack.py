@@ -14,10 +14,10 @@ import pytest
 
 from bpf.maps import ct, nat
 from bpf.maps.fake import FakeMap, FaultyMap
+from bpf.maps.lb_numbers import FrontendType
 from bpf.maps.raw import SharedMap
 from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC, ConntrackMaps, next_interval
 from cilia.loadbalancer.connections.backend_audit import BackendAudit
-from tables.loadbalancer.frontends import FrontendType
 from tests.reconcilers.loadbalancer.lb_world import LBWorld, frontend
 from tests.reconcilers.targets import running
 

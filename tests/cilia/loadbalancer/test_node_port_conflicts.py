@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.node_port_conflicts import NodePortConflicts
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.writer import ServiceChange
 from tables.addressing import IP
-from tables.loadbalancer.frontends import FrontendType
 from tables.node.node_addresses import NodeAddress, new_node_addresses_table
 from tests.cilia.loadbalancer.world import World, name_of, params, service
 

@@ -7,13 +7,14 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.writer import KEEP, Keep, LoadBalancerTables, ServiceChange, Writer
 from cilia.loadbalancer.this_node import LocalNode
 from statedb import DB
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend
-from tables.loadbalancer.frontends import Frontend, FrontendParams, FrontendType
+from tables.loadbalancer.frontends import Frontend, FrontendParams
 from tables.loadbalancer.services import Service
 from tables.problems import Problem, new_problems_table
 from tables.sources import Source

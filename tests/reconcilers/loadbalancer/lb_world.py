@@ -13,6 +13,7 @@ from bpf.errors import kernel_error
 from bpf.maps.fake import FaultyMap
 from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
+from bpf.maps.lb_numbers import FrontendType
 from bpf.maps.raw import RawMap
 from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers import Config, Drift, Reconciler, new_drift_table
@@ -25,7 +26,6 @@ from tables.cluster.nodes import new_nodes_table
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import (
     Frontend,
-    FrontendType,
     new_frontends_table,
 )
 from tables.loadbalancer.services import Service

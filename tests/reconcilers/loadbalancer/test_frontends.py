@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from bpf.maps import lb
-from bpf.maps.lb_numbers import ServiceFlag
+from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers.loadbalancer.frontend_entries import service_keys
 from reconcilers.loadbalancer.frontends import PruneError
 from statedb import StatusKind
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import BackendState
-from tables.loadbalancer.frontends import FrontendType
 from tables.loadbalancer.services import (
     ForwardingMode,
     ProxyDelegation,

@@ -11,9 +11,10 @@ import pytest
 from bpf import features
 from bpf.errors import RequirementMissing
 from bpf.maps.lb import LBMaps
+from bpf.maps.lb_numbers import FrontendType
 from bpf.maps.raw import RawMap
 from cilia.loadbalancer.options import LoadBalancerOptions
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend
 from tests.reconcilers.loadbalancer.lb_world import Kernel, LBWorld, frontend, service
 from tests.reconcilers.targets import running
 

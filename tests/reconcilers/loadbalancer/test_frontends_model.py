@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from bpf.maps.lb_numbers import FrontendType
 from tables.loadbalancer.backends import Backend, BackendState
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend
 from tests.reconcilers.loadbalancer.lb_view import (
     check_reachable,
     seen,

@@ -10,10 +10,11 @@ import anyio
 import pytest
 
 from bpf.maps.lb import BackendValue, RevNatValue, encode_backend, encode_id, encode_rev_nat
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from reconcilers.loadbalancer.frontends import run_frontends
 from tables.loadbalancer.backends import BackendState
-from tables.loadbalancer.frontends import Frontend, FrontendType
+from tables.loadbalancer.frontends import Frontend
 from tests.reconcilers.loadbalancer.lb_world import (
     PLAIN,
     Kernel,

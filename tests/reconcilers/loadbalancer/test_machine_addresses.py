@@ -9,12 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower
 from cilia.loadbalancer.options import LoadBalancerOptions
 from statedb import RWTable
 from tables.addressing import IP
 from tables.cluster.nodes import Node
-from tables.loadbalancer.frontends import FrontendType
 from tables.node.devices import Device, DeviceAddress
 from tables.node.node_addresses import NodeAddress
 from tests.reconcilers.loadbalancer.lb_world import LBWorld, frontend

@@ -10,11 +10,10 @@ import anyio
 import pytest
 
 from bpf.maps import lb
-from bpf.maps.lb_numbers import ServiceFlag
+from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower, refresh_frontends
 from cilia.loadbalancer.options import LoadBalancerOptions
 from tables.addressing import IP
-from tables.loadbalancer.frontends import FrontendType
 from tables.node.node_addresses import NodeAddress
 from tests.reconcilers.loadbalancer.lb_world import LBWorld, frontend, service
 from tests.reconcilers.targets import running

@@ -10,9 +10,9 @@ import pytest
 
 from bpf.lb.choice import Chooser, Flow, Outcome, Settings
 from bpf.maps import lb
+from bpf.maps.lb_numbers import FrontendType
 from bpf.maps.raw import RawMap
 from tables.addressing import L3n4Addr
-from tables.loadbalancer.frontends import FrontendType
 from tables.loadbalancer.services import SourceRangesPolicy
 from tests.reconcilers.loadbalancer.lb_world import Kernel, LBWorld, frontend, service
 from tests.reconcilers.targets import running

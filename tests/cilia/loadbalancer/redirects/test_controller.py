@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.k8s.crds import CiliumLocalRedirectPolicy
 from cilia.loadbalancer.redirects.controller import (
     RedirectController,
@@ -19,7 +20,7 @@ from cilia.loadbalancer.redirects.conversion import convert_policy
 from tables.addressing import IP, L3n4Addr
 from tables.cluster.pod_namespaces import PodNamespace, new_pod_namespaces_table
 from tables.cluster.pods import Container, ContainerPort, Pod, new_pods_table
-from tables.loadbalancer.frontends import FrontendParams, FrontendType
+from tables.loadbalancer.frontends import FrontendParams
 from tables.loadbalancer.redirect_policies import (
     RedirectPolicy,
     new_redirect_policies_table,

@@ -10,12 +10,13 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.writer import KEEP, Keep, ServiceChange
 from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend, BackendState
-from tables.loadbalancer.frontends import FrontendParams, FrontendType
+from tables.loadbalancer.frontends import FrontendParams
 from tables.loadbalancer.services import Service, TrafficDistribution, TrafficPolicy
 from tables.sources import PRIORITY, Source
 from tests.cilia.loadbalancer.world import World, name_of

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.selection import (
     in_order,
@@ -15,7 +16,6 @@ from cilia.loadbalancer.services.selection import (
 from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
 from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend, BackendState
-from tables.loadbalancer.frontends import FrontendType
 from tables.loadbalancer.services import (
     ProxyDelegation,
     Service,

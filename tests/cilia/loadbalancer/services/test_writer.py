@@ -6,6 +6,7 @@ import itertools
 import msgspec
 import pytest
 
+from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.writer import ServiceChange
 from cilia.loadbalancer.this_node import ZONE_LABEL, LocalNode
@@ -13,7 +14,7 @@ from statedb import ChangeIterator, StatusKind
 from statedb.status import done
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.backends import Backend
-from tables.loadbalancer.frontends import Frontend, FrontendType, with_outcome
+from tables.loadbalancer.frontends import Frontend, with_outcome
 from tables.loadbalancer.services import TrafficDistribution
 from tables.sources import Source
 from tests.cilia.loadbalancer.world import World, backend, change, name_of, params, service
