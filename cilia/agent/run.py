@@ -85,6 +85,14 @@ async def dry_run(config: AgentConfig) -> int:
         await agent.loadbalancer.synchronised()
         group.cancel_scope.cancel()
     print(dump(datapath.maps), end="")
+    frontends = agent.loadbalancer.tables.frontends
+    if agent.ctx.db.look(
+        lambda txn: any(row.address.ip.is_unspecified for row in frontends.all(txn))
+    ):
+        log.info(
+            "devices are not looked at: node ports and host ports at the addresses of this node are"
+            " left out, and a service's address that is the node's own is shown as any other"
+        )
     problems = agent.ctx.db.look(lambda txn: list(agent.ctx.problems.all(txn)))
     for problem in problems:
         log.error("refused", problem=str(problem))

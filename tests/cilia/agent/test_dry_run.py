@@ -31,6 +31,19 @@ def test_shows_what_would_be_programmed() -> None:
     assert "SVC: ID=1 ADDR=10.201.0.10:80/TCP SLOT=0 " in done.stdout
 
 
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    """It reads no device: what it shows is the same on each machine."""
+    (tmp_path / "web.yaml").write_text(served("web", "10.203.0.1", ["10.204.0.1"]))
+    assert "left out" not in dry_run(tmp_path).stderr
+    node_port = served("web", "10.203.0.1", ["10.204.0.1"])
+    node_port = node_port.replace("clusterIP:", "type: NodePort\n  clusterIP:", 1)
+    node_port = node_port.replace("port: 80", "port: 80, nodePort: 30080", 1)
+    (tmp_path / "web.yaml").write_text(node_port)
+    done = dry_run(tmp_path)
+    assert "ADDR=0.0.0.0:30080/TCP" in done.stdout, done.stderr
+    assert "node ports and host ports at the addresses of this node are left out" in done.stderr
+
+
 def test_refused_input_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(served("good", "10.203.0.1", ["10.204.0.1"]))
     wrong = served("bad", "10.203.0.2", ["10.204.0.1"])
