@@ -67,5 +67,5 @@ class Threads:
         finally:
             given_up = True
         if errors:
-            raise errors[0]
+            raise errors.pop()  # or it would refer to this frame, and the frame to it
         return results[0]

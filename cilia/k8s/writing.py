@@ -178,11 +178,14 @@ class WritingClient(Client):
             raise
         if 200 <= answer.status < 300:
             return _decoded(answer.body)
+        raise self._refused_by(answer)
+
+    def _refused_by(self, answer: _Answer) -> StatusError:
         error = refusal(answer.status, answer.body, answer.retry_after)
         if isinstance(error, Unauthorized):
             self._reread = True
             self._drop()
-        raise error
+        return error
 
     def _timeouts(self, left_s: float) -> tuple[float, float]:
         """To connect, and for each wait for bytes of the answer."""

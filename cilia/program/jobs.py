@@ -67,8 +67,11 @@ async def _told_when_steady(
         except Exception as error:  # noqa: BLE001 - raised below
             failure = error
         group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # it refers to this frame
 
 
 async def _tell(reporter: Reporter, after_s: float) -> None:
