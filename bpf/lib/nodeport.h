@@ -123,8 +123,9 @@ static __always_inline bool nodeport_allows_direct(const struct nodeport_plan *p
 	       plan->route.fib.mtu_result >= IPV6_LEAST_MTU + plan->growth;
 }
 
-static __always_inline int nodeport_route(ctx_t *ctx, struct packet *packet,
-					  struct nodeport_plan *plan, bool continues, const bool v6)
+/* A function of its own, because the stack of the calls from the device to the choice of a port is full. */
+static __noinline int nodeport_route(ctx_t *ctx, struct packet *packet, struct nodeport_plan *plan,
+				     bool continues, bool v6)
 {
 	int way = nodeport_way(ctx, packet, plan, continues, v6);
 
