@@ -17,13 +17,11 @@ static __always_inline bool goes_to_workload(ctx_t *ctx, const struct packet *pa
 /* What is for a backend itself, from a client outside, another node's socket or translated there. */
 static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool v6)
 {
-	bool opens = packet_opens_tcp(packet);
 	int refused;
 
-	if (opens && !goes_to_workload(ctx, packet, v6))
+	if (packet_opens_tcp(packet) && !goes_to_workload(ctx, packet, v6))
 		return NODEPORT_PASS;
-	refused = lb_direct(ctx, packet, CT_NODE_PORT,
-			    opens && nodeport_dsr && nodeport_dsr_has(&packet->tuple, v6), v6);
+	refused = lb_direct(ctx, packet, CT_NODE_PORT, v6);
 	return refused ? refused : NODEPORT_PASS;
 }
 

@@ -109,12 +109,12 @@ __noinline int from6(ctx_t *ctx, struct packet *packet)
 /* Called by the program, not by the one above: the stack of a chain of calls is 512 bytes. */
 __noinline int direct4(ctx_t *ctx, struct packet *packet)
 {
-	return packet ? lb_direct(ctx, packet, 0, false, false) : GO_ON;
+	return packet ? lb_direct(ctx, packet, 0, false) : GO_ON;
 }
 
 __noinline int direct6(ctx_t *ctx, struct packet *packet)
 {
-	return packet ? lb_direct(ctx, packet, 0, false, true) : GO_ON;
+	return packet ? lb_direct(ctx, packet, 0, true) : GO_ON;
 }
 
 __noinline int to4(ctx_t *ctx, struct packet *packet)

@@ -40,9 +40,8 @@ static __always_inline bool lb_direct_moved(const struct ct_entry *service, cons
 }
 
 /* Track a connection and give it the port that it has, or gets because its own is taken. flags: CT_NODE_PORT
- * at a device of the node; taken: the tuple belongs to somebody without an entry. 0 or a refusal. */
-static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u16 flags, bool taken,
-					 const bool v6)
+ * at a device of the node. 0 or a refusal. */
+static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u16 flags, const bool v6)
 {
 	const struct tuple *tuple = &packet->tuple;
 	struct ct_entry *behind = ct_lookup(tuple, CT_EGRESS, v6);
@@ -76,7 +75,7 @@ static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u1
 		behind = ct_lookup(&to, CT_EGRESS, v6);
 	} else if (!opens || (packet->flags & PACKET_ICMP_ERROR)) {
 		return lb_direct_clear(packet, behind, v6);
-	} else if (taken || lb_taken(packet, behind, &to, &new)) {
+	} else if (lb_taken(packet, behind, &to, &new)) {
 		behind = lb_other_port(&to, new.now_s, v6);
 		if (to.sport == tuple->sport)
 			return REFUSE(DROP_CT_COLLISION);
@@ -92,11 +91,10 @@ static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u1
 	return packet_set_source(ctx, packet, source, to.sport, v6);
 }
 
-static __always_inline int lb_direct(ctx_t *ctx, struct packet *packet, __u16 flags, bool taken,
-				     const bool v6)
+static __always_inline int lb_direct(ctx_t *ctx, struct packet *packet, __u16 flags, const bool v6)
 {
 	if (packet->tuple.proto == IPPROTO_TCP && !(packet->flags & PACKET_FRAGMENT))
-		return lb_direct_tcp(ctx, packet, flags, taken, v6);
+		return lb_direct_tcp(ctx, packet, flags, v6);
 	return lb_direct_clear(packet, ct_lookup(&packet->tuple, CT_EGRESS, v6), v6);
 }
 

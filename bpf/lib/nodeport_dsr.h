@@ -95,8 +95,9 @@ static __always_inline int nodeport_dsr_clear(const struct packet *packet, const
 }
 
 /* A packet that brings its frontend: remember it for the replies, in place of what an older flow through a
- * frontend of this node left. A datagram that brings none was sent to the backend itself. What ends a
- * connection brings none either. */
+ * frontend of this node left. One that opens a connection and brings none was sent to the backend itself;
+ * of datagrams, each one opens. What ends a connection brings none either, nor what continues one, which is
+ * why its tuple cannot be shared. */
 static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet *packet,
 						struct nodeport_fate *fate, const bool v6)
 {
@@ -125,7 +126,7 @@ static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet 
 	}
 	if (packet->flags & PACKET_LATER)
 		return NODEPORT_PASS;
-	if (packet->tuple.proto == IPPROTO_UDP)
+	if (packet_opens_tcp(packet) || packet->tuple.proto == IPPROTO_UDP)
 		return nodeport_dsr_has(&packet->tuple, v6) ? REFUSE(DROP_CT_COLLISION) :
 							      NODEPORT_PASS;
 	if (packet->tcp_flags & (TCP_FIN | TCP_RST)) {

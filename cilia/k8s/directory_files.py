@@ -19,6 +19,7 @@ import msgspec
 from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifest_files import FileContent, Items, Manifests, decode_file, unreadable
 from cilia.k8s.watch import Event, Invalid, Problem
+from cilia.linux.identity import Place
 from statedb.shown.text import visible
 
 # A file written in place is first empty, then partial; it is read when it has been at rest this
@@ -40,6 +41,16 @@ PUBLISH_S: Final = 0.2
 UNKNOWN: Final = (
     "no copy tells what was in force from this file when the agent started: nothing is removed from"
     " the kernel until the file can be read, or is removed"
+)
+
+# Said of an empty directory that came in the place of another.
+EMPTY: Final = (
+    "is another directory than before and has no manifests, as when a file system is not mounted:"
+    " what was in force stays until one is in it"
+)
+NOTHING_KNOWN: Final = (
+    "has no manifests, and no copies tell what was in force when the agent started: nothing is"
+    " removed from the kernel until one is in it (an empty List will do)"
 )
 
 # Inode, size and modification time in ns.
@@ -96,6 +107,8 @@ class DirectoryFiles:
         # Broken files that may have objects in force which nobody knows.
         self._unknown: set[str] = set()
         self._copies_problem = ""
+        # There is no file, and nobody knows what is in force.
+        self._copies_lost = False
         # The directory that was read last, also by the agent before.
         self.place = None if copies is None else copies.last_place()
 
@@ -106,7 +119,11 @@ class DirectoryFiles:
     @property
     def waiting(self) -> bool:
         """True while what a file has in force is not known: it was not read yet, or is broken."""
-        return bool(self._unknown) or not self._restless_since.keys() <= set(self._manifests.files)
+        return (
+            self._copies_lost
+            or bool(self._unknown)
+            or not self._restless_since.keys() <= set(self._manifests.files)
+        )
 
     @property
     def copies_directory(self) -> Path | None:
@@ -122,18 +139,30 @@ class DirectoryFiles:
         if self._copies is not None:
             self._copies.prepare()
 
-    def take_copies(self) -> bool:
-        """Put in force again what was it from all files, until they are read; return whether that
-        is anything. A copy that cannot be read counts as an unread file.
+    def keep_all(self) -> str:
+        """Keep what is in force although the directory has no files; return why, or nothing.
+
+        At a start it is put in force again, from the copies. One that cannot be read, or that was
+        lost, counts as an unread file.
         """
-        if self._copies is None or any(self.names):
-            return any(self.names)
+        if any(self.names):
+            return EMPTY
+        if self._copies is None:
+            return ""
         for name, objects in self._copies.all():
             self._unpublished += self._manifests.put(name, FileContent(dict(objects or {})))
             if objects is None:
                 self._unknown.add(name)
         self._tell()
-        return any(self.names)
+        self._copies_lost = not self._copies.is_complete
+        if self._copies_lost:
+            return NOTHING_KNOWN
+        return EMPTY if any(self.names) else ""
+
+    def begin(self, place: Place) -> None:
+        """All files of this directory are read now."""
+        self.place = place
+        self._copies_lost = False
 
     def forget_stamps(self) -> None:
         """Count all files as unread."""

@@ -6,7 +6,7 @@ starts anew does not know what that was, and would remove it from the kernel. So
 are in force from each file are kept, as a manifest of their own under a digest of the file's name::
 
     DIRECTORY/complete        each file that anything is in force from has its copy here; in it,
-                              the directory of the files (device and inode)
+                              the directory of the files (device, inode, time of birth)
     DIRECTORY/DIGEST.json     a List of the objects in force from one file
 
 A copy is written before its objects are published, so that a kill leaves no older one. One that
@@ -28,6 +28,7 @@ import structlog
 
 from cilia.k8s.manifest_files import decode_file
 from cilia.k8s.objects import K8sObject, ObjectKey
+from cilia.linux.identity import Place
 from cilia.linux.records import NEW, replace_file
 
 __all__ = ["LastReadable", "is_copy"]
@@ -41,8 +42,6 @@ _COPY: Final = re.compile(r"[0-9a-f]{64}\.json")
 _EXAMPLES: Final = 3
 
 Objects = Mapping[ObjectKey, K8sObject]
-# Device and inode of a directory.
-Place = tuple[int, int]
 
 
 def is_copy(name: str) -> bool:
@@ -67,6 +66,11 @@ class LastReadable:
         self._kept: set[str] = set()
         # Why a file has no copy, by its name.
         self._unkept: dict[str, str] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """True if each file that anything is in force from has its copy."""
+        return self._is_complete
 
     @property
     def unkept(self) -> list[str]:
@@ -109,8 +113,8 @@ class LastReadable:
     def last_place(self) -> Place | None:
         """Return the directory whose files have copies here; None if that is not known."""
         try:
-            device, inode = (self.directory / _COMPLETE).read_text().split()
-            return int(device), int(inode)
+            device, inode, born = (self.directory / _COMPLETE).read_text().split()
+            return Place(int(device), int(inode), int(born))
         except (OSError, ValueError):
             return None
 
@@ -131,7 +135,10 @@ class LastReadable:
 
     @staticmethod
     def _decoded(path: Path) -> Objects | None:
-        """Raises: FileNotFoundError, NotADirectoryError."""
+        """An object that another version took and this one refuses is left out: its file tells.
+
+        Raises: FileNotFoundError, NotADirectoryError.
+        """
         try:
             content = decode_file(path.name, path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -139,11 +146,9 @@ class LastReadable:
         except OSError as error:
             log.warning("a copy of a manifest cannot be read", path=str(path), error=str(error))
             return None
-        if content.problems:
-            problem = content.problems[0]
-            log.warning("a copy of a manifest is broken", path=str(path), error=problem)
-            return None
-        return content.objects
+        for problem in content.problems:
+            log.warning("a copy of a manifest is refused", path=str(path), error=problem)
+        return None if content.keep_all else content.objects
 
     def forget(self, name: str) -> None:
         """The file is gone: remove its copy."""
@@ -189,7 +194,7 @@ class LastReadable:
             return
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
-            replace_file(mark, b"%d %d\n" % place)
+            replace_file(mark, b"%d %d %d\n" % place)
         except OSError as error:
             log.warning("copies of manifests are not complete", path=str(mark), error=str(error))
 

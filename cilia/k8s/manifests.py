@@ -23,6 +23,7 @@ from cilia.k8s.manifest_files import READERS, Items, Manifests, manifest_items
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import Event, Invalid, Problem
+from cilia.linux.identity import Place, place_of
 from cilia.linux.path_watch import PathWatch
 
 # The whole directory is looked at this often even if nothing was announced (network file systems).
@@ -33,11 +34,6 @@ REOPEN_S: Final = 1.0
 KEEP_AGAIN_S: Final = 5.0
 # Files decoded in one go by the thread, between which readers get what there is.
 FILES_A_STEP: Final = 200
-# Said of an empty directory that came in the place of another.
-EMPTY: Final = (
-    "is another directory than before and has no manifests, as when a file system is not mounted:"
-    " what was in force stays until one is in it"
-)
 
 
 def is_manifest(name: str) -> bool:
@@ -124,10 +120,9 @@ class ManifestSource:
         copies = self._files.copies_directory
         return {self.directory, *self._links, *([] if copies is None else [copies])}
 
-    def _place(self) -> tuple[int, int]:
+    def _place(self) -> Place:
         """The directory that the name leads to now. Raises OSError."""
-        found = self.directory.stat()
-        return found.st_dev, found.st_ino
+        return place_of(self.directory)
 
     def _next_look(self) -> float:
         times = [self._rescan_at, *self._files.due.values()]
@@ -161,11 +156,12 @@ class ManifestSource:
         self._rescan_at = time.monotonic() + RESCAN_S
         names, self._links = await anyio.to_thread.run_sync(self._list)
         place = self._place()
-        is_another = place != self._files.place
-        if is_another and not names and await anyio.to_thread.run_sync(self._files.take_copies):
-            self._complain(EMPTY)
-            return
-        self._files.place = place
+        if place != self._files.place and not names:
+            said = await anyio.to_thread.run_sync(self._files.keep_all)
+            if said:
+                self._complain(said)
+                return
+        self._files.begin(place)
         await anyio.to_thread.run_sync(self._files.forget_others, names)
         await self._read([*names, *sorted(set(self._files.names) - set(names))])
         self._complain("")

@@ -7,16 +7,17 @@ import asyncio
 import ctypes
 import os
 import random
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 import cilia.k8s.crds  # noqa: F401 - makes its kinds known
-from cilia.k8s.directory_files import UNKNOWN
+from cilia.k8s.directory_files import EMPTY, NOTHING_KNOWN, UNKNOWN
 from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifest_files import decode_file
-from cilia.k8s.manifests import EMPTY, ManifestSource
+from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import EndpointSlice, Service
 from cilia.k8s.state_file import state_file_source
 from cilia.linux.mounts import mount
@@ -139,6 +140,58 @@ async def test_an_empty_directory_in_the_place_of_another_removes_nothing_at_a_s
     agents.write_bytes(yaml_of(service_form("third", "10.96.0.3")), "c.yaml")
     await reader.until(lambda: reader.names == ["third"])
     assert (await agents.listed()).names == ["third"]
+
+
+async def test_a_directory_that_is_made_anew_is_another_one(agents: Agents) -> None:
+    """Often it gets the inode that the old one had."""
+    agents.write("first")
+    await agents.listed()
+    await agents.end()
+    before = agents.manifests.stat().st_ino
+    for _ in range(50):
+        shutil.rmtree(agents.manifests)
+        agents.manifests.mkdir()
+        if agents.manifests.stat().st_ino == before:
+            break
+    assert (await agents.listed()).names == ["first"]
+    await agents.complains(EMPTY)
+
+
+async def test_an_object_that_only_an_earlier_version_took_harms_no_other(agents: Agents) -> None:
+    """Its copy and its file are refused; all others are known."""
+    slice_ = slice_form("first-1", "first", ("10.1.0.1",))
+    agents.write_bytes(yaml_of(service_form("first"), slice_))
+    agents.write_bytes(yaml_of(service_form("second", "10.96.0.2")), "b.yaml")
+    await agents.listed()
+    await agents.end()
+    for path in [agents.file, *agents.copies.glob("*.json")]:
+        path.write_bytes(path.read_bytes().replace(b"10.1.0.1", b"127.0.0.1"))
+        os.utime(path, (1, 1))
+    reader = await agents.listed()
+    assert reader.names == ["first", "second"]
+    await agents.complains("is a loopback address")
+
+
+@pytest.mark.parametrize("lost", ["all", "one"])
+async def test_nothing_is_complete_beside_an_empty_directory_and_lost_copies(
+    agents: Agents, lost: str
+) -> None:
+    agents.write("first")
+    agents.write_bytes(yaml_of(service_form("second", "10.96.0.2")), "b.yaml")
+    await agents.listed()
+    await agents.end()
+    agents.manifests.rename(agents.manifests.with_name("other"))
+    agents.manifests.mkdir()
+    for path in [*agents.copies.glob("*.json")][: None if lost == "all" else 1]:
+        path.unlink()
+    (agents.copies / "complete").unlink()
+    reader = await agents.start()
+    await agents.complains(NOTHING_KNOWN)
+    assert not reader.listed
+    assert len(reader.names) == (0 if lost == "all" else 1)
+    agents.write_bytes(b"apiVersion: v1\nkind: List\nitems: []\n")
+    await reader.until(lambda: reader.listed)
+    await reader.until(lambda: not reader.names)
 
 
 async def test_files_that_are_removed_while_no_agent_runs_are_gone(agents: Agents) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cilia.k8s.manifests import EMPTY
+from cilia.k8s.directory_files import EMPTY
 from cilia.linux.mounts import mount
 from tests.bpf.world import unmount
 from tests.cilia.k8s.forms import service_form, yaml_of

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cilia.k8s import directory_files, manifests
-from cilia.k8s.directory_files import GRACE_S, SETTLE_S, Restless, read_at_rest
-from cilia.k8s.manifests import EMPTY, ManifestSource
+from cilia.k8s.directory_files import EMPTY, GRACE_S, SETTLE_S, Restless, read_at_rest
+from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import EndpointSlice, K8sObject, ObjectKey, Service
 from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
 from cilia.linux.path_watch import DEBOUNCE_S
