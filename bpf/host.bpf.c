@@ -25,15 +25,7 @@ static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool 
 	return refused ? refused : NODEPORT_PASS;
 }
 
-__noinline int direct4(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? direct(ctx, packet, false) : NODEPORT_PASS;
-}
-
-__noinline int direct6(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? direct(ctx, packet, true) : NODEPORT_PASS;
-}
+PER_FAMILY(direct, NODEPORT_PASS)
 
 /* Request, reply, packet that brings its frontend, or one that has none. */
 static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct nodeport_fate *fate,
@@ -43,30 +35,10 @@ static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct node
 
 	if (done != NODEPORT_PASS)
 		return done;
-	done = v6 ? nodeport_dsr_arrives6(ctx, packet, fate) : nodeport_dsr_arrives4(ctx, packet, fate);
+	done = BY_FAMILY(v6, nodeport_dsr_arrives, ctx, packet, fate);
 	if (done != NODEPORT_PASS)
 		return done;
-	return v6 ? direct6(ctx, packet) : direct4(ctx, packet);
-}
-
-__noinline int unwrap4(ctx_t *ctx, struct nodeport_plan *plan)
-{
-	return plan ? nodeport_unwrap(ctx, plan, false) : NODEPORT_PASS;
-}
-
-__noinline int unwrap6(ctx_t *ctx, struct nodeport_plan *plan)
-{
-	return plan ? nodeport_unwrap(ctx, plan, true) : NODEPORT_PASS;
-}
-
-__noinline int leaves4(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? nodeport_leaves(ctx, packet, false) : NODEPORT_PASS;
-}
-
-__noinline int leaves6(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? nodeport_leaves(ctx, packet, true) : NODEPORT_PASS;
+	return BY_FAMILY(v6, direct, ctx, packet);
 }
 
 SEC("tc")
@@ -84,7 +56,7 @@ int from_netdev(ctx_t *ctx)
 	packet = &plan->packet;
 	result = packet_parse(ctx, packet, ETH_HLEN);
 	if (result == PACKET_OTHER)
-		result = packet->flags & PACKET_V6 ? unwrap6(ctx, plan) : unwrap4(ctx, plan);
+		result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_unwrap, ctx, packet, plan);
 	else if (!result)
 		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);
 	return result < 0 ? nodeport_refuse(ctx, packet, result, &fate) : fate.verdict;
@@ -108,7 +80,7 @@ int to_netdev(ctx_t *ctx)
 	result = packet_parse(ctx, packet, ETH_HLEN);
 	if (result)
 		return CTX_OK;	/* the node's own concern */
-	result = packet->flags & PACKET_V6 ? leaves6(ctx, packet) : leaves4(ctx, packet);
+	result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_leaves, ctx, packet);
 	return result < 0 ? drop_refused(ctx, result, DIRECTION_EGRESS) : CTX_OK;
 }
 

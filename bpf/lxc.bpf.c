@@ -76,6 +76,16 @@ static __always_inline int from(ctx_t *ctx, struct packet *packet, const bool v6
 	return decision.hairpin ? TURN_BACK : GO_ON;
 }
 
+PER_FAMILY(from, GO_ON)
+
+/* Called by the program, not by the one above: the stack of a chain of calls is 512 bytes. */
+static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool v6)
+{
+	return lb_direct(ctx, packet, 0, v6);
+}
+
+PER_FAMILY(direct, GO_ON)
+
 static __always_inline int to(ctx_t *ctx, struct packet *packet, const bool v6)
 {
 	struct ct_entry *entry = ct_lookup_reply(packet, CT_EGRESS, v6);
@@ -95,37 +105,7 @@ static __always_inline int to(ctx_t *ctx, struct packet *packet, const bool v6)
 				lb_direct_answer(ctx, packet, entry, v6);
 }
 
-/* One copy a family. Not static: verified once, for any packet, not once a way to parse one. */
-__noinline int from4(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? from(ctx, packet, false) : GO_ON;
-}
-
-__noinline int from6(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? from(ctx, packet, true) : GO_ON;
-}
-
-/* Called by the program, not by the one above: the stack of a chain of calls is 512 bytes. */
-__noinline int direct4(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? lb_direct(ctx, packet, 0, false) : GO_ON;
-}
-
-__noinline int direct6(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? lb_direct(ctx, packet, 0, true) : GO_ON;
-}
-
-__noinline int to4(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? to(ctx, packet, false) : GO_ON;
-}
-
-__noinline int to6(ctx_t *ctx, struct packet *packet)
-{
-	return packet ? to(ctx, packet, true) : GO_ON;
-}
+PER_FAMILY(to, GO_ON)
 
 static __always_inline int refuse(ctx_t *ctx, const struct packet *packet, int refused)
 {
@@ -148,9 +128,9 @@ int from_pod(ctx_t *ctx)
 	if (result == PACKET_OTHER)
 		return CTX_OK;
 	if (!result)
-		result = packet->flags & PACKET_V6 ? from6(ctx, packet) : from4(ctx, packet);
+		result = BY_FAMILY(packet->flags & PACKET_V6, from, ctx, packet);
 	if (result == DIRECT)
-		result = packet->flags & PACKET_V6 ? direct6(ctx, packet) : direct4(ctx, packet);
+		result = BY_FAMILY(packet->flags & PACKET_V6, direct, ctx, packet);
 	if (result < 0)
 		return refuse(ctx, packet, result);
 	if (result != TURN_BACK)
@@ -171,7 +151,7 @@ int to_pod(ctx_t *ctx)
 	if (result == PACKET_OTHER)
 		return CTX_OK;
 	if (!result)
-		result = packet->flags & PACKET_V6 ? to6(ctx, packet) : to4(ctx, packet);
+		result = BY_FAMILY(packet->flags & PACKET_V6, to, ctx, packet);
 	return result < 0 ? drop_refused(ctx, result, DIRECTION_INGRESS) : CTX_OK;
 }
 

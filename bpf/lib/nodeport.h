@@ -42,17 +42,6 @@ const volatile __u8 nodeport_dispatch = 0;
 #define in_xdp false
 #endif
 
-/* One copy a family, not static: verified once for any packet, with a stack frame of its own. */
-#define PER_FAMILY(name, type)								\
-	__noinline int name##4(ctx_t *ctx, struct packet *packet, type *more)		\
-	{										\
-		return packet && more ? name(ctx, packet, more, false) : NODEPORT_PASS;	\
-	}										\
-	__noinline int name##6(ctx_t *ctx, struct packet *packet, type *more)		\
-	{										\
-		return packet && more ? name(ctx, packet, more, true) : NODEPORT_PASS;	\
-	}
-
 /* A packet and what is decided about it. It is in a map, for the stack has no room for it; nothing
  * interrupts a program of these hooks to run another one of them on the same CPU. */
 struct nodeport_plan {
@@ -291,7 +280,7 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 	return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, v6);
 }
 
-PER_FAMILY(nodeport_resolve, struct nodeport_plan)
+PER_FAMILY_WITH(nodeport_resolve, struct nodeport_plan, NODEPORT_PASS)
 
 /* The backend becomes the destination and the node the source. */
 static __always_inline int nodeport_snat(ctx_t *ctx, struct packet *packet,
@@ -330,7 +319,7 @@ static __always_inline int nodeport_direct(ctx_t *ctx, struct packet *packet,
 	return dsr_insert(ctx, packet, frontend, port, v6);
 }
 
-PER_FAMILY(nodeport_direct, struct nodeport_plan)
+PER_FAMILY_WITH(nodeport_direct, struct nodeport_plan, NODEPORT_PASS)
 
 /* Make it a packet to a backend that is not on this node. 0 or a refusal. */
 static __always_inline int nodeport_remote(ctx_t *ctx, struct packet *packet,
@@ -338,7 +327,7 @@ static __always_inline int nodeport_remote(ctx_t *ctx, struct packet *packet,
 {
 	if (!plan->direct)
 		return nodeport_snat(ctx, packet, plan, v6);
-	return v6 ? nodeport_direct6(ctx, packet, plan) : nodeport_direct4(ctx, packet, plan);
+	return BY_FAMILY(v6, nodeport_direct, ctx, packet, plan);
 }
 
 /* What becomes of a packet: verdict of the program, and the MTU that a refused one exceeds. */
@@ -357,7 +346,7 @@ static __always_inline int nodeport_request(ctx_t *ctx, struct packet *packet,
 	if (!plan)
 		return NODEPORT_PASS;
 	plan->way = ROUTE_STACK;
-	done = v6 ? nodeport_resolve6(ctx, packet, plan) : nodeport_resolve4(ctx, packet, plan);
+	done = BY_FAMILY(v6, nodeport_resolve, ctx, packet, plan);
 	if (plan->way < 0)
 		fate->mtu = plan->route.fib.mtu_result - plan->growth;
 	if (done)
@@ -372,7 +361,7 @@ static __always_inline int nodeport_request(ctx_t *ctx, struct packet *packet,
 	return done;
 }
 
-PER_FAMILY(nodeport_request, struct nodeport_fate)
+PER_FAMILY_WITH(nodeport_request, struct nodeport_fate, NODEPORT_PASS)
 
 /* Note in the client's entry what a backend's packet changed in the way back, so that both stay equally
  * long. The packet has its frontend as its source now; port: the one that it came to. */
@@ -431,17 +420,17 @@ static __always_inline int nodeport_reply(ctx_t *ctx, struct packet *packet,
 	return 0;
 }
 
-PER_FAMILY(nodeport_reply, struct nodeport_fate)
+PER_FAMILY_WITH(nodeport_reply, struct nodeport_fate, NODEPORT_PASS)
 
 /* Request or reply: 0 with its fate, NODEPORT_PASS, or a refusal. */
 static __always_inline int nodeport_enters(ctx_t *ctx, struct packet *packet,
 					   struct nodeport_fate *fate, const bool v6)
 {
-	int done = v6 ? nodeport_request6(ctx, packet, fate) : nodeport_request4(ctx, packet, fate);
+	int done = BY_FAMILY(v6, nodeport_request, ctx, packet, fate);
 
 	if (done != NODEPORT_PASS)
 		return done;
-	return v6 ? nodeport_reply6(ctx, packet, fate) : nodeport_reply4(ctx, packet, fate);
+	return BY_FAMILY(v6, nodeport_reply, ctx, packet, fate);
 }
 
 /* Count a refusal, and answer where the sender can do something about it. */

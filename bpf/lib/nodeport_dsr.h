@@ -136,7 +136,7 @@ static __always_inline int nodeport_dsr_arrives(ctx_t *ctx, const struct packet 
 	return NODEPORT_PASS;
 }
 
-PER_FAMILY(nodeport_dsr_arrives, struct nodeport_fate)
+PER_FAMILY_WITH(nodeport_dsr_arrives, struct nodeport_fate, NODEPORT_PASS)
 
 /* The backend of a frontend that has an address: slots are gone through in turn. */
 struct nodeport_scan {
@@ -185,9 +185,9 @@ static __always_inline bool nodeport_chosen(struct nodeport_scan *scan,
 /* A client's packet inside one that another node addressed to the backend. 0, NODEPORT_PASS or a
  * refusal; the packet goes on to the stack. Each one names its frontend, so that two frontends which a client
  * asks from one port get each a port of their own, as those of this node do. */
-static __always_inline int nodeport_unwrap(ctx_t *ctx, struct nodeport_plan *plan, const bool v6)
+static __always_inline int nodeport_unwrap(ctx_t *ctx, const struct packet *outer,
+					   struct nodeport_plan *plan, const bool v6)
 {
-	const struct packet *outer = &plan->packet;
 	struct lb_decision *decision = &plan->decision;
 	struct ct_new *new = &plan->new;
 	struct nodeport_scan scan = {};
@@ -242,3 +242,5 @@ static __always_inline int nodeport_unwrap(ctx_t *ctx, struct nodeport_plan *pla
 	refused = ipip_unwrap(ctx, outer, &packet);
 	return refused ? refused : lb_translate(ctx, &packet, decision, v6);
 }
+
+PER_FAMILY_WITH(nodeport_unwrap, struct nodeport_plan, NODEPORT_PASS)

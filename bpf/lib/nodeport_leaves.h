@@ -56,3 +56,5 @@ static __always_inline int nodeport_leaves(ctx_t *ctx, struct packet *packet, co
 	}
 	return packet_set_source(ctx, packet, end.address, end.port, v6);
 }
+
+PER_FAMILY(nodeport_leaves, NODEPORT_PASS)

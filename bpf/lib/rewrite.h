@@ -217,26 +217,18 @@ static __always_inline int rewrite_side(ctx_t *ctx, struct packet *packet, int s
 	return 0;
 }
 
-/* Not static: each is verified once, for any packet, not once a path that leads to it. */
-__noinline int packet_set4(ctx_t *ctx, struct packet *packet, int side, const struct address *address,
-			   __u32 port)
+/* All of address is readable in both families: the verifier demands it of a global function's pointer. */
+static __always_inline int packet_set_side(ctx_t *ctx, struct packet *packet, int side,
+					   const struct address *address, __u32 port, const bool v6)
 {
-	if (!packet || !address)
-		return REFUSE(DROP_WRITE_ERROR);
 	if (side == SOURCE)
-		return rewrite_side(ctx, packet, SOURCE, address->word, port, false);
-	return rewrite_side(ctx, packet, DESTINATION, address->word, port, false);
+		return rewrite_side(ctx, packet, SOURCE, address->word, port, v6);
+	return rewrite_side(ctx, packet, DESTINATION, address->word, port, v6);
 }
 
-__noinline int packet_set6(ctx_t *ctx, struct packet *packet, int side, const struct address *address,
-			   __u32 port)
-{
-	if (!packet || !address)
-		return REFUSE(DROP_WRITE_ERROR);
-	if (side == SOURCE)
-		return rewrite_side(ctx, packet, SOURCE, address->word, port, true);
-	return rewrite_side(ctx, packet, DESTINATION, address->word, port, true);
-}
+PER_FAMILY_OF(packet_set_side, REFUSE(DROP_WRITE_ERROR), packet && address,
+	      (ctx_t *ctx, struct packet *packet, int side, const struct address *address, __u32 port),
+	      ctx, packet, side, address, port)
 
 /* Give one side of the packet another address and port (network order), in its bytes and in its
  * tuple. A port that the packet does not have changes in the tuple only: later fragments, the side
@@ -247,8 +239,7 @@ static __always_inline int packet_set(ctx_t *ctx, struct packet *packet, int sid
 	struct address to = {};
 
 	address_copy(to.word, address, v6);
-	return v6 ? packet_set6(ctx, packet, side, &to, port) :
-		    packet_set4(ctx, packet, side, &to, port);
+	return BY_FAMILY(v6, packet_set_side, ctx, packet, side, &to, port);
 }
 
 #define packet_set_source(ctx, packet, address, port, v6) \

@@ -125,39 +125,22 @@ static __always_inline int forward_plain(ctx_t *ctx, struct packet *packet,
 	return 0;
 }
 
-/* Not static: see packet_set4. */
-__noinline int packet_forward_plain4(ctx_t *ctx, struct packet *packet,
-				     const struct packet_ends *ends)
-{
-	return packet && ends ? forward_plain(ctx, packet, ends, false) : REFUSE(DROP_WRITE_ERROR);
-}
-
-__noinline int packet_forward_plain6(ctx_t *ctx, struct packet *packet,
-				     const struct packet_ends *ends)
-{
-	return packet && ends ? forward_plain(ctx, packet, ends, true) : REFUSE(DROP_WRITE_ERROR);
-}
+PER_FAMILY_WITH(forward_plain, const struct packet_ends, REFUSE(DROP_WRITE_ERROR))
 
 /* One side after the other. */
-__noinline int packet_forward_other(ctx_t *ctx, struct packet *packet,
-				    const struct packet_ends *ends)
+static __always_inline int forward_sides(ctx_t *ctx, struct packet *packet,
+					 const struct packet_ends *ends, const bool v6)
 {
-	int refused;
+	int refused = packet_decrement_ttl(ctx, packet, v6);
 
-	if (!packet || !ends)
-		return REFUSE(DROP_WRITE_ERROR);
-	if (packet->flags & PACKET_V6) {
-		refused = packet_decrement_ttl(ctx, packet, true);
-		if (!refused)
-			refused = packet_set6(ctx, packet, DESTINATION, &ends->destination, ends->dport);
-		return refused ? refused :
-				 packet_set6(ctx, packet, SOURCE, &ends->source, ends->sport);
-	}
-	refused = packet_decrement_ttl(ctx, packet, false);
 	if (!refused)
-		refused = packet_set4(ctx, packet, DESTINATION, &ends->destination, ends->dport);
-	return refused ? refused : packet_set4(ctx, packet, SOURCE, &ends->source, ends->sport);
+		refused = BY_FAMILY(v6, packet_set_side, ctx, packet, DESTINATION,
+				    &ends->destination, ends->dport);
+	return refused ? refused : BY_FAMILY(v6, packet_set_side, ctx, packet, SOURCE,
+					     &ends->source, ends->sport);
 }
+
+PER_FAMILY_WITH(forward_sides, const struct packet_ends, REFUSE(DROP_WRITE_ERROR))
 
 /* One hop further with other ends, in the packet's bytes and in its tuple. 0 or a refusal. */
 static __always_inline int packet_forward(ctx_t *ctx, struct packet *packet,
@@ -169,7 +152,6 @@ static __always_inline int packet_forward(ctx_t *ctx, struct packet *packet,
 		return REFUSE(DROP_TTL_EXCEEDED);
 	if ((proto != IPPROTO_TCP && proto != IPPROTO_UDP) ||
 	    (packet->flags & (PACKET_ICMP_ERROR | PACKET_LATER)))
-		return packet_forward_other(ctx, packet, ends);
-	return v6 ? packet_forward_plain6(ctx, packet, ends) :
-		    packet_forward_plain4(ctx, packet, ends);
+		return BY_FAMILY(v6, forward_sides, ctx, packet, ends);
+	return BY_FAMILY(v6, forward_plain, ctx, packet, ends);
 }
