@@ -23,124 +23,102 @@ static __always_inline int verdict(int forward)
 	return REJECT;
 }
 
-static __always_inline bool is_v4_mapped(const struct bpf_sock_addr *ctx)
+/* An IPv6 socket (inet6) has an IPv4 peer in the last word of its address. */
+static __always_inline void peer_read(const struct bpf_sock_addr *ctx, __be32 *address, const bool inet6,
+				      const bool v6)
 {
-	return !ctx->user_ip6[0] && !ctx->user_ip6[1] && ctx->user_ip6[2] == bpf_htonl(0xffff);
-}
-
-static __always_inline void read_ip6(const struct bpf_sock_addr *ctx, __be32 *address)
-{
+	if (!v6) {
+		address[0] = inet6 ? ctx->user_ip6[3] : ctx->user_ip4;
+		return;
+	}
 	address[0] = ctx->user_ip6[0];
 	address[1] = ctx->user_ip6[1];
 	address[2] = ctx->user_ip6[2];
 	address[3] = ctx->user_ip6[3];
 }
 
-static __always_inline void write_ip6(struct bpf_sock_addr *ctx, const __be32 *address)
+static __always_inline void peer_write(struct bpf_sock_addr *ctx, const __be32 *address, const bool inet6,
+				       const bool v6)
 {
-	ctx->user_ip6[0] = address[0];
-	ctx->user_ip6[1] = address[1];
-	ctx->user_ip6[2] = address[2];
-	ctx->user_ip6[3] = address[3];
+	if (v6) {
+		ctx->user_ip6[0] = address[0];
+		ctx->user_ip6[1] = address[1];
+		ctx->user_ip6[2] = address[2];
+		ctx->user_ip6[3] = address[3];
+	} else if (inet6) {
+		ctx->user_ip6[3] = address[0];
+	} else {
+		ctx->user_ip4 = address[0];
+	}
 }
 
-static __always_inline int forward4(struct bpf_sock_addr *ctx, const bool connects)
+static __always_inline bool peer_is_mapped(const struct bpf_sock_addr *ctx)
 {
-	__be32 address = ctx->user_ip4;
-	__be16 port = (__be16)ctx->user_port;
-	int forward = sock4_forward(ctx, &address, &port, connects);
-
-	if (forward == SOCK_TRANSLATED) {
-		ctx->user_ip4 = address;
-		ctx->user_port = port;
-	}
-	return verdict(forward);
+	return !ctx->user_ip6[0] && !ctx->user_ip6[1] && ctx->user_ip6[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline int forward4_mapped(struct bpf_sock_addr *ctx, const bool connects)
+static __always_inline int forward(struct bpf_sock_addr *ctx, const bool connects, const bool inet6,
+				   const bool v6)
 {
-	__be32 address = ctx->user_ip6[3];
 	__be16 port = (__be16)ctx->user_port;
-	int forward = sock4_forward(ctx, &address, &port, connects);
+	__be32 address[4] = {};
+	int result;
 
-	if (forward == SOCK_TRANSLATED) {
-		ctx->user_ip6[3] = address;
+	peer_read(ctx, address, inet6, v6);
+	result = sock_forward(ctx, address, &port, connects, v6);
+	if (result == SOCK_TRANSLATED) {
+		peer_write(ctx, address, inet6, v6);
 		ctx->user_port = port;
 	}
-	return verdict(forward);
+	return verdict(result);
+}
+
+static __always_inline int reverse(struct bpf_sock_addr *ctx, const bool inet6, const bool v6)
+{
+	__be16 port = (__be16)ctx->user_port;
+	__be32 address[4] = {};
+
+	peer_read(ctx, address, inet6, v6);
+	if (sock_reverse(ctx, address, &port, v6)) {
+		peer_write(ctx, address, inet6, v6);
+		ctx->user_port = port;
+	}
+	return ALLOW;
 }
 
 static __always_inline int forward6(struct bpf_sock_addr *ctx, const bool connects)
 {
-	__be16 port = (__be16)ctx->user_port;
-	__be32 address[4];
-	int forward;
-
-	if (is_v4_mapped(ctx))
-		return forward4_mapped(ctx, connects);
-	read_ip6(ctx, address);
-	forward = sock6_forward(ctx, address, &port, connects);
-	if (forward == SOCK_TRANSLATED) {
-		write_ip6(ctx, address);
-		ctx->user_port = port;
-	}
-	return verdict(forward);
-}
-
-static __always_inline int reverse4(struct bpf_sock_addr *ctx)
-{
-	__be32 address = ctx->user_ip4;
-	__be16 port = (__be16)ctx->user_port;
-
-	if (sock4_reverse(ctx, &address, &port)) {
-		ctx->user_ip4 = address;
-		ctx->user_port = port;
-	}
-	return ALLOW;
+	return peer_is_mapped(ctx) ? forward(ctx, connects, true, false) :
+				     forward(ctx, connects, true, true);
 }
 
 static __always_inline int reverse6(struct bpf_sock_addr *ctx)
 {
-	__be16 port = (__be16)ctx->user_port;
-	__be32 address[4];
-
-	read_ip6(ctx, address);
-	if (is_v4_mapped(ctx)) {
-		if (sock4_reverse(ctx, &address[3], &port)) {
-			ctx->user_ip6[3] = address[3];
-			ctx->user_port = port;
-		}
-		return ALLOW;
-	}
-	if (sock6_reverse(ctx, address, &port)) {
-		write_ip6(ctx, address);
-		ctx->user_port = port;
-	}
-	return ALLOW;
+	return peer_is_mapped(ctx) ? reverse(ctx, true, false) : reverse(ctx, true, true);
 }
 
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return forward4(ctx, true);
+	return forward(ctx, true, false, false);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return forward4(ctx, false);
+	return forward(ctx, false, false, false);
 }
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return reverse4(ctx);
+	return reverse(ctx, false, false);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return reverse4(ctx);
+	return reverse(ctx, false, false);
 }
 
 SEC("cgroup/connect6")
@@ -172,10 +150,11 @@ int post_bind4(struct bpf_sock *ctx)
 {
 	__be16 port = bpf_htons((__u16)ctx->src_port);
 	__u8 proto = sock_proto(ctx->protocol);
+	__be32 address = ctx->src_ip4;
 
 	if (!proto || !sock_in_host_netns(ctx))
 		return ALLOW;
-	return verdict(sock4_is_taken(proto, ctx->src_ip4, port) ? -CILIA_EADDRINUSE : 0);
+	return verdict(sock_is_taken(proto, &address, port, false) ? -CILIA_EADDRINUSE : 0);
 }
 
 SEC("cgroup/post_bind6")
@@ -187,25 +166,28 @@ int post_bind6(struct bpf_sock *ctx)
 
 	if (!proto || !sock_in_host_netns(ctx))
 		return ALLOW;
-	return verdict(sock6_is_taken_in_both(proto, address, port) ? -CILIA_EADDRINUSE : 0);
+	return verdict(sock_is_taken_in_both(proto, address, port) ? -CILIA_EADDRINUSE : 0);
 }
 
 /* What an unconnected socket sent to stays until user space sees that its owner is gone. */
 SEC("cgroup/sock_release")
 int sock_release(struct bpf_sock *ctx)
 {
-	__be32 address[4] = { ctx->dst_ip6[0], ctx->dst_ip6[1], ctx->dst_ip6[2], ctx->dst_ip6[3] };
+	__be32 address6[4] = { ctx->dst_ip6[0], ctx->dst_ip6[1], ctx->dst_ip6[2], ctx->dst_ip6[3] };
+	__be32 address4 = ctx->dst_ip4;
 	__be16 port = ctx->dst_port;
+	__u64 cookie;
 
 	lb_count_end(ctx);
 	if (!port || !sock_proto(ctx->protocol))
 		return ALLOW;
+	cookie = bpf_get_socket_cookie(ctx);
 	if (ctx->family == CILIA_AF_INET)
-		sock4_forget(bpf_get_socket_cookie(ctx), ctx->dst_ip4, port);
-	else if (ipv6_is_mapped(address))
-		sock4_forget(bpf_get_socket_cookie(ctx), address[3], port);
+		sock_forget(cookie, &address4, port, false);
+	else if (ipv6_is_mapped(address6))
+		sock_forget(cookie, &address6[3], port, false);
 	else
-		sock6_forget(bpf_get_socket_cookie(ctx), address, port);
+		sock_forget(cookie, address6, port, true);
 	return ALLOW;
 }
 

@@ -18,6 +18,8 @@
 #define CILIA_AF_INET 2
 #define CILIA_AF_INET6 10
 
+#define NSEC_PER_S 1000000000ULL
+
 /* Define name4 and name6, the copies of an inline function whose last argument is the constant v6. They are
  * not static: the verifier checks each copy once, for any arguments, and not once for each way to it. It
  * assumes that a pointer may be NULL: `given` says that none is, `missing` is the value if one is. */

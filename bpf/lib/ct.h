@@ -22,8 +22,6 @@ const volatile __u32 ct_timeout_regular_tcp_fin_s = 10;
 /* Count packets and bytes of each connection. */
 const volatile bool ct_accounting = false;
 
-#define NSEC_PER_S 1000000000ULL
-
 #define CT_MAP(name, key_type)				\
 	struct {					\
 		__uint(type, BPF_MAP_TYPE_LRU_HASH);	\

@@ -44,7 +44,7 @@ struct icmp6_answer {
 
 static __always_inline bool icmp_within_budget(void)
 {
-	__u64 second = bpf_ktime_get_coarse_ns() / 1000000000ULL;
+	__u64 second = bpf_ktime_get_coarse_ns() / NSEC_PER_S;
 	struct icmp_budget *budget;
 	__u32 zero = 0;
 

@@ -8,6 +8,7 @@
  */
 #include "common.h"
 #include "lb_types.h"
+#include "tuple.h"
 
 #define LB_TRIES 2	/* one more look when a slot vanished between the two look-ups */
 
@@ -78,78 +79,123 @@ struct lb_maglev_table {
 LB_MAGLEV(cilia_lb4_mglv);
 LB_MAGLEV(cilia_lb6_mglv);
 
+/* A frontend or one of its slots, in the map of its family. */
+union lb_key {
+	struct lb4_key v4;
+	struct lb6_key v6;
+};
+
+static __always_inline void lb_key_of(union lb_key *key, const __be32 *address, __be16 port,
+				      __u8 proto, const bool v6)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	if (v6) {
+		address_copy(key->v6.address, address, true);
+		key->v6.dport = port;
+		key->v6.proto = proto;
+	} else {
+		key->v4.address = *address;
+		key->v4.dport = port;
+		key->v4.proto = proto;
+	}
+}
+
+/* Ask for the surrogate, which stands for every address of the node. */
+static __always_inline void lb_key_any_address(union lb_key *key, const bool v6)
+{
+	if (v6)
+		__builtin_memset(key->v6.address, 0, sizeof(key->v6.address));
+	else
+		key->v4.address = 0;
+}
+
+static __always_inline void lb_key_slot(union lb_key *key, __u16 slot, const bool v6)
+{
+	if (v6)
+		key->v6.slot = slot;
+	else
+		key->v4.slot = slot;
+}
+
+static __always_inline void lb_key_scope(union lb_key *key, __u8 scope, const bool v6)
+{
+	if (v6)
+		key->v6.scope = scope;
+	else
+		key->v4.scope = scope;
+}
+
+/* The entry of the key as it stands, or NULL. */
+static __always_inline struct lb_service *lb_entry(const union lb_key *key, const bool v6)
+{
+	if (v6)
+		return bpf_map_lookup_elem(&cilia_lb6_svc, &key->v6);
+	return bpf_map_lookup_elem(&cilia_lb4_svc, &key->v4);
+}
+
 /* The master entry for what a client inside the cluster dials, or NULL. Leaves the scope that
  * matched in key. */
-static __always_inline struct lb_service *lb4_service(struct lb4_key *key)
+static __always_inline struct lb_service *lb_service(union lb_key *key, const bool v6)
 {
 	struct lb_service *svc;
 
-	key->slot = 0;
-	key->scope = LB_SCOPE_EXTERNAL;
-	svc = bpf_map_lookup_elem(&cilia_lb4_svc, key);
+	lb_key_slot(key, 0, v6);
+	lb_key_scope(key, LB_SCOPE_EXTERNAL, v6);
+	svc = lb_entry(key, v6);
 	if (svc && (svc->flags & LB_SVC_TWO_SCOPES)) {
-		key->scope = LB_SCOPE_INTERNAL;
-		svc = bpf_map_lookup_elem(&cilia_lb4_svc, key);
+		lb_key_scope(key, LB_SCOPE_INTERNAL, v6);
+		svc = lb_entry(key, v6);
 	}
 	return svc;
 }
 
-static __always_inline struct lb_service *lb6_service(struct lb6_key *key)
-{
-	struct lb_service *svc;
+/* A backend, of either family. */
+struct lb_target {
+	__be32 address[4];
+	__be16 port;
+	__u8 state;		/* LB_BE_* */
+	__u8 pad;
+	__u32 id;
+};
 
-	key->slot = 0;
-	key->scope = LB_SCOPE_EXTERNAL;
-	svc = bpf_map_lookup_elem(&cilia_lb6_svc, key);
-	if (svc && (svc->flags & LB_SVC_TWO_SCOPES)) {
-		key->scope = LB_SCOPE_INTERNAL;
-		svc = bpf_map_lookup_elem(&cilia_lb6_svc, key);
+/* Read a backend; false if there is none of this id (any more). */
+static __always_inline bool lb_target(struct lb_target *target, __u32 id, const bool v6)
+{
+	target->id = id;
+	if (v6) {
+		const struct lb6_backend *backend = bpf_map_lookup_elem(&cilia_lb6_be, &id);
+
+		if (!backend)
+			return false;
+		address_copy(target->address, backend->address, true);
+		target->port = backend->port;
+		target->state = backend->state;
+	} else {
+		const struct lb4_backend *backend = bpf_map_lookup_elem(&cilia_lb4_be, &id);
+
+		if (!backend)
+			return false;
+		target->address[0] = backend->address;
+		target->port = backend->port;
+		target->state = backend->state;
 	}
-	return svc;
+	return true;
 }
 
-/* A random backend among the slots 1..count and its id, or NULL if there is none. The master entry
- * is read again when the slot or the backend is gone: the frontend shrank after svc was read. */
-static __always_inline struct lb4_backend *lb4_backend_random(struct lb4_key *key,
-							      const struct lb_service *svc,
-							      __u32 *backend_id)
+/* A random backend among the slots 1..count; false if there is none. The master entry is read again when
+ * the slot or the backend is gone: the frontend shrank after svc was read. */
+static __always_inline bool lb_random(struct lb_target *target, union lb_key *key,
+				      const struct lb_service *svc, const bool v6)
 {
 	const struct lb_service *slot;
-	struct lb4_backend *backend;
 
 	for (int i = 0; i < LB_TRIES && svc && svc->count; i++) {
-		key->slot = bpf_get_prandom_u32() % svc->count + 1;
-		slot = bpf_map_lookup_elem(&cilia_lb4_svc, key);
-		if (slot) {
-			*backend_id = slot->backend_id;
-			backend = bpf_map_lookup_elem(&cilia_lb4_be, backend_id);
-			if (backend)
-				return backend;
-		}
-		key->slot = 0;
-		svc = bpf_map_lookup_elem(&cilia_lb4_svc, key);
+		lb_key_slot(key, bpf_get_prandom_u32() % svc->count + 1, v6);
+		slot = lb_entry(key, v6);
+		if (slot && lb_target(target, slot->backend_id, v6))
+			return true;
+		lb_key_slot(key, 0, v6);
+		svc = lb_entry(key, v6);
 	}
-	return NULL;
-}
-
-static __always_inline struct lb6_backend *lb6_backend_random(struct lb6_key *key,
-							      const struct lb_service *svc,
-							      __u32 *backend_id)
-{
-	const struct lb_service *slot;
-	struct lb6_backend *backend;
-
-	for (int i = 0; i < LB_TRIES && svc && svc->count; i++) {
-		key->slot = bpf_get_prandom_u32() % svc->count + 1;
-		slot = bpf_map_lookup_elem(&cilia_lb6_svc, key);
-		if (slot) {
-			*backend_id = slot->backend_id;
-			backend = bpf_map_lookup_elem(&cilia_lb6_be, backend_id);
-			if (backend)
-				return backend;
-		}
-		key->slot = 0;
-		svc = bpf_map_lookup_elem(&cilia_lb6_svc, key);
-	}
-	return NULL;
+	return false;
 }

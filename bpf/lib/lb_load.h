@@ -94,18 +94,16 @@ static __always_inline void lb_count_end(struct bpf_sock *sock)
 		lb_count(counted, 0);
 }
 
-/* Id of the backend with fewer connections for its weight, of two slots; 0 if one is gone. slot is the
- * field of key that is set. */
-static __always_inline __u32 lb_less_loaded(void *services, void *key, __u16 *slot, __u32 one,
-					    __u32 other, const bool v6)
+/* Id of the backend with fewer connections for its weight, of two slots; 0 if one is gone. */
+static __always_inline __u32 lb_less_loaded(union lb_key *key, __u32 one, __u32 other, const bool v6)
 {
 	const struct lb_service *first, *second;
 	__u64 of_first, of_second;
 
-	*slot = one;
-	first = bpf_map_lookup_elem(services, key);
-	*slot = other;
-	second = bpf_map_lookup_elem(services, key);
+	lb_key_slot(key, one, v6);
+	first = lb_entry(key, v6);
+	lb_key_slot(key, other, v6);
+	second = lb_entry(key, v6);
 	if (!first || !second)
 		return 0;
 	of_first = (lb_load_of(first->backend_id, v6) + 1) * (second->weight ? second->weight : 1);
@@ -113,41 +111,17 @@ static __always_inline __u32 lb_less_loaded(void *services, void *key, __u16 *sl
 	return of_second < of_first ? second->backend_id : first->backend_id;
 }
 
-/* Two slots that differ, of count > 1. */
-#define LB_TWO_SLOTS(one, other, count)							\
-	do {										\
-		(one) = bpf_get_prandom_u32() % (count);				\
-		(other) = ((one) + 1 + bpf_get_prandom_u32() % ((count) - 1)) % (count);	\
-	} while (0)
-
-static __always_inline struct lb4_backend *lb4_backend_least(struct lb4_key *key,
-							     const struct lb_service *svc,
-							     __u32 *backend_id)
+/* The backend with fewer connections, of two slots that differ; a random one if there is no choice. */
+static __always_inline bool lb_least(struct lb_target *target, union lb_key *key,
+				     const struct lb_service *svc, const bool v6)
 {
-	struct lb4_backend *backend = NULL;
 	__u32 count = svc->count, one, other;
 
 	if (count > 1) {
-		LB_TWO_SLOTS(one, other, count);
-		*backend_id = lb_less_loaded(&cilia_lb4_svc, key, &key->slot, one + 1, other + 1,
-					     false);
-		backend = bpf_map_lookup_elem(&cilia_lb4_be, backend_id);
+		one = bpf_get_prandom_u32() % count;
+		other = (one + 1 + bpf_get_prandom_u32() % (count - 1)) % count;
+		if (lb_target(target, lb_less_loaded(key, one + 1, other + 1, v6), v6))
+			return true;
 	}
-	return backend ? backend : lb4_backend_random(key, svc, backend_id);
-}
-
-static __always_inline struct lb6_backend *lb6_backend_least(struct lb6_key *key,
-							     const struct lb_service *svc,
-							     __u32 *backend_id)
-{
-	struct lb6_backend *backend = NULL;
-	__u32 count = svc->count, one, other;
-
-	if (count > 1) {
-		LB_TWO_SLOTS(one, other, count);
-		*backend_id = lb_less_loaded(&cilia_lb6_svc, key, &key->slot, one + 1, other + 1,
-					     true);
-		backend = bpf_map_lookup_elem(&cilia_lb6_be, backend_id);
-	}
-	return backend ? backend : lb6_backend_random(key, svc, backend_id);
+	return lb_random(target, key, svc, v6);
 }

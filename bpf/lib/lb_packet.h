@@ -48,17 +48,8 @@ struct lb_asked {
 static __always_inline struct lb_service *lb_lookup(union lb_key *key, const struct tuple *tuple,
 						    const bool outside, const bool v6)
 {
-	__builtin_memset(key, 0, sizeof(*key));
-	if (v6) {
-		address_copy(key->v6.address, tuple->daddr, true);
-		key->v6.dport = tuple->dport;
-		key->v6.proto = tuple->proto;
-		return outside ? bpf_map_lookup_elem(&cilia_lb6_svc, &key->v6) : lb6_service(&key->v6);
-	}
-	key->v4.address = tuple->daddr[0];
-	key->v4.dport = tuple->dport;
-	key->v4.proto = tuple->proto;
-	return outside ? bpf_map_lookup_elem(&cilia_lb4_svc, &key->v4) : lb4_service(&key->v4);
+	lb_key_of(key, tuple->daddr, tuple->dport, tuple->proto, v6);
+	return outside ? lb_entry(key, v6) : lb_service(key, v6);
 }
 
 /* The node port that a packet to another node asks for, or NULL: every node has the frontend of the address
@@ -70,17 +61,9 @@ static __noinline struct lb_service *lb_node_port(union lb_key *key, const struc
 
 	if (!cluster_node_is_other(tuple->daddr, v6))
 		return NULL;
-	if (v6) {
-		__builtin_memset(key->v6.address, 0, sizeof(key->v6.address));
-		key->v6.scope = 0;
-		svc = outside ? bpf_map_lookup_elem(&cilia_lb6_svc, &key->v6) :
-				lb6_service(&key->v6);
-	} else {
-		key->v4.address = 0;
-		key->v4.scope = 0;
-		svc = outside ? bpf_map_lookup_elem(&cilia_lb4_svc, &key->v4) :
-				lb4_service(&key->v4);
-	}
+	lb_key_any_address(key, v6);
+	lb_key_scope(key, LB_SCOPE_EXTERNAL, v6);
+	svc = outside ? lb_entry(key, v6) : lb_service(key, v6);
 	return svc && svc->type == LB_TYPE_NODE_PORT ? svc : NULL;
 }
 

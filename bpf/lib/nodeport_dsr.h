@@ -147,21 +147,20 @@ struct nodeport_scan {
 	bool found;
 };
 
-static long nodeport_scan_slot(__u32 turn, struct nodeport_scan *scan)
+static __always_inline bool nodeport_scan_entry(__u32 turn, struct nodeport_scan *scan, const bool v6)
 {
 	const struct lb_service *slot;
 
-	if (scan->v6) {
-		scan->key.v6.slot = turn + 1;
-		slot = bpf_map_lookup_elem(&cilia_lb6_svc, &scan->key.v6);
-		scan->found = slot && lb_target(&scan->target, slot->backend_id, true) &&
-			      address_equal(scan->target.address, scan->address, true);
-	} else {
-		scan->key.v4.slot = turn + 1;
-		slot = bpf_map_lookup_elem(&cilia_lb4_svc, &scan->key.v4);
-		scan->found = slot && lb_target(&scan->target, slot->backend_id, false) &&
-			      address_equal(scan->target.address, scan->address, false);
-	}
+	lb_key_slot(&scan->key, turn + 1, v6);
+	slot = lb_entry(&scan->key, v6);
+	return slot && lb_target(&scan->target, slot->backend_id, v6) &&
+	       address_equal(scan->target.address, scan->address, v6);
+}
+
+static long nodeport_scan_slot(__u32 turn, struct nodeport_scan *scan)
+{
+	scan->found = scan->v6 ? nodeport_scan_entry(turn, scan, true) :
+				 nodeport_scan_entry(turn, scan, false);
 	return scan->found;
 }
 

@@ -12,29 +12,27 @@ LB_HASH(cilia_skip_lb6, struct skip_lb6_key, struct skip_lb_value);
 LB_HASH(cilia_skip_pod4, struct skip_pod4_key, struct skip_lb_value);
 LB_HASH(cilia_skip_pod6, struct skip_pod6_key, struct skip_lb_value);
 
-/* Whether a socket of this network namespace reaches the frontend itself. The maps are asked for
- * redirected frontends only, so that no other pays for them. */
-static __always_inline bool redirect4_skips(const struct lb_service *svc, __u64 netns_cookie,
-				       __be32 address, __be16 port)
+/* Whether a socket reaches the frontend that it dials itself. The maps are asked for redirected frontends
+ * only, so that no other pays for them. */
+static __always_inline bool redirect_skips_socket(struct bpf_sock_addr *ctx, const struct lb_service *svc,
+						  const __be32 *address, __be16 port, const bool v6)
 {
-	struct skip_lb4_key key = {
-		.netns_cookie = netns_cookie,
-		.address = address,
-		.port = port,
-	};
-
-	return svc->type == LB_TYPE_LOCAL_REDIRECT && bpf_map_lookup_elem(&cilia_skip_lb4, &key);
-}
-
-static __always_inline bool redirect6_skips(const struct lb_service *svc, __u64 netns_cookie,
-				       const __be32 *address, __be16 port)
-{
-	struct skip_lb6_key key = { .netns_cookie = netns_cookie, .port = port };
-
 	if (svc->type != LB_TYPE_LOCAL_REDIRECT)
 		return false;
-	__builtin_memcpy(key.address, address, sizeof(key.address));
-	return bpf_map_lookup_elem(&cilia_skip_lb6, &key);
+	if (v6) {
+		struct skip_lb6_key key = { .netns_cookie = bpf_get_netns_cookie(ctx), .port = port };
+
+		address_copy(key.address, address, true);
+		return bpf_map_lookup_elem(&cilia_skip_lb6, &key);
+	} else {
+		struct skip_lb4_key key = {
+			.netns_cookie = bpf_get_netns_cookie(ctx),
+			.address = *address,
+			.port = port,
+		};
+
+		return bpf_map_lookup_elem(&cilia_skip_lb4, &key);
+	}
 }
 
 /* Whether a workload's packet reaches the frontend itself. */

@@ -67,19 +67,16 @@ static __always_inline bool sock_in_host_netns(void *ctx)
 	return host_netns_cookie && bpf_get_netns_cookie(ctx) == host_netns_cookie;
 }
 
-static __always_inline bool ipv4_is_loopback(__be32 address)
+static __always_inline bool address_is_any(const __be32 *address, const bool v6)
 {
-	return (address & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !(v6 ? address[0] | address[1] | address[2] | address[3] : address[0]);
 }
 
-static __always_inline bool ipv6_is_loopback(const __be32 *address)
+static __always_inline bool address_is_loopback(const __be32 *address, const bool v6)
 {
-	return !address[0] && !address[1] && !address[2] && address[3] == bpf_htonl(1);
-}
-
-static __always_inline bool ipv6_is_any(const __be32 *address)
-{
-	return !(address[0] | address[1] | address[2] | address[3]);
+	if (v6)
+		return !(address[0] | address[1] | address[2]) && address[3] == bpf_htonl(1);
+	return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
 }
 
 static __always_inline bool ipv6_is_mapped(const __be32 *address)
@@ -98,49 +95,26 @@ static __always_inline bool sock_serves_elsewhere(const struct lb_service *svc)
  * itself by loopback, when someone dials another node, whose backend may be here and would answer past
  * it, and never because someone dials the address 0. A host port that is for the node alone is found by
  * loopback alone. */
-static __always_inline struct lb_service *sock4_service(struct bpf_sock_addr *ctx,
-							struct lb4_key *key)
+static __always_inline struct lb_service *sock_service(struct bpf_sock_addr *ctx, union lb_key *key,
+						       const __be32 *address, const bool v6)
 {
 	struct lb_service *svc;
 
-	if (!key->address)
+	if (address_is_any(address, v6))
 		return NULL;
-	svc = lb4_service(key);
+	svc = lb_service(key, v6);
 	if (svc && !(svc->flags & LB_SVC_LOOPBACK))
 		return svc;
-	if (ipv4_is_loopback(key->address)) {
+	if (address_is_loopback(address, v6)) {
 		if (!sock_in_host_netns(ctx))
 			return NULL;
-		key->address = 0;
-		return lb4_service(key);
+		lb_key_any_address(key, v6);
+		return lb_service(key, v6);
 	}
-	if (!cluster_node_is_other(&key->address, false))
+	if (!cluster_node_is_other(address, v6))
 		return NULL;
-	key->address = 0;
-	svc = lb4_service(key);
-	return sock_serves_elsewhere(svc) ? svc : NULL;
-}
-
-static __always_inline struct lb_service *sock6_service(struct bpf_sock_addr *ctx,
-							struct lb6_key *key)
-{
-	struct lb_service *svc;
-
-	if (ipv6_is_any(key->address))
-		return NULL;
-	svc = lb6_service(key);
-	if (svc && !(svc->flags & LB_SVC_LOOPBACK))
-		return svc;
-	if (ipv6_is_loopback(key->address)) {
-		if (!sock_in_host_netns(ctx))
-			return NULL;
-		key->address[3] = 0;
-		return lb6_service(key);
-	}
-	if (!cluster_node_is_other(key->address, true))
-		return NULL;
-	__builtin_memset(key->address, 0, sizeof(key->address));
-	svc = lb6_service(key);
+	lb_key_any_address(key, v6);
+	svc = lb_service(key, v6);
 	return sock_serves_elsewhere(svc) ? svc : NULL;
 }
 
@@ -160,158 +134,140 @@ static __always_inline int sock_source_verdict(struct bpf_sock_addr *ctx,
 }
 
 /* Whether an address that has no such port belongs to a service all the same. */
-static __always_inline bool sock4_is_vip(__be32 address)
+static __always_inline bool sock_is_vip(const __be32 *address, const bool v6)
 {
-	struct lb4_key key = { .address = address };
+	union lb_key wildcard;
 
-	return wildcard_entries && bpf_map_lookup_elem(&cilia_lb4_svc, &key);
+	lb_key_of(&wildcard, address, 0, 0, v6);
+	return wildcard_entries && lb_entry(&wildcard, v6);
 }
 
-static __always_inline bool sock6_is_vip(const __be32 *address)
-{
-	struct lb6_key key = {};
+/* A socket's peer, and the frontend that it stands for. */
+union sock_key {
+	struct sock4_key v4;
+	struct sock6_key v6;
+};
 
-	__builtin_memcpy(key.address, address, sizeof(key.address));
-	return wildcard_entries && bpf_map_lookup_elem(&cilia_lb6_svc, &key);
+union sock_value {
+	struct sock4_value v4;
+	struct sock6_value v6;
+};
+
+static __always_inline void sock_key_of(union sock_key *key, __u64 cookie, const __be32 *address,
+					__be16 port, const bool v6)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	if (v6) {
+		key->v6.cookie = cookie;
+		address_copy(key->v6.address, address, true);
+		key->v6.port = port;
+	} else {
+		key->v4.cookie = cookie;
+		key->v4.address = *address;
+		key->v4.port = port;
+	}
 }
 
-/* An unchanged entry is not written again: a socket that sends many datagrams to one backend
- * pays for a look-up only. */
-static __always_inline int sock4_remember(struct sock4_key *key, const struct sock4_value *value)
+static __always_inline void *sock_entry(const union sock_key *key, const bool v6)
 {
-	const struct sock4_value *old = bpf_map_lookup_elem(&cilia_lb4_sk, key);
+	if (v6)
+		return bpf_map_lookup_elem(&cilia_lb6_sk, &key->v6);
+	return bpf_map_lookup_elem(&cilia_lb4_sk, &key->v4);
+}
 
-	if (old && old->address == value->address && old->port == value->port &&
-	    old->rev_nat == value->rev_nat)
+static __always_inline bool sock_value_equal(const union sock_value *one, const union sock_value *other,
+					     const bool v6)
+{
+	if (v6)
+		return address_equal(one->v6.address, other->v6.address, true) &&
+		       one->v6.port == other->v6.port && one->v6.rev_nat == other->v6.rev_nat;
+	return one->v4.address == other->v4.address && one->v4.port == other->v4.port &&
+	       one->v4.rev_nat == other->v4.rev_nat;
+}
+
+/* Remember for the way back which frontend the application dialled: 0, or an error. An unchanged entry is
+ * not written again: a socket that sends many datagrams to one backend pays for a look-up only. */
+static __always_inline int sock_remember(const union sock_key *key, const __be32 *address, __be16 port,
+					 __u32 rev_nat, const bool v6)
+{
+	const union sock_value *old = sock_entry(key, v6);
+	union sock_value value = {};
+
+	if (v6) {
+		address_copy(value.v6.address, address, true);
+		value.v6.port = port;
+		value.v6.rev_nat = rev_nat;
+	} else {
+		value.v4.address = *address;
+		value.v4.port = port;
+		value.v4.rev_nat = rev_nat;
+	}
+	if (old && sock_value_equal(old, &value, v6))
 		return 0;
-	return bpf_map_update_elem(&cilia_lb4_sk, key, value, BPF_ANY);
-}
-
-static __always_inline int sock6_remember(struct sock6_key *key, const struct sock6_value *value)
-{
-	const struct sock6_value *old = bpf_map_lookup_elem(&cilia_lb6_sk, key);
-
-	if (old && old->address[0] == value->address[0] && old->address[1] == value->address[1] &&
-	    old->address[2] == value->address[2] && old->address[3] == value->address[3] &&
-	    old->port == value->port && old->rev_nat == value->rev_nat)
-		return 0;
-	return bpf_map_update_elem(&cilia_lb6_sk, key, value, BPF_ANY);
+	if (v6)
+		return bpf_map_update_elem(&cilia_lb6_sk, &key->v6, &value.v6, BPF_ANY);
+	return bpf_map_update_elem(&cilia_lb4_sk, &key->v4, &value.v4, BPF_ANY);
 }
 
 /* Replace *address and *port by a backend's. What nobody serves is refused here: it would leave the
  * node as it is, and come back in a loop. Without an entry for the way back a UDP client would see
  * replies from a stranger, so then it is refused too; TCP only loses getpeername. connects: the socket
  * keeps this peer, and counts as a connection. */
-static __always_inline int sock4_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port,
-					const bool connects)
+static __always_inline int sock_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port,
+					const bool connects, const bool v6)
 {
-	struct lb4_key key = { .address = *address, .dport = *port, .proto = sock_proto(ctx->protocol) };
-	struct sock4_value back = { .address = *address, .port = *port };
-	struct sock4_key way_back = {};
-	struct lb4_backend *backend;
+	__u8 proto = sock_proto(ctx->protocol);
+	struct lb_target target = {};
+	union sock_key way_back;
 	struct lb_service *svc;
-	__u32 backend_id = 0;
+	union lb_key key;
 	int verdict;
 
-	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
+	if (!proto || (sock_host_only && !sock_in_host_netns(ctx)))
 		return SOCK_PASS;
-	svc = sock4_service(ctx, &key);
-	if ((!svc && !sock4_is_vip(*address)) || switch_hands_back())
+	lb_key_of(&key, address, *port, proto, v6);
+	svc = sock_service(ctx, &key, address, v6);
+	if ((!svc && !sock_is_vip(address, v6)) || switch_hands_back())
 		return SOCK_PASS;
 	if (!svc)
 		return sock_refused(DROP_NO_SERVICE, no_backend_error);
 	if (svc->flags & LB_SVC_FOR_PACKETS)
 		return SOCK_PASS;
-	if (redirect4_skips(svc, bpf_get_netns_cookie(ctx), *address, *port))
+	if (redirect_skips_socket(ctx, svc, address, *port, v6))
 		return SOCK_PASS;
 	verdict = sock_source_verdict(ctx, svc);
 	if (verdict != SOCK_TRANSLATED)
 		return verdict;
-	backend = sock4_backend(ctx, &key, svc, &backend_id);
-	if (!backend)
+	if (!sock_choose(ctx, &target, &key, svc, v6))
 		return sock_refused(DROP_NO_BACKEND, no_backend_error);
-	back.rev_nat = svc->rev_nat;
-	way_back.cookie = bpf_get_socket_cookie(ctx);
-	way_back.address = backend->address;
-	way_back.port = backend->port;
-	if (sock4_remember(&way_back, &back) && key.proto == IPPROTO_UDP)
+	sock_key_of(&way_back, bpf_get_socket_cookie(ctx), target.address, target.port, v6);
+	/* Read again: the verifier would look at all of this once a protocol. */
+	if (sock_remember(&way_back, address, *port, svc->rev_nat, v6) && ctx->protocol == IPPROTO_UDP)
 		return sock_refused(DROP_MAP_FULL, -CILIA_ENOMEM);
 	if (connects && lb_wants_least(svc))
-		lb_count_begin(ctx, backend_id, false);
-	*address = way_back.address;
-	*port = way_back.port;
-	return SOCK_TRANSLATED;
-}
-
-static __always_inline int sock6_forward(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port,
-					const bool connects)
-{
-	struct lb6_key key = { .dport = *port, .proto = sock_proto(ctx->protocol) };
-	struct sock6_value back = { .port = *port };
-	struct sock6_key way_back = {};
-	struct lb6_backend *backend;
-	struct lb_service *svc;
-	__u32 backend_id = 0;
-	int verdict;
-
-	__builtin_memcpy(key.address, address, sizeof(key.address));
-	__builtin_memcpy(back.address, address, sizeof(back.address));
-	if (!key.proto || (sock_host_only && !sock_in_host_netns(ctx)))
-		return SOCK_PASS;
-	svc = sock6_service(ctx, &key);
-	if ((!svc && !sock6_is_vip(address)) || switch_hands_back())
-		return SOCK_PASS;
-	if (!svc)
-		return sock_refused(DROP_NO_SERVICE, no_backend_error);
-	if (svc->flags & LB_SVC_FOR_PACKETS)
-		return SOCK_PASS;
-	if (redirect6_skips(svc, bpf_get_netns_cookie(ctx), address, *port))
-		return SOCK_PASS;
-	verdict = sock_source_verdict(ctx, svc);
-	if (verdict != SOCK_TRANSLATED)
-		return verdict;
-	backend = sock6_backend(ctx, &key, svc, &backend_id);
-	if (!backend)
-		return sock_refused(DROP_NO_BACKEND, no_backend_error);
-	back.rev_nat = svc->rev_nat;
-	way_back.cookie = bpf_get_socket_cookie(ctx);
-	__builtin_memcpy(way_back.address, backend->address, sizeof(way_back.address));
-	way_back.port = backend->port;
-	if (sock6_remember(&way_back, &back) && key.proto == IPPROTO_UDP)
-		return sock_refused(DROP_MAP_FULL, -CILIA_ENOMEM);
-	if (connects && lb_wants_least(svc))
-		lb_count_begin(ctx, backend_id, true);
-	__builtin_memcpy(address, way_back.address, sizeof(way_back.address));
-	*port = way_back.port;
+		lb_count_begin(ctx, target.id, v6);
+	address_copy(address, target.address, v6);
+	*port = target.port;
 	return SOCK_TRANSLATED;
 }
 
 /* Replace a backend's address and port by those that the socket dialled; false = not ours. */
-static __always_inline bool sock4_reverse(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port)
+static __always_inline bool sock_reverse(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port,
+					 const bool v6)
 {
-	struct sock4_key key = { .address = *address, .port = *port };
-	const struct sock4_value *value;
+	const union sock_value *frontend;
+	union sock_key key;
 
-	key.cookie = bpf_get_socket_cookie(ctx);
-	value = bpf_map_lookup_elem(&cilia_lb4_sk, &key);
-	if (!value)
+	sock_key_of(&key, bpf_get_socket_cookie(ctx), address, *port, v6);
+	frontend = sock_entry(&key, v6);
+	if (!frontend)
 		return false;
-	*address = value->address;
-	*port = value->port;
-	return true;
-}
-
-static __always_inline bool sock6_reverse(struct bpf_sock_addr *ctx, __be32 *address, __be16 *port)
-{
-	struct sock6_key key = { .port = *port };
-	const struct sock6_value *value;
-
-	__builtin_memcpy(key.address, address, sizeof(key.address));
-	key.cookie = bpf_get_socket_cookie(ctx);
-	value = bpf_map_lookup_elem(&cilia_lb6_sk, &key);
-	if (!value)
-		return false;
-	__builtin_memcpy(address, value->address, sizeof(value->address));
-	*port = value->port;
+	if (v6) {
+		address_copy(address, frontend->v6.address, true);
+		*port = frontend->v6.port;
+	} else {
+		*address = frontend->v4.address;
+		*port = frontend->v4.port;
+	}
 	return true;
 }

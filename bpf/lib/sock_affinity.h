@@ -4,100 +4,51 @@
 /* Which backend a socket gets: its client's for as long as the affinity lasts, else a random one,
  * or that with fewer connections. A choice at the socket is made once and on this node, so nobody has
  * to repeat it by a table. */
-#include "common.h"
-#include "lb.h"
+#include "lb_affinity.h"
 #include "lb_load.h"
 
-#define NSEC_PER_SEC 1000000000LL
-
-static __always_inline struct lb4_backend *sock4_new_backend(struct lb4_key *key,
-							       const struct lb_service *svc,
-							       __u32 *backend_id)
+static __always_inline bool sock_choose_new(struct lb_target *target, union lb_key *key,
+					    const struct lb_service *svc, const bool v6)
 {
-	if (lb_wants_least(svc))
-		return lb4_backend_least(key, svc, backend_id);
-	return lb4_backend_random(key, svc, backend_id);
+	return lb_wants_least(svc) ? lb_least(target, key, svc, v6) : lb_random(target, key, svc, v6);
 }
 
-/* The backend that this client has, if its time is not over and it still serves; else a new one, which
- * the client has from now on. Its id is left in *backend_id. */
-static __always_inline struct lb4_backend *sock4_backend(struct bpf_sock_addr *ctx,
-							   struct lb4_key *key,
-							   const struct lb_service *svc,
-							   __u32 *backend_id)
+/* The client of a socket is its network namespace. */
+static __always_inline void sock_client_key(struct bpf_sock_addr *ctx, union lb_affinity_key *client,
+					    __u32 rev_nat, const bool v6)
 {
-	struct lb4_affinity_key client = { .rev_nat = svc->rev_nat, .is_netns = 1 };
-	struct lb_affinity_match_key match = { .rev_nat = svc->rev_nat };
-	struct lb_affinity chosen = { .last_used_ns = bpf_ktime_get_ns() };
-	__s64 timeout_ns = svc->affinity_timeout_s * NSEC_PER_SEC;
-	struct lb4_backend *backend;
-	struct lb_affinity *held;
+	__u64 netns_cookie = bpf_get_netns_cookie(ctx);
+
+	if (v6)
+		client->v6 = (struct lb6_affinity_key){
+			.client = { netns_cookie },
+			.rev_nat = rev_nat,
+			.is_netns = 1,
+		};
+	else
+		client->v4 = (struct lb4_affinity_key){
+			.client = netns_cookie,
+			.rev_nat = rev_nat,
+			.is_netns = 1,
+		};
+}
+
+/* Choose the backend that this client has, or a new one, which the client has from now on. False: nobody
+ * serves. */
+static __always_inline bool sock_choose(struct bpf_sock_addr *ctx, struct lb_target *target,
+					union lb_key *key, const struct lb_service *svc, const bool v6)
+{
+	union lb_affinity_key client;
+	__u64 now_ns;
 
 	if (!(svc->flags & LB_SVC_AFFINITY))
-		return sock4_new_backend(key, svc, backend_id);
-	client.client = bpf_get_netns_cookie(ctx);
-	held = bpf_map_lookup_elem(&cilia_lb4_aff, &client);
-	if (held && (__s64)(chosen.last_used_ns - held->last_used_ns) <= timeout_ns) {
-		match.backend_id = held->backend_id;
-		backend = NULL;
-		if (bpf_map_lookup_elem(&cilia_lb4_affm, &match))
-			backend = bpf_map_lookup_elem(&cilia_lb4_be, &match.backend_id);
-		if (backend) {
-			held->last_used_ns = chosen.last_used_ns;
-			*backend_id = match.backend_id;
-			return backend;
-		}
-	}
-	backend = sock4_new_backend(key, svc, backend_id);
-	if (backend) {
-		chosen.backend_id = *backend_id;
-		bpf_map_update_elem(&cilia_lb4_aff, &client, &chosen, BPF_ANY);
-	}
-	return backend;
-}
-
-static __always_inline struct lb6_backend *sock6_new_backend(struct lb6_key *key,
-							       const struct lb_service *svc,
-							       __u32 *backend_id)
-{
-	if (lb_wants_least(svc))
-		return lb6_backend_least(key, svc, backend_id);
-	return lb6_backend_random(key, svc, backend_id);
-}
-
-/* The backend that this client has, if its time is not over and it still serves; else a new one, which
- * the client has from now on. Its id is left in *backend_id. */
-static __always_inline struct lb6_backend *sock6_backend(struct bpf_sock_addr *ctx,
-							   struct lb6_key *key,
-							   const struct lb_service *svc,
-							   __u32 *backend_id)
-{
-	struct lb6_affinity_key client = { .rev_nat = svc->rev_nat, .is_netns = 1 };
-	struct lb_affinity_match_key match = { .rev_nat = svc->rev_nat };
-	struct lb_affinity chosen = { .last_used_ns = bpf_ktime_get_ns() };
-	__s64 timeout_ns = svc->affinity_timeout_s * NSEC_PER_SEC;
-	struct lb6_backend *backend;
-	struct lb_affinity *held;
-
-	if (!(svc->flags & LB_SVC_AFFINITY))
-		return sock6_new_backend(key, svc, backend_id);
-	client.client[0] = bpf_get_netns_cookie(ctx);
-	held = bpf_map_lookup_elem(&cilia_lb6_aff, &client);
-	if (held && (__s64)(chosen.last_used_ns - held->last_used_ns) <= timeout_ns) {
-		match.backend_id = held->backend_id;
-		backend = NULL;
-		if (bpf_map_lookup_elem(&cilia_lb6_affm, &match))
-			backend = bpf_map_lookup_elem(&cilia_lb6_be, &match.backend_id);
-		if (backend) {
-			held->last_used_ns = chosen.last_used_ns;
-			*backend_id = match.backend_id;
-			return backend;
-		}
-	}
-	backend = sock6_new_backend(key, svc, backend_id);
-	if (backend) {
-		chosen.backend_id = *backend_id;
-		bpf_map_update_elem(&cilia_lb6_aff, &client, &chosen, BPF_ANY);
-	}
-	return backend;
+		return sock_choose_new(target, key, svc, v6);
+	sock_client_key(ctx, &client, svc->rev_nat, v6);
+	now_ns = bpf_ktime_get_ns();
+	if (lb_held(target, &client, svc, now_ns, v6))
+		return true;
+	if (!sock_choose_new(target, key, svc, v6))
+		return false;
+	lb_hold(&client, target->id, now_ns, v6);
+	return true;
 }

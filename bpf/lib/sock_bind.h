@@ -25,45 +25,34 @@ static __always_inline bool sock_owns_port(const struct lb_service *svc, bool he
 }
 
 /* 0 is every address of the node, and loopback leads where that leads. */
-static __always_inline bool sock4_is_taken(__u8 proto, __be32 address, __be16 port)
+static __always_inline bool sock_is_taken(__u8 proto, const __be32 *address, __be16 port, const bool v6)
 {
-	bool here = !address || ipv4_is_loopback(address);
-	struct lb4_key key = { .address = here ? 0 : address, .dport = port, .proto = proto };
+	bool here = address_is_any(address, v6) || address_is_loopback(address, v6);
+	union lb_key key;
 
-	return sock_owns_port(lb4_service(&key), here);
-}
-
-static __always_inline bool sock6_is_taken(__u8 proto, const __be32 *address, __be16 port)
-{
-	bool here = ipv6_is_any(address) || ipv6_is_loopback(address);
-	struct lb6_key key = { .dport = port, .proto = proto };
-
-	if (!here)
-		__builtin_memcpy(key.address, address, sizeof(key.address));
-	return sock_owns_port(lb6_service(&key), here);
+	lb_key_of(&key, address, port, proto, v6);
+	if (here)
+		lb_key_any_address(&key, v6);
+	return sock_owns_port(lb_service(&key, v6), here);
 }
 
 /* A socket bound to :: hears IPv4 too unless it was told not to, which cannot be seen here. */
-static __always_inline bool sock6_is_taken_in_both(__u8 proto, const __be32 *address, __be16 port)
+static __always_inline bool sock_is_taken_in_both(__u8 proto, const __be32 *address, __be16 port)
 {
 	if (ipv6_is_mapped(address))
-		return sock4_is_taken(proto, address[3], port);
-	return sock6_is_taken(proto, address, port) ||
-	       (ipv6_is_any(address) && sock4_is_taken(proto, 0, port));
+		return sock_is_taken(proto, &address[3], port, false);
+	return sock_is_taken(proto, address, port, true) ||
+	       (address_is_any(address, true) && sock_is_taken(proto, address, port, false));
 }
 
 /* Of the entries of a socket, the one of the peer that it is connected to. */
-static __always_inline void sock4_forget(__u64 cookie, __be32 address, __be16 port)
+static __always_inline void sock_forget(__u64 cookie, const __be32 *address, __be16 port, const bool v6)
 {
-	struct sock4_key key = { .cookie = cookie, .address = address, .port = port };
+	union sock_key key;
 
-	bpf_map_delete_elem(&cilia_lb4_sk, &key);
-}
-
-static __always_inline void sock6_forget(__u64 cookie, const __be32 *address, __be16 port)
-{
-	struct sock6_key key = { .cookie = cookie, .port = port };
-
-	__builtin_memcpy(key.address, address, sizeof(key.address));
-	bpf_map_delete_elem(&cilia_lb6_sk, &key);
+	sock_key_of(&key, cookie, address, port, v6);
+	if (v6)
+		bpf_map_delete_elem(&cilia_lb6_sk, &key.v6);
+	else
+		bpf_map_delete_elem(&cilia_lb4_sk, &key.v4);
 }

@@ -51,11 +51,13 @@ SEC("tc") int path(struct __sk_buff *skb)
 
     for (__u32 i = 0; i < LOOPS; i++) {
         __u32 n = bpf_get_prandom_u32() % services;
-        struct lb4_key key = { .address = n, .dport = bpf_htons(80), .proto = IPPROTO_TCP };
-        struct lb_service *svc = lb4_service(&key);
-        __u32 backend_id;
+        struct lb_target target;
+        struct lb_service *svc;
+        union lb_key key;
 
-        if (svc && lb4_backend_random(&key, svc, &backend_id))
+        lb_key_of(&key, &n, bpf_htons(80), IPPROTO_TCP, false);
+        svc = lb_service(&key, false);
+        if (svc && lb_random(&target, &key, svc, false))
             found++;
     }
     return found;

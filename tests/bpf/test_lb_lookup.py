@@ -44,39 +44,21 @@ LOOK_UP = """
 
 struct ports { __be16 source, dest; };
 
-static __always_inline int look_up4(struct iphdr *ip, struct ports *ports)
+static __always_inline int translate(__be32 *address, struct ports *ports, __u8 proto,
+                                     const bool v6)
 {
-    struct lb4_key key = { .address = ip->daddr, .dport = ports->dest, .proto = ip->protocol };
-    struct lb_service *svc = lb4_service(&key);
-    struct lb4_backend *backend;
-    __u32 backend_id;
-
-    if (!svc)
-        return 0;
-    backend = lb4_backend_random(&key, svc, &backend_id);
-    if (!backend)
-        return 2;
-    ip->daddr = backend->address;
-    ports->dest = backend->port;
-    return 0;
-}
-
-static __always_inline int look_up6(struct ipv6hdr *ip, struct ports *ports)
-{
-    struct lb6_key key = { .dport = ports->dest, .proto = ip->nexthdr };
-    struct lb6_backend *backend;
+    struct lb_target target = {};
     struct lb_service *svc;
-    __u32 backend_id;
+    union lb_key key;
 
-    __builtin_memcpy(key.address, &ip->daddr, 16);
-    svc = lb6_service(&key);
+    lb_key_of(&key, address, ports->dest, proto, v6);
+    svc = lb_service(&key, v6);
     if (!svc)
         return 0;
-    backend = lb6_backend_random(&key, svc, &backend_id);
-    if (!backend)
+    if (!lb_random(&target, &key, svc, v6))
         return 2;
-    __builtin_memcpy(&ip->daddr, backend->address, 16);
-    ports->dest = backend->port;
+    address_copy(address, target.address, v6);
+    ports->dest = target.port;
     return 0;
 }
 
@@ -90,9 +72,9 @@ SEC("tc") int look_up(struct __sk_buff *skb)
     if ((void *)(eth + 1) > end)
         return 0;
     if (eth->h_proto == bpf_htons(ETH_P_IP) && (void *)(ip4 + 1) + sizeof(struct ports) <= end)
-        return look_up4(ip4, (void *)(ip4 + 1));
+        return translate(&ip4->daddr, (void *)(ip4 + 1), ip4->protocol, false);
     if (eth->h_proto == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) + sizeof(struct ports) <= end)
-        return look_up6(ip6, (void *)(ip6 + 1));
+        return translate(ip6->daddr.in6_u.u6_addr32, (void *)(ip6 + 1), ip6->nexthdr, true);
     return 0;
 }
 """

@@ -369,15 +369,20 @@ def test_node_reaches_its_surrogate_by_loopback(world: World) -> None:
     ]
 
 
-def test_slot_that_vanishes_leads_to_another_look_at_the_master_entry(datapath: Datapath) -> None:
+@pytest.mark.parametrize(
+    ("service", "backend"), [(SVC_ONE, "127.0.0.1"), (SVC_ONE_V6, "::1")], ids=["v4", "v6"]
+)
+def test_slot_that_vanishes_leads_to_another_look_at_the_master_entry(
+    datapath: Datapath, service: str, backend: str
+) -> None:
     """A master entry that counts a slot too many still finds the backend that is left."""
 
     def client() -> int:
-        server, port = udp_server("127.0.0.1")
-        datapath.service(SVC_ONE, 53, UDP, [("127.0.0.1", port)], count=2)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        server, port = udp_server(backend)
+        datapath.service(service, 53, UDP, [(backend, port)], count=2)
+        with socket.socket(server.family, socket.SOCK_DGRAM) as sock:
             for _ in range(256):
-                outcome(lambda: sock.sendto(b"x", (SVC_ONE, 53)))
+                outcome(lambda: sock.sendto(b"x", (service, 53)))
         return queued(server)
 
     # One try finds it half of the time (128 of 256, deviation 8), two tries three quarters (192).

@@ -119,6 +119,10 @@ BINDS: list[tuple[str, str, FrontendType, int, str]] = [
     ("::", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
     ("::1", "0.0.0.0", FrontendType.NODE_PORT, 0, "ok"),
     ("::ffff:127.0.0.1", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
+    ("::", "::", FrontendType.HOST_PORT, ServiceFlag.LOOPBACK, TAKEN),
+    ("::", "::", FrontendType.CLUSTER_IP, 0, "ok"),
+    ("::ffff:0.0.0.0", "0.0.0.0", FrontendType.NODE_PORT, 0, TAKEN),
+    ("::ffff:127.0.0.1", "::", FrontendType.NODE_PORT, 0, "ok"),
     ("0.0.0.0", "::", FrontendType.NODE_PORT, 0, "ok"),
 ]
 
@@ -151,6 +155,7 @@ ADDRESSES: list[tuple[str, FrontendType, int, str]] = [
     ("192.0.2.7", FrontendType.HOST_PORT, ServiceFlag.LOOPBACK, "ok"),
     ("2001:db8::7", FrontendType.NODE_PORT, 0, TAKEN),
     ("2001:db8::7", FrontendType.CLUSTER_IP, 0, "ok"),
+    ("2001:db8::7", FrontendType.HOST_PORT, ServiceFlag.LOOPBACK, "ok"),
 ]
 
 
@@ -359,38 +364,48 @@ def test_switched_off_translation_keeps_the_way_back(world: World) -> None:
     assert world.in_child(run) == [(SVC_ONE, 53), "ENETUNREACH"]
 
 
-def test_host_port_for_loopback_alone_is_not_found_elsewhere(world: World) -> None:
+@pytest.mark.parametrize(
+    ("loopback", "surrogate", "own"),
+    [("127.0.0.1", "0.0.0.0", "192.0.2.7"), ("::1", "::", "2001:db8::7")],
+    ids=["v4", "v6"],
+)
+def test_host_port_for_loopback_alone_is_not_found_elsewhere(
+    world: World, loopback: str, surrogate: str, own: str
+) -> None:
     def run() -> list[object]:
-        own_address("192.0.2.7")
+        own_address(own)
         with node(world) as datapath:
-            server, port = tcp_server("127.0.0.1")
+            server, port = tcp_server(loopback)
             flags = ServiceFlag.LOOPBACK
-            for address in ("0.0.0.0", "192.0.2.7"):
-                datapath.service(address, 8080, TCP, [("127.0.0.1", port)], flags=flags)
-            with socket.create_connection(("127.0.0.1", 8080), timeout=3) as sock:
+            for address in (surrogate, own):
+                datapath.service(address, 8080, TCP, [(loopback, port)], flags=flags)
+            with socket.create_connection((loopback, 8080), timeout=3) as sock:
                 peer = peer_of(sock)
-            with socket.socket() as sock:
-                elsewhere = errno_of(lambda: sock.connect(("192.0.2.7", 8080)))
+            with socket.socket(server.family) as sock:
+                elsewhere = errno_of(lambda: sock.connect((own, 8080)))
             server.close()
             return [peer, elsewhere]
 
-    assert world.in_child(run) == [("127.0.0.1", 8080), "ECONNREFUSED"]
+    assert world.in_child(run) == [(loopback, 8080), "ECONNREFUSED"]
 
 
 @pytest.mark.parametrize("flag", [ServiceFlag.L7, ServiceFlag.TRANSLATE_46X64])
+@pytest.mark.parametrize(
+    ("service", "backend"), [(SVC_ONE, "127.0.0.1"), (SVC_ONE_V6, "::1")], ids=["v4", "v6"]
+)
 def test_what_a_proxy_or_the_other_family_serves_is_left_to_packets(
-    world: World, flag: ServiceFlag
+    world: World, service: str, backend: str, flag: ServiceFlag
 ) -> None:
     def run() -> str:
         with node(world) as datapath:
-            server, port = tcp_server("127.0.0.1")
-            datapath.service(SVC_ONE, 80, TCP, [("127.0.0.1", port)], flags=flag)
-            with socket.socket() as sock:
-                answer = errno_of(lambda: sock.connect((SVC_ONE, 80)))
+            server, port = tcp_server(backend)
+            datapath.service(service, 80, TCP, [(backend, port)], flags=flag)
+            with socket.socket(server.family) as sock:
+                answer = errno_of(lambda: sock.connect((service, 80)))
             server.close()
             return answer
 
-    assert world.in_child(run) == "ENETUNREACH"
+    assert world.in_child(run) in ("ENETUNREACH", "EADDRNOTAVAIL")
 
 
 # -- closed sockets --

@@ -47,11 +47,7 @@ OTHER_LAYOUT: tuple[Change, ...] = (
 
 #: The backend maps have another name and the same layout, as when a version suffix changes.
 OTHER_NAMES: tuple[Change, ...] = (
-    *(
-        (f"bpf/lib/{header}", f"cilia_lb{version}_be", f"cilia_lb{version}_to")
-        for header in ("lb.h", "lb_choice.h", "lb_load.h", "sock_affinity.h")
-        for version in (4, 6)
-    ),
+    *(("bpf/lib/lb.h", f"cilia_lb{version}_be", f"cilia_lb{version}_to") for version in (4, 6)),
     ("bpf/maps/lb.py", '_be"', '_to"'),
 )
 
