@@ -57,23 +57,21 @@ static __always_inline void fragment_track(struct packet *packet, void *map, con
 }
 
 /* Remember the ports of a first fragment, or give a later one its ports. */
-static __always_inline void fragment4_ports(struct packet *packet)
+static __always_inline void fragment_ports(struct packet *packet, const bool v6)
 {
-	struct fragment4_key key = {
-		.daddr = packet->tuple.daddr[0],
-		.saddr = packet->tuple.saddr[0],
-		.id = packet->fragment_id,
-		.proto = packet->tuple.proto,
-	};
+	const struct tuple *tuple = &packet->tuple;
 
-	fragment_track(packet, &cilia_frag4, &key);
-}
+	if (v6) {
+		struct fragment6_key key = { .id = packet->fragment_id, .proto = tuple->proto };
 
-static __always_inline void fragment6_ports(struct packet *packet)
-{
-	struct fragment6_key key = { .id = packet->fragment_id, .proto = packet->tuple.proto };
+		address_copy(key.daddr, tuple->daddr, true);
+		address_copy(key.saddr, tuple->saddr, true);
+		fragment_track(packet, &cilia_frag6, &key);
+	} else {
+		struct fragment4_key key = { .id = packet->fragment_id, .proto = tuple->proto };
 
-	address_copy(key.daddr, packet->tuple.daddr, true);
-	address_copy(key.saddr, packet->tuple.saddr, true);
-	fragment_track(packet, &cilia_frag6, &key);
+		key.daddr = tuple->daddr[0];
+		key.saddr = tuple->saddr[0];
+		fragment_track(packet, &cilia_frag4, &key);
+	}
 }

@@ -309,7 +309,7 @@ static __noinline int packet_parse4(ctx_t *ctx, struct packet *packet)
 		packet->flags |= PACKET_LATER;
 	other = packet_transport(ctx, packet, false);
 	if (!other && (packet->flags & PACKET_FRAGMENT))
-		fragment4_ports(packet);
+		fragment_ports(packet, false);
 	return other;
 }
 
@@ -331,7 +331,7 @@ static __noinline int packet_parse6(ctx_t *ctx, struct packet *packet)
 	packet->l4_bytes = bpf_ntohs(ip.payload_len) - (packet->l4 - packet->l3 - sizeof(ip));
 	other = packet_transport(ctx, packet, true);
 	if (!other && (packet->flags & PACKET_FRAGMENT))
-		fragment6_ports(packet);
+		fragment_ports(packet, true);
 	return other;
 }
 
