@@ -185,43 +185,14 @@ static __noinline void nat_signal(const __be32 *address, __be16 port, __u8 proto
 #include "nat_family.h"
 #undef NAT_FAMILY
 
-static __always_inline void nat4_end(struct nat_end *end, const struct nat4_value *value)
-{
-	end->address[0] = value->address;
-	end->port = value->port;
-	end->rev_nat = value->rev_nat;
-	end->flags = value->flags;
-	end->noted = false;
-}
-
-static __always_inline void nat6_end(struct nat_end *end, const struct nat6_value *value)
-{
-	address_copy(end->address, value->address, true);
-	end->port = value->port;
-	end->rev_nat = value->rev_nat;
-	end->flags = value->flags;
-	end->noted = false;
-}
-
 /* The entry of a tuple as it stands; false if there is none. */
 static __always_inline bool nat_find(const struct tuple *tuple, __u8 direction,
 				     struct nat_end *end, const bool v6)
 {
-	const struct nat4_value *value4;
-	const struct nat6_value *value6;
 	union ct_key key;
 
 	ct_key_of(&key, tuple, direction, v6);
-	if (v6) {
-		value6 = bpf_map_lookup_elem(&cilia_snat6, &key);
-		if (value6)
-			nat6_end(end, value6);
-		return value6;
-	}
-	value4 = bpf_map_lookup_elem(&cilia_snat4, &key);
-	if (value4)
-		nat4_end(end, value4);
-	return value4;
+	return v6 ? nat6_find((void *)&key.v6, end) : nat4_find((void *)&key.v4, end);
 }
 
 static __always_inline int nat_refusal(int reason)
@@ -229,34 +200,6 @@ static __always_inline int nat_refusal(int reason)
 	if (!reason)
 		return 0;
 	return reason == DROP_MAP_FULL ? REFUSE(DROP_MAP_FULL) : REFUSE(DROP_NAT_NO_MAPPING);
-}
-
-static __always_inline int nat4_packet(ctx_t *ctx, const struct packet *packet, struct nat_end *end)
-{
-	struct nat4_search search = { .ctx = ctx };
-	union ct_key key;
-	int reason;
-
-	ct_key_of(&key, &packet->tuple, NAT_OUT, false);
-	search.value.address = end->address[0];
-	search.value.ifindex = ctx_ifindex(ctx);
-	reason = nat4_source(&search, (void *)&key.v4, packet->tcp_flags);
-	nat4_end(end, &search.value);
-	return reason;
-}
-
-static __always_inline int nat6_packet(ctx_t *ctx, const struct packet *packet, struct nat_end *end)
-{
-	struct nat6_search search = { .ctx = ctx };
-	union ct_key key;
-	int reason;
-
-	ct_key_of(&key, &packet->tuple, NAT_OUT, true);
-	address_copy(search.value.address, end->address, true);
-	search.value.ifindex = ctx_ifindex(ctx);
-	reason = nat6_source(&search, (void *)&key.v6, packet->tcp_flags);
-	nat6_end(end, &search.value);
-	return reason;
 }
 
 /* The source for a packet of the node that leaves by a device with the address in end. An ICMP error
@@ -293,24 +236,11 @@ static __always_inline int nat_take(ctx_t *ctx, const struct packet *packet, con
 static __always_inline bool nat_reply(const struct packet *packet, struct nat_end *end,
 				      const bool v6)
 {
-	const struct nat4_value *value4;
-	const struct nat6_value *value6;
-	bool noted = false;
 	union ct_key key;
 
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return nat_find(&packet->tuple, NAT_IN, end, v6);
 	ct_key_of(&key, &packet->tuple, NAT_IN, v6);
-	if (v6) {
-		value6 = nat6_reply((void *)&key.v6, packet->tcp_flags, &noted);
-		if (value6)
-			nat6_end(end, value6);
-		end->noted = noted;
-		return value6;
-	}
-	value4 = nat4_reply((void *)&key.v4, packet->tcp_flags, &noted);
-	if (value4)
-		nat4_end(end, value4);
-	end->noted = noted;
-	return value4;
+	return v6 ? nat6_client_of((void *)&key.v6, packet->tcp_flags, end) :
+		    nat4_client_of((void *)&key.v4, packet->tcp_flags, end);
 }

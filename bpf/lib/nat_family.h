@@ -351,3 +351,51 @@ static __noinline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *reply,
 	NAT(_touch)(in, reply, &flow, tcp_flags, true);
 	return in;
 }
+
+static __always_inline void NAT(_end)(struct nat_end *end, const struct NAT(_value) *value)
+{
+	__builtin_memcpy(end->address, &value->address, sizeof(value->address));
+	end->port = value->port;
+	end->rev_nat = value->rev_nat;
+	end->flags = value->flags;
+	end->noted = false;
+}
+
+/* The entry of a key as it stands; false if there is none. */
+static __always_inline bool NAT(_find)(const struct NAT(_key) *key, struct nat_end *end)
+{
+	const struct NAT(_value) *value = bpf_map_lookup_elem(&NAT_MAP, key);
+
+	if (value)
+		NAT(_end)(end, value);
+	return value;
+}
+
+/* The source of a packet of the node itself; end comes with the device's address. 0 or DROP_*. */
+static __always_inline int NAT(_packet)(ctx_t *ctx, const struct packet *packet, struct nat_end *end)
+{
+	struct NAT(_search) search = { .ctx = ctx };
+	union ct_key key;
+	int reason;
+
+	ct_key_of(&key, &packet->tuple, NAT_OUT, NAT_V6);
+	nat_copy(search.value.address, end->address);
+	search.value.ifindex = ctx_ifindex(ctx);
+	reason = NAT(_source)(&search, (void *)&key, packet->tcp_flags);
+	NAT(_end)(end, &search.value);
+	return reason;
+}
+
+/* The client of a reply, the flow being kept alive; false if no translated flow has such replies. */
+static __always_inline bool NAT(_client_of)(const struct NAT(_key) *reply, __u8 tcp_flags,
+					    struct nat_end *end)
+{
+	const struct NAT(_value) *value;
+	bool noted = false;
+
+	value = NAT(_reply)(reply, tcp_flags, &noted);
+	if (value)
+		NAT(_end)(end, value);
+	end->noted = noted;
+	return value;
+}
