@@ -25,7 +25,6 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from statedb.shown.text import shortened
-from tables.addressing import special_use
 
 _NAME: Final = re.compile(r"[-a-z0-9.]{1,253}")
 _NAMESPACE: Final = re.compile(r"[-a-z0-9.]{0,253}")
@@ -427,11 +426,10 @@ def _wrong_addresses(obj: EndpointSlice) -> list[tuple[str, str]]:
     for i, endpoint in enumerate(obj.endpoints or ()):
         for j, address in enumerate(endpoint.addresses):
             try:
-                said = special_use(inet_pton(family, address))
+                inet_pton(family, address)
             except (OSError, ValueError):
-                said = f"not an {obj.address_type} address"
-            if said:
-                errors.append((f"endpoints[{i}].addresses[{j}]", f"{address!r} is {said}"))
+                path = f"endpoints[{i}].addresses[{j}]"
+                errors.append((path, f"{address!r} is not an {obj.address_type} address"))
     return errors
 
 
@@ -440,16 +438,12 @@ def _wrong_ports(obj: Service) -> list[tuple[str, str]]:
     ports = obj.spec.ports or ()
     if len(ports) < 2:
         return []
-    errors, names, numbers, node_ports = [], set(), set(), set()
+    errors, names, numbers = [], set(), set()
     for i, port in enumerate(ports):
         if port.name and port.name in names:
             errors.append((f"spec.ports[{i}].name", f"{port.name!r} is used twice"))
         if (port.port, port.protocol) in numbers:
             errors.append((f"spec.ports[{i}]", f"{port.port}/{port.protocol} is used twice"))
-        if port.node_port and (port.node_port, port.protocol) in node_ports:
-            path = f"spec.ports[{i}].nodePort"
-            errors.append((path, f"{port.node_port}/{port.protocol} is used twice"))
-        node_ports.add((port.node_port, port.protocol))
         names.add(port.name)
         numbers.add((port.port, port.protocol))
     return errors

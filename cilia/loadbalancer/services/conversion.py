@@ -242,6 +242,7 @@ def _all_frontends(
         _at(found, spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config, warnings)
     if kind in ("NodePort", "LoadBalancer"):
         if config.kube_proxy_replacement and (exposed is None or "NodePort" in exposed):
+            _warn_of_node_ports(spec.ports or (), warnings)
             _node_ports(found, spec, scopes, config)
         if kind == "LoadBalancer" and (exposed is None or "LoadBalancer" in exposed):
             ips = _virtual_ips(obj.status)
@@ -301,6 +302,19 @@ def _node_ports(
             for scope in scopes if port.node_port else ():
                 address = L3n4Addr.of(packed, port.node_port, port.protocol, scope)
                 found.append(FrontendParams(address, FrontendType.NODE_PORT, port.name, port.port))
+
+
+def _warn_of_node_ports(ports: Sequence[k8s.ServicePort], warnings: Warnings) -> None:
+    """The first of several ports with one node port has it."""
+    if len(ports) < 2:
+        return
+    seen: set[tuple[int, str]] = set()
+    for number, port in enumerate(ports):
+        asked = (port.node_port, port.protocol)
+        if port.node_port and asked in seen:
+            said = f"{port.node_port}/{port.protocol} is that of another port of this Service"
+            warnings.append((f"spec.ports[{number}].nodePort", said))
+        seen.add(asked)
 
 
 def _families(spec: k8s.ServiceSpec) -> list[str]:

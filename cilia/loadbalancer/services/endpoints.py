@@ -15,7 +15,7 @@ from cilia.k8s import objects as k8s
 from cilia.loadbalancer import annotations as ann
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.conversion import Warnings
-from tables.addressing import L3n4Addr, ServiceName, pack_ip
+from tables.addressing import L3n4Addr, ServiceName, pack_ip, special_use
 from tables.loadbalancer.backends import DEFAULT_WEIGHT, Backend, BackendState
 from tables.sources import Source
 
@@ -47,11 +47,14 @@ def convert_slice(
     weight = _weight(obj, warnings)
     ports = _ports(obj)
     found: dict[L3n4Addr, Backend] = {}
-    for endpoint in obj.endpoints or ():
+    for number, endpoint in enumerate(obj.endpoints or ()):
         state = _state(endpoint.conditions) if weight else BackendState.MAINTENANCE
         zones, nodes = _hints(endpoint.hints)
         for ip in endpoint.addresses:
             packed = pack_ip(ip)
+            if said := special_use(packed):
+                warnings.append((f"endpoints[{number}].addresses", f"{ip!r} is {said}"))
+                continue
             for port, protocol, names in ports:
                 address = L3n4Addr.of(packed, port, protocol)
                 found[address] = Backend(

@@ -159,17 +159,16 @@ async def test_a_directory_that_is_made_anew_is_another_one(agents: Agents) -> N
 
 async def test_an_object_that_only_an_earlier_version_took_harms_no_other(agents: Agents) -> None:
     """Its copy and its file are refused; all others are known."""
-    slice_ = slice_form("first-1", "first", ("10.1.0.1",))
-    agents.write_bytes(yaml_of(service_form("first"), slice_))
+    agents.write_bytes(yaml_of(service_form("first"), service_form("third", "10.96.0.3")))
     agents.write_bytes(yaml_of(service_form("second", "10.96.0.2")), "b.yaml")
     await agents.listed()
     await agents.end()
     for path in [agents.file, *agents.copies.glob("*.json")]:
-        path.write_bytes(path.read_bytes().replace(b"10.1.0.1", b"127.0.0.1"))
+        path.write_bytes(path.read_bytes().replace(b"10.96.0.3", b"10.96.0.333"))
         os.utime(path, (1, 1))
     reader = await agents.listed()
     assert reader.names == ["first", "second"]
-    await agents.complains("is a loopback address")
+    await agents.complains("'10.96.0.333' is not an IP address")
 
 
 @pytest.mark.parametrize("lost", ["all", "one"])

@@ -83,11 +83,6 @@ def test_namespace_is_default_when_absent_and_empty_for_a_node() -> None:
             "endpoints[0].addresses[1]",
             "'fd00::1' is not an IPv4 address",
         ),
-        (
-            slice_form(addresses=("10.1.0.1", "127.0.0.1")),
-            "endpoints[1].addresses[0]",
-            "'127.0.0.1' is a loopback address",
-        ),
     ],
 )
 def test_a_wrong_field_is_named(form: Form, field: str, message: str) -> None:
@@ -109,15 +104,6 @@ def test_a_port_used_twice_is_an_error() -> None:
     ]
     both = [{"name": "a", "port": 53}, {"name": "b", "port": 53, "protocol": "UDP"}]
     decode(service_form(ports=both))
-    for port in both:
-        port["nodePort"] = 30053
-    decode(service_form(type="NodePort", ports=both))
-    one = [{"name": "a", "port": 53}, {"name": "b", "port": 54}]
-    for port in one:
-        port["nodePort"] = 30053
-    assert [where for where, _ in errors_of(service_form(type="NodePort", ports=one))] == [
-        "spec.ports[1].nodePort"
-    ]
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,20 @@ def test_node_ports_are_of_the_families_of_the_service(
     assert node_ports == [f"{family}:30080/TCP NodePort" for family in families]
 
 
+def test_the_first_port_has_a_node_port_that_is_used_twice() -> None:
+    twice = [
+        {"name": name, "port": port, "nodePort": 30080} for name, port in (("a", 80), ("b", 81))
+    ]
+    converted = convert(type="NodePort", ports=twice)
+    assert [text for text in shown(converted) if "30080" in text] == ["0.0.0.0:30080/TCP NodePort"]
+    assert len(converted.frontends) == 3
+    assert converted.warnings == [
+        ("spec.ports[1].nodePort", "30080/TCP is that of another port of this Service")
+    ]
+    both = [{**port, "protocol": proto} for port, proto in zip(twice, ("TCP", "UDP"), strict=True)]
+    assert convert(type="NodePort", ports=both).warnings == []
+
+
 def test_a_port_without_a_node_port_has_none() -> None:
     converted = convert(type="NodePort", ports=[*ports(80, nodePort=30080), *ports(81)])
     assert "0.0.0.0:30080/TCP NodePort" in shown(converted)

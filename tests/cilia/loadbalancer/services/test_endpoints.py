@@ -54,6 +54,12 @@ def test_each_address_and_port_is_a_backend() -> None:
     ]
 
 
+def test_an_endpoint_at_an_address_of_special_use_is_left_out() -> None:
+    converted = convert(endpoints=[endpoint(), endpoint("127.0.0.1")])
+    assert [str(backend.address.ip) for backend in converted.backends] == ["10.1.0.1"]
+    assert converted.warnings == [("endpoints[1].addresses", "'127.0.0.1' is a loopback address")]
+
+
 def test_names_of_one_port_add_up_and_an_unnamed_port_has_none() -> None:
     both = [{"name": "a", "port": 80}, {"name": "b", "port": 80}, {"name": "a", "port": 80}]
     assert one(convert(ports=both)).port_names == ("a", "b")
