@@ -29,6 +29,7 @@ import cilia
 from cilia.k8s.access import Access
 from cilia.k8s.api_servers import Server, Servers
 from cilia.k8s.client import JSON, Client, Limits, refusal
+from cilia.k8s.endings import Ending, make_endable
 from cilia.k8s.errors import (
     ApiError,
     ConnectionLost,
@@ -161,11 +162,12 @@ class WritingClient(Client):
     async def _send(self, write: _Write) -> Form:
         await self._bucket.take()
         server, api = await self._opened()
+        ending = Ending()
         try:
             with anyio.fail_after(self.limits.request_timeout_s):
                 left_s = anyio.current_effective_deadline() - anyio.current_time()
                 timeouts = self._timeouts(left_s * SHARE_OF_TIME)
-                exchange = partial(_exchange, api, self._access, write, timeouts)
+                exchange = partial(_exchange, api, self._access, write, timeouts, ending)
                 answer = await self._threads.run(exchange)
         except TimeoutError:
             self._broken(server)
@@ -176,6 +178,8 @@ class WritingClient(Client):
         except (Unreachable, ConnectionLost):
             self._broken(server)
             raise
+        finally:
+            ending.end()
         if 200 <= answer.status < 300:
             return _decoded(answer.body)
         raise self._refused_by(answer)
@@ -203,6 +207,7 @@ class WritingClient(Client):
         self._drop()
         api = ApiClient(self._access.configuration(str(server)))
         api.user_agent = f"cilia/{cilia.__version__}"
+        make_endable(api)
         self._api = (server, settings, api)
         return server, api
 
@@ -220,9 +225,9 @@ class WritingClient(Client):
 
 
 def _exchange(
-    api: ApiClient, access: Access, write: _Write, timeouts: tuple[float, float]
+    api: ApiClient, access: Access, write: _Write, timeouts: tuple[float, float], ending: Ending
 ) -> _Answer:
-    """One request and its answer; blocks.
+    """One request and its answer; blocks, until it is ended at the longest.
 
     Raises:
         Unreachable: it was not sent.
@@ -239,12 +244,13 @@ def _exchange(
     )
     what = f"{write.method} {write.path}"
     try:
-        response = api.call_api(*request, _request_timeout=timeouts).response
-        try:
-            body = response.read(MOST_BODY_BYTES)
-            return _Answer(response.status, response.headers.get("retry-after", ""), body)
-        finally:
-            response.release_conn()
+        with ending.of_this_thread():
+            response = api.call_api(*request, _request_timeout=timeouts).response
+            try:
+                body = response.read(MOST_BODY_BYTES)
+                return _Answer(response.status, response.headers.get("retry-after", ""), body)
+            finally:
+                response.release_conn()
     except (NewConnectionError, ConnectTimeoutError) as error:
         raise Unreachable(f"{what}: {error}") from None
     except (HTTPError, ApiException, OSError) as error:

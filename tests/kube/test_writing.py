@@ -23,7 +23,7 @@ from cilia.k8s.access import Access
 from cilia.k8s.api_servers import Servers, parse_server
 from cilia.k8s.client import Limits
 from cilia.k8s.errors import ConnectionLost, StatusError, Unreachable
-from cilia.k8s.writing import WritingClient
+from cilia.k8s.writing import THREADS, WritingClient
 
 from .apiserver import ApiServer
 
@@ -39,8 +39,8 @@ class CutPath:
     """Takes plain connections and makes them to the API server by TLS.
 
     `cuts` has one word for each write to come: `before`, it is read and not passed on; `after`, it
-    is passed on and its answer is not passed back. The connection is closed then. `writes` counts
-    those that came.
+    is passed on and its answer is not passed back. The connection is closed then. `drip`: a byte
+    of the answer now and then is all that is passed back. `writes` counts those that came.
     """
 
     def __init__(self, server: ApiServer) -> None:
@@ -87,6 +87,12 @@ class CutPath:
             answer = await _message(answers)
             if cut == "after":
                 return
+            if cut == "drip":
+                with contextlib.suppress(anyio.BrokenResourceError):
+                    for byte in answer:
+                        await below.send(bytes([byte]))
+                        await anyio.sleep(0.1)  # the server's slowness
+                return
             await below.send(answer)
 
 
@@ -130,11 +136,11 @@ class World:
         return self.server.get(f"{self.base}/{name}") if status == 200 else None
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, limits: Limits | None = None) -> AsyncIterator[None]:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         port = listener.extra(SocketAttribute.local_port)
         servers = Servers([parse_server(f"http://127.0.0.1:{port}")])
-        limits = Limits(qps=1e6, burst=1000)
+        limits = limits or Limits(qps=1e6, burst=1000)
         async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, self.path.take)
             async with WritingClient(Access(self.server.kubeconfig), servers, limits) as client:
@@ -209,6 +215,19 @@ async def test_a_write_whose_answer_is_lost_twice_says_so(world: World, write: W
     assert world.path.writes == 2
     now = world.found("one")
     assert now is not None and now["data"] == {"key": "old"}
+
+
+async def test_an_answer_without_end_keeps_no_thread(world: World) -> None:
+    """Each one is given up when its time is over, and later writes find a thread."""
+    found = world.server.post(world.base, form("old"))
+    world.path.cuts = ["drip"] * THREADS
+    async with world.running(Limits(qps=1e6, burst=1000, request_timeout_s=0.5)):
+        with anyio.fail_after(10):
+            for number in range(THREADS):
+                found = await merge(world.client, f"{world.base}/one", found)
+                assert found["data"] == {"key": "new"}, number
+            await world.client.merge(f"{world.base}/one", {"data": {"key": "last"}})
+    assert world.path.writes == THREADS + 1
 
 
 @pytest.mark.parametrize("write", [create, replace])
