@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import gc
+
 from prometheus_client import Counter, Gauge
 
 from cilia.agent.metrics_samples import AGES, KEPT, MetricsSampler, SelectiveRegistry
+from tests.soak.memory import live_blocks
 
 
 def test_a_sample_is_found_by_its_age_and_the_oldest_goes() -> None:
@@ -33,6 +36,21 @@ def test_a_series_that_came_later_has_no_earlier_values() -> None:
         ("cilia_level", "of=oil"): [2, None],
         ("cilia_level", "of=water"): [1, 1],
     }
+
+
+def test_a_further_sample_of_known_series_keeps_little_more_than_its_values() -> None:
+    registry = SelectiveRegistry("")
+    gauge = Gauge("cilia_level", "", ["of"], registry=registry)
+    for number in range(1000):
+        gauge.labels(of=f"water {number}").set(number)
+    sampler = MetricsSampler(registry, 300)
+    sampler.sample()
+    gc.collect()
+    before = live_blocks()
+    for _ in range(4):
+        sampler.sample()
+    gc.collect()
+    assert live_blocks() - before < 4 * 1000 + 500
 
 
 def test_families_are_left_out_by_name_and_the_last_word_counts() -> None:
