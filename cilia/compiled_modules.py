@@ -14,7 +14,6 @@ list of its own beside its modules.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -97,6 +96,8 @@ def ext_modules(group: Group, sources_dir: str = "build", *, optimise: int = 3) 
 
 def is_current(group: Group) -> bool:
     """True if a checkout has the group, made of the sources as they are."""
+    import json
+
     try:
         manifest = json.loads((group.home / MANIFEST).read_bytes())
         return bool(
