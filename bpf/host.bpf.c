@@ -14,11 +14,15 @@ static __always_inline bool goes_to_workload(ctx_t *ctx, const struct packet *pa
 				  v6) > ROUTE_STACK && !plan->route.outside;
 }
 
-/* What is for a backend itself, from a client outside, another node's socket or translated there. */
+/* What is for a backend itself, from a client outside, another node's socket or translated there; of TCP and
+ * datagrams. */
 static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool v6)
 {
+	__u8 proto = packet->tuple.proto;
 	int refused;
 
+	if (proto != IPPROTO_TCP && proto != IPPROTO_UDP)
+		return NODEPORT_PASS;
 	if (packet_opens_tcp(packet) && !goes_to_workload(ctx, packet, v6))
 		return NODEPORT_PASS;
 	refused = lb_direct(ctx, packet, CT_NODE_PORT, v6);

@@ -11,6 +11,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.packet import Packet, Raw
 
 from bpf.maps import ct
@@ -119,6 +120,19 @@ def test_connection_to_a_backend_gets_a_port_beside_that_of_a_frontend(
         answer = frame(POD[family], CLIENT[family], TCP(sport=8080, dport=at, flags="SA"))
         verdict, out = node.run(answer, "to_netdev")
         assert (verdict, out[1].src, out[TCP].dport) == (PASS["tc"], source, 40000)
+
+
+@pytest.mark.parametrize("node", ["tc"], indirect=True, scope="module")
+@FAMILIES
+def test_other_protocols_are_left_to_the_stack(node: Node, family: int) -> None:
+    """Also from a port that has a flow by a frontend."""
+    node.serve(family, socket.IPPROTO_SCTP, POD[family])
+    chunk = SCTPChunkData(data=b"hello")
+    asked = frame(CLIENT[family], NODE[family], SCTP(sport=40000, dport=PORT) / chunk)
+    assert node.run_part(asked)[0] == PASS["tc"]
+    assert len(dict(ct.connections(node.datapath.maps[f"cilia_ct{family}_any"]))) == 2
+    direct = frame(CLIENT[family], POD[family], SCTP(sport=40000, dport=8080) / chunk)
+    assert node.run_part(direct) == (PASS["tc"], bytes(direct))
 
 
 @pytest.mark.parametrize("node", ["tc"], indirect=True, scope="module")
