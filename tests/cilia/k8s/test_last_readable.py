@@ -87,6 +87,11 @@ class Agents:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def replace_directory(self) -> None:
+        """Put an empty directory in the place of the manifests'."""
+        self.manifests.rename(self.manifests.with_name("other"))
+        self.manifests.mkdir()
+
     async def complains(self, text: str) -> None:
         await self.problems.until(lambda: any(text in c for c in self.problems.complaints))
 
@@ -129,8 +134,7 @@ async def test_an_empty_directory_in_the_place_of_another_removes_nothing_at_a_s
     reader = await agents.listed()
     if when == "down":
         await agents.end()
-    agents.manifests.rename(agents.manifests.with_name("other"))
-    agents.manifests.mkdir()
+    agents.replace_directory()
     if when == "running":
         await agents.complains(EMPTY)
     for _ in range(2):  # no start forgets it
@@ -179,8 +183,7 @@ async def test_nothing_is_complete_beside_an_empty_directory_and_lost_copies(
     agents.write_bytes(yaml_of(service_form("second", "10.96.0.2")), "b.yaml")
     await agents.listed()
     await agents.end()
-    agents.manifests.rename(agents.manifests.with_name("other"))
-    agents.manifests.mkdir()
+    agents.replace_directory()
     for path in [*agents.copies.glob("*.json")][: None if lost == "all" else 1]:
         path.unlink()
     (agents.copies / "complete").unlink()
@@ -208,8 +211,7 @@ async def test_nothing_is_complete_beside_an_empty_directory_and_a_broken_copy(
     agents.write_bytes(yaml_of(service_form("second", "10.96.0.2")), "b.yaml")
     await agents.listed()
     await agents.end()
-    agents.manifests.rename(agents.manifests.with_name("other"))
-    agents.manifests.mkdir()
+    agents.replace_directory()
     next(agents.copies.glob("*.json")).write_bytes(b"{")
     reader = await agents.start()
     await agents.complains(EMPTY)
