@@ -41,7 +41,7 @@ class Direction(IntEnum):
 
 
 class Layer(IntEnum):
-    """How the captured data begins."""
+    """The protocol that the captured data begins with."""
 
     NONE = _LAYER["NONE"]
     ETHERNET = _LAYER["ETHERNET"]

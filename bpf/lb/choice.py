@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backend a flow gets, and why: ``bpf/lib/lb_packet.h`` and ``lb_choice.h`` read as Python.
+"""The backend that a flow gets, and why: ``bpf/lib/lb_packet.h`` and ``lb_choice.h`` in Python.
 
 Looks where the programs look, in their order, and writes nothing. The answer is one backend where
 something decides (a connection that exists, affinity, a position in a Maglev table), and all that
@@ -39,7 +39,7 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the programs were told before load."""
+    """Constants that the programs were given before load."""
 
     algorithm: Algorithm = Algorithm.RANDOM
     maglev_size: int = 16381
@@ -96,7 +96,7 @@ class Chooser:
         self._connections = connections or {}
 
     def explain(self, flow: Flow) -> Choice:
-        """What the programs would do with a packet that opens this flow."""
+        """Do with a packet that opens this flow as the programs would."""
         return _Walk(self._maps.of(flow.address), self._settings, self._connections, flow).walk()
 
     def backend_text(self, address: bytes, number: int) -> str:
@@ -293,7 +293,7 @@ class _Walk:
 
 
 def _continues(entry: ct.CtEntry, flow: Flow) -> bool:
-    """Whether a packet that opens a flow belongs to a connection that is there."""
+    """True if a packet that opens a flow belongs to a connection that is there."""
     if entry.expires_s < int(time.monotonic()):
         return False
     closing = (entry.tcp_flags | entry.reply_tcp_flags) & (ct.TCP_FIN | ct.TCP_RST)

@@ -47,7 +47,7 @@ class Direction(IntEnum):
 
 
 class CtFlag(IntFlag):
-    """What is known of a connection."""
+    """The value of an entry: all that is known of a connection."""
 
     NONE = 0
     SEEN_REPLY = _CT["SEEN_REPLY"]

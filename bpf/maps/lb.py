@@ -359,7 +359,7 @@ def decode_source_range(raw: bytes) -> SourceRange:
 
 
 class Kind(Enum):
-    """How a map is made."""
+    """Kinds of maps: each has its type and flags in the kernel."""
 
     HASH = "hash"
     LRU = "lru"

@@ -87,7 +87,7 @@ def source_range_line(raw_key: bytes) -> str:
 
 
 def maglev_line(raw_key: bytes, table: bytes) -> str:
-    """How many positions each backend has, which do not show in the dump: there are thousands."""
+    """Tell how many positions each backend has; thousands of them would fill the dump."""
     counts = Counter(array("I", table[:-MARK_BYTES]))
     del counts[0]  # behind the last position; no backend has this id
     members = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
