@@ -173,4 +173,4 @@ rendered: setup
 	@$(PYTHON) -m tests.install.rendered
 
 clean:
-	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache bpf/_libbpf.c bpf/*.so bpf/objects
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache bpf/_libbpf.c bpf/*.so bpf/objects cilia/endpoints/cni/bin

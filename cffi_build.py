@@ -8,7 +8,8 @@ into BPF programs and is part of the cdef here, so that the layout of every map 
 once.
 
 What can be left out: ``CILIA_BUILD_OBJECTS=0`` builds a wheel without prebuilt BPF objects (its
-user needs a clang), ``CILIA_BUILD_COMPILED=0`` one without compiled Python modules.
+user needs a clang), ``CILIA_BUILD_COMPILED=0`` one without compiled Python modules,
+``CILIA_BUILD_FORWARDER=0`` one without the CNI plugin (its user cannot be a pod network).
 """
 
 from __future__ import annotations
@@ -218,6 +219,18 @@ def build_objects() -> None:
     build_prebuilt()
 
 
+def build_forwarder() -> None:
+    """Compile the CNI plugin, a static program, into the package that carries it."""
+    if not wanted("CILIA_BUILD_FORWARDER"):
+        return
+    with importable_root():
+        from cilia.endpoints.cni.forwarder import ForwarderError, build
+    try:
+        build()
+    except ForwarderError as error:
+        sys.exit(f"{error}; or leave it out by CILIA_BUILD_FORWARDER=0")
+
+
 class BuildExtensions(build_ext):
     """``build_ext`` that knows the extensions of this module next to those of pyproject.toml."""
 
@@ -251,9 +264,10 @@ def build_wheel(
     config_settings: dict[str, Any] | None = None,
     metadata_directory: str | None = None,
 ) -> str:
-    """PEP 517: a wheel with the binding, compiled modules and prebuilt BPF objects."""
+    """PEP 517: a wheel with the binding, compiled modules, BPF objects and the CNI plugin."""
     emit_binding()
     build_objects()
+    build_forwarder()
     return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 

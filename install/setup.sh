@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Everything that `make run` and `make test` need: Debian packages, the virtual environment with the
-# locked dependencies, the cffi extension and the BPF objects. Says what it installs, does nothing
-# twice: each step is skipped when what it provides is there (found by probing, never by the name of
-# the distribution).
+# locked dependencies, the cffi extension, the BPF objects and the CNI plugin. Says what it installs,
+# does nothing twice: each step is skipped when what it provides is there (found by probing, never by
+# the name of the distribution).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -90,6 +90,17 @@ if [ ! -e ".venv/stamps/objects-$sources" ]; then
     echo "setup: compiling the BPF objects"
     .venv/bin/python -c 'from bpf.compile import build_prebuilt; build_prebuilt()'
     marker objects "$sources"
+fi
+# The CNI plugin is for whoever makes cilia the pod network; a machine without a static C library
+# does all else.
+forwarder=$(stamp cilia/endpoints/cni/forwarder.py cni/*.[ch])
+if [ ! -e ".venv/stamps/forwarder-$forwarder" ] || [ ! -x cilia/endpoints/cni/bin/cilia-cni ]; then
+    echo "setup: building the CNI plugin"
+    if .venv/bin/python -m cilia.endpoints.cni.forwarder; then
+        marker forwarder "$forwarder"
+    else
+        echo "setup: without it nothing else is missing" >&2
+    fi
 fi
 # Compiled Python modules are used while they fit their sources; without them nothing fails. They take
 # minutes to compile, so only who asks for speed (make native) waits for them.

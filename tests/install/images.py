@@ -98,6 +98,13 @@ def test_programs_of_the_kernel_and_compiled_modules_are_in_it(image: Image) -> 
     sources = {path.name.removesuffix(".bpf.c") for path in (ROOT / "bpf").glob("*.bpf.c")}
     assert sources and sources == {path.stem for path in (site / "bpf" / "objects").glob("*.o")}
     assert list((site / "statedb").glob("*.so"))
+    plugin = site / "cilia" / "endpoints" / "cni" / "bin" / "cilia-cni"
+    assert (
+        b'"supportedVersions"'
+        in subprocess.run(
+            [plugin], env={"CNI_COMMAND": "VERSION"}, input=b"", capture_output=True, check=True
+        ).stdout
+    )
 
 
 def test_the_agent_has_all_libraries_that_it_loads(image: Image) -> None:

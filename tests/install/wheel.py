@@ -110,6 +110,17 @@ def test_the_wheel_has_what_it_is_made_of_and_no_more(installed: Installed) -> N
     assert {f"bpf/objects/{name}.o" for name in sources} <= set(names)
 
 
+def test_the_wheel_has_the_cni_plugin(installed: Installed) -> None:
+    """It runs without the environment, and without a library of the machine."""
+    code = "from cilia.endpoints.cni.forwarder import built; print(built())"
+    program = installed.python(code).strip()
+    done = subprocess.run(
+        [program], env={"CNI_COMMAND": "VERSION"}, input=b"", capture_output=True, check=True
+    )
+    assert b'"supportedVersions"' in done.stdout
+    assert b"INTERP" not in subprocess.check_output(["readelf", "--program-headers", program])
+
+
 def test_what_runs_is_what_was_installed(installed: Installed) -> None:
     code = f"for n in {sorted(PACKAGES)}: print(__import__(n).__file__)"
     for line in installed.python(code).splitlines():
