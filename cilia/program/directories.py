@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from cilia.program.errors import ProgramError
@@ -18,7 +19,8 @@ def own_directory(path: Path) -> None:
     Raises:
         ProgramError: it is somebody else's, who could rename what is put there, or no directory.
     """
-    path.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):  # whatever it is
+        path.mkdir(mode=0o700)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise ProgramError(f"{path} is no directory: remove it, or name another place")

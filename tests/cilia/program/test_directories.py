@@ -36,6 +36,12 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
         own_directory(tmp_path / "link")
 
 
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ProgramError, match="file is no directory"):
+        own_directory(tmp_path / "file")
+
+
 @pytest.mark.root
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs"
