@@ -38,6 +38,8 @@ class Command(StrEnum):
     GC = "GC"
 
 
+#: Commands that are of one container's interface.
+_ATTACHED: Final = frozenset({Command.ADD, Command.DEL, Command.CHECK})
 #: Variables that must be there.
 _REQUIRED: Final = {
     Command.ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
@@ -90,6 +92,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.config.name
 
     @property
+    def is_attached(self) -> bool:
+        """True for a command that is of one container's interface."""
+        return self.command in _ATTACHED
+
+    @property
     def attachment(self) -> Attachment:
         """The key; of GC and STATUS it has a network alone."""
         return Attachment(self.network, self.container_id, self.ifname)
@@ -112,11 +119,12 @@ def parse(environment: bytes, config: bytes, netns_fd: int | None = None) -> Req
     _check_names(command, variables)
     network = decoded(config)
     _check_verb(command, network)
+    attached = variables if command in _ATTACHED else {}
     return Request(
         command=command,
-        container_id=variables.get("CNI_CONTAINERID", ""),
-        ifname=variables.get("CNI_IFNAME", ""),
-        netns=variables.get("CNI_NETNS", ""),
+        container_id=attached.get("CNI_CONTAINERID", ""),
+        ifname=attached.get("CNI_IFNAME", ""),
+        netns=attached.get("CNI_NETNS", ""),
         netns_fd=_network_namespace(command, netns_fd),
         args=_arguments(variables.get("CNI_ARGS", "")),
         environment=variables,
@@ -161,7 +169,7 @@ def _check_names(command: Command, variables: dict[str, str]) -> None:
     if missing:
         raise _wrong(f"{command} needs {' and '.join(missing)}")
     for name, form in _NAMES.items():
-        if name not in _REQUIRED[command] and not variables.get(name):
+        if name not in _REQUIRED[command]:
             continue
         try:
             form.validate_python(variables[name])

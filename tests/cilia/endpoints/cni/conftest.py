@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cilia.endpoints.cni.forwarder import NAME, build
+from tests.cilia.endpoints.cni.recorder import Recorder
 from tests.cilia.endpoints.cni.runtime import Runtime
 
 
@@ -29,3 +30,8 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runtime(program: Path, tmp_path: Path) -> Runtime:
     return Runtime(program, tmp_path / "cni.sock")
+
+
+@pytest.fixture
+def plugin() -> Recorder:
+    return Recorder()

@@ -6,10 +6,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio
+
+from tests.patience import PATIENCE
 
 #: The namespace of whoever opens it.
 NETNS = "/proc/self/ns/net"
@@ -91,7 +95,19 @@ class Runtime(NamedTuple):
         return await anyio.to_thread.run_sync(lambda: self.call(command, config, **variables))
 
 
-def until_waiting(pid: int) -> None:
-    """Return when a process waits in a system call: nothing tells when it begins to."""
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+def until(condition: Callable[[], bool]) -> None:
+    """Return when the kernel shows what it does not tell of: a process waits, a lock is asked for.
+
+    Raises:
+        AssertionError: it does not within some seconds.
+    """
+    end = time.monotonic() + 5 * PATIENCE
+    while not condition():
+        assert time.monotonic() < end
         os.sched_yield()
+
+
+def until_waiting(pid: int) -> None:
+    """Return when a process waits in a system call."""
+    stat = Path(f"/proc/{pid}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S")

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DELs that `cilia-cni` kept while there was no agent (`cni/delete_queue.c` writes them).
+
+The directory `cni-queue` beside the socket has one file an attachment, which is the request:
+NETWORK:CONTAINER:INTERFACE.delete. Whoever writes one holds `lockfile` shared, so the agent has it
+exclusively from before the first look until its socket listens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+
+from cilia.endpoints.cni.errors import CNIError, WireError
+from cilia.endpoints.cni.requests import Attachment, Command, Request, parse
+from cilia.endpoints.cni.wire import MAX_REQUEST, split
+from cilia.linux.records import BROKEN
+
+__all__ = ["DIRECTORY", "DeleteQueue"]
+
+#: Beside the socket.
+DIRECTORY: Final = "cni-queue"
+LOCKFILE: Final = "lockfile"
+SUFFIX: Final = ".delete"
+#: How long others may have the lock; a program that has it gives up sooner.
+LOCK_S: Final = 60.0
+#: flock(2) cannot wait for a limited time.
+LOCK_TRIES_S: Final = 0.02
+
+log = structlog.get_logger("cni")
+
+
+class DeleteQueue:
+    """The queue's directory, which is there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Nobody adds to the queue in the block; if others keep the lock, it is entered all the
+        same, since requests are waiting.
+        """
+        path = self.directory / LOCKFILE
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with anyio.move_on_after(LOCK_S):
+                while not _is_taken(descriptor):
+                    await anyio.sleep(LOCK_TRIES_S)
+            if not _is_taken(descriptor):
+                log.warning("others keep the lock of the queue of DELs", path=str(path))
+            yield
+        finally:
+            os.close(descriptor)
+
+    def requests(self) -> list[Request]:
+        """Return what is queued; what is no DEL is set aside and told."""
+        names = sorted(entry.name for entry in os.scandir(self.directory))
+        found = (self._read(name) for name in names if name.endswith(SUFFIX))
+        return [request for request in found if request is not None]
+
+    def request_of(self, attachment: Attachment) -> Request | None:
+        """Return the DEL of an attachment that is queued."""
+        return self._read(_name(attachment))
+
+    def remove(self, attachment: Attachment) -> None:
+        """Forget the DEL of an attachment: it was carried out."""
+        (self.directory / _name(attachment)).unlink(missing_ok=True)
+
+    def _read(self, name: str) -> Request | None:
+        path = self.directory / name
+        try:
+            request = parse(*split(_content(path)))
+            if request.command is not Command.DEL or name != _name(request.attachment):
+                raise WireError("it is not the DEL that its name says")
+        except FileNotFoundError:
+            return None
+        except (CNIError, WireError, OSError) as error:
+            self._set_aside(path, str(error))
+            return None
+        return request
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        """It stops no other."""
+        aside = path.with_name(path.name + BROKEN)
+        log.warning("a queued DEL that is broken is set aside", path=str(aside), reason=reason)
+        try:
+            path.rename(aside)
+        except OSError as error:
+            log.warning("it stays where it is", path=str(path), error=str(error))
+
+
+def _name(attachment: Attachment) -> str:
+    return ":".join(attachment) + SUFFIX
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in a file. Raises: WireError if it is none, or too long; OSError."""
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise WireError("it is no file")
+        content = file.read(MAX_REQUEST + 1)
+    if len(content) > MAX_REQUEST:
+        raise WireError("it is too long for a request")
+    return content
+
+
+def _without_waiting(path: str, mode: int) -> int:
+    """Open no pipe that nobody writes to, and no link."""
+    return os.open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
+def _is_taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
