@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cilia.program.serving import unix_socket
@@ -23,10 +23,10 @@ def listening(path: Path, behaviour: Behaviour) -> Iterator[None]:
             try:
                 while True:
                     peer, _ = listener.accept()
-                    with peer:
+                    with peer, suppress(OSError):  # the program ends the connection
                         behaviour(peer)
             except OSError:
-                return  # the block has ended, or the program has
+                return  # the block has ended
 
         thread = threading.Thread(target=attend, daemon=True)
         thread.start()
@@ -42,19 +42,19 @@ def closes(peer: socket.socket) -> None:
     """End the connection without a byte."""
 
 
-def closes_within_the_answer(peer: socket.socket) -> None:
-    peer.recv(1 << 16)
-    peer.sendall(b"CNI\x01\0\0\0\0\0\0\0\x05{")
+def says(data: bytes) -> Behaviour:
+    """Return a peer that says this to any request and ends the connection."""
+
+    def behaviour(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.sendall(data)
+
+    return behaviour
 
 
-def speaks_http(peer: socket.socket) -> None:
-    peer.recv(1 << 16)
-    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
-def answers_too_much(peer: socket.socket) -> None:
-    peer.recv(1 << 16)
-    peer.sendall(b"CNI\x01\0\0\0\0\x7f\xff\xff\xff")
+closes_within_the_answer = says(b"CNI\1\0\0\0\0\0\0\0\5{")
+speaks_http = says(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+answers_too_much = says(b"CNI\1\0\0\0\0\0\x10\0\1" + b" " * ((1 << 20) + 1))
 
 
 def is_silent(peer: socket.socket) -> None:
