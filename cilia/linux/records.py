@@ -35,8 +35,8 @@ def write_record(path: Path, value: Any) -> None:
     replace_file(path, msgspec.json.encode(value), durable=True)
 
 
-def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Replace the file's content in one step that a kill does not split; mode 0600.
+def replace_file(path: Path, content: bytes, *, durable: bool = False, mode: int = 0o600) -> None:
+    """Replace the file's content in one step that a kill does not split.
 
     `durable`: wait until it is on the disk, which a record of a few bytes is worth.
 
@@ -46,6 +46,7 @@ def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
             if durable:
