@@ -132,7 +132,7 @@ kube-assets: setup
 
 test-kube:
 	@CILIA_EXTRA_COMMANDS="openssl:openssl" install/setup.sh
-	@install/kube-assets.sh kube-apiserver kubectl helm etcd
+	@install/kube-assets.sh kube-apiserver kubectl helm etcd libcni
 	@$(PYTEST) -q --timeout=120 tests/kube $(ARGS)
 
 # What a node's network and its control groups are made with.

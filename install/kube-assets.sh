@@ -24,14 +24,14 @@ caches=${CILIA_KUBE_ASSETS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cilia/kube-ass
 assets="$caches/$kubernetes-$content"
 [ "${1:-}" = --path ] && { echo "$assets"; exit 0; }
 
-from_go="kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet helm coredns workload"
+from_go="kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet helm coredns workload libcni"
 from_debian="etcd containerd runc cni"
 # shellcheck disable=SC2086  # lists of words on purpose
 wanted=${*:-$from_go $from_debian}
 
 building=""
 present() {
-    if [ "$1" = workload ]; then [ "$assets/workload" -nt "$sources/workload/main.go" ]; return; fi
+    case $1 in workload | libcni) [ "$assets/$1" -nt "$sources/$1/main.go" ]; return ;; esac
     [ -x "$assets/$1" ] || { [ -n "${KUBEBUILDER_ASSETS:-}" ] && [ -x "$KUBEBUILDER_ASSETS/$1" ]; }
 }
 
@@ -79,7 +79,7 @@ build() {
         helm) package=helm.sh/helm/v3/cmd/helm
             version=$(awk '$1 == "helm.sh/helm/v3" { print $2; exit }' "$sources/go.mod")
             flags="-X helm.sh/helm/v3/internal/version.version=$version" ;;
-        coredns | workload) package=. directory=$sources/$name ;;
+        coredns | workload | libcni) package=. directory=$sources/$name ;;
         *) package=k8s.io/kubernetes/cmd/$name
             local at=k8s.io/component-base/version numbers=${kubernetes#v}
             flags="-X $at.gitVersion=$kubernetes -X $at.gitTreeState=clean -X $at.gitMajor=${numbers%%.*}"
