@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from cilia.agent.config import AgentConfig
 from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
 from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
+from cilia.endpoints.cni import delete_queue, server
 from cilia.k8s.last_readable import is_copy
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
@@ -39,6 +40,8 @@ log = structlog.get_logger("agent")
 NAMES: Final = frozenset(
     {
         SOCKET,
+        server.SOCKET,
+        delete_queue.DIRECTORY,
         RECORD,
         PINS,
         SERVERS_FILE,

@@ -19,7 +19,7 @@ from typing import Final
 import anyio
 import structlog
 
-from cilia.endpoints.cni.errors import CNIError, WireError
+from cilia.endpoints.cni.errors import CNIError, Code, WireError
 from cilia.endpoints.cni.requests import Attachment, Command, Request, parse
 from cilia.endpoints.cni.wire import MAX_REQUEST, split
 from cilia.linux.records import BROKEN
@@ -61,25 +61,24 @@ class DeleteQueue:
         finally:
             os.close(descriptor)
 
-    def requests(self) -> list[Request]:
-        """Return what is queued; what is no DEL is set aside and told."""
-        names = sorted(entry.name for entry in os.scandir(self.directory))
-        found = (self._read(name) for name in names if name.endswith(SUFFIX))
-        return [request for request in found if request is not None]
+    def attachments(self) -> list[Attachment]:
+        """Return whose DELs are queued, as the names of the files say it."""
+        found: list[Attachment] = []
+        for name in sorted(os.listdir(self.directory)):
+            if not name.endswith(SUFFIX):
+                continue
+            try:
+                found.append(Attachment(*name.removesuffix(SUFFIX).split(":")))
+            except TypeError:
+                self._set_aside(self.directory / name, "its name is that of no attachment")
+        return found
 
     def request_of(self, attachment: Attachment) -> Request | None:
-        """Return the DEL of an attachment that is queued."""
-        return self._read(_name(attachment))
-
-    def remove(self, attachment: Attachment) -> None:
-        """Forget the DEL of an attachment: it was carried out."""
-        (self.directory / _name(attachment)).unlink(missing_ok=True)
-
-    def _read(self, name: str) -> Request | None:
-        path = self.directory / name
+        """Return the DEL of an attachment, if one is queued; what is none is set aside and told."""
+        path = self._path(attachment)
         try:
             request = parse(*split(_content(path)))
-            if request.command is not Command.DEL or name != _name(request.attachment):
+            if request.command is not Command.DEL or request.attachment != attachment:
                 raise WireError("it is not the DEL that its name says")
         except FileNotFoundError:
             return None
@@ -87,6 +86,22 @@ class DeleteQueue:
             self._set_aside(path, str(error))
             return None
         return request
+
+    def remove(self, attachment: Attachment) -> None:
+        """Forget the DEL of an attachment: it was carried out.
+
+        Raises:
+            CNIError: the file stays, and would be carried out again on what is added by then.
+        """
+        path = self._path(attachment)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            text = f"{path} is carried out and cannot be removed ({error.strerror}): remove it"
+            raise CNIError(Code.IO_FAILURE, text) from None
+
+    def _path(self, attachment: Attachment) -> Path:
+        return self.directory / (":".join(attachment) + SUFFIX)
 
     def _set_aside(self, path: Path, reason: str) -> None:
         """It stops no other."""
@@ -96,10 +111,6 @@ class DeleteQueue:
             path.rename(aside)
         except OSError as error:
             log.warning("it stays where it is", path=str(path), error=str(error))
-
-
-def _name(attachment: Attachment) -> str:
-    return ":".join(attachment) + SUFFIX
 
 
 def _content(path: Path) -> bytes:

@@ -17,13 +17,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from cilia.endpoints.cni import wire
 from cilia.endpoints.cni.delete_queue import DIRECTORY, DeleteQueue
@@ -31,15 +32,18 @@ from cilia.endpoints.cni.errors import CNIError, Code, WireError
 from cilia.endpoints.cni.plugin import Plugin
 from cilia.endpoints.cni.requests import Attachment, Command, Request, parse
 from cilia.endpoints.cni.results import VERSIONS, encoded
+from cilia.endpoints.cni.turns import Turns
 from cilia.linux.path_watch import PathWatch
 from cilia.program.directories import own_directory
 from cilia.program.serving import unix_socket
 from statedb.shown.text import shortened
 
-__all__ = ["Server"]
+__all__ = ["SOCKET", "Server"]
 
 T = TypeVar("T")
 
+#: In the state directory.
+SOCKET: Final = "cni.sock"
 #: Requests that are carried out at a time; STATUS, which nothing may hold up, is not counted.
 MAX_REQUESTS: Final = 64
 #: Connections at a time; those that are more wait in the socket's queue.
@@ -73,27 +77,57 @@ class Server:
         self._plugin = plugin
         self._limits_s = limits_s
         self._queue = DeleteQueue(path.with_name(DIRECTORY))
-        self._turns = _Turns()
+        self._turns = Turns()
         self._requests = anyio.Semaphore(MAX_REQUESTS)
         self._connections = anyio.Semaphore(MAX_CONNECTIONS)
 
     async def serve(self, started: Callable[[], None] = lambda: None) -> None:
-        """Carry queued DELs out, then serve until cancelled.
+        """Carry queued DELs out, then serve until cancelled, on a new socket whenever the one
+        there is gone.
 
         Raises:
             ProgramError: the directory of the queue is somebody else's.
+            OSError: there is no directory for the socket.
         """
+        listener = await self._listener()
+        async with anyio.create_task_group() as connections:
+            while True:
+                with listener:
+                    started()
+                    async with anyio.create_task_group() as accepting:
+                        accepting.start_soon(self._take, listener, connections)
+                        await self._gone()
+                        accepting.cancel_scope.cancel()
+                log.warning("the socket is gone and is made anew", path=str(self.path))
+                listener = await self._listener()
+
+    async def _listener(self) -> socket.socket:
         own_directory(self._queue.directory)
         async with self._queue.locked():
-            await self._work_off()
+            with anyio.move_on_after(self._limits_s[Command.DEL]):  # `follow_queue` has the rest
+                await self._work_off()
             listener = unix_socket(self.path)
-        with listener:
-            listener.setblocking(False)
-            started()
-            async with anyio.create_task_group() as group:
-                while True:
-                    await self._connections.acquire()
-                    group.start_soon(self._attend, await _accept(listener))
+        listener.setblocking(False)
+        return listener
+
+    async def _gone(self) -> None:
+        """Return when the socket's path leads to another file, or to none."""
+        inode = _inode(self.path)
+        while True:
+            with PathWatch([self.path]) as watch:
+                if inode is None or _inode(self.path) != inode:
+                    return
+                await watch.wait()
+
+    async def _take(self, listener: socket.socket, connections: TaskGroup) -> None:
+        while True:
+            await self._connections.acquire()
+            try:
+                peer = await _accept(listener)
+            except BaseException:  # the listener has ended
+                self._connections.release()
+                raise
+            connections.start_soon(self._attend, peer)
 
     async def follow_queue(self) -> None:
         """Carry out what is queued while the agent is there: it took no request in time."""
@@ -107,8 +141,8 @@ class Server:
     async def _work_off(self) -> None:
         """Carry out what is queued; what fails stays there."""
         async with anyio.create_task_group() as group:
-            for request in self._queue.requests():
-                group.start_soon(self._delete_in_turn, request.attachment)
+            for attachment in self._queue.attachments():
+                group.start_soon(self._delete_in_turn, attachment)
 
     async def _delete_in_turn(self, attachment: Attachment) -> None:
         async with self._turns.take(attachment), self._requests:
@@ -226,27 +260,6 @@ class Server:
         )
 
 
-class _Turns:
-    """Locks by attachment, each there while somebody has it or waits for it."""
-
-    def __init__(self) -> None:
-        self._locks: dict[Attachment, anyio.Lock] = {}
-
-    @asynccontextmanager
-    async def take(self, key: Attachment | None) -> AsyncIterator[None]:
-        """Nobody else is in a block of this key; None is no key."""
-        if key is None:
-            yield
-            return
-        lock = self._locks.setdefault(key, anyio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:  # one that others wait for is theirs by now
-            if not lock.locked() and self._locks.get(key) is lock:
-                del self._locks[key]
-
-
 async def _accept(listener: socket.socket) -> socket.socket:
     while True:
         await anyio.wait_readable(listener)
@@ -262,6 +275,13 @@ async def _accept(listener: socket.socket) -> socket.socket:
             continue
         peer.setblocking(False)
         return peer
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def _is_trusted(peer: socket.socket) -> bool:

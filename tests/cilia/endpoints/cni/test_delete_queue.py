@@ -6,6 +6,7 @@ queue's directory and its disk.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -17,10 +18,13 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from cilia.agent.state_directory import make_and_lock
+from cilia.endpoints.cni.delete_queue import DeleteQueue
 from cilia.endpoints.cni.errors import CNIError
 from cilia.endpoints.cni.requests import Command, Request, parse
 from cilia.endpoints.cni.server import Server
 from cilia.endpoints.cni.wire import split
+from cilia.linux.lock import InstanceLock
 from cilia.linux.mounts import mount
 from tests.cilia.endpoints.cni import peers
 from tests.cilia.endpoints.cni.recorder import Recorder, serving
@@ -62,12 +66,21 @@ def test_each_attachment_has_one_file(runtime: Runtime) -> None:
     )
     assert longest.status == 0
     assert len(names(runtime)) == 5
+    attachments = DeleteQueue(runtime.queue).attachments()
+    assert len(attachments) == 5
+    for attachment in attachments:
+        name = ":".join(attachment) + ".delete"
+        assert queued(runtime.queue / name).attachment == attachment
 
 
 def test_the_directory_is_made_when_no_agent_was_there(program: Path, tmp_path: Path) -> None:
     runtime = Runtime(program, tmp_path / "cilia" / "cni.sock")
     assert runtime.call("DEL").status == 0
     assert stat.S_IMODE(runtime.queue.parent.stat().st_mode) == 0o700
+    assert names(runtime) == [FILE]
+    lock = InstanceLock()
+    make_and_lock(runtime.queue.parent, lock)  # the first agent takes it for its own
+    lock.release()
     assert names(runtime) == [FILE]
 
 
@@ -271,6 +284,8 @@ async def test_what_is_broken_is_set_aside_and_told(runtime: Runtime, plugin: Re
     assert runtime.call("DEL", CNI_CONTAINERID="good").status == 0
     good = (runtime.queue / "cilia:good:eth0.delete").read_bytes()
     broken = {
+        "no-attachment.delete": good,
+        "a:b:c:d.delete": good,
         "a:empty:e.delete": b"",
         "a:cut:e.delete": good[:-1],
         "a:long:e.delete": good + b" ",
@@ -328,6 +343,30 @@ async def test_a_request_that_fails_stays_and_stops_nobody(
     assert any(line["event"] == "a queued DEL failed" for line in logs)
 
 
+async def test_nothing_is_added_over_a_request_that_cannot_be_removed(
+    runtime: Runtime, plugin: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start would carry it out again."""
+    assert runtime.call("DEL").status == 0
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == FILE:
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    async with serving(runtime.socket, plugin):
+        answer = await runtime.ask("ADD")
+        assert (answer.code, "(Read-only file system): remove it" in answer.json["msg"]) == (
+            5,
+            True,
+        )
+        assert "ADD" not in plugin.commands
+        monkeypatch.undo()
+        assert (await runtime.ask("ADD")).status == 0
+
+
 async def test_a_request_is_kept_until_it_is_carried_out(
     runtime: Runtime, plugin: Recorder
 ) -> None:
@@ -349,6 +388,21 @@ async def test_a_request_is_kept_until_it_is_carried_out(
     async with serving(runtime.socket, plugin):
         assert names(runtime) == []
     assert plugin.commands == ["DEL", "DEL"]
+
+
+async def test_requests_that_hang_do_not_keep_the_agent_from_serving(
+    runtime: Runtime, plugin: Recorder
+) -> None:
+    for number in range(3):
+        assert runtime.call("DEL", CNI_CONTAINERID=f"c{number}").status == 0
+
+    async def hang(_: Request) -> None:
+        await anyio.sleep_forever()
+
+    plugin.work[Command.DEL] = hang
+    async with serving(runtime.socket, plugin, {Command.DEL: 0.1}):
+        assert (await runtime.ask("STATUS")).status == 0
+        assert len(names(runtime)) == 3
 
 
 async def test_what_is_queued_beside_an_agent_is_carried_out(

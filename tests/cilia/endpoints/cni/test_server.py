@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import resource
 import socket
 import stat
@@ -21,6 +22,7 @@ from structlog.testing import capture_logs
 
 from cilia.endpoints.cni import server, wire
 from cilia.endpoints.cni.errors import CNIError, Code
+from cilia.endpoints.cni.forwarder import SOURCES
 from cilia.endpoints.cni.requests import Command, Request
 from cilia.endpoints.cni.results import IP, VERSIONS, Result, parsed
 from cilia.program.errors import ProgramError
@@ -231,14 +233,14 @@ async def test_requests_of_one_attachment_wait_for_each_other(
         await begun.wait()
         deleting = runtime.start("DEL")
         assert (await runtime.ask("DEL", CNI_IFNAME="net1")).status == 0
-        turn = served._turns._locks[plugin.requests[0].attachment]
-        await eventually(lambda: turn.statistics().tasks_waiting == 1)
+        attachment = plugin.requests[0].attachment
+        await eventually(lambda: served._turns.waiting(attachment) == 1)
         assert plugin.commands == ["ADD", "DEL"]
         end.set()
         for process in (adding, deleting):
             await anyio.to_thread.run_sync(process.communicate)
         assert plugin.commands == ["ADD", "DEL", "DEL"]
-        assert served._turns._locks == {}
+        assert len(served._turns) == 0
     assert ended == ["ADD"]
 
 
@@ -256,9 +258,9 @@ async def test_a_request_that_nobody_waits_for_is_not_carried_out(
         async with serving(runtime.socket, plugin) as served:
             adding = runtime.start("ADD")
             await begun.wait()
-            turn = served._turns._locks[plugin.requests[0].attachment]
+            attachment = plugin.requests[0].attachment
             with runtime.start("DEL") as gone:
-                await eventually(lambda: turn.statistics().tasks_waiting == 1)
+                await eventually(lambda: served._turns.waiting(attachment) == 1)
                 gone.kill()
             end.set()
             await anyio.to_thread.run_sync(adding.communicate)
@@ -458,8 +460,61 @@ async def test_a_process_without_descriptors_serves_when_it_has_some(
                 assert await answered(peer) == (0, "")
 
 
+@pytest.mark.parametrize("change", ["removed", "renamed", "replaced"])
+async def test_a_socket_that_is_gone_is_made_anew(
+    runtime: Runtime, plugin: Recorder, change: str
+) -> None:
+    """Requests that are carried out meanwhile go on."""
+    begun, end = anyio.Event(), anyio.Event()
+
+    async def add(_: Request) -> None:
+        begun.set()
+        await end.wait()
+
+    plugin.work[Command.ADD] = add
+    async with serving(runtime.socket, plugin) as served:
+        adding = runtime.start("ADD")
+        await begun.wait()
+        former = runtime.socket.stat().st_ino
+        match change:
+            case "removed":
+                runtime.socket.unlink()
+            case "renamed":
+                runtime.socket.rename(runtime.socket.with_name("elsewhere"))
+            case "replaced":
+                (runtime.socket.parent / "new").touch()
+                (runtime.socket.parent / "new").rename(runtime.socket)
+        await eventually(
+            lambda: runtime.socket.is_socket() and runtime.socket.stat().st_ino != former
+        )
+        await eventually(lambda: socket_takes(runtime.socket))
+        assert (await runtime.ask("STATUS")).status == 0
+        end.set()
+        output, _ = await anyio.to_thread.run_sync(adding.communicate)
+        assert (adding.returncode, parsed(json.loads(output))) == (0, RESULT)
+        await eventually(lambda: served._connections.value == server.MAX_CONNECTIONS - 1)
+
+
+def socket_takes(path: Path) -> bool:
+    try:
+        with connected(path):
+            return True
+    except OSError:
+        return False
+
+
 async def test_a_queue_of_somebody_else_is_refused(runtime: Runtime, plugin: Recorder) -> None:
     runtime.queue.touch()
     with pytest.raises(ProgramError, match="cni-queue is no directory"):
         await server.Server(runtime.socket, plugin).serve()
     assert not runtime.socket.exists()
+
+
+def test_the_program_waits_longer_than_requests_take() -> None:
+    """A DEL has less time there, and is queued."""
+    source = (SOURCES / "cilia-cni.c").read_text()
+    (answer_s, short_answer_s) = re.findall(r"#define (?:SHORT_)?ANSWER_S (\d+)", source)
+    limits = server.LIMITS_S
+    longest = max(limits[Command.DEL] + limits[Command.ADD], *limits.values())
+    assert longest + 2 * server.PEER_S <= int(answer_s)
+    assert limits[Command.STATUS] + 2 * server.PEER_S <= int(short_answer_s)
