@@ -2,12 +2,14 @@
 
 /* The host's end of a workload's veth, also as a port of a bridge.
  *
- *	from_pod (ingress): what the workload sends to a service goes to a backend. If that is the
+ *	from_pod (ingress): where the workload has its network from us, it sends in nobody else's name
+ *		(lib/endpoint.h). What it sends to a service goes to a backend. If that is the
  *		workload itself, it goes straight back with the loopback address as its source.
  *	to_pod (egress): what backends answer gets the service's address as its source.
  *
  * What belongs to no service passes untouched, unless its port is that of a service's connection.
  */
+#include "lib/endpoint.h"
 #include "lib/icmp.h"
 #include "lib/lb_direct.h"
 
@@ -120,9 +122,14 @@ static __always_inline int refuse(ctx_t *ctx, const struct packet *packet, int r
 SEC("tc")
 int from_pod(ctx_t *ctx)
 {
-	int result = 0;
-	struct packet *packet = packet_parsed(ctx, &result);
+	int result = pod_network ? endpoint_verify(ctx) : 0;
+	struct packet *packet;
 
+	if (result == ENDPOINT_ANSWERED)
+		return ctx_redirect(ctx, ctx_ifindex(ctx));
+	if (result)
+		return drop_refused(ctx, result, DIRECTION_EGRESS);
+	packet = packet_parsed(ctx, &result);
 	if (!packet)
 		return CTX_DROP;
 	if (result == PACKET_OTHER)

@@ -30,7 +30,11 @@
 	reason(DROP_IS_CLUSTER_IP, -18, 174, "a service that is served inside the cluster only") \
 	reason(DROP_LOOPBACK_ONLY, -19, 158, "a host port that is served on the loopback address only") \
 	reason(DROP_UNKNOWN_FRONTEND, -20, 158, "direct return: the packet names a frontend that no node has") \
-	reason(DROP_NOT_FROM_NODE, -21, 172, "direct return: the sender is no node of the cluster")
+	reason(DROP_NOT_FROM_NODE, -21, 172, "direct return: the sender is no node of the cluster") \
+	reason(DROP_INVALID_SOURCE, -22, 132, "the source is no address of the endpoint") \
+	reason(DROP_INVALID_SOURCE_MAC, -23, 130, "the Ethernet source is not the endpoint's device") \
+	reason(DROP_UNKNOWN_L3, -24, 139, "neither IP nor ARP") \
+	reason(DROP_ENDPOINT_NOT_READY, -25, 203, "the device belongs to no endpoint")
 
 #define DROP_NUMBER(name, number, ...) name = number,
 enum drop_reason {

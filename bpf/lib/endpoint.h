@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* Workloads whose network is ours: nobody sends in another one's name.
+ *
+ * A frame is looked at before anything else. Its Ethernet source is the workload's device, its IP source an
+ * address of the workload. Of IPv6 there are also link-local addresses, which go no further than the node's
+ * end of the pair, and the unspecified one, which asks whether an address is free. The sender of ARP is
+ * held to the same. Other protocols have no source that could be verified.
+ */
+#include "neighbor.h"
+#include "drop.h"
+
+/* Set before load: this node's workloads have their network from us. */
+const volatile bool pod_network = false;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct endpoint_key);
+	__type(value, struct endpoint);
+	__uint(max_entries, 65535);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} cilia_endpoints SEC(".maps");
+
+static __always_inline const struct endpoint *endpoint_of(__u32 ifindex)
+{
+	struct endpoint_key key = { .ifindex = ifindex };
+
+	return bpf_map_lookup_elem(&cilia_endpoints, &key);
+}
+
+static __always_inline bool endpoint_has_mac(const struct endpoint *endpoint, const __u8 *mac)
+{
+	return !__builtin_memcmp(endpoint->mac, mac, ETH_ALEN);
+}
+
+#define ENDPOINT_ANSWERED 1	/* the frame has become an answer to the workload */
+
+/* An address of nobody asks whether the one that it will have is free (RFC 5227). */
+static __always_inline int endpoint_verify_arp(ctx_t *ctx, const struct endpoint *endpoint)
+{
+	struct arp4 arp;
+	__be32 sender;
+
+	if (ctx_load_bytes(ctx, ETH_HLEN, &arp, sizeof(arp)))
+		return REFUSE(DROP_INVALID_PACKET);
+	if (!endpoint_has_mac(endpoint, arp.sender_mac))
+		return REFUSE(DROP_INVALID_SOURCE_MAC);
+	__builtin_memcpy(&sender, arp.sender, sizeof(sender));
+	if (sender && sender != endpoint->address4)
+		return REFUSE(DROP_INVALID_SOURCE);
+	return neighbor_answer_arp(ctx, endpoint, &arp) ? ENDPOINT_ANSWERED : 0;
+}
+
+static __always_inline int endpoint_verify4(ctx_t *ctx, const struct endpoint *endpoint)
+{
+	__be32 source;
+
+	if (ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct iphdr, saddr), &source,
+			   sizeof(source)))
+		return REFUSE(DROP_INVALID_PACKET);
+	if (!source || source != endpoint->address4)
+		return REFUSE(DROP_INVALID_SOURCE);
+	return 0;
+}
+
+static __always_inline int endpoint_verify6(ctx_t *ctx, const struct endpoint *endpoint)
+{
+	struct {
+		__be32 source[4];
+		__be32 destination[4];
+	} ip;
+
+	if (ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, saddr), &ip, sizeof(ip)))
+		return REFUSE(DROP_INVALID_PACKET);
+	if (is_unspecified6(ip.source))
+		return is_multicast6(ip.destination) ? 0 : REFUSE(DROP_INVALID_SOURCE);
+	if (is_link_local6(ip.source)) {
+		if (!is_link_local6(ip.destination) && !is_multicast6(ip.destination))
+			return REFUSE(DROP_INVALID_SOURCE);
+	} else if (!address_equal(ip.source, endpoint->address6, true)) {
+		return REFUSE(DROP_INVALID_SOURCE);
+	}
+	return neighbor_answer_nd(ctx, endpoint) ? ENDPOINT_ANSWERED : 0;
+}
+
+/* Whether the workload of this device may send the frame: 0, ENDPOINT_ANSWERED or a refusal. A device whose
+ * workload is not known sends nothing. */
+static __noinline __attribute__((unused)) int endpoint_verify(ctx_t *ctx)
+{
+	const struct endpoint *endpoint = endpoint_of(ctx_ifindex(ctx));
+	struct ethhdr eth;
+
+	if (!endpoint)
+		return REFUSE(DROP_ENDPOINT_NOT_READY);
+	if (ctx_load_bytes(ctx, 0, &eth, sizeof(eth)))
+		return REFUSE(DROP_INVALID_PACKET);
+	if (!endpoint_has_mac(endpoint, eth.h_source))
+		return REFUSE(DROP_INVALID_SOURCE_MAC);
+	switch (ctx_protocol(ctx)) {
+	case bpf_htons(ETH_P_IP):
+		return endpoint_verify4(ctx, endpoint);
+	case bpf_htons(ETH_P_IPV6):
+		return endpoint_verify6(ctx, endpoint);
+	case bpf_htons(ETH_P_ARP):
+		return endpoint_verify_arp(ctx, endpoint);
+	default:
+		return REFUSE(DROP_UNKNOWN_L3);
+	}
+}

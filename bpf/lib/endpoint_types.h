@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* cilia_endpoints: the workloads of this node whose network is ours, by the device on the node's side; see
+ * lb_types.h for what this file may contain.
+ */
+struct endpoint_key {
+	__u32 ifindex;
+};
+
+struct endpoint {
+	__be32 address6[4];	/* 0 = none */
+	__be32 address4;
+	__u32 identity;
+	__u16 id;
+	__u8 mac[6];		/* of the workload's device */
+	__u8 node_mac[6];	/* of the device on the node's side */
+	__u16 pad;
+};
