@@ -27,6 +27,25 @@ def show(value: Any, output: str, text: str) -> None:
         click.echo(text, nl=False)
 
 
+def pod_network_rows(socket: str, table: str) -> list[dict[str, Any]]:
+    """Return the rows of a table that an agent has if it is the pod network.
+
+    Raises: ClickException.
+    """
+    from statedb.errors import StateDBError
+    from statedb.web.remote import RemoteDB
+
+    db = RemoteDB(socket)
+    try:
+        if table not in {known["name"] for known in db.summary()["tables"]}:
+            raise click.ClickException(
+                "cilia is not the pod network of this node: its agent runs without --pod-network"
+            )
+        return list(db.table(table).all(db.read_txn()))
+    except StateDBError as error:
+        raise click.ClickException(str(error)) from None
+
+
 @contextmanager
 def pinned_lb_maps(directory: Path) -> Iterator[LBMaps]:
     """The load-balancer maps below a directory. Raises: ClickException where none can be opened."""
