@@ -50,6 +50,7 @@ def convert_pod(obj: k8s.Pod) -> Pod:
         deleting=meta.deletion_timestamp is not None,
         labels=meta.labels or {},
         annotations=meta.annotations or {},
+        service_account=spec.service_account_name,
         created_at=seconds(meta.creation_timestamp or ""),
     )
 

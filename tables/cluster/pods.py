@@ -50,6 +50,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     deleting: bool = False
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
+    service_account: str = ""
     # Seconds since the epoch; 0: unknown.
     created_at: float = 0.0
 
