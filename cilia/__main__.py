@@ -28,7 +28,13 @@ COMMANDS = {
     "completion": ("cilia.cli.completion:completion", "Print the completion script of a shell."),
     "config": ("cilia.agent.config_command:config", "Show every option and where it came from."),
     "db": ("cilia.cli.db:db", "Show the agent's tables."),
+    "endpoint": (
+        "cilia.endpoints.cli:endpoint",
+        "List the workloads of this node, and what is in force of each.",
+    ),
+    "identity": ("cilia.identity.cli:identity", "List security identities."),
     "install": ("cilia.cli.install.install:install", "Install on a Kubernetes cluster."),
+    "ipam": ("cilia.ipam.cli:ipam", "List the addresses of this node's pods."),
     "operator": ("cilia.operator.command:operator", "Run the cluster-wide program."),
     "lb": ("cilia.loadbalancer.cli.lb:lb", "Ask which backend a client gets, and why."),
     "lrp": ("cilia.loadbalancer.cli.redirects:lrp", "List local redirect policies."),

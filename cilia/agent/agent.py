@@ -9,6 +9,7 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.observation import Observation
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
+from cilia.endpoints.wiring import EndpointsPart
 from cilia.loadbalancer.wiring import LoadBalancerPart
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Job, Part
@@ -23,6 +24,8 @@ class Agent:
     cluster: ClusterPart
     node: NodePart
     datapath: DatapathPart
+    # None: another plugin gives pods their network.
+    endpoints: EndpointsPart | None
     loadbalancer: LoadBalancerPart
     observation: Observation
 
@@ -37,5 +40,13 @@ class Agent:
             close()
 
     @property
-    def _parts(self) -> tuple[Part, ...]:
-        return self.cluster, self.node, self.datapath, self.loadbalancer, self.observation
+    def _parts(self) -> list[Part]:
+        parts = (
+            self.cluster,
+            self.node,
+            self.datapath,
+            self.endpoints,
+            self.loadbalancer,
+            self.observation,
+        )
+        return [part for part in parts if part is not None]

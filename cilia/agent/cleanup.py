@@ -18,6 +18,7 @@ import click
 from cilia.agent.config import AgentConfig
 from cilia.agent.state_directory import entries, make_and_lock
 from cilia.datapath.mounts import pin_dirs, unmount_ours
+from cilia.endpoints.removal import remove_pod_network
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.netlink import Netlink
 from cilia.program.errors import ProgramError
@@ -47,7 +48,8 @@ def cleanup(
 ) -> None:
     """Remove everything that an instance ever made: programs, maps, pins, state, mounts.
 
-    Connections that are translated here are broken by it.
+    Connections that are translated here are broken by it, and pods whose network is cilia's
+    (--pod-network) lose it.
 
     \b
     Examples:
@@ -108,6 +110,7 @@ def remove_everything(config: AgentConfig) -> list[str]:
     for pin_dir in dict.fromkeys([config.pin_dir, *pin_dirs(config.run_dir)]):
         if pin_dir.exists():
             removed += _remove_datapath(pin_dir)
+    removed += remove_pod_network(config.run_dir)
     removed += unmount_ours(config.run_dir)
     if config.run_dir.exists():
         removed += _remove_directory(config.run_dir)

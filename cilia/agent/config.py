@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cilia.agent.budgets import parse_budgets
 from cilia.cluster.options import ClusterOptions
-from cilia.datapath.options import DatapathOptions
+from cilia.endpoints.options import EndpointOptions
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.node.options import NodeOptions
 from cilia.program.values import Duration, ListenAddress
@@ -24,7 +24,7 @@ from cilia.script.environment import parse_duration
 __all__ = ["AgentConfig"]
 
 
-class AgentConfig(ClusterOptions, NodeOptions, DatapathOptions, LoadBalancerOptions):
+class AgentConfig(ClusterOptions, NodeOptions, EndpointOptions, LoadBalancerOptions):
     """Everything that a person may set, with its default; frozen once read."""
 
     prometheus_serve_addr: Annotated[

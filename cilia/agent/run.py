@@ -134,6 +134,8 @@ async def _run_agent(agent: Agent, datapath: KernelDatapath, lock: InstanceLock)
         await succession.begin()
         await loadbalancer.synchronised()
         await agent.datapath.synchronised(ctx.db)
+        if agent.endpoints is not None:
+            await agent.endpoints.synchronised(ctx.db)
         await succession.finish()
         lookup = NetfilterLookup(
             ctx.db, attachments.table, datapath.programs, ctx.health_of("datapath")

@@ -22,6 +22,8 @@ from cilia.agent.config import AgentConfig
 from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
 from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
 from cilia.endpoints.cni import delete_queue, server
+from cilia.endpoints.saved import DIRECTORY as ENDPOINTS
+from cilia.endpoints.saved import is_endpoint_file
 from cilia.k8s.last_readable import is_copy
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
@@ -103,6 +105,8 @@ def _is_ours(path: Path) -> bool:
     # Manifests of a person have such a directory, too.
     if name in COPIES and path.is_dir() and not path.is_symlink():
         return all(is_copy(entry.name) for entry in path.iterdir())
+    if name == ENDPOINTS and path.is_dir() and not path.is_symlink():
+        return all(is_endpoint_file(entry.name) for entry in path.iterdir())
     return name in NAMES
 
 

@@ -10,6 +10,7 @@ from cilia.cluster import wiring as cluster
 from cilia.datapath import wiring as datapath
 from cilia.datapath.opening import Datapath
 from cilia.datapath.programs import NodePrograms
+from cilia.endpoints import wiring as endpoints
 from cilia.loadbalancer import wiring as loadbalancer
 from cilia.node import wiring as node
 from cilia.node.own_addresses import own_addresses
@@ -38,5 +39,9 @@ def build(
     loadbalancer_ = loadbalancer.build(
         ctx, config, cluster_, node_, datapath_, health_check_address=health_check_address
     )
+    families = frozenset({False} if config.enable_ipv4 else ()) | (
+        {True} if config.enable_ipv6 else set()
+    )
+    endpoints_ = endpoints.build(ctx, config, cluster_, node_, datapath_, families)
     seen = observation.build(ctx, config, cluster_, node_, datapath_, loadbalancer_, source)
-    return Agent(config, ctx, cluster_, node_, datapath_, loadbalancer_, seen)
+    return Agent(config, ctx, cluster_, node_, datapath_, endpoints_, loadbalancer_, seen)

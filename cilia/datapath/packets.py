@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bpf import events
+from bpf.maps import endpoints
 from bpf.maps.ct import CT_MAPS
 from bpf.maps.nat import NAT_MAPS, SIGNAL, SWEPT
 from bpf.maps.netdev import NAME as NETDEV
@@ -39,6 +40,7 @@ class FlowMaps:
 
     conntrack: ConntrackMaps
     netdev: RawMap
+    endpoints: RawMap
     metrics: PerCpuMap
     signal: Map
     programs_dir: Path
@@ -49,12 +51,21 @@ class FlowMaps:
         """To be called when its maps are open."""
         from bpf.maps.percpu import PerCpuMap
 
-        opened = {name: node.map(name) for name in (*CT_MAPS, *NAT_MAPS, SWEPT, NETDEV)}
+        names = (*CT_MAPS, *NAT_MAPS, SWEPT, NETDEV, endpoints.NAME)
+        opened = {name: node.map(name) for name in names}
         metrics = PerCpuMap(node.map(METRICS).detach_fd())
         signal = node.map(SIGNAL)
         held = [*opened.values(), metrics, signal]
         conntrack = ConntrackMaps.of(opened)
-        return cls(conntrack, opened[NETDEV], metrics, signal, node.programs_dir, held)
+        return cls(
+            conntrack,
+            opened[NETDEV],
+            opened[endpoints.NAME],
+            metrics,
+            signal,
+            node.programs_dir,
+            held,
+        )
 
     def sized(self) -> Iterable[RawMap]:
         """Those that can be full."""
@@ -91,6 +102,7 @@ def _constants(options: DatapathOptions) -> dict[str, bytes]:
         **timeouts,
         "ct_accounting": options.bpf_conntrack_accounting,
         NETFILTER_LOOKUP: has_conntrack_lookup(),
+        "pod_network": options.pod_network,
     }
     return {name: constant(value) for name, value in values.items()}
 
@@ -103,4 +115,6 @@ def _entries(options: DatapathOptions) -> dict[str, int]:
         "cilia_frag{}": options.bpf_fragments_map_max,
         "cilia_nodes{}": options.bpf_node_map_max,
     }
-    return {name.format(family): size for name, size in sizes.items() for family in (4, 6)}
+    entries = {name.format(family): size for name, size in sizes.items() for family in (4, 6)}
+    # Nobody is in it while another plugin makes the pods' devices.
+    return entries | {endpoints.NAME: endpoints.ENTRIES if options.pod_network else 1}

@@ -224,15 +224,25 @@ def _create(name: str, group: int, up: bool, common: Attributes, kind: str, info
 
 
 def create_veth(
-    name: str, peer: str, *, group: int, mtu: int = 0, hardware_address: bytes = b"", up: bool
+    name: str,
+    peer: str,
+    *,
+    group: int,
+    mtu: int = 0,
+    hardware_address: bytes = b"",
+    up: bool,
+    peer_hardware_address: bytes = b"",
+    peer_netns_fd: int | None = None,
 ) -> Request:
     """Makes a pair of devices; group, hardware address and `up` are those of the first.
 
-    The second cannot be up already: it is opened before the two know each other (ENOTCONN).
+    The second cannot be up already: it is opened before the two know each other (ENOTCONN). With a
+    descriptor of a namespace it is made there.
     """
-    end = _link_fields(0, None) | {
-        "attrs": [("IFLA_IFNAME", peer), *_link_attributes(mtu, b"")],
-    }
+    attributes = [("IFLA_IFNAME", peer), *_link_attributes(mtu, peer_hardware_address)]
+    if peer_netns_fd is not None:
+        attributes.append(("IFLA_NET_NS_FD", peer_netns_fd))
+    end = _link_fields(0, None) | {"attrs": attributes}
     info = {"attrs": [("VETH_INFO_PEER", end)]}
     common = _link_attributes(mtu, hardware_address)
     return _create(name, group, up, common, "veth", info)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints to what the kernel is to have for them: programs at their devices, routes to them.
+
+    endpoints, k8s-pods, k8s-namespaces -> identities, attachments, desired-routes
+    their statuses                      -> state of each endpoint
+
+An endpoint is ready when its row is in the map, its programs are attached and its routes are there.
+The rows that belong to one are told by its device, so a row without its endpoint goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cilia.endpoints.identity_of import EndpointIdentities
+from cilia.identity.identities import IdentitiesExhausted
+from cilia.node.routes import DesiredRoutes
+from cilia.program.health import HealthReporter
+from statedb import DB, ReadTxn, RWTable, StatusKind, Table, WatchSet, WriteTxn
+from statedb.status import pending
+from tables.addressing import Prefix
+from tables.cluster.namespaces import Namespace
+from tables.cluster.pods import Pod
+from tables.datapath.attachments import AttachHook, Attachment, attachment_key
+from tables.endpoints.endpoints import Endpoint, EndpointState
+from tables.identity.identities import Identity
+from tables.node.desired_routes import DesiredRoute, desired_route_key
+from tables.node.routes import RouteScope
+
+__all__ = ["OWNER", "EndpointsController"]
+
+#: Owner of the rows.
+OWNER: Final = "endpoints"
+
+PROGRAMS: Final = {AttachHook.INGRESS: "from_pod", AttachHook.EGRESS: "to_pod"}
+
+#: Changes that come together are looked at once.
+SETTLE_S: Final = 0.001
+
+
+class EndpointsController:
+    """One task calls `run`, when what a former run left is restored."""
+
+    def __init__(
+        self,
+        db: DB,
+        endpoints: RWTable[Endpoint],
+        identities: RWTable[Identity],
+        pods: Table[Pod],
+        namespaces: Table[Namespace],
+        attachments: RWTable[Attachment],
+        routes: RWTable[DesiredRoute],
+        programs_dir: Path,
+        health: HealthReporter,
+    ) -> None:
+        self._db = db
+        self._endpoints = endpoints
+        self._identities = identities
+        self._pods = pods
+        self._namespaces = namespaces
+        self._attachments = attachments
+        self._routes = routes
+        self._route_writer = DesiredRoutes(routes)
+        self._programs_dir = programs_dir
+        self._health = health
+        self.identities_of = EndpointIdentities(pods, namespaces, identities)
+
+    @property
+    def tables(self) -> tuple[RWTable[Endpoint], RWTable[Identity]]:
+        """What is written where an endpoint comes, in one transaction."""
+        return self._endpoints, self._identities
+
+    async def run(self) -> None:
+        """Follow the tables for ever."""
+        while True:
+            changed = self._db.look(self._watch)
+            self.step()
+            await changed.wait(SETTLE_S)
+
+    def _watch(self, txn: ReadTxn) -> WatchSet:
+        tables = (
+            self._endpoints,
+            self._pods,
+            self._namespaces,
+            self._attachments,
+            self._routes,
+        )
+        return WatchSet(*(table.all_watch(txn)[1] for table in tables))
+
+    def step(self) -> None:
+        """Write what differs."""
+        full = ""
+        tables = (self._endpoints, self._identities, self._attachments, self._routes)
+        with self._db.write_txn(*tables) as wtxn:
+            devices = set()
+            used = set()
+            for ep in list(self._endpoints.all(wtxn)):
+                try:
+                    row = self.identities_of.assign(wtxn, ep)
+                except IdentitiesExhausted as error:
+                    row, full = ep, str(error)
+                devices.add(row.device)
+                used.add(row.identity)
+                self._write_rows(wtxn, row)
+                self._write_endpoint(wtxn, ep, row)
+            self._remove_others(wtxn, devices)
+            self.identities_of.keep(wtxn, used)
+        if full:
+            self._health.degraded("an endpoint keeps the identity that it had", full)
+        else:
+            self._health.ok("all endpoints have the identity of their labels")
+
+    # -- one endpoint --
+
+    def _write_endpoint(self, wtxn: WriteTxn, old: Endpoint, row: Endpoint) -> None:
+        if row.identity != old.identity:
+            row = msgspec.structs.replace(row, status=pending())
+        state = self._state(wtxn, row)
+        if state is not row.state:
+            row = msgspec.structs.replace(row, state=state)
+        if row is not old:
+            self._endpoints.insert(wtxn, row)
+
+    def _state(self, wtxn: WriteTxn, ep: Endpoint) -> EndpointState:
+        if ep.state is EndpointState.DISCONNECTING:
+            return ep.state
+        if not ep.identity:
+            return EndpointState.WAITING_FOR_IDENTITY
+        if not waits_for(wtxn, ep, self._attachments, self._routes):
+            return EndpointState.READY
+        if ep.state is EndpointState.RESTORING:
+            return ep.state
+        return EndpointState.REGENERATING
+
+    def _write_rows(self, wtxn: WriteTxn, ep: Endpoint) -> None:
+        if ep.state is EndpointState.DISCONNECTING:
+            return
+        for row in self._wanted_attachments(ep):
+            found = self._attachments.get(wtxn, attachment_key(row))
+            if found is None or found.program != row.program:
+                self._attachments.insert(wtxn, row)
+        for route in _wanted_routes(ep):
+            self._route_writer.upsert(wtxn, route)
+
+    def _wanted_attachments(self, ep: Endpoint) -> Iterator[Attachment]:
+        for hook, program in PROGRAMS.items():
+            yield Attachment(
+                target=ep.device,
+                hook=hook,
+                owner=OWNER,
+                program=f"{self._programs_dir}/{program}",
+            )
+
+    def _remove_others(self, wtxn: WriteTxn, devices: set[str]) -> None:
+        for row in list(self._attachments.all(wtxn)):
+            if row.owner == OWNER and row.target not in devices:
+                self._attachments.delete(wtxn, row)
+        for route in list(self._routes.prefix(wtxn, (OWNER,))):
+            if route.device not in devices:
+                self._route_writer.delete(wtxn, route)
+
+
+def _wanted_routes(ep: Endpoint) -> Iterator[DesiredRoute]:
+    for ip in ep.addresses:
+        yield DesiredRoute(
+            owner=OWNER,
+            prefix=Prefix.of(ip, len(ip.packed) * 8),
+            device=ep.device,
+            scope=RouteScope.UNIVERSE if ip.is_ipv6 else RouteScope.LINK,
+        )
+
+
+def waits_for(
+    txn: ReadTxn, ep: Endpoint, attachments: Table[Attachment], routes: Table[DesiredRoute]
+) -> str:
+    """Return what is not in force yet of an endpoint, in a sentence with its error; or nothing."""
+    rows = [("its entry in the map", ep.status)]
+    for hook in PROGRAMS:
+        found = attachments.get(txn, (ep.device, hook, OWNER))
+        if found is None:
+            return f"the program at {hook} is not asked for yet"
+        rows.append((f"the program at {hook}", found.status))
+    for route in _wanted_routes(ep):
+        wanted = routes.get(txn, desired_route_key(route))
+        if wanted is None:
+            return f"the route to {route.prefix} is not asked for yet"
+        rows.append((f"the route to {route.prefix}", wanted.status))
+    for what, status in rows:
+        if status.kind is not StatusKind.DONE:
+            return f"{what} is {status}".replace("is Error:", "failed:")
+    return ""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request needs of the cluster: the pod that it is for, and that all was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+
+from cilia.endpoints.cni.errors import CNIError, Code
+from cilia.endpoints.cni.requests import Request
+from cilia.identity.labels import container_labels
+from statedb import DB, Table
+from tables.cluster.namespaces import Namespace
+from tables.cluster.pods import Pod
+from tables.endpoints.endpoints import Endpoint
+
+__all__ = ["Inputs"]
+
+#: Keys of CNI_ARGS that container runtimes of Kubernetes set.
+POD_NAMESPACE: Final = "K8S_POD_NAMESPACE"
+POD_NAME: Final = "K8S_POD_NAME"
+POD_UID: Final = "K8S_POD_UID"
+OWN_ARGS: Final = ("IgnoreUnknown", "K8S_POD_INFRA_CONTAINER_ID", POD_NAMESPACE, POD_NAME, POD_UID)
+
+
+class Inputs:
+    """The tables of the cluster, and what a former run left."""
+
+    def __init__(
+        self,
+        db: DB,
+        pods: Table[Pod],
+        namespaces: Table[Namespace],
+        endpoints: Table[Endpoint],
+    ) -> None:
+        self._db = db
+        self._pods = pods
+        self._tables: Mapping[str, Table[Any]] = {
+            "pods": pods,
+            "namespaces": namespaces,
+            "endpoints of the run before": endpoints,
+        }
+
+    def require_synchronised(self) -> None:
+        """Raises: CNIError as long as inputs are not read."""
+        missing = self._db.look(
+            lambda txn: [name for name, table in self._tables.items() if not table.initialized(txn)]
+        )
+        if missing:
+            raise CNIError(
+                Code.TRY_AGAIN_LATER, f"the agent has not read all {', '.join(missing)} yet"
+            )
+
+    async def pod(self, request: Request, wait_s: float) -> Pod | None:
+        """Return the pod that a request is for; None: a container outside Kubernetes.
+
+        Raises: CNIError for a pod that no object is known of after `wait_s`.
+        """
+        namespace, name = request.args.get(POD_NAMESPACE, ""), request.args.get(POD_NAME, "")
+        if not name:
+            return None
+        uid = request.args.get(POD_UID, "")
+        with anyio.move_on_after(wait_s):
+            while True:
+                pod, changed = self._db.look(
+                    lambda txn: self._pods.get_watch(txn, f"{namespace}/{name}")
+                )
+                if pod is not None and uid in ("", pod.uid):
+                    return pod
+                await changed.wait()
+        raise CNIError(
+            Code.TRY_AGAIN_LATER,
+            f"pod {namespace}/{name} {f'with uid {uid} ' if uid else ''}is not known on this node"
+            f" after {wait_s:.0f} s",
+        )
+
+    def has_pod(self, ep: Endpoint) -> bool:
+        """Return True while the cluster has the pod of an endpoint."""
+        if not ep.pod:
+            return False
+        pod = self._db.look(lambda txn: self._pods.get(txn, ep.pod_name))
+        return pod is not None and ep.pod_uid in ("", pod.uid)
+
+    @staticmethod
+    def container_labels(request: Request) -> tuple[str, ...]:
+        """Return the labels of a container outside Kubernetes: the arguments that are not ours."""
+        if request.args.get(POD_NAME):
+            return ()
+        return container_labels({k: v for k, v in request.args.items() if k not in OWN_ARGS})

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's options on pods that have their network from us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from cilia.datapath.options import DatapathOptions
+from cilia.endpoints.cni.server import SOCKET
+from cilia.ipam.options import IPAMOptions
+
+__all__ = ["EndpointOptions"]
+
+
+class EndpointOptions(IPAMOptions, DatapathOptions):
+    """Whether cilia is the pod network of this node, and how."""
+
+    routing_mode: Annotated[
+        str, Field(description="How packets reach pods of other nodes: native, by the network.")
+    ] = "native"
+    mtu: Annotated[
+        int, Field(ge=0, le=65_520, description="MTU of pods' devices; 0: that of the node's.")
+    ] = 0
+
+    @field_validator("routing_mode")
+    @classmethod
+    def _routing_mode(cls, value: str) -> str:
+        if value == "tunnel":
+            raise ValueError(
+                "tunnel is not built: say native, and have the network route pods' prefixes"
+            )
+        if value != "native":
+            raise ValueError(f"{value!r} is no mode: say native")
+        return value
+
+    @property
+    def cni_socket_path(self) -> Path:
+        """Where the CNI plugin finds the agent."""
+        return self.run_dir / SOCKET

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container runtime's requests, carried out: what `cilia-cni` was called for.
+
+ADD::
+
+    pod known -> numbers and addresses -> file -> devices -> row -> all in force -> answer
+
+and whatever fails takes back what was done before it. The file comes before the devices, and the
+devices before the row, so a kill leaves nothing that the next start could not find. DEL goes the
+other way: devices, row, file. Addresses that it frees rest for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final, TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+import structlog
+
+from cilia.endpoints import links
+from cilia.endpoints.cni import results
+from cilia.endpoints.cni.errors import CNIError, Code
+from cilia.endpoints.cni.requests import Request
+from cilia.endpoints.cni.results import Interface, Result, Route
+from cilia.endpoints.inputs import Inputs
+from cilia.endpoints.registry import NoNumber, Registry
+from cilia.endpoints.saved import SavedEndpoints
+from cilia.identity.identities import IdentitiesExhausted
+from cilia.ipam.allocator import NoPool, PoolExhausted, router_of
+from cilia.linux.errors import KernelError
+from cilia.linux.netlink import Netlink
+from tables.addressing import IP
+from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
+
+__all__ = ["EndpointPlugin"]
+
+log = structlog.get_logger("endpoints")
+
+T = TypeVar("T")
+
+#: Of CHECK: the container has not what it was given.
+UNHEALTHY: Final = 101
+
+#: Seconds that a pod's object may be late.
+POD_WAIT_S: Final = 10.0
+#: Seconds until all must be in force: a start under load attaches hundreds of programs before.
+READY_WAIT_S: Final = 40.0
+
+
+class EndpointPlugin:
+    """A `Plugin` on the tables of an agent."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        registry: Registry,
+        saved: SavedEndpoints,
+        netlink: Netlink,
+        mtu: Callable[[], int],
+    ) -> None:
+        self._inputs = inputs
+        self._registry = registry
+        self._saved = saved
+        self._netlink = netlink
+        self._mtu = mtu
+        # One request at a time for an attachment.
+        self._under_way: dict[str, tuple[anyio.Lock, int]] = {}
+
+    # -- ADD --
+
+    async def add(self, request: Request) -> Result:
+        """Give a container its network. Raises: CNIError."""
+        self._refuse_chained(request)
+        self._inputs.require_synchronised()
+        started = time.perf_counter()
+        phases: dict[str, float] = {}
+
+        def done(phase: str) -> None:
+            phases[phase] = time.perf_counter() - started - sum(phases.values())
+
+        device = links.device_name(request.container_id, request.ifname)
+        async with self._alone(device):
+            pod = await self._inputs.pod(request, POD_WAIT_S)
+            done("pod")
+            await self._remove(device)
+            ep = self._new(request, device)
+            if pod is not None:
+                ep = msgspec.structs.replace(
+                    ep, namespace=pod.namespace, pod=pod.name, pod_uid=pod.uid
+                )
+            try:
+                ep = self._registry.allocate(ep)
+            except (NoNumber, NoPool, PoolExhausted) as error:
+                raise CNIError(Code.TRY_AGAIN_LATER, str(error)) from None
+            done("address")
+            try:
+                ep = await self._make(request, ep)
+                done("link")
+                self._insert(ep)
+                await self._in_force(ep)
+                done("datapath")
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._undo(ep)
+                raise
+            self._registry.took(ep, phases)
+        log.info("endpoint is ready", id=ep.id, pod=ep.pod_name, attachment=str(ep.attachment))
+        return self._result(ep, request)
+
+    def _refuse_chained(self, request: Request) -> None:
+        if request.prev_result is not None:
+            raise CNIError(
+                Code.INVALID_CONFIG,
+                "cilia-cni stands behind another plugin in the list: it must be the first one"
+                " (chaining is not built)",
+            )
+
+    def _new(self, request: Request, device: str) -> Endpoint:
+        network, container_id, ifname = request.attachment
+        return Endpoint(
+            id=0,
+            attachment=Attachment(network, container_id, ifname),
+            device=device,
+            node_mac=links.new_mac(),
+            mac=links.new_mac(),
+            created_at=time.time(),
+            state=EndpointState.WAITING_FOR_IDENTITY,
+            labels=self._inputs.container_labels(request),
+        )
+
+    async def _make(self, request: Request, ep: Endpoint) -> Endpoint:
+        """Write the file, then make the devices. Raises: CNIError."""
+        assert request.netns_fd is not None
+        work = partial(self._make_in_thread, request.netns_fd, ep)
+        try:
+            return await anyio.to_thread.run_sync(work)
+        except OSError as error:
+            raise CNIError(
+                Code.IO_FAILURE, f"the container's network cannot be made: {error}"
+            ) from error
+
+    def _make_in_thread(self, netns_fd: int, ep: Endpoint) -> Endpoint:
+        with links.open_netns(netns_fd) as netns:
+            ep = msgspec.structs.replace(ep, netns_cookie=links.netns_cookie(netns))
+            self._saved.write(ep)
+            mtu = self._mtu()
+            ifname = ep.attachment.ifname
+            index = links.make_pair(
+                self._netlink, netns, ep.device, ifname, ep.mac, ep.node_mac, mtu
+            )
+            links.configure(netns, self._interior(ep, mtu))
+        return msgspec.structs.replace(ep, index=index)
+
+    def _interior(self, ep: Endpoint, mtu: int = 0) -> links.Interior:
+        routers = tuple(router_of(pool) for pool in self._registry.pools_of(ep))
+        return links.Interior(ep.attachment.ifname, ep.addresses, routers, mtu)
+
+    def _insert(self, ep: Endpoint) -> None:
+        """Raises: CNIError."""
+        try:
+            self._registry.insert(ep)
+        except IdentitiesExhausted as error:
+            raise CNIError(Code.TRY_AGAIN_LATER, str(error)) from None
+
+    async def _in_force(self, ep: Endpoint) -> None:
+        """Raises: CNIError."""
+        missing = await self._registry.wait_ready(ep.id, READY_WAIT_S)
+        if missing:
+            raise CNIError(
+                Code.TRY_AGAIN_LATER,
+                f"the endpoint is not in force after {READY_WAIT_S:.0f} s: {missing}",
+            )
+
+    def _result(self, ep: Endpoint, request: Request) -> Result:
+        gateways = {pool.is_ipv6: router_of(pool) for pool in self._registry.pools_of(ep)}
+        return Result(
+            interfaces=(
+                Interface(name=ep.device, mac=ep.node_mac.hex(":")),
+                Interface(name=ep.attachment.ifname, mac=ep.mac.hex(":"), sandbox=request.netns),
+            ),
+            ips=tuple(
+                results.IP(
+                    address=f"{ip}/{len(ip.packed) * 8}",
+                    gateway=str(gateways[ip.is_ipv6]),
+                    interface=1,
+                )
+                for ip in reversed(ep.addresses)
+            ),
+            routes=tuple(_routes(list(gateways.values()))),
+        )
+
+    # -- DEL and GC --
+
+    async def delete(self, request: Request) -> None:
+        """Take a container's network away; what is gone already is no error. Raises: CNIError."""
+        device = links.device_name(request.container_id, request.ifname)
+        async with self._alone(device):
+            await self._remove(device)
+
+    async def gc(self, request: Request) -> None:
+        """Remove the endpoints of this network that the runtime does not know any more.
+
+        Not those that were made after it made its list, and none whose pod there still is: another
+        runtime on this node has a list of its own. Raises: CNIError.
+        """
+        self._inputs.require_synchronised()
+        valid = {links.device_name(a.container_id, a.ifname) for a in request.valid_attachments}
+        started_at = time.time()
+        for ep in self._registry.of_network(request.network):
+            if ep.device in valid or ep.created_at >= started_at or self._inputs.has_pod(ep):
+                continue
+            log.info("removing an endpoint that no runtime has", id=ep.id, device=ep.device)
+            async with self._alone(ep.device):
+                await self._remove(ep.device)
+
+    async def _remove(self, device: str) -> None:
+        """Remove an endpoint, or what is left of one. Raises: CNIError."""
+        ep = self._registry.disconnect(device)
+        try:
+            await anyio.to_thread.run_sync(links.delete_pair, self._netlink, device)
+            if ep is not None:
+                self._registry.remove(ep)
+                await anyio.to_thread.run_sync(self._saved.remove, ep.id)
+        except KernelError as error:
+            raise CNIError(
+                Code.IO_FAILURE, f"device {device} cannot be removed: {error}"
+            ) from error
+        except OSError as error:
+            raise CNIError(
+                Code.IO_FAILURE, f"the endpoint's file cannot be removed: {error}"
+            ) from error
+
+    async def _undo(self, ep: Endpoint) -> None:
+        """Take back an ADD that failed; what cannot be taken back is found at the next start."""
+        steps = (
+            partial(links.delete_pair, self._netlink, ep.device),
+            partial(self._registry.remove, ep),
+            partial(self._saved.remove, ep.id),
+        )
+        for step in steps:
+            try:
+                await anyio.to_thread.run_sync(step)
+            except OSError as error:
+                log.error("an ADD is not taken back", device=ep.device, error=str(error))
+
+    # -- CHECK and STATUS --
+
+    async def check(self, request: Request) -> None:
+        """Compare what the container has with what it was given. Raises: CNIError."""
+        device = links.device_name(request.container_id, request.ifname)
+        ep = self._registry.by_device(device)
+        if ep is None:
+            raise CNIError(
+                UNHEALTHY, f"no endpoint is known as {request.container_id}/{request.ifname}"
+            )
+        missing = self._registry.waits_for(ep)
+        if not missing and request.netns_fd is not None:
+            work = partial(self._lacking, request.netns_fd, ep)
+            missing = await anyio.to_thread.run_sync(work)
+        if missing:
+            raise CNIError(UNHEALTHY, f"endpoint {ep.id} ({ep.device}): {missing}")
+
+    def _lacking(self, netns_fd: int, ep: Endpoint) -> str:
+        with links.open_netns(netns_fd) as netns:
+            return links.lacking(netns, self._interior(ep))
+
+    async def status(self, request: Request) -> None:
+        """Raises: CNIError where ADD would fail."""
+        try:
+            self._inputs.require_synchronised()
+        except CNIError as error:
+            raise CNIError(Code.NOT_AVAILABLE, error.msg) from None
+        if reason := self._registry.cannot_allocate():
+            raise CNIError(Code.NOT_AVAILABLE, reason)
+
+    # --
+
+    @asynccontextmanager
+    async def _alone(self, device: str) -> AsyncIterator[None]:
+        lock, users = self._under_way.get(device, (anyio.Lock(), 0))
+        self._under_way[device] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._under_way.pop(device)
+            if users > 1:
+                self._under_way[device] = lock, users - 1
+
+
+def _routes(gateways: list[IP]) -> list[Route]:
+    found = []
+    for gateway in gateways:
+        bits = len(gateway.packed) * 8
+        found.append(Route(dst=f"{gateway}/{bits}"))
+        found.append(Route(dst="::/0" if gateway.is_ipv6 else "0.0.0.0/0", gw=str(gateway)))
+    return found

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of endpoints as requests need them: numbers, addresses, and whether all is in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import anyio
+import msgspec
+
+from cilia.endpoints.controller import EndpointsController, waits_for
+from cilia.ipam.allocator import Allocator
+from cilia.ipam.pools import Pools
+from statedb import DB, ReadTxn, RWTable, Table
+from tables.addressing import Prefix
+from tables.datapath.attachments import Attachment
+from tables.endpoints.endpoints import (
+    DEVICE,
+    ID_MAX,
+    ID_MIN,
+    Endpoint,
+    EndpointState,
+)
+from tables.ipam.ip_allocations import IPAllocation
+from tables.node.desired_routes import DesiredRoute
+
+__all__ = ["NoNumber", "Registry"]
+
+NUMBERS: Final = ID_MAX - ID_MIN + 1
+
+
+class NoNumber(Exception):
+    """Every number of an endpoint is taken."""
+
+
+class Registry:
+    """Writes ``endpoints`` and ``ip-allocations`` for the plugin."""
+
+    def __init__(
+        self,
+        db: DB,
+        endpoints: RWTable[Endpoint],
+        allocations: RWTable[IPAllocation],
+        allocator: Allocator,
+        pools: Pools,
+        controller: EndpointsController,
+        attachments: Table[Attachment],
+        routes: Table[DesiredRoute],
+    ) -> None:
+        self._db = db
+        self._endpoints = endpoints
+        self._allocations = allocations
+        self._allocator = allocator
+        self._pools = pools
+        self._controller = controller
+        self._attachments = attachments
+        self._routes = routes
+        self._last = 0
+
+    # -- a new one --
+
+    def allocate(self, ep: Endpoint) -> Endpoint:
+        """Return the endpoint with a number and addresses of its own.
+
+        Raises: NoNumber, NoPool, PoolExhausted.
+        """
+        with self._db.write_txn(self._endpoints, self._allocations) as wtxn:
+            number = self._free_number(wtxn)
+            pools = self._pools(wtxn, None)
+            owner = ep.pod_name or str(ep.attachment)
+            ipv4, ipv6 = self._allocator.allocate(wtxn, pools, owner, number)
+        self._last = number
+        return msgspec.structs.replace(ep, id=number, ipv4=ipv4, ipv6=ipv6)
+
+    def _free_number(self, txn: ReadTxn) -> int:
+        taken = {row.endpoint_id for row in self._allocations.all(txn)}
+        for step in range(NUMBERS):
+            number = ID_MIN + (self._last + step) % NUMBERS
+            if number not in taken and self._endpoints.get(txn, number) is None:
+                return number
+        raise NoNumber(f"all {NUMBERS} numbers of endpoints are taken")
+
+    def insert(self, ep: Endpoint) -> None:
+        """Make the row of an endpoint whose devices are there."""
+        with self._db.write_txn(*self._controller.tables) as wtxn:
+            self._endpoints.insert(wtxn, self._controller.identities_of.assign(wtxn, ep))
+
+    def took(self, ep: Endpoint, phases: Mapping[str, float]) -> None:
+        """Note how long each phase took."""
+        with self._db.write_txn(self._endpoints) as wtxn:
+            row = self._endpoints.get(wtxn, ep.id)
+            if row is not None:
+                self._endpoints.insert(wtxn, msgspec.structs.replace(row, phases=phases))
+
+    async def wait_ready(self, number: int, wait_s: float) -> str:
+        """Wait until an endpoint is ready; return what is missing after `wait_s`, or nothing."""
+        missing = ""
+        with anyio.move_on_after(wait_s):
+            while True:
+                ep, changed = self._db.look(lambda txn: self._endpoints.get_watch(txn, number))
+                if ep is None:
+                    return "it was deleted meanwhile"
+                if ep.state is EndpointState.READY:
+                    return ""
+                missing = self.waits_for(ep)
+                await changed.wait()
+        return missing
+
+    # -- one that is there --
+
+    def by_device(self, device: str) -> Endpoint | None:
+        return self._db.look(lambda txn: self._by_device(txn, device))
+
+    def _by_device(self, txn: ReadTxn, device: str) -> Endpoint | None:
+        return next(iter(self._endpoints.list(txn, device, DEVICE)), None)
+
+    def of_network(self, network: str) -> list[Endpoint]:
+        """Return the endpoints that were made for a network."""
+        return self._db.look(
+            lambda txn: [ep for ep in self._endpoints.all(txn) if ep.attachment.network == network]
+        )
+
+    def waits_for(self, ep: Endpoint) -> str:
+        """Return what is not in force of an endpoint, or nothing."""
+        return self._db.look(lambda txn: waits_for(txn, ep, self._attachments, self._routes))
+
+    def pools_of(self, ep: Endpoint) -> list[Prefix]:
+        """Return the pools that its addresses are of, IPv4 first."""
+
+        def read(txn: ReadTxn) -> list[Prefix]:
+            pools = self._pools(txn, None)
+            found = ([pool for pool in pools if pool.contains(ip)][:1] for ip in ep.addresses)
+            return [pool for pools in found for pool in pools]
+
+        return self._db.look(read)
+
+    def cannot_allocate(self) -> str:
+        """Return why no endpoint could be made now, or nothing."""
+        return self._db.look(lambda txn: self._allocator.lacks(txn, self._pools(txn, None)))
+
+    # -- its end --
+
+    def disconnect(self, device: str) -> Endpoint | None:
+        """Mark the endpoint of a device as going; None if there is none."""
+        with self._db.write_txn(self._endpoints) as wtxn:
+            ep = self._by_device(wtxn, device)
+            if ep is None:
+                return None
+            gone = msgspec.structs.replace(ep, state=EndpointState.DISCONNECTING)
+            self._endpoints.insert(wtxn, gone)
+        return gone
+
+    def remove(self, ep: Endpoint) -> None:
+        """Remove the row, and let the addresses rest."""
+        with self._db.write_txn(self._endpoints, self._allocations) as wtxn:
+            row = self._endpoints.get(wtxn, ep.id)
+            if row is not None and row.device == ep.device:
+                self._endpoints.delete(wtxn, row)
+            for ip in ep.addresses:
+                self._allocator.release(wtxn, ip, ep.id)

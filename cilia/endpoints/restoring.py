@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints of the run before, from their files and from the kernel.
+
+A file and a device: the endpoint goes on. A file without a device: a request that never ended, or
+a container that went while no agent ran; the file goes and the addresses rest. A device without a
+file: somebody took the file, and the workload still talks; the pinned map says what it has. Only a
+device that neither knows is left of a request that never ended, and goes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+import anyio.to_thread
+import msgspec
+import structlog
+
+from bpf.maps import endpoints as codec
+from bpf.maps.raw import RawMap
+from cilia.endpoints import links
+from cilia.endpoints.identity_of import EndpointIdentities
+from cilia.endpoints.saved import SavedEndpoints
+from cilia.ipam.allocator import AddressTaken, Allocator
+from cilia.linux.netlink import Netlink
+from cilia.linux.rtnl import LinkMessage
+from statedb import DB, RWTable, WriteTxn
+from tables.addressing import IP
+from tables.endpoints.endpoints import ID_MIN, Attachment, Endpoint, EndpointState
+from tables.identity.identities import Identity
+from tables.ipam.ip_allocations import IPAllocation
+
+__all__ = ["Restoring"]
+
+log = structlog.get_logger("endpoints")
+
+
+class Restoring:
+    """`run` is called once, before anything is given out."""
+
+    def __init__(
+        self,
+        db: DB,
+        endpoints: RWTable[Endpoint],
+        allocations: RWTable[IPAllocation],
+        identities: RWTable[Identity],
+        numbers: EndpointIdentities,
+        allocator: Allocator,
+        saved: SavedEndpoints,
+        netlink: Netlink,
+        raw: RawMap,
+    ) -> None:
+        self._db = db
+        self._endpoints = endpoints
+        self._allocations = allocations
+        self._identities = identities
+        self._numbers = numbers
+        self._allocator = allocator
+        self._saved = saved
+        self._netlink = netlink
+        self._raw = raw
+        with db.write_txn(endpoints, allocations) as wtxn:
+            self._initialized = [
+                table.register_initializer(wtxn, "restore") for table in (endpoints, allocations)
+            ]
+
+    async def run(self) -> int:
+        """Make the rows; return how many endpoints go on. Raises: OSError."""
+        return await anyio.to_thread.run_sync(self._run)
+
+    def _run(self) -> int:
+        pairs = links.own_pairs(self._netlink)
+        files = {ep.device: ep for ep in self._saved.read()}
+        found = [
+            msgspec.structs.replace(ep, index=pairs[name].index)
+            for name, ep in files.items()
+            if name in pairs
+        ]
+        missing = [pair for name, pair in pairs.items() if name not in files]
+        found += self._from_kernel(missing, {ep.id for ep in files.values()})
+        with self._db.write_txn(self._endpoints, self._allocations, self._identities) as wtxn:
+            for ep in found:
+                self._restore(wtxn, ep)
+            for ep in files.values():
+                if ep.device not in pairs:
+                    self._rest(wtxn, ep)
+            for done in self._initialized:
+                done(wtxn)
+        for ep in files.values():
+            if ep.device not in pairs:
+                self._saved.remove(ep.id)
+        for ep in found:
+            if ep.device not in files:
+                self._saved.write(ep)
+        kept = {ep.device for ep in found}
+        for name in pairs:
+            if name not in kept:
+                log.warning("removing a device of a request that never ended", device=name)
+                links.delete_pair(self._netlink, name)
+        if found:
+            log.info("endpoints of the run before go on", endpoints=len(found))
+        return len(found)
+
+    # -- one endpoint --
+
+    def _restore(self, wtxn: WriteTxn, ep: Endpoint) -> None:
+        owner = ep.pod_name or str(ep.attachment)
+        for ip in ep.addresses:
+            try:
+                self._allocator.claim(wtxn, ip, owner, ep.id)
+            except AddressTaken as error:
+                log.error("two endpoints have one address", device=ep.device, error=str(error))
+        self._endpoints.insert(wtxn, self._numbers.restore(wtxn, ep))
+
+    def _rest(self, wtxn: WriteTxn, ep: Endpoint) -> None:
+        """Keep the addresses of an endpoint that is gone from being given out at once."""
+        for ip in ep.addresses:
+            if self._allocations.get(wtxn, ip) is None:
+                self._allocator.claim(wtxn, ip, ep.pod_name, ep.id)
+                self._allocator.release(wtxn, ip, ep.id)
+
+    # -- what the kernel knows --
+
+    def _from_kernel(self, pairs: Iterable[LinkMessage], taken: set[int]) -> list[Endpoint]:
+        values = self._values()
+        found = []
+        for pair in pairs:
+            value = values.get(pair.index)
+            if value is None or value.id < ID_MIN or value.id in taken:
+                continue
+            log.warning("the file of an endpoint is gone, its device is not", device=pair.name)
+            found.append(_from_value(pair, value))
+        return found
+
+    def _values(self) -> Mapping[int, codec.EndpointValue]:
+        return {
+            codec.decode_key(key): codec.decode_value(value) for key, value in self._raw.items()
+        }
+
+
+def _from_value(pair: LinkMessage, value: codec.EndpointValue) -> Endpoint:
+    """Its attachment is not known; requests find it by the name of its device."""
+    return Endpoint(
+        id=value.id,
+        attachment=Attachment("", "", ""),
+        ipv4=IP.from_packed(value.ipv4) if value.ipv4 else None,
+        ipv6=IP.from_packed(value.ipv6) if value.ipv6 else None,
+        device=pair.name,
+        index=pair.index,
+        node_mac=value.node_mac,
+        mac=value.mac,
+        created_at=time.time(),
+        state=EndpointState.RESTORING,
+        identity=value.identity,
+    )

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints on disk: one file each, written before its devices are made, removed after them.
+
+So a device of ours without a file can only be one whose file somebody took. A file is written whole
+under another name and then renamed; what cannot be read is set aside, and the kernel is asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from tables.addressing import IP
+from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
+
+__all__ = ["DIRECTORY", "SavedEndpoints", "is_endpoint_file"]
+
+log = structlog.get_logger("endpoints")
+
+DIRECTORY: Final = "endpoints"
+SUFFIX: Final = ".json"
+PARTIAL: Final = ".new"
+UNREADABLE: Final = ".unreadable"
+VERSION: Final = 1
+
+
+def is_endpoint_file(name: str) -> bool:
+    """Return True for names of files that `SavedEndpoints` makes."""
+    stem, dot, suffix = name.partition(".")
+    return stem.isdigit() and dot + suffix in (SUFFIX, PARTIAL, UNREADABLE)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An endpoint as its file has it; fields that a later version adds are ignored."""
+
+    version: int
+    id: int
+    network: str
+    container_id: str
+    ifname: str
+    device: str
+    node_mac: str
+    mac: str
+    created_at: float
+    namespace: str = ""
+    pod: str = ""
+    pod_uid: str = ""
+    ipv4: str = ""
+    ipv6: str = ""
+    netns_cookie: int = 0
+    labels: tuple[str, ...] = ()
+    identity: int = 0
+
+
+class SavedEndpoints:
+    """The directory of the files, in the agent's state directory. Methods block."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._directory = run_dir / DIRECTORY
+
+    def write(self, ep: Endpoint) -> None:
+        """Replace an endpoint's file. Raises: OSError."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        path = self._path(ep.id)
+        partial = path.with_suffix(PARTIAL)
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(msgspec.json.encode(_record(ep)))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def remove(self, number: int) -> None:
+        """Remove an endpoint's file, which may be gone. Raises: OSError."""
+        self._path(number).unlink(missing_ok=True)
+
+    def read(self) -> Iterator[Endpoint]:
+        """Yield all that can be read, with index 0. Raises: OSError for the directory."""
+        if not self._directory.is_dir():
+            return
+        for path in sorted(self._directory.iterdir()):
+            if path.suffix == PARTIAL:
+                path.unlink(missing_ok=True)  # a kill came before it was whole
+            elif path.suffix == SUFFIX and (ep := _read(path)) is not None:
+                yield ep
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number}{SUFFIX}"
+
+
+def _read(path: Path) -> Endpoint | None:
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+        ep = _endpoint(record)
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        aside = path.with_suffix(UNREADABLE)
+        log.error("the file of an endpoint cannot be read", file=str(path), error=str(error))
+        try:
+            path.rename(aside)
+        except OSError as problem:
+            log.error("it cannot be set aside either", file=str(path), error=str(problem))
+        return None
+    if path.stem != str(ep.id):
+        log.error("the file of an endpoint has another one's name", file=str(path), id=ep.id)
+        return None
+    return ep
+
+
+def _record(ep: Endpoint) -> Record:
+    return Record(
+        version=VERSION,
+        id=ep.id,
+        network=ep.attachment.network,
+        container_id=ep.attachment.container_id,
+        ifname=ep.attachment.ifname,
+        device=ep.device,
+        node_mac=ep.node_mac.hex(":"),
+        mac=ep.mac.hex(":"),
+        created_at=ep.created_at,
+        namespace=ep.namespace,
+        pod=ep.pod,
+        pod_uid=ep.pod_uid,
+        ipv4=str(ep.ipv4 or ""),
+        ipv6=str(ep.ipv6 or ""),
+        netns_cookie=ep.netns_cookie,
+        labels=ep.labels,
+        identity=ep.identity,
+    )
+
+
+def _endpoint(record: Record) -> Endpoint:
+    """Raises: ValueError."""
+    return Endpoint(
+        id=record.id,
+        attachment=Attachment(record.network, record.container_id, record.ifname),
+        namespace=record.namespace,
+        pod=record.pod,
+        pod_uid=record.pod_uid,
+        ipv4=IP.parse(record.ipv4) if record.ipv4 else None,
+        ipv6=IP.parse(record.ipv6) if record.ipv6 else None,
+        device=record.device,
+        node_mac=_mac(record.node_mac),
+        mac=_mac(record.mac),
+        netns_cookie=record.netns_cookie,
+        created_at=record.created_at,
+        state=EndpointState.RESTORING,
+        labels=record.labels,
+        identity=record.identity,
+    )
+
+
+def _mac(text: str) -> bytes:
+    raw = bytes.fromhex(text.replace(":", ""))
+    if len(raw) != 6:
+        raise ValueError(f"{text!r} is no Ethernet address")
+    return raw

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods of one node, from the runtime's request to packets and back."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from tests.e2e.manifests import endpoint_slice, service
+from tests.e2e.nodes import Connection, Server, ask
+from tests.e2e.pods import FAMILIES, CNIFailed, Pod, PodNode, pod_node
+from tests.e2e.world import REPOSITORY
+from tests.kernel import Kernel
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+TCP, UDP_KIND = socket.SOCK_STREAM, socket.SOCK_DGRAM
+KINDS = pytest.mark.parametrize("kind", [TCP, UDP_KIND], ids=["tcp", "udp"])
+EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+SERVICES = {4: "10.203.0.10", 6: "fd00:203::10"}
+IP_RECVERR = 11
+ports = itertools.count(9000)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodNode]:
+    with pod_node(tmp_path_factory.mktemp("pods"), "pods") as made:
+        made.start()
+        for name in ("one", "two"):
+            made.add(name)
+        yield made
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[PodNode]:
+    """A node of this test alone."""
+    with pod_node(tmp_path, "fresh") as made:
+        yield made
+
+
+def serve(stack: ExitStack, pod: Kernel, name: str, address: str, kind: int) -> int:
+    """Answer in a pod; the port."""
+    port = next(ports)
+    stack.callback(Server(pod, name, address, port, kind).close)
+    return port
+
+
+def left_of(node: PodNode, pod: Pod) -> dict[str, object]:
+    """All that is there of a pod, by where it was looked for."""
+    links = node.node.ip("-o link").count("lxc")
+    addresses = {pod.address(family) for family in FAMILIES}
+    routes = [
+        line
+        for line in (node.node.ip("route") + node.node.ip("-6 route")).splitlines()
+        if line.split()[0] in addresses
+    ]
+    owners = {f"test/{pod.name}"}
+    return {
+        "links": links,
+        "files": sorted(path.name for path in (node.world.state_dir / "endpoints").iterdir()),
+        "routes": routes,
+        "endpoints": [row["Pod"] for row in node.rows("endpoints")],
+        "addresses": [
+            row["IP"]
+            for row in node.rows("ip-allocations")
+            if row["Owner"] in owners and row["State"] == "in-use"
+        ],
+        "attachments": [
+            row["target"] for row in node.rows("attachments") if row["target"].startswith("lxc")
+        ],
+    }
+
+
+NOTHING: dict[str, object] = {
+    "links": 0,
+    "files": [],
+    "routes": [],
+    "endpoints": [],
+    "addresses": [],
+    "attachments": [],
+}
+
+
+@EACH_FAMILY
+@KINDS
+def test_two_pods_talk(node: PodNode, family: int, kind: int) -> None:
+    one, two = node.pods["one"], node.pods["two"]
+    with ExitStack() as stack:
+        port = serve(stack, two, "two", two.address(family), kind)
+        assert ask(one, two.address(family), port, kind)[:2] == ["two", one.address(family)]
+
+
+@EACH_FAMILY
+@KINDS
+def test_node_and_pod_talk(node: PodNode, family: int, kind: int) -> None:
+    one = node.pods["one"]
+    gateway = {4: "10.207.0.1", 6: "fd00:207::1"}[family]
+    with ExitStack() as stack:
+        port = serve(stack, one, "one", one.address(family), kind)
+        assert ask(node.node, one.address(family), port, kind)[0] == "one"
+        port = serve(stack, node.node, "node", gateway, kind)
+        assert ask(one, gateway, port, kind)[:2] == ["node", one.address(family)]
+
+
+@EACH_FAMILY
+@KINDS
+def test_a_pod_reaches_a_service_of_another_and_of_itself(
+    node: PodNode, family: int, kind: int
+) -> None:
+    one, two = node.pods["one"], node.pods["two"]
+    address = SERVICES[family]
+    for backend, name in ((two, "two"), (one, "one")):
+        node.world.write(
+            f"service{family}.yaml",
+            service(f"web{family}", address)
+            + "---\n"
+            + endpoint_slice(f"web{family}", [backend.address(family)]),
+        )
+        with ExitStack() as stack:
+            stack.callback(Server(backend, name, backend.address(family), 8080, kind).close)
+            node.world.eventually(lambda name=name: answers(one, address, kind) == name)  # type: ignore[misc]
+
+
+def answers(pod: Kernel, address: str, kind: int) -> str:
+    try:
+        with Connection(pod, address, 80, kind, timeout_s=0.3) as connection:
+            return connection.ask()[0]
+    except OSError as error:
+        return str(error)
+
+
+def test_a_pod_cannot_send_in_anothers_name(node: PodNode) -> None:
+    one, two = node.pods["one"], node.pods["two"]
+    listener = two.netns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender = one.netns.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with listener, sender:
+        listener.bind((two.address(4), 0))
+        listener.settimeout(2)
+        sender.bind(("eth0", 0))
+        port = listener.getsockname()[1]
+        macs = [interface["mac"] for interface in one.result["interfaces"]]
+        for source, content in (("10.207.0.77", b"forged"), (one.address(4), b"honest")):
+            frame = Ether(src=macs[1], dst=macs[0]) / IP(src=source, dst=two.address(4))
+            sender.send(bytes(frame / UDP(sport=1, dport=port) / Raw(content)))
+        assert listener.recvfrom(100) == (b"honest", (one.address(4), 1))
+
+
+def test_what_no_pod_has_is_refused_at_the_node(node: PodNode) -> None:
+    """And goes nowhere: the sender is told by ICMP, which TCP takes for a passing trouble."""
+    with pytest.raises(OSError, match="No route to host"):
+        ask(node.node, "10.207.0.200", 80, TCP)
+    # A pod of its own: the kernel limits how many errors it sends to one address.
+    asker = node.add("asker")
+    with asker.netns.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        sender.settimeout(3)
+        sender.connect(("10.207.0.200", 80))
+        sender.send(b"x")
+        with pytest.raises(OSError, match="No route to host"):
+            sender.recv(1)
+    node.delete("asker")
+
+
+def test_a_deleted_pod_leaves_nothing(fresh: PodNode) -> None:
+    fresh.start()
+    pod = fresh.add("short")
+    assert left_of(fresh, pod)["links"] == 1
+    fresh.cni("CHECK", pod)
+    fresh.cni("DEL", pod)
+    assert left_of(fresh, pod) == NOTHING
+    fresh.cni("DEL", pod)
+    fresh.cni("DEL", pod, environment={"CNI_NETNS": ""})
+    with pytest.raises(CNIFailed, match="no endpoint is known"):
+        fresh.cni("CHECK", pod)
+    # Its addresses rest: the next one gets others.
+    assert fresh.add("next").address(4) != pod.address(4)
+
+
+def test_a_check_finds_what_somebody_took(fresh: PodNode) -> None:
+    fresh.start()
+    pod = fresh.add("one")
+    pod.ip(f"addr del {pod.address(4)}/32 dev eth0")
+    with pytest.raises(CNIFailed, match="eth0 has no address") as failed:
+        fresh.cni("CHECK", pod)
+    assert failed.value.code == 101
+
+
+def test_connections_outlive_kills_and_rows_come_back(fresh: PodNode) -> None:
+    agent = fresh.start()
+    one, two = fresh.add("one"), fresh.add("two", app="other")
+    keys = ("ID", "Pod", "IPv4", "IPv6", "Device", "Index", "MAC", "Identity", "Labels")
+    before = [{key: row[key] for key in keys} for row in fresh.rows("endpoints")]
+    with ExitStack() as stack:
+        open_: list[Connection] = []
+        for family in FAMILIES:
+            for kind in (TCP, UDP_KIND):
+                port = serve(stack, two, "two", two.address(family), kind)
+                open_.append(Connection(one, two.address(family), port, kind))
+                stack.callback(open_[-1].close)
+        for _ in range(2):
+            agent.send_signal(signal.SIGKILL)
+            agent.wait()
+            assert [connection.ask()[0] for connection in open_] == ["two"] * 4
+            agent = fresh.start()
+            assert [connection.ask()[0] for connection in open_] == ["two"] * 4
+            fresh.world.eventually(
+                lambda: {row["State"] for row in fresh.rows("endpoints")} == {"ready"}
+            )
+            assert [{key: row[key] for key in keys} for row in fresh.rows("endpoints")] == before
+    fresh.cni("CHECK", one)
+    # Nobody gets their addresses or numbers.
+    third = fresh.add("three")
+    assert third.address(4) not in (one.address(4), two.address(4))
+    assert len({row["ID"] for row in fresh.rows("endpoints")}) == 3
+
+
+def test_an_endpoint_whose_file_is_gone_is_known_by_the_kernel(fresh: PodNode) -> None:
+    agent = fresh.start()
+    one, two = fresh.add("one"), fresh.add("two")
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    for path in (fresh.world.state_dir / "endpoints").iterdir():
+        path.unlink()
+    fresh.start()
+    fresh.world.eventually(lambda: {row["State"] for row in fresh.rows("endpoints")} == {"ready"})
+    with ExitStack() as stack:
+        port = serve(stack, two, "two", two.address(4), TCP)
+        assert ask(one, two.address(4), port, TCP)[0] == "two"
+    assert fresh.add("three").address(4) not in (one.address(4), two.address(4))
+    fresh.delete("one")
+    fresh.delete("two")
+    assert len(fresh.rows("endpoints")) == 1
+
+
+def test_a_pod_that_goes_while_no_agent_runs_is_forgotten(fresh: PodNode) -> None:
+    agent = fresh.start()
+    pod, other = fresh.add("one"), fresh.add("two")
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    fresh.cni("DEL", pod)  # the plugin queues it
+    fresh.forget(fresh.pods.pop("two"))  # the machine's own end of a container
+    fresh.start()
+    fresh.world.eventually(lambda: left_of(fresh, pod) == NOTHING)
+    assert left_of(fresh, other) == NOTHING
+
+
+def test_an_add_that_was_killed_leaves_nothing(fresh: PodNode) -> None:
+    """Kills at several times into an ADD; the runtime deletes what failed."""
+    agent = fresh.start()
+    for attempt in range(4):
+        name = f"pod{attempt}"
+        fresh.write_pod(name)
+        pod = fresh.namespace(name)
+        killer = os.fork()
+        if killer == 0:
+            import time
+
+            time.sleep(0.02 * (attempt + 1))
+            os.kill(agent.pid, signal.SIGKILL)
+            os._exit(0)
+        with suppress(CNIFailed):
+            pod.result = fresh.cni("ADD", pod)
+        os.waitpid(killer, 0)
+        agent.wait()
+        agent = fresh.start()
+        fresh.cni("DEL", pod)
+        fresh.forget(fresh.pods.pop(name))
+        assert fresh.rows("endpoints") == []
+        assert fresh.node.ip("-o link").count("lxc") == 0
+        assert list((fresh.world.state_dir / "endpoints").iterdir()) == []
+
+
+def test_an_add_that_cannot_be_says_why(fresh: PodNode) -> None:
+    fresh.start()
+    stranger = fresh.namespace("stranger")
+    with pytest.raises(CNIFailed, match="is not known on this node") as failed:
+        fresh.cni("ADD", stranger)
+    assert failed.value.code == 11
+    chained = fresh.namespace("chained")
+    fresh.write_pod("chained")
+    previous = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.1.1/32"}]}
+    with pytest.raises(CNIFailed, match="must be the first one") as failed:
+        fresh.cni("ADD", chained, prevResult=previous)
+    assert failed.value.code == 7
+    assert fresh.rows("endpoints") == []
+
+
+def test_a_full_pool_refuses_and_recovers(tmp_path: Path) -> None:
+    with pod_node(tmp_path, "full", ["10.207.0.0/29"]) as node:
+        node.start("--enable-ipv6=false")
+        for number in range(5):
+            node.add(f"pod{number}")
+        node.write_pod("more")
+        more = node.namespace("more")
+        with pytest.raises(CNIFailed, match="is free: 6 in use"):
+            node.cni("ADD", more)
+        status = {"CNI_CONTAINERID": "", "CNI_IFNAME": "", "CNI_NETNS": ""}
+        with pytest.raises(CNIFailed, match="no address") as failed:
+            node.cni("STATUS", more, environment=status, cniVersion="1.1.0")
+        assert failed.value.code == 50
+        node.delete("pod0")
+        with pytest.raises(CNIFailed, match="1 of deleted pods rest for up to 30 s"):
+            node.cni("ADD", more)
+
+
+def test_labels_that_change_make_another_identity(fresh: PodNode) -> None:
+    fresh.start()
+    fresh.add("one", app="web")
+    (row,) = fresh.rows("endpoints")
+    fresh.write_pod("one", app="db")
+    fresh.world.eventually(lambda: "k8s:app=db" in fresh.rows("endpoints")[0]["Labels"])
+    (changed,) = fresh.rows("endpoints")
+    assert changed["Identity"] != row["Identity"]
+    known = {identity["ID"] for identity in fresh.rows("identities")}
+    assert changed["Identity"] in known
+    assert row["Identity"] not in known
+
+
+def test_commands_show_what_there_is(node: PodNode) -> None:
+    w, one = node.world, node.pods["one"]
+    (row,) = [row for row in node.rows("endpoints") if row["Pod"] == "one"]
+    for arguments, shown in (
+        (("endpoint", "list"), rf"test/one +{row['Identity']} +{one.address(4)} .* ready"),
+        (
+            ("endpoint", "list", "-n", "test", "-o", "wide"),
+            rf"{row['Device']} .*datapath=[0-9.]+ms",
+        ),
+        (("endpoint", "get", str(row["ID"])), f"Device: {row['Device']}"),
+        (("endpoint", "get", "pod-name:test/one", "-o", "json"), f'"IPv4": "{one.address(4)}"'),
+        (("endpoint", "get", f"ipv6:{one.address(6)}"), "Pod: one"),
+        (("endpoint", "get", f"cni-attachment-id:{one.container_id}:eth0"), "Pod: one"),
+        (("ipam", "list"), rf"{one.address(4)} +test/one +{row['ID']} +in-use"),
+        (("ipam", "list"), r"IPv4: 3 in-use\nIPv4: 1 quarantined"),
+        (("identity", "list", "k8s:app=web"), rf"{row['Identity']} +k8s:app=web"),
+        (("identity", "get", "1"), "reserved:host"),
+    ):
+        done = w.cilia(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert re.search(shown, done.stdout), f"{arguments}: {done.stdout}"
+    for arguments, error in (
+        (("endpoint", "get", "9999"), "no endpoint 9999"),
+        (("endpoint", "get", "x:1"), "'x' is no kind of id"),
+        (("identity", "get", "9999"), "this node knows no identity 9999"),
+    ):
+        done = w.cilia(*arguments)
+        assert done.returncode != 0
+        assert error in done.stderr
+
+
+def test_a_cleanup_takes_all_away(fresh: PodNode) -> None:
+    agent = fresh.start()
+    fresh.add("one")
+    agent.terminate()
+    agent.wait()
+    w = fresh.world
+    places = [f"--state-dir={w.state_dir}", f"--bpf-root={w.bpf_root}"]
+    command = [sys.executable, "-m", "cilia", f"--instance={w.namespace}", "cleanup", *places]
+    done = subprocess.run(
+        [*w.entering(), *command],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "devices of 1 endpoints" in done.stdout
+    assert "left:" not in done.stdout
+    assert not w.state_dir.exists()
+    links, routes = fresh.node.ip("-o link"), fresh.node.ip("route") + fresh.node.ip("-6 route")
+    assert "lxc" not in links
+    assert "cilia_" not in links
+    assert "207" not in routes
