@@ -25,6 +25,29 @@ class EndpointOptions(IPAMOptions, DatapathOptions):
         int, Field(ge=0, le=65_520, description="MTU of pods' devices; 0: that of the node's.")
     ] = 0
 
+    cni_conf_path: Annotated[
+        Path | None,
+        Field(
+            description="Directory of the container runtime's network lists: the one that names"
+            " cilia is written there when the agent can serve. Not written if empty."
+        ),
+    ] = None
+    cni_bin_path: Annotated[
+        Path | None,
+        Field(
+            description="Directory of the container runtime's plugins: cilia-cni is put there."
+            " Not if empty."
+        ),
+    ] = None
+    cni_exclusive: Annotated[
+        bool,
+        Field(description="Set aside lists of other networks in --cni-conf-path (*.cilium_bak)."),
+    ] = True
+    read_cni_conf: Annotated[
+        Path | None,
+        Field(description="A list of one's own with the plugin cilia-cni, used as it is."),
+    ] = None
+
     @field_validator("routing_mode")
     @classmethod
     def _routing_mode(cls, value: str) -> str:

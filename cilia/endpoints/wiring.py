@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import anyio
+
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
 from cilia.endpoints.cni.server import Server
+from cilia.endpoints.cni_files import CNIFiles
 from cilia.endpoints.controller import OWNER, EndpointsController
 from cilia.endpoints.inputs import Inputs
 from cilia.endpoints.known import Known
@@ -112,28 +115,32 @@ def build(
             known.say()
         await controller.run()
 
+    registry = Registry(
+        ctx.db,
+        endpoints,
+        part.allocations,
+        allocator,
+        pools,
+        controller,
+        datapath.attachments.table,
+        routes.table,
+    )
     plugin = EndpointPlugin(
         Inputs(ctx.db, cluster.pods, cluster.namespaces, endpoints),
-        Registry(
-            ctx.db,
-            endpoints,
-            part.allocations,
-            allocator,
-            pools,
-            controller,
-            datapath.attachments.table,
-            routes.table,
-        ),
+        registry,
         SavedEndpoints(options.run_dir),
         network.netlink,
         partial(_mtu, options, network, ctx.db),
     )
     server = Server(options.cni_socket_path, plugin)
+    files = CNIFiles(ctx.db, options, pools, HealthReporter(ctx.db, ctx.health, "endpoints", "cni"))
+    serving = anyio.Event()
     part.jobs = {
         "endpoints": follow,
         "reconcile-endpoints": reconciler.run,
         "router": _router(ctx, repairs, pools, part, allocator, routes).run,
-        "cni": server.serve,
+        "cni": partial(server.serve, serving.set),
+        "cni-files": partial(files.run, serving),
         "cni-queue": server.follow_queue,
         **repairs.jobs,
     }

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from cilia.ipam.options import STATIC, IPAMOptions
 from statedb import ReadTxn, Table, WatchSet
@@ -12,8 +12,12 @@ from tables.cluster.nodes import Node
 
 __all__ = ["Pools", "node_pools"]
 
-Pools = Callable[[ReadTxn, WatchSet | None], tuple[Prefix, ...]]
-"""The pools, as long as none is known nothing. Adds to the set what closes when they change."""
+
+class Pools(Protocol):
+    """Reads the pools; as long as none is known there is nothing."""
+
+    def __call__(self, txn: ReadTxn, watches: WatchSet | None = None) -> tuple[Prefix, ...]:
+        """Return the pools, and add to the set what closes when they change."""
 
 
 def node_pools(options: IPAMOptions, nodes: Table[Node], families: frozenset[bool]) -> Pools:

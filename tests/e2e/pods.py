@@ -86,9 +86,13 @@ class PodNode:
         self.world = on
         self.pods: dict[str, Pod] = {}
         self._objects: dict[str, str] = {}
-        quoted = ", ".join(f'"{pool}"' for pool in pools)
-        on.write("node.yaml", NODE_OBJECT.format(name=NODE, pools=quoted))
+        self._pools = pools
+        self.write_node()
         on.write("namespace.yaml", NAMESPACE_OBJECT)
+
+    def write_node(self) -> None:
+        quoted = ", ".join(f'"{pool}"' for pool in self._pools)
+        self.world.write("node.yaml", NODE_OBJECT.format(name=NODE, pools=quoted))
 
     @property
     def node(self) -> Kernel:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -358,6 +359,31 @@ def test_commands_show_what_there_is(node: PodNode) -> None:
         done = w.cilia(*arguments)
         assert done.returncode != 0
         assert error in done.stderr
+
+
+def test_the_runtime_is_offered_the_node_when_it_can_be_served(fresh: PodNode) -> None:
+    lists, programs = fresh.world.directory / "net.d", fresh.world.directory / "bin"
+    lists.mkdir()
+    programs.mkdir()
+    (lists / "00-other.conflist").write_text("{}")
+    (fresh.world.manifests / "node.yaml").unlink()
+    fresh.start(f"--cni-conf-path={lists}", f"--cni-bin-path={programs}")
+    pod = fresh.namespace("early")
+    fresh.write_pod("early")
+    with pytest.raises(CNIFailed, match="no prefix for its pods yet"):
+        fresh.cni("ADD", pod)
+    assert [path.name for path in lists.iterdir()] == ["00-other.conflist"]
+    fresh.write_node()
+    ours = lists / "05-cilia.conflist"
+    fresh.world.eventually(ours.exists)
+    assert os.access(programs / "cilia-cni", os.X_OK)
+    (plugin,) = json.loads(ours.read_text())["plugins"]
+    assert plugin["socket-path"] == str(fresh.world.state_dir / "cni.sock")
+    aside = ["00-other.conflist.cilium_bak", "05-cilia.conflist"]
+    fresh.world.eventually(lambda: sorted(path.name for path in lists.iterdir()) == aside)
+    ours.unlink()
+    fresh.world.eventually(ours.exists)
+    pod.result = fresh.cni("ADD", pod)
 
 
 def test_a_cleanup_takes_all_away(fresh: PodNode) -> None:
