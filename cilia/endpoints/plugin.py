@@ -199,7 +199,10 @@ class EndpointPlugin:
 
     async def delete(self, request: Request) -> None:
         """Take a container's network away; what is gone already is no error. Raises: CNIError."""
-        device = links.device_name(request.container_id, request.ifname)
+        await self.remove(links.device_name(request.container_id, request.ifname))
+
+    async def remove(self, device: str) -> None:
+        """Remove the endpoint of a device, or what is left of one. Raises: CNIError."""
         async with self._alone(device):
             await self._remove(device)
 
@@ -216,11 +219,9 @@ class EndpointPlugin:
             if ep.device in valid or ep.created_at >= started_at or self._inputs.has_pod(ep):
                 continue
             log.info("removing an endpoint that no runtime has", id=ep.id, device=ep.device)
-            async with self._alone(ep.device):
-                await self._remove(ep.device)
+            await self.remove(ep.device)
 
     async def _remove(self, device: str) -> None:
-        """Remove an endpoint, or what is left of one. Raises: CNIError."""
         ep = self._registry.disconnect(device)
         try:
             await anyio.to_thread.run_sync(links.delete_pair, self._netlink, device)

@@ -12,9 +12,11 @@ from functools import partial
 import anyio
 
 from cilia.cluster.wiring import ClusterPart
+from cilia.datapath.packets import FlowMaps
 from cilia.datapath.wiring import DatapathPart
 from cilia.endpoints.cni.server import Server
 from cilia.endpoints.cni_files import CNIFiles
+from cilia.endpoints.collector import Collector
 from cilia.endpoints.controller import OWNER, EndpointsController
 from cilia.endpoints.inputs import Inputs
 from cilia.endpoints.known import Known
@@ -27,13 +29,14 @@ from cilia.endpoints.saved import SavedEndpoints
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.pools import Pools, node_pools
 from cilia.node import desired
-from cilia.node.repairs import Desired, Repairs
+from cilia.node.repairs import Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.health import HealthReporter
-from cilia.program.parts import Context, Part
+from cilia.program.parts import Context, Job, Part
 from reconcilers.endpoints.endpoints import endpoint_operations
 from reconcilers.reconciler import Reconciler
 from statedb import DB, RWTable, wait_initialized
+from tables.datapath.attachments import Attachment
 from tables.endpoints.endpoints import Endpoint, new_endpoints_table
 from tables.identity.identities import Identity, new_identities_table
 from tables.ipam.ip_allocations import IPAllocation, new_ip_allocations_table
@@ -59,6 +62,25 @@ class EndpointsPart(Part):
         await self.reconciler.wait_until_reconciled(db.look(self.endpoints.revision))
 
 
+@dataclass(frozen=True)
+class _Ground:
+    """What all of it stands on."""
+
+    ctx: Context
+    options: EndpointOptions
+    cluster: ClusterPart
+    network: Network
+    flows: FlowMaps
+    pools: Pools
+    allocator: Allocator
+    attachments: RWTable[Attachment]
+    routes: RWTable[DesiredRoute]
+    saved: SavedEndpoints
+
+    def health(self, component: str) -> HealthReporter:
+        return HealthReporter(self.ctx.db, self.ctx.health, "endpoints", component)
+
+
 def build(
     ctx: Context,
     options: EndpointOptions,
@@ -68,8 +90,8 @@ def build(
     families: frozenset[bool],
 ) -> EndpointsPart | None:
     """Be the pod network of this node, or not; `families`: True for IPv6, False for IPv4."""
-    flows, network = datapath.edge.flows, node.network
-    if not options.pod_network or flows is None or network is None or datapath.attachments is None:
+    flows, network, attachments = datapath.edge.flows, node.network, datapath.attachments
+    if not options.pod_network or flows is None or network is None or attachments is None:
         return None
     endpoints = new_endpoints_table(ctx.db)
     reconciler = ctx.reconciler(endpoints, endpoint_operations(flows.endpoints))
@@ -82,31 +104,58 @@ def build(
     datapath.needed.append(endpoints)
     repairs = Repairs(ctx, network)
     routes = desired.build_routes(repairs)
-    allocator = Allocator(part.allocations)
-    pools = node_pools(options, cluster.nodes, families)
-    controller = EndpointsController(
-        ctx.db,
-        endpoints,
-        part.identities,
-        cluster.pods,
-        cluster.namespaces,
-        datapath.attachments.table,
+    ground = _Ground(
+        ctx,
+        options,
+        cluster,
+        network,
+        flows,
+        node_pools(options, cluster.nodes, families),
+        Allocator(part.allocations),
+        attachments.table,
         routes.table,
-        flows.programs_dir,
-        HealthReporter(ctx.db, ctx.health, "endpoints", "identities"),
+        SavedEndpoints(options.run_dir),
     )
+    controller = _controller(ground, part)
+    part.jobs = {
+        "endpoints": _following(ground, part, controller),
+        "reconcile-endpoints": reconciler.run,
+        "router": _router(ground, repairs, part).run,
+        **_requests(ground, part, controller),
+        **repairs.jobs,
+    }
+    routes.owners_known(ctx.db)
+    return part
+
+
+def _controller(ground: _Ground, part: EndpointsPart) -> EndpointsController:
+    return EndpointsController(
+        ground.ctx.db,
+        part.endpoints,
+        part.identities,
+        ground.cluster.pods,
+        ground.cluster.namespaces,
+        ground.attachments,
+        ground.routes,
+        ground.flows.programs_dir,
+        ground.health("identities"),
+    )
+
+
+def _following(ground: _Ground, part: EndpointsPart, controller: EndpointsController) -> Job:
+    """Restore what the run before left, once, then follow the tables."""
     restoring = Restoring(
-        ctx.db,
-        endpoints,
+        ground.ctx.db,
+        part.endpoints,
         part.allocations,
         part.identities,
         controller.identities_of,
-        allocator,
-        SavedEndpoints(options.run_dir),
-        network.netlink,
-        flows.endpoints,
+        ground.allocator,
+        ground.saved,
+        ground.network.netlink,
+        ground.flows.endpoints,
     )
-    known = Known(ctx.db, OWNER, datapath.attachments.table, routes.table)
+    known = Known(ground.ctx.db, OWNER, ground.attachments, ground.routes)
 
     async def follow() -> None:
         if not known.said:
@@ -115,62 +164,59 @@ def build(
             known.say()
         await controller.run()
 
+    return follow
+
+
+def _requests(
+    ground: _Ground, part: EndpointsPart, controller: EndpointsController
+) -> dict[str, Job]:
+    """Jobs that answer container runtimes."""
+    db, options, cluster = ground.ctx.db, ground.options, ground.cluster
     registry = Registry(
-        ctx.db,
-        endpoints,
+        db,
+        part.endpoints,
         part.allocations,
-        allocator,
-        pools,
+        ground.allocator,
+        ground.pools,
         controller,
-        datapath.attachments.table,
-        routes.table,
+        ground.attachments,
+        ground.routes,
     )
     plugin = EndpointPlugin(
-        Inputs(ctx.db, cluster.pods, cluster.namespaces, endpoints),
+        Inputs(db, cluster.pods, cluster.namespaces, part.endpoints),
         registry,
-        SavedEndpoints(options.run_dir),
-        network.netlink,
-        partial(_mtu, options, network, ctx.db),
+        ground.saved,
+        ground.network.netlink,
+        partial(_mtu, options, ground.network, db),
     )
     server = Server(options.cni_socket_path, plugin)
-    files = CNIFiles(ctx.db, options, pools, HealthReporter(ctx.db, ctx.health, "endpoints", "cni"))
+    files = CNIFiles(db, options, ground.pools, ground.health("cni"))
     serving = anyio.Event()
-    part.jobs = {
-        "endpoints": follow,
-        "reconcile-endpoints": reconciler.run,
-        "router": _router(ctx, repairs, pools, part, allocator, routes).run,
+    collector = Collector(db, part.endpoints, ground.network.netlink, plugin.remove)
+    return {
         "cni": partial(server.serve, serving.set),
         "cni-files": partial(files.run, serving),
         "cni-queue": server.follow_queue,
-        **repairs.jobs,
+        "collect-endpoints": collector.run,
     }
-    routes.owners_known(ctx.db)
-    return part
 
 
-def _router(
-    ctx: Context,
-    repairs: Repairs,
-    pools: Pools,
-    part: EndpointsPart,
-    allocator: Allocator,
-    routes: Desired[DesiredRoute],
-) -> RouterController:
+def _router(ground: _Ground, repairs: Repairs, part: EndpointsPart) -> RouterController:
     devices, addresses = desired.build_devices(repairs), desired.build_addresses(repairs)
     sysctls = desired.build_sysctl(repairs)
     controller = RouterController(
-        ctx.db,
-        pools,
+        ground.ctx.db,
+        ground.pools,
         part.allocations,
-        allocator,
+        ground.allocator,
         devices.table,
         addresses.table,
-        routes.table,
+        ground.routes,
         sysctls.table,
-        HealthReporter(ctx.db, ctx.health, "endpoints", "pools"),
+        ground.health("pools"),
     )
     for wanted in (devices, addresses, sysctls):
-        wanted.owners_known(ctx.db)
+        wanted.owners_known(ground.ctx.db)
     return controller
 
 
