@@ -9,7 +9,7 @@
  *
  * What belongs to no service passes untouched, unless its port is that of a service's connection.
  */
-#include "lib/endpoint.h"
+#include "lib/deliver.h"
 #include "lib/icmp.h"
 #include "lib/lb_direct.h"
 
@@ -119,6 +119,24 @@ static __always_inline int refuse(ctx_t *ctx, const struct packet *packet, int r
 	return CTX_DROP;
 }
 
+/* Where a packet of a workload goes on: to another one of this node, or by the stack. */
+static __always_inline int goes_on(ctx_t *ctx, struct packet *packet, bool other)
+{
+	const struct endpoint_place *place;
+	int refused = 0;
+
+	if (!pod_network)
+		return CTX_OK;
+	place = deliver_to(ctx, packet);
+	if (!place || place->ifindex == ctx_ifindex(ctx))
+		return CTX_OK;
+	if (!other)
+		refused = BY_FAMILY(packet->flags & PACKET_V6, to, ctx, packet);
+	if (refused < 0)
+		return drop_refused(ctx, refused, DIRECTION_INGRESS);
+	return deliver(ctx, packet, place, DIRECTION_INGRESS);
+}
+
 SEC("tc")
 int from_pod(ctx_t *ctx)
 {
@@ -133,7 +151,7 @@ int from_pod(ctx_t *ctx)
 	if (!packet)
 		return CTX_DROP;
 	if (result == PACKET_OTHER)
-		return CTX_OK;
+		return goes_on(ctx, packet, true);
 	if (!result)
 		result = BY_FAMILY(packet->flags & PACKET_V6, from, ctx, packet);
 	if (result == DIRECT)
@@ -141,7 +159,7 @@ int from_pod(ctx_t *ctx)
 	if (result < 0)
 		return refuse(ctx, packet, result);
 	if (result != TURN_BACK)
-		return CTX_OK;
+		return goes_on(ctx, packet, false);
 	if (ctx_swap_macs(ctx))
 		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_EGRESS);
 	return ctx_redirect(ctx, ctx_ifindex(ctx));

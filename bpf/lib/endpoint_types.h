@@ -17,3 +17,19 @@ struct endpoint {
 	__u8 node_mac[6];	/* of the device on the node's side */
 	__u16 pad;
 };
+
+/* cilia_lxc: the same by address, for who sends to them. An IPv4 address is the first word. */
+struct endpoint_address {
+	__be32 address[4];
+	__u8 v6;
+	__u8 pad[3];
+};
+
+struct endpoint_place {
+	__u32 ifindex;
+	__u32 identity;
+	__u16 id;
+	__u8 mac[6];
+	__u8 node_mac[6];
+	__u16 pad;
+};

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map ``cilia_endpoints``: codec of ``bpf/lib/endpoint_types.h``."""
+"""The maps ``cilia_endpoints`` and ``cilia_lxc``: codec of ``bpf/lib/endpoint_types.h``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from bpf.layout import header
-from bpf.maps.fake import FakeMap
 
+#: By device, and by address.
 NAME: Final = "cilia_endpoints"
+BY_ADDRESS: Final = "cilia_lxc"
 ENTRIES: Final = 65_535
 
 _HEADER: Final = header("endpoint_types.h")
@@ -18,6 +19,10 @@ _KEY: Final = _HEADER.struct("endpoint_key")
 KEY_BYTES: Final = _KEY.size
 _VALUE: Final = _HEADER.struct("endpoint")
 VALUE_BYTES: Final = _VALUE.size
+_ADDRESS: Final = _HEADER.struct("endpoint_address")
+ADDRESS_BYTES: Final = _ADDRESS.size
+_PLACE: Final = _HEADER.struct("endpoint_place")
+PLACE_BYTES: Final = _PLACE.size
 
 
 class EndpointValue(msgspec.Struct, frozen=True):
@@ -55,6 +60,29 @@ def decode_value(raw: bytes) -> EndpointValue:
     )
 
 
-def fake() -> FakeMap:
-    """Make the map in memory."""
-    return FakeMap(NAME, KEY_BYTES, VALUE_BYTES, ENTRIES)
+def encode_address(packed: bytes) -> bytes:
+    """`packed`: 4 or 16 bytes."""
+    return _ADDRESS.pack(packed.ljust(16, b"\0"), len(packed) == 16)
+
+
+def decode_address(raw: bytes) -> bytes:
+    address, v6 = _ADDRESS.unpack(raw)
+    return bytes(address if v6 else address[:4])
+
+
+class EndpointPlace(msgspec.Struct, frozen=True):
+    """Where a workload is: the index of the node's end of its pair, and both ends' addresses."""
+
+    ifindex: int
+    identity: int
+    id: int
+    mac: bytes
+    node_mac: bytes
+
+
+def encode_place(place: EndpointPlace) -> bytes:
+    return _PLACE.pack(place.ifindex, place.identity, place.id, place.mac, place.node_mac)
+
+
+def decode_place(raw: bytes) -> EndpointPlace:
+    return EndpointPlace(*_PLACE.unpack(raw))

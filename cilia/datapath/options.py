@@ -56,6 +56,13 @@ class DatapathOptions(InstanceOptions):
             " (veth+, !veth9); devices that face other nodes are never among them."
         ),
     ] = POD_DEVICES
+    enable_host_legacy_routing: Annotated[
+        bool,
+        Field(
+            description="With --pod-network: packets between pods of this node take the node's"
+            " stack and its rules, not the short way from program to pod."
+        ),
+    ] = False
     bpf_lb_acceleration: Annotated[
         Literal["disabled", "native", "best-effort", "testing-only"],
         Field(

@@ -40,7 +40,9 @@ class FlowMaps:
 
     conntrack: ConntrackMaps
     netdev: RawMap
+    # Workloads whose network is ours, by device and by address.
     endpoints: RawMap
+    endpoint_addresses: RawMap
     metrics: PerCpuMap
     signal: Map
     programs_dir: Path
@@ -51,7 +53,8 @@ class FlowMaps:
         """To be called when its maps are open."""
         from bpf.maps.percpu import PerCpuMap
 
-        names = (*CT_MAPS, *NAT_MAPS, SWEPT, NETDEV, endpoints.NAME)
+        of_endpoints = (endpoints.NAME, endpoints.BY_ADDRESS)
+        names = (*CT_MAPS, *NAT_MAPS, SWEPT, NETDEV, *of_endpoints)
         opened = {name: node.map(name) for name in names}
         metrics = PerCpuMap(node.map(METRICS).detach_fd())
         signal = node.map(SIGNAL)
@@ -61,6 +64,7 @@ class FlowMaps:
             conntrack,
             opened[NETDEV],
             opened[endpoints.NAME],
+            opened[endpoints.BY_ADDRESS],
             metrics,
             signal,
             node.programs_dir,
@@ -103,6 +107,7 @@ def _constants(options: DatapathOptions) -> dict[str, bytes]:
         "ct_accounting": options.bpf_conntrack_accounting,
         NETFILTER_LOOKUP: has_conntrack_lookup(),
         "pod_network": options.pod_network,
+        "host_legacy_routing": options.enable_host_legacy_routing,
     }
     return {name: constant(value) for name, value in values.items()}
 
@@ -117,4 +122,5 @@ def _entries(options: DatapathOptions) -> dict[str, int]:
     }
     entries = {name.format(family): size for name, size in sizes.items() for family in (4, 6)}
     # Nobody is in it while another plugin makes the pods' devices.
-    return entries | {endpoints.NAME: endpoints.ENTRIES if options.pod_network else 1}
+    number = endpoints.ENTRIES if options.pod_network else 1
+    return entries | {endpoints.NAME: number, endpoints.BY_ADDRESS: 2 * number}

@@ -33,7 +33,7 @@ from cilia.node.repairs import Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.health import HealthReporter
 from cilia.program.parts import Context, Job, Part
-from reconcilers.endpoints.endpoints import endpoint_operations
+from reconcilers.endpoints.endpoints import EndpointOperations
 from reconcilers.reconciler import Reconciler
 from statedb import DB, RWTable, wait_initialized
 from tables.datapath.attachments import Attachment
@@ -94,7 +94,9 @@ def build(
     if not options.pod_network or flows is None or network is None or attachments is None:
         return None
     endpoints = new_endpoints_table(ctx.db)
-    reconciler = ctx.reconciler(endpoints, endpoint_operations(flows.endpoints))
+    reconciler = ctx.reconciler(
+        endpoints, EndpointOperations(flows.endpoints, flows.endpoint_addresses)
+    )
     part = EndpointsPart(
         endpoints=endpoints,
         identities=new_identities_table(ctx.db),

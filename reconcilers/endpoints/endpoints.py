@@ -1,24 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`endpoints`: the workloads of this node in the map ``cilia_endpoints``."""
+"""`endpoints`: the workloads of this node in the maps ``cilia_endpoints`` and ``cilia_lxc``.
+
+A workload may send before others can send to it: its device is written first and deleted last.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
+
+from bpf.errors import NotFound
 from bpf.maps import endpoints as codec
 from bpf.maps.raw import RawMap
-from reconcilers.maps.entries import MapEntries
+from statedb import ReadTxn
 from tables.endpoints.endpoints import Endpoint
 
-__all__ = ["endpoint_operations"]
+__all__ = ["EndpointOperations"]
+
+Entry = tuple[RawMap, bytes, bytes]
 
 
-def endpoint_operations(raw: RawMap) -> MapEntries[Endpoint]:
-    """Operations over the map, given as bytes."""
-    return MapEntries(
-        raw,
-        key=lambda ep: codec.encode_key(ep.index),
-        value=_value,
-        text=lambda key: f"device {codec.decode_key(key)}",
-    )
+class EndpointOperations:
+    """Operations with verification; see `reconcilers.operations`."""
+
+    def __init__(self, devices: RawMap, addresses: RawMap) -> None:
+        self._devices = devices
+        self._addresses = addresses
+
+    def _entries(self, ep: Endpoint) -> Iterator[Entry]:
+        yield self._devices, codec.encode_key(ep.index), _value(ep)
+        place = codec.encode_place(
+            codec.EndpointPlace(ep.index, ep.identity, ep.id, ep.mac, ep.node_mac)
+        )
+        for ip in ep.addresses:
+            yield self._addresses, codec.encode_address(ip.packed), place
+
+    def update(self, txn: ReadTxn, revision: int, obj: Endpoint) -> None:
+        for raw, key, value in self._entries(obj):
+            raw.update(key, value)
+
+    def delete(self, txn: ReadTxn, revision: int, obj: Endpoint) -> None:
+        for raw, key, _ in reversed(list(self._entries(obj))):
+            try:
+                raw.delete(key)
+            except NotFound:
+                continue  # which is what was wanted
+
+    def prune(self, txn: ReadTxn, objects: Iterable[Endpoint]) -> None:
+        keep = {(raw.name, key) for obj in objects for raw, key, _ in self._entries(obj)}
+        for raw in (self._addresses, self._devices):
+            raw.delete_batch([key for key, _ in raw.items() if (raw.name, key) not in keep])
+
+    def actual(self) -> Mapping[Hashable, Any]:
+        return {
+            (raw.name, key): value
+            for raw in (self._devices, self._addresses)
+            for key, value in raw.items()
+        }
+
+    def expected(
+        self, txn: ReadTxn, objects: Iterable[Endpoint]
+    ) -> Iterable[tuple[Hashable, Any, Endpoint]]:
+        for obj in objects:
+            for raw, key, value in self._entries(obj):
+                yield (raw.name, key), value, obj
+
+    def describe(self, key: Hashable, value: Any | None) -> tuple[str, str]:
+        assert isinstance(key, tuple)
+        name, raw = key
+        if name == self._devices.name:
+            what = f"device {codec.decode_key(raw)}"
+        else:
+            what = f"address {ipaddress.ip_address(codec.decode_address(raw))}"
+        return what, "" if value is None else value.hex()
 
 
 def _value(ep: Endpoint) -> bytes:

@@ -61,7 +61,8 @@ def endpoint(datapath: Datapath, ipv4: str = V4.pod, ipv6: str = V6.pod) -> None
 
 
 def eth(source: str = MAC_POD_ONE) -> Packet:
-    return Ether(src=source, dst=MAC_NODE_ONE)
+    """A frame to the device that BPF_PROG_RUN says that it came by."""
+    return Ether(src=source, dst="00:00:00:00:00:00")
 
 
 def four(source: str, destination: str = "192.0.2.7") -> Packet:
@@ -114,6 +115,76 @@ HONEST = {
 def test_what_a_workload_may_send_passes_untouched(datapath: Datapath, name: str) -> None:
     result = datapath.program("from_pod").run(bytes(HONEST[name]))
     assert (result.retval, result.data) == (GO_ON, bytes(HONEST[name]))
+
+
+NEIGHBOR = {4: V4.backend, 6: V6.backend}
+MAC_NEIGHBOR, MAC_NEIGHBOR_NODE = "02:00:00:00:00:12", "02:00:00:00:01:12"
+ELSEWHERE = 77
+
+
+def neighbor(datapath: Datapath, ifindex: int = ELSEWHERE) -> None:
+    """Another workload of this node."""
+    place = codec.EndpointPlace(ifindex, 301, 8, mac(MAC_NEIGHBOR), mac(MAC_NEIGHBOR_NODE))
+    for address in NEIGHBOR.values():
+        raw = datapath.maps[codec.BY_ADDRESS]
+        raw.update(codec.encode_address(packed(address)), codec.encode_place(place))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_another_workload_of_the_node_gets_it_at_once(datapath: Datapath, family: int) -> None:
+    neighbor(datapath)
+    sent = four(V4.pod, NEIGHBOR[4]) if family == 4 else six(V6.pod, NEIGHBOR[6])
+    result = datapath.program("from_pod").run(bytes(sent))
+    expected = sent.copy()
+    expected.src, expected.dst = MAC_NEIGHBOR_NODE, MAC_NEIGHBOR
+    if family == 4:
+        expected[IP].ttl = 63
+    else:
+        expected[IPv6].hlim = 63
+    assert result.retval == REDIRECT
+    assert not packet_diff(bytes(expected), result.data)
+
+
+TO_THE_STACK = {
+    "its last hop": eth() / IP(src=V4.pod, dst=NEIGHBOR[4], ttl=1) / UDP(sport=1, dport=2),
+    "another device's frame": Ether(src=MAC_POD_ONE, dst=MAC_THIEF)
+    / IP(src=V4.pod, dst=NEIGHBOR[4])
+    / UDP(sport=1, dport=2),
+    "another node's workload": four(V4.pod, V4.other_backend),
+    "the node": four(V4.pod, ROUTER),
+}
+
+
+@pytest.mark.parametrize("name", TO_THE_STACK)
+def test_what_the_stack_knows_better_is_left_to_it(datapath: Datapath, name: str) -> None:
+    neighbor(datapath)
+    result = datapath.program("from_pod").run(bytes(TO_THE_STACK[name]))
+    assert (result.retval, result.data) == (GO_ON, bytes(TO_THE_STACK[name]))
+
+
+def test_an_error_goes_where_its_header_says(datapath: Datapath) -> None:
+    """Not where the packet that it quotes was going."""
+    neighbor(datapath)
+    quoted = IP(src=NEIGHBOR[4], dst=V4.pod) / UDP(sport=5, dport=6)
+    error = eth() / IP(src=V4.pod, dst=NEIGHBOR[4]) / ICMP(type=3, code=3) / quoted
+    result = datapath.program("from_pod").run(bytes(error))
+    assert (result.retval, Ether(result.data).dst) == (REDIRECT, MAC_NEIGHBOR)
+
+
+def test_other_protocols_are_delivered_too(datapath: Datapath) -> None:
+    neighbor(datapath)
+    sent = eth() / IP(src=V4.pod, dst=NEIGHBOR[4], proto=47) / Raw(b"gre")
+    result = datapath.program("from_pod").run(bytes(sent))
+    assert (result.retval, Ether(result.data).dst) == (REDIRECT, MAC_NEIGHBOR)
+
+
+def test_all_takes_the_stack_where_its_rules_are_to_see_it() -> None:
+    constants = {"pod_network": b"\1", "host_legacy_routing": b"\1"}
+    with loaded(["lxc"], constants) as made:
+        endpoint(made)
+        neighbor(made)
+        result = made.program("from_pod").run(bytes(four(V4.pod, NEIGHBOR[4])))
+    assert result.retval == GO_ON
 
 
 REASONS = header("drop_types.h").numbers("DROP_")
@@ -224,3 +295,8 @@ def test_a_value_comes_back_as_it_was() -> None:
     value = codec.EndpointValue(65_535, 1 << 24, packed(V4.pod), packed(V6.pod), b"m" * 6, b"n" * 6)
     assert codec.decode_value(codec.encode_value(value)) == value
     assert codec.decode_key(codec.encode_key(1 << 20)) == 1 << 20
+    place = codec.EndpointPlace(1 << 20, 1 << 24, 65_535, b"m" * 6, b"n" * 6)
+    assert codec.decode_place(codec.encode_place(place)) == place
+    for address in (V4.pod, V6.pod):
+        raw = codec.encode_address(packed(address))
+        assert (len(raw), codec.decode_address(raw)) == (20, packed(address))

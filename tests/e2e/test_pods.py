@@ -21,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from tests.e2e.manifests import endpoint_slice, service
-from tests.e2e.nodes import Connection, Server, ask
+from tests.e2e.nodes import Connection, Server, ask, run
 from tests.e2e.pods import FAMILIES, CNIFailed, Pod, PodNode, pod_node
 from tests.e2e.world import REPOSITORY
 from tests.kernel import Kernel
@@ -173,6 +173,33 @@ def test_what_no_pod_has_is_refused_at_the_node(node: PodNode) -> None:
         with pytest.raises(OSError, match="No route to host"):
             sender.recv(1)
     node.delete("asker")
+
+
+FORWARD_DROP = """
+table inet elsewhere {
+    chain forward { type filter hook forward priority 0; policy drop; }
+}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--enable-host-legacy-routing",)])
+def test_rules_of_the_node_see_what_takes_its_stack(
+    fresh: PodNode, options: tuple[str, ...]
+) -> None:
+    """A firewall of somebody else that forwards nothing: Docker's is one."""
+    fresh.start(*options)
+    one, two = fresh.add("one"), fresh.add("two")
+    run(fresh.node, "nft", FORWARD_DROP)
+    with ExitStack() as stack:
+        for family in FAMILIES:
+            port = serve(stack, two, "two", two.address(family), UDP_KIND)
+            client = Connection(one, two.address(family), port, UDP_KIND, timeout_s=0.5)
+            stack.callback(client.close)
+            if options:
+                with pytest.raises(TimeoutError):
+                    client.ask()
+            else:
+                assert client.ask()[0] == "two"
 
 
 def test_a_deleted_pod_leaves_nothing(fresh: PodNode) -> None:
