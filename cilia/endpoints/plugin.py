@@ -13,8 +13,7 @@ other way: devices, row, file. Addresses that it frees rest for a while.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -28,6 +27,7 @@ from cilia.endpoints.cni import results
 from cilia.endpoints.cni.errors import CNIError, Code
 from cilia.endpoints.cni.requests import Request
 from cilia.endpoints.cni.results import Interface, Result, Route
+from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.inputs import Inputs
 from cilia.endpoints.registry import NoNumber, Registry
 from cilia.endpoints.saved import SavedEndpoints
@@ -69,8 +69,8 @@ class EndpointPlugin:
         self._saved = saved
         self._netlink = netlink
         self._mtu = mtu
-        # One request at a time for an attachment.
-        self._under_way: dict[str, tuple[anyio.Lock, int]] = {}
+        # The server serves one request of an attachment at a time; GC and the collector have none.
+        self._turns = Turns()
 
     # -- ADD --
 
@@ -85,7 +85,7 @@ class EndpointPlugin:
             phases[phase] = time.perf_counter() - started - sum(phases.values())
 
         device = links.device_name(request.container_id, request.ifname)
-        async with self._alone(device):
+        async with self._turns.take(device):
             pod = await self._inputs.pod(request, POD_WAIT_S)
             done("pod")
             await self._remove(device)
@@ -203,7 +203,7 @@ class EndpointPlugin:
 
     async def remove(self, device: str) -> None:
         """Remove the endpoint of a device, or what is left of one. Raises: CNIError."""
-        async with self._alone(device):
+        async with self._turns.take(device):
             await self._remove(device)
 
     async def gc(self, request: Request) -> None:
@@ -279,20 +279,6 @@ class EndpointPlugin:
             raise CNIError(Code.NOT_AVAILABLE, error.msg) from None
         if reason := self._registry.cannot_allocate():
             raise CNIError(Code.NOT_AVAILABLE, reason)
-
-    # --
-
-    @asynccontextmanager
-    async def _alone(self, device: str) -> AsyncIterator[None]:
-        lock, users = self._under_way.get(device, (anyio.Lock(), 0))
-        self._under_way[device] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._under_way.pop(device)
-            if users > 1:
-                self._under_way[device] = lock, users - 1
 
 
 def _routes(gateways: list[IP]) -> list[Route]:

@@ -3,24 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
 import anyio
-
-from cilia.endpoints.cni.requests import Attachment
 
 __all__ = ["Turns"]
 
 
 class Turns:
-    """Locks by attachment, each there while somebody has it or waits for it."""
+    """Locks by a key, such as an attachment, each there while somebody has it or waits for it."""
 
     def __init__(self) -> None:
-        self._locks: dict[Attachment, anyio.Lock] = {}
+        self._locks: dict[Hashable, anyio.Lock] = {}
 
     @asynccontextmanager
-    async def take(self, key: Attachment | None) -> AsyncIterator[None]:
+    async def take(self, key: Hashable | None) -> AsyncIterator[None]:
         """Nobody else is in a block of this key; None is no key."""
         if key is None:
             yield
@@ -33,7 +31,7 @@ class Turns:
             if not lock.locked() and self._locks.get(key) is lock:
                 del self._locks[key]
 
-    def waiting(self, key: Attachment) -> int:
+    def waiting(self, key: Hashable) -> int:
         """Return how many wait for their turn."""
         lock = self._locks.get(key)
         return lock.statistics().tasks_waiting if lock else 0
