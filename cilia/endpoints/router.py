@@ -110,7 +110,15 @@ class RouterController:
             self._allocator.claim(wtxn, router, ROUTER)
         except AddressTaken as error:
             self._health.degraded("the gateway of pods is an endpoint's address", error)
-        address = DesiredAddress(owner=OWNER, device=HOST_DEVICE, address=router, prefix_len=bits)
+        # Else it would be the source towards pods, as the address that is most like theirs: a
+        # server on the node that is asked at another address would answer with this one.
+        address = DesiredAddress(
+            owner=OWNER,
+            device=HOST_DEVICE,
+            address=router,
+            prefix_len=bits,
+            deprecated=router.is_ipv6,
+        )
         if self._addresses.get(wtxn, (OWNER, HOST_DEVICE, router, bits)) is None:
             self._addresses.insert(wtxn, address)
         self._route_writer.upsert(

@@ -19,6 +19,7 @@ from cilia.linux import rtnl
 from cilia.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request
 
 __all__ = [
+    "IFA_F_DEPRECATED",
     "add_address",
     "add_route",
     "add_rule",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 IFF_UP: Final = 0x1
+IFA_F_DEPRECATED: Final = 0x20
+FOR_EVER: Final = 0xFFFFFFFF  # a lifetime
 RT_SCOPE_NOWHERE: Final = 255
 RT_TABLE_COMPAT: Final = 252  # the table's number stands in an attribute
 
@@ -140,12 +143,14 @@ def _address(address: rtnl.AddressMessage) -> Any:
         "scope": address.scope,
         "index": address.index,
     }
-    attributes = [
+    attributes: Attributes = [
         ("IFA_LOCAL", text),
         ("IFA_ADDRESS", text),
         ("IFA_FLAGS", address.flags),
         ("IFA_PROTO", address.protocol),
     ]
+    if address.flags & IFA_F_DEPRECATED:
+        attributes.append(("IFA_CACHEINFO", {"ifa_preferred": 0, "ifa_valid": FOR_EVER}))
     return _message(ifaddrmsg(), fields, attributes)
 
 

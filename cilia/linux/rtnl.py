@@ -91,7 +91,7 @@ class AddressMessage(msgspec.Struct, frozen=True, gc=False):
     address: bytes
     prefix_len: int
     scope: int
-    flags: int = 0  # IFA_F_*
+    flags: int = 0  # IFA_F_*; IFA_F_DEPRECATED is asked for by a lifetime
     protocol: int = 0  # IFA_PROTO: who made it (since Linux 5.18)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cilia.linux.errors import NetlinkError, NoDevice
 from cilia.linux.netlink import Netlink
-from cilia.linux.requests import add_address, delete_address
+from cilia.linux.requests import IFA_F_DEPRECATED, add_address, delete_address
 from cilia.linux.rtnl import AddressMessage
 from reconcilers.kernel_watch import Concerns
 from statedb import Change, ReadTxn, Table
@@ -121,12 +121,15 @@ def _is_ours(row: AddressMessage) -> bool:
 
 
 def _message(row: DesiredAddress, index: int) -> AddressMessage:
+    flags = IFA_F_NODAD if row.address.is_ipv6 else 0
+    if row.deprecated:
+        flags |= IFA_F_DEPRECATED
     return AddressMessage(
         deleted=False,
         index=index,
         address=row.address.packed,
         prefix_len=row.prefix_len,
         scope=row.scope,
-        flags=IFA_F_NODAD if row.address.is_ipv6 else 0,
+        flags=flags,
         protocol=PROTOCOL_CILIA,
     )

@@ -26,6 +26,8 @@ class DesiredAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     address: IP
     prefix_len: int
     scope: int = RouteScope.UNIVERSE
+    #: IPv6: what the node itself sends has this source only where there is no other (RFC 6724).
+    deprecated: bool = False
     status: Status = msgspec.field(default_factory=pending)
 
     @property

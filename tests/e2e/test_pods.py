@@ -23,7 +23,7 @@ from scapy.packet import Raw
 from tests.e2e.manifests import endpoint_slice, service
 from tests.e2e.nodes import Connection, Server, ask, run
 from tests.e2e.pods import FAMILIES, CNIFailed, Pod, PodNode, pod_node
-from tests.e2e.world import REPOSITORY
+from tests.e2e.world import POD_V4, POD_V6, REPOSITORY
 from tests.kernel import Kernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -114,6 +114,26 @@ def test_node_and_pod_talk(node: PodNode, family: int, kind: int) -> None:
         assert ask(node.node, one.address(family), port, kind)[0] == "one"
         port = serve(stack, node.node, "node", gateway, kind)
         assert ask(one, gateway, port, kind)[:2] == ["node", one.address(family)]
+
+
+@EACH_FAMILY
+def test_the_node_speaks_to_pods_with_its_own_addresses(node: PodNode, family: int) -> None:
+    """A server at all addresses lets the kernel choose the source of its answer: had it the
+    gateway's, a pod that asked at another address would not know it.
+    """
+    kind, wildcard, own = {
+        4: (socket.AF_INET, "0.0.0.0", POD_V4),
+        6: (socket.AF_INET6, "::", POD_V6),
+    }[family]
+    server = node.node.netns.socket(kind, socket.SOCK_DGRAM)
+    client = node.pods["one"].netns.socket(kind, socket.SOCK_DGRAM)
+    with server, client:
+        server.bind((wildcard, 0))
+        server.settimeout(3)
+        client.settimeout(3)
+        client.sendto(b"asked", (own[0], server.getsockname()[1]))
+        server.sendto(b"told", server.recvfrom(10)[1])
+        assert client.recvfrom(10)[1][0] in own
 
 
 @EACH_FAMILY
