@@ -360,12 +360,22 @@ class RWTable(Table[T]):
 
     def modify(self, wtxn: WriteTxn, obj: T, merge: Callable[[T, T], T]) -> tuple[T | None, bool]:
         """Insert `merge(old, obj)`, or `obj` when there is no old one; return as `insert`."""
-        if wtxn._number != self._store.txn_id:
-            raise _not_locked(self._store, wtxn)
-        old = self._store.rows.get(self._store.primary_key(obj))
+        store = self._store
+        if wtxn._number != store.txn_id:
+            raise _not_locked(store, wtxn)
+        key = store.primary_key(obj)
+        old = store.rows.get(key)
         if old is None or old.dead:
             return self.insert(wtxn, obj)
-        return self.insert(wtxn, merge(cast("T", old.obj), obj))
+        rev = store.rev
+        merged = merge(cast("T", old.obj), obj)
+        same = merged is obj or store.primary_key(merged) == key
+        if not same or store.rev != rev or wtxn._number != store.txn_id:  # `merge` may write too
+            return self.insert(wtxn, merged)
+        if store.indexed:
+            store.reindex(merged, key, old)
+        store.put(key, merged, old, False)
+        return cast("T", old.obj), True
 
     def delete(self, wtxn: WriteTxn, obj: T) -> tuple[T | None, bool]:
         """Delete the object with the key of `obj`; return the old one and whether there was one."""

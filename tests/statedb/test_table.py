@@ -294,6 +294,54 @@ def test_index_function_that_raises_leaves_the_table_as_it_was(db: DB) -> None:
 # Keys.
 
 
+def test_modify_follows_the_key_of_what_is_merged(db: DB, pods: RWTable[Pod]) -> None:
+    with db.write_txn(pods) as wtxn:
+        pods.insert(wtxn, Pod("a", node="one"))
+        moved = Pod("b", node="two")
+        assert pods.modify(wtxn, Pod("a"), lambda old, new: moved) == (None, False)
+        kept = Pod("a", node="two")
+        assert pods.modify(wtxn, Pod("a"), lambda old, new: kept) == (Pod("a", node="one"), True)
+    txn = db.read_txn()
+    assert list(pods.all(txn)) == [kept, moved]
+    assert pods.list(txn, "one", NODE) == []
+    assert pods.list(txn, "two", NODE) == [kept, moved]
+
+
+@pytest.mark.parametrize("nested", ["insert", "delete"])
+def test_modify_sees_what_its_merge_function_wrote(db: DB, pods: RWTable[Pod], nested: str) -> None:
+    with db.write_txn(pods) as wtxn:
+        pods.insert(wtxn, Pod("a", node="one"))
+    inner = Pod("a", node="two")
+
+    def merge(old: Pod, new: Pod) -> Pod:
+        getattr(pods, nested)(wtxn, inner)
+        return new
+
+    with db.write_txn(pods) as wtxn:
+        replaced = pods.modify(wtxn, Pod("a", node="three"), merge)
+    assert replaced == ((inner, True) if nested == "insert" else (None, False))
+    txn = db.read_txn()
+    assert [pods.list(txn, node, NODE) for node in ("one", "two")] == [[], []]
+    assert pods.list(txn, "three", NODE) == [Pod("a", node="three")]
+    assert pods.num_objects(txn) == 1
+
+
+def test_modify_is_refused_when_its_merge_function_ended_the_transaction(
+    db: DB, pods: RWTable[Pod]
+) -> None:
+    with db.write_txn(pods) as wtxn:
+        pods.insert(wtxn, Pod("a"))
+    wtxn = db.write_txn(pods)
+
+    def merge(old: Pod, new: Pod) -> Pod:
+        wtxn.abort()
+        return new
+
+    with pytest.raises(TransactionClosed):
+        pods.modify(wtxn, Pod("a", node="two"), merge)
+    assert list(pods.all(db.read_txn())) == [Pod("a")]
+
+
 def test_prefix_is_refused_when_keys_have_none(db: DB) -> None:
     numbers: RWTable[Any] = new_table(db, "numbers", Index("n", key=lambda obj: obj))
     put(db, numbers, 3, 1, 2)
