@@ -104,9 +104,6 @@ class Store:
         ]
         self.lengths: Lengths | None = Lengths() if primary.is_lpm else None
         self.indexed: bool = bool(self.secondaries) or self.lengths is not None
-        self.positions: dict[Index | None, int] = {primary: 0}
-        for second in self.secondaries:
-            self.positions[second.index] = second.position
 
         self.rows: dict[Any, Row] = {}
         self.segments: list[list[Row]] = []
@@ -367,35 +364,59 @@ class Store:
         row = visible(self.rows.get(key), rev)
         return None if row is None or row.dead else row
 
-    def position_of(self, index: Index | None) -> int:
-        """Return the index's number in this table.
+    def secondary_of(self, index: Index | None) -> Secondary | None:
+        """Return the entries of a secondary index, None for the primary index.
+
+        A table has few, so that a look at each is quicker than a dictionary.
 
         Raises:
             UnknownIndex: it is none of this table's.
         """
-        if index is None:
-            return 0
-        position = self.positions.get(index)
-        if position is None:
-            raise UnknownIndex(f"table {self.name!r} has no index {index.name!r}")
-        return position
+        if index is None or index is self.primary:
+            return None
+        for second in self.secondaries:
+            if second.index is index:
+                return second
+        raise UnknownIndex(f"table {self.name!r} has no index {index.name!r}")
 
-    def rows_with(self, position: int, skey: Any, rev: int) -> list[Row]:
+    def position_of(self, index: Index | None) -> int:
+        """Return the index's number in this table. Raises: UnknownIndex."""
+        second = self.secondary_of(index)
+        return 0 if second is None else second.position
+
+    def first_with(self, second: Secondary, skey: Any, rev: int) -> Row | None:
+        """Return the first of `rows_with`, whose reasons hold here too."""
+        moved = self.moved
+        entry = second.entries.get(skey)
+        if entry is None:
+            return None
+        if moved or self.moved or type(entry) is dict:
+            rows = self.rows_with(second, skey, rev)
+            return rows[0] if rows else None
+        row = self.rows.get(entry)
+        while row is not None and row.rev > rev:
+            row = row.prev
+        return None if row is None or row.dead else row
+
+    def rows_with(self, second: Secondary, skey: Any, rev: int) -> list[Row]:
         """Return the live rows with this key in a secondary index, in primary order.
 
         Entries are exact while nothing is recorded as moved, looked at before they are read (they
         may be trimmed then) and after (a writer records first and adds then).
         """
-        second = self.secondaries[position - 1]
         moved = self.moved
         entry = second.entries.get(skey)
         if entry is None:
             return []
         check = bool(moved or self.moved)
+        keys: list[Any] = sorted(entry) if type(entry) is dict else [entry]
+        rows = self.rows
         found: list[Row] = []
-        for key in sorted(entry) if type(entry) is dict else (entry,):
-            row = self.lookup(key, rev)
-            if row is not None and (not check or second.has(row.obj, skey)):
+        for key in keys:
+            row = rows.get(key)
+            while row is not None and row.rev > rev:
+                row = row.prev
+            if row is not None and not row.dead and (not check or second.has(row.obj, skey)):
                 found.append(row)
         return found
 
@@ -418,7 +439,7 @@ class Store:
                 if row is not None:
                     found.append(row)
             elif skey in second.entries:
-                found.extend(self.rows_with(position, skey, rev))
+                found.extend(self.rows_with(second, skey, rev))
             if first and found:
                 break
         return found

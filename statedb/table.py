@@ -110,16 +110,6 @@ class Table(Generic[T]):
             if row is None or row.dead:
                 return None
             return cast("T", row.obj)
-        position = store.positions.get(index, 0)
-        if position:
-            second = store.secondaries[position - 1]
-            moved = store.moved
-            entry = second.entries.get(key)
-            if not moved and not store.moved and type(entry) is not dict and second.lengths is None:
-                if entry is None:
-                    return None
-                row = store.lookup(entry, txn.snap_of(store).rev)
-                return None if row is None else cast("T", row.obj)
         found = self._first_row(txn, key, index)
         return None if found is None else cast("T", found.obj)
 
@@ -284,17 +274,23 @@ class Table(Generic[T]):
         self, snap: Snap, key: Any, index: Index | None, first: bool
     ) -> builtins.list[Row]:
         store = self._store
-        position = store.position_of(index)
+        second = store.secondary_of(index)
+        if second is not None and second.lengths is None:
+            return store.rows_with(second, key, snap.rev)
         declared = self.primary if index is None else index
         if declared.is_lpm:
+            position = 0 if second is None else second.position
             return store.rows_covering(position, declared.encode(key), snap.rev, first)
-        if position == 0:
-            row = store.lookup(key, snap.rev)
-            return [] if row is None else [row]
-        return store.rows_with(position, key, snap.rev)
+        row = store.lookup(key, snap.rev)
+        return [] if row is None else [row]
 
     def _first_row(self, txn: ReadTxn, key: Any, index: Index | None) -> Row | None:
-        rows = self._rows_with(txn.snap_of(self._store), key, index, True)
+        store = self._store
+        snap = txn.snap_of(store)
+        second = store.secondary_of(index)
+        if second is not None and second.lengths is None:
+            return store.first_with(second, key, snap.rev)
+        rows = self._rows_with(snap, key, index, True)
         return rows[0] if rows else None
 
     def _watch(self, txn: ReadTxn, kind: int, position: int, argument: Any) -> Channel:
