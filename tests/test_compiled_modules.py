@@ -65,6 +65,16 @@ def test_what_fits_its_sources_is_used(checkout: Path) -> None:
     assert run_in(checkout, "1").stdout == f"True {file}\n"
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 finds these methods quickly")
+def test_tables_have_no_place_for_a_dictionary(checkout: Path) -> None:
+    look = (
+        "from statedb.changes import ChangeIterator; from statedb.table import RWTable, Table; "
+        "print(*(c.__dictoffset__ for c in (ChangeIterator, RWTable, Table)))"
+    )
+    shown = subprocess.check_output([sys.executable, "-c", INSTALL + look], cwd=checkout, text=True)
+    assert shown == "0 0 0\n"
+
+
 def test_an_edited_file_is_what_runs(checkout: Path) -> None:
     # What is edited is not itself compiled, but constants of it are.
     with (checkout / "statedb" / "errors.py").open("a") as file:
