@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from statedb.db import DB, new_table
     from statedb.derivation import Action, Derivation, derive, observe
     from statedb.index import Index
-    from statedb.initializer import wait_initialized
+    from statedb.initializer import wait_filled, wait_initialized
     from statedb.lpm import LpmIndex, LpmKey, bits_key, int_key, ip_key
     from statedb.persistent import Map, Set
     from statedb.sizing import Usage
     from statedb.status import Status, StatusKind
-    from statedb.table import Column, RWTable, Table
+    from statedb.table import Column, Initializer, RWTable, Table
     from statedb.txn import WriteTxn
     from statedb.watch import Channel, WatchSet, closed_channel, wait_any
 
@@ -63,6 +63,7 @@ __all__ = [
     "DuplicateKey",
     "ForeignTransaction",
     "Index",
+    "Initializer",
     "InitializerExists",
     "InstanceMismatch",
     "InvariantBroken",
@@ -102,6 +103,7 @@ __all__ = [
     "new_table",
     "observe",
     "wait_any",
+    "wait_filled",
     "wait_initialized",
 ]
 
@@ -114,12 +116,12 @@ _NAMES: Final = {
     "statedb.db": "DB new_table",
     "statedb.derivation": "Action Derivation derive observe",
     "statedb.index": "Index",
-    "statedb.initializer": "wait_initialized",
+    "statedb.initializer": "wait_filled wait_initialized",
     "statedb.lpm": "LpmIndex LpmKey bits_key int_key ip_key",
     "statedb.persistent": "Map Set",
     "statedb.sizing": "Usage",
     "statedb.status": "Status StatusKind",
-    "statedb.table": "Column RWTable Table",
+    "statedb.table": "Column Initializer RWTable Table",
     "statedb.txn": "WriteTxn",
     "statedb.watch": "Channel WatchSet closed_channel wait_any",
 }

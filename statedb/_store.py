@@ -64,6 +64,7 @@ class Snap:
         tail: list[Row],
         moved: list[tuple[Secondary, Any, Any, int]],
         pending: tuple[str, ...],
+        stalled: tuple[str, ...],
         views: list[View | None],
     ) -> None:
         self.store = store
@@ -75,6 +76,7 @@ class Snap:
         self.moved = moved
         self.moved_len = len(moved)
         self.pending = pending
+        self.stalled = stalled
         self.views = views
 
 
@@ -113,6 +115,7 @@ class Store:
         self.moved: list[tuple[Secondary, Any, Any, int]] = []
         self.moved_rev: int = NEVER
         self.pending: tuple[str, ...] = ()
+        self.stalled: tuple[str, ...] = ()
         self.views: list[View | None] = [None] * (1 + len(self.secondaries))
         self.viewed = False
         self.graveyard: deque[Row] = deque()
@@ -161,7 +164,10 @@ class Store:
     @property
     def dirty(self) -> bool:
         """Whether the open transaction changed anything."""
-        return self.rev != self.base or self.pending is not self.snap.pending
+        snap = self.snap
+        if self.pending is not snap.pending or self.stalled is not snap.stalled:
+            return True
+        return self.rev != self.base
 
     def seal(self) -> Snap:
         """Return the snapshot of the state as it is now, to be committed."""
@@ -181,6 +187,7 @@ class Store:
             self.tail,
             self.moved,
             self.pending,
+            self.stalled,
             self.views,
         )
 
@@ -207,6 +214,7 @@ class Store:
         self.rev = self.base
         self.count = self.snap.count
         self.pending = self.snap.pending
+        self.stalled = self.snap.stalled
 
     def written(self) -> list[Row]:
         """Return the rows of the open transaction in revision order."""
@@ -490,6 +498,7 @@ class Store:
             after.rev,
             before.count != after.count,
             bool(before.pending) != bool(after.pending),
+            before.pending != after.pending or before.stalled != after.stalled,
         )
 
 

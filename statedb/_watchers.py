@@ -38,7 +38,9 @@ REVISION: Final = 6
 COUNT: Final = 7
 """The number of objects (argument: None)."""
 INIT: Final = 8
-"""Whether the table is initialized (argument: None)."""
+"""Whether the table is initialized (argument: None), or filled (argument: FILLED)."""
+
+FILLED: Final = "filled"
 
 _SWEEP_AT: Final = 1024
 """Registered queries before those that nobody holds any more are looked for."""
@@ -60,6 +62,7 @@ class Difference:
         after: int,
         number_differs: bool,
         initialized_differs: bool,
+        initializers_differ: bool,
     ) -> None:
         self.newest = newest
         self.keys_of = keys_of
@@ -68,6 +71,7 @@ class Difference:
         self.after = after
         self.number_differs = number_differs
         self.initialized_differs = initialized_differs
+        self.initializers_differ = initializers_differ
         self._versions: list[Row] | None = None
 
     def versions(self) -> list[Row]:
@@ -167,7 +171,9 @@ def _hits(
     if kind == COUNT:
         return list(queries) if difference.number_differs else []
     if kind == INIT:
-        return list(queries) if difference.initialized_differs else []
+        if difference.initialized_differs:
+            return list(queries)
+        return [asked for asked in queries if asked == FILLED and difference.initializers_differ]
     if kind == REVISION:
         last = max([row.rev for row in difference.versions()], default=0)
         return [bound for bound in queries if bound <= last]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for tables to be filled: a table is initialized when all its registered initializers are
-done.
+"""Waiting for tables: one is initialized when all its registered initializers are done, and filled
+when each is done or stalled.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ async def wait_initialized(db: DB, *tables: Table[Any]) -> None:
     for table in tables:
         while True:
             ready, channel = db.look(table.initialized_watch)
+            if ready:
+                break
+            await channel.wait()
+
+
+async def wait_filled(db: DB, *tables: Table[Any]) -> None:
+    """Wait until all the tables have what can be had now."""
+    for table in tables:
+        while True:
+            ready, channel = db.look(table.filled_watch)
             if ready:
                 break
             await channel.wait()

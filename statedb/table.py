@@ -21,7 +21,7 @@ from statedb._commits import Commits, ReadTxn
 from statedb._row import NEWEST, Row, visible
 from statedb._store import Snap, Store
 from statedb._views import view_of
-from statedb._watchers import BOUND, COUNT, COVER, INIT, INSIDE, KEY, PREFIX, REVISION, ROWS
+from statedb._watchers import BOUND, COUNT, COVER, FILLED, INIT, INSIDE, KEY, PREFIX, REVISION, ROWS
 from statedb.changes import ChangeIterator
 from statedb.errors import (
     BadKey,
@@ -251,6 +251,23 @@ class Table(Generic[T]):
         snap = txn.snap_of(self._store)
         return self._store.pending if snap.rev == NEWEST else snap.pending
 
+    def filled(self, txn: ReadTxn) -> bool:
+        """Whether the table has all that can be had now: each initializer is done or stalled.
+
+        Rows may be added by this; what is missing is not known to be gone.
+        """
+        return len(self.stalled_initializers(txn)) == len(self.pending_initializers(txn))
+
+    def filled_watch(self, txn: ReadTxn) -> tuple[bool, Channel]:
+        """`filled`, and a channel that closes when an initializer is added, done or stalled."""
+        channel = self._watch(txn, INIT, 0, FILLED)
+        return self.filled(txn), channel
+
+    def stalled_initializers(self, txn: ReadTxn) -> tuple[str, ...]:
+        """Return the names of the pending initializers that cannot be done now."""
+        snap = txn.snap_of(self._store)
+        return self._store.stalled if snap.rev == NEWEST else snap.stalled
+
     # What the table holds.
 
     def usage(self, txn: ReadTxn) -> Usage:
@@ -429,7 +446,7 @@ class RWTable(Table[T]):
             return cast("T", old.obj), False
         return self._bury(key)
 
-    def register_initializer(self, wtxn: WriteTxn, name: str) -> Callable[[WriteTxn], None]:
+    def register_initializer(self, wtxn: WriteTxn, name: str) -> Initializer:
         """Add an initializer: the table is not initialized before the returned function was called.
 
         Raises:
@@ -471,7 +488,10 @@ class RWTable(Table[T]):
 
 
 class Initializer:
-    """Marks one initializer done; calling it again does nothing."""
+    """Marks one initializer done; calling it again does nothing.
+
+    Until then it may be stalled: what is missing cannot be had now, and nobody knows until when.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
@@ -483,6 +503,16 @@ class Initializer:
             raise _not_locked(store, wtxn)
         if self._name in store.pending:
             store.pending = tuple([name for name in store.pending if name != self._name])
+        if self._name in store.stalled:
+            store.stalled = tuple([name for name in store.stalled if name != self._name])
+
+    def stall(self, wtxn: WriteTxn) -> None:
+        """Say that the table has all that can be had now. Idempotent; nothing once it is done."""
+        store = self._store
+        if wtxn._number != store.txn_id:
+            raise _not_locked(store, wtxn)
+        if self._name in store.pending and self._name not in store.stalled:
+            store.stalled = (*store.stalled, self._name)
 
 
 def _not_locked(store: Store, wtxn: WriteTxn) -> Exception:

@@ -45,9 +45,10 @@ def test_every_public_error_is_exported() -> None:
 
 
 def test_a_table_to_read_offers_nothing_that_writes() -> None:
-    watched = {"all", "by_revision", "get", "get_row", "initialized", "list", "lower_bound"}
-    watched |= {"num_objects", "prefix"}
-    asked = {"graveyard_size", "num_trackers", "pending_initializers", "revision", "usage"}
+    watched = {"all", "by_revision", "filled", "get", "get_row", "initialized", "list"}
+    watched |= {"lower_bound", "num_objects", "prefix"}
+    asked = {"graveyard_size", "num_trackers", "pending_initializers", "revision"}
+    asked |= {"stalled_initializers", "usage"}
     described = {"budget_bytes", "columns", "index", "indexes", "name", "primary", "primary_key"}
     described |= {"row_type", "secondary", "to_json"}
     offered = {name for name in dir(statedb.Table) if not name.startswith("_")}

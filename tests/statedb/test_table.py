@@ -421,6 +421,38 @@ def test_table_is_initialized_when_all_initializers_are_done(db: DB, pods: RWTab
     assert not pods.initialized(txn)
 
 
+def test_table_is_filled_when_what_is_missing_cannot_be_had(db: DB, pods: RWTable[Pod]) -> None:
+    with db.write_txn(pods) as wtxn:
+        one = pods.register_initializer(wtxn, "one")
+        two = pods.register_initializer(wtxn, "two")
+    txn = db.read_txn()
+    filled, channel = pods.filled_watch(txn)
+    _, whole = pods.initialized_watch(txn)
+    assert not filled
+    with db.write_txn(pods) as wtxn:
+        one.stall(wtxn)
+        one.stall(wtxn)
+        wtxn.abort()
+    states = [channel.closed]
+    with db.write_txn(pods) as wtxn:
+        one.stall(wtxn)
+        one.stall(wtxn)
+        assert pods.stalled_initializers(wtxn) == ("one",)
+        assert not pods.filled(wtxn)
+        two(wtxn)
+        two.stall(wtxn)
+        assert pods.filled(wtxn)
+    assert [*states, channel.closed] == [False, True]
+    states = [whole.closed]  # what is missing is not known to be gone
+    assert not pods.initialized(db.read_txn())
+    assert not pods.filled(txn), "a snapshot keeps its answer"
+    with db.write_txn(pods) as wtxn:
+        one(wtxn)
+    assert [*states, whole.closed] == [False, True]
+    assert pods.stalled_initializers(db.read_txn()) == ()
+    assert pods.filled(db.read_txn())
+
+
 def test_past_is_read_as_far_as_history_goes() -> None:
     db = DB("past", history=2)
     pods: RWTable[Pod] = new_table(db, "pods", NAME)
