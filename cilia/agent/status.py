@@ -142,6 +142,7 @@ def watch_dict(row: K8sWatch) -> dict[str, Any]:
     return {
         "resource": row.resource,
         "state": row.state,
+        "listed": row.listed,
         "objects": row.objects,
         "resource_version": row.revision,
         "proof_age_s": round(time.time() - row.proven_at, 1) if row.proven_at else None,

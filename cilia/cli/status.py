@@ -134,7 +134,10 @@ def _section(title: str, rows: list[str]) -> Iterator[str]:
 def _synchronised(answer: dict[str, Any]) -> str:
     if answer["synchronised"]:
         return "synchronised"
-    return click.style("not yet synchronised", fg=BAD)
+    said = "not yet synchronised"
+    if any(row["pending"] for row in answer["tables"]):
+        said += ": nothing is removed from the kernel before all inputs are read"
+    return click.style(said, fg=BAD)
 
 
 def _frontends(counts: dict[str, int]) -> str:
@@ -158,9 +161,13 @@ def _map_line(row: dict[str, Any]) -> str:
 
 
 def _watch_line(row: dict[str, Any]) -> str:
-    """How old the last proof is that what was told is what the API server has."""
+    """How old the last proof is that what was told is what the API server has; files need none."""
     age_s = row["proof_age_s"]
-    proven = "not listed yet" if age_s is None else f"proven {_age(age_s)} ago"
+    proven = "not listed yet"
+    if age_s is not None:
+        proven = f"proven {_age(age_s)} ago"
+    elif row["listed"]:
+        proven = "listed"
     state = click.style(row["state"], fg=BAD if row["error"] else None)
     text = f"{row['resource']:<20} {row['objects']:>8} objects  {state}, {proven}"
     repairs = f", {row['repairs']} repaired" if row["repairs"] else ""

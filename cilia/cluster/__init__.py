@@ -7,8 +7,9 @@ decides nothing beyond that. Start with ``inputs`` (the source) and ``objects`` 
 it).
 
 To add a source of Kubernetes objects: a module with the conversion of one object and a constructor
-like ``nodes.node_reflector``; it registers the table's initializer and ends it when the source has
-listed everything. The feature's ``wiring.py`` runs it as a job.
+like ``nodes.node_reflector``; it registers the table's initializer, ends it when the source has
+listed everything, and stalls it while some of that cannot be read. The feature's ``wiring.py`` runs
+it as a job.
 """
 
 __all__: list[str] = []

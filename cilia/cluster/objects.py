@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from cilia.cluster.batch import WAIT_S, batches
 from cilia.cluster.sweep import Sweep
 from cilia.k8s.objects import MOST_ERRORS, InvalidObject, K8sObject, ObjectKey, unexpected
-from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
+from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Unread, Upsert
 from statedb import DB, RWTable
 from tables.problems import Problem, replace_problems
 
@@ -71,7 +71,7 @@ class ObjectReflector(Generic[K, T]):
         """Writes one batch, in one transaction; of several events for an object, the last."""
         wanted: dict[ObjectKey, T | None] = {}
         wrong: dict[ObjectKey, Remarks] = {}
-        listed = False
+        listed = unread = False
         for event in events:
             match event:
                 case Upsert() if isinstance(event.obj, self._kind):
@@ -90,8 +90,10 @@ class ObjectReflector(Generic[K, T]):
                     wanted.update(dict.fromkeys(gone))
                     wrong.update(dict.fromkeys(gone, ()))
                     listed = True
+                case Unread():
+                    unread = True
         self._complain(wrong)
-        self._write(wanted, listed)
+        self._write(wanted, listed=listed, unread=unread)
 
     def _take(
         self,
@@ -124,7 +126,7 @@ class ObjectReflector(Generic[K, T]):
             else:
                 self._wrong.discard(key)
 
-    def _write(self, wanted: dict[ObjectKey, T | None], listed: bool) -> None:
+    def _write(self, wanted: dict[ObjectKey, T | None], *, listed: bool, unread: bool) -> None:
         with self._db.write_txn(self._table) as wtxn:
             for key, row in wanted.items():
                 before = self._rows.get(key)
@@ -134,6 +136,8 @@ class ObjectReflector(Generic[K, T]):
                     self._table.insert(wtxn, row)
             if listed:
                 self._complete(wtxn)
+            elif unread:
+                self._complete.stall(wtxn)
         for key, row in wanted.items():
             if row is None:
                 self._rows.pop(key, None)

@@ -35,12 +35,14 @@ Found = tuple[int, frozenset[IP]]
 
 
 class _Seen(NamedTuple):
-    """Pods that have a namespace, rows that there are, what to wait for, all pods are known."""
+    """Pods that have a namespace, rows that there are, what to wait for, all pods are known, all
+    that can be read are."""
 
     pods: dict[str, Pod]
     held: dict[str, PodNamespace]
     watch: WatchSet
     listed: bool
+    filled: bool
 
 
 def look(namespaces: Iterable[NetNS]) -> list[Found]:
@@ -91,7 +93,7 @@ class PodNamespaceReflector:
 
     async def step(self) -> tuple[WatchSet, bool]:
         """Does what there is to do; returns what to wait for, and whether a pod was not found."""
-        pods, held, watch, listed = self._db.look(self._see)
+        pods, held, watch, listed, filled = self._db.look(self._see)
         missing = {name: pod for name, pod in pods.items() if name not in held}
         found = await self._find(missing) if missing else []
         with self._db.write_txn(self._namespaces) as wtxn:
@@ -101,16 +103,20 @@ class PodNamespaceReflector:
                 self._namespaces.delete(wtxn, held[name])
             if listed:
                 self._complete(wtxn)
+            elif filled:
+                self._complete.stall(wtxn)
         return watch, len({row.pod for row in found}) < len(missing)
 
     def _see(self, txn: ReadTxn) -> _Seen:
         rows, changed = self._pods.all_watch(txn)
-        listed, initialization = self._pods.initialized_watch(txn)
+        filled, filling = self._pods.filled_watch(txn)
+        listed = self._pods.initialized(txn)
         return _Seen(
             {pod_key(pod): pod for pod in rows if _has_namespace(pod)},
             {row.pod: row for row in self._namespaces.all(txn)},
-            WatchSet(changed) if listed else WatchSet(changed, initialization),
+            WatchSet(changed) if listed else WatchSet(changed, filling),
             listed,
+            filled,
         )
 
     async def _find(self, missing: dict[str, Pod]) -> list[PodNamespace]:

@@ -31,6 +31,8 @@ SETTLE_S: Final = 0.03
 GRACE_S: Final = 1.0
 # A file that is written to without rest is a problem after this long, and still is not read.
 PATIENCE_S: Final = 10.0
+# One that does not rest so long is not waited for when an agent starts: it has not been read yet.
+HOPE_S: Final = 2 * GRACE_S
 # A larger file is refused: the objects of 10,000 services take 20 MiB.
 MOST_BYTES: Final = 256 << 20
 # While many files are read, what they say is published this often: readers work meanwhile, and are
@@ -52,6 +54,14 @@ NOTHING_KNOWN: Final = (
     "has no manifests, and no copies tell what was in force when the agent started: nothing is"
     " removed from the kernel until one is in it (an empty List will do)"
 )
+
+# Said of the directory while files are unread, with their names.
+UNREAD: Final = (
+    "{} is not read, and nothing tells what was in force from it: until it can be read, or is"
+    " removed, nothing is removed from the kernel; what others add or change is served"
+)
+# Files that a message names.
+EXAMPLES: Final = 3
 
 # Inode, size and modification time in ns.
 Stamp = tuple[int, int, int]
@@ -119,11 +129,26 @@ class DirectoryFiles:
     @property
     def waiting(self) -> bool:
         """True while what a file has in force is not known: it was not read yet, or is broken."""
-        return (
-            self._copies_lost
-            or bool(self._unknown)
-            or not self._restless_since.keys() <= set(self._manifests.files)
-        )
+        return self._copies_lost or bool(self._unknown or self._restless())
+
+    @property
+    def hopeful(self) -> bool:
+        """True while a file that was not read yet may come to rest at any moment."""
+        now = time.monotonic()
+        return any(now - self._restless_since[name] < HOPE_S for name in self._restless())
+
+    @property
+    def unread(self) -> str:
+        """A sentence on what is not known; empty if nothing is."""
+        names = sorted({*self._unknown, *self._restless()})
+        if not names:
+            return NOTHING_KNOWN if self._copies_lost else ""
+        more = [f"{len(names) - EXAMPLES} more"] if len(names) > EXAMPLES else []
+        return UNREAD.format(", ".join([*map(visible, names[:EXAMPLES]), *more]))
+
+    def _restless(self) -> set[str]:
+        """Files that were never read, because they do not rest."""
+        return self._restless_since.keys() - set(self._manifests.files)
 
     @property
     def copies_directory(self) -> Path | None:

@@ -4,7 +4,8 @@
 A change is announced by the kernel (inotify), the file is read in a thread once it is at rest,
 and ``manifest_files`` says what follows. Files that vanish, are renamed over, or cannot be read
 take nothing with them but what they alone had. Nobody waits for a file: one that is not at rest yet
-is looked at again later, and the others are served meanwhile.
+is looked at again later, and the others are served meanwhile. While a file is there of which nobody
+knows what was in force from it, the list is not complete: readers are told all the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cilia.k8s.manifest_files import READERS, Items, Manifests, manifest_items
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import Event, Invalid, Problem
+from cilia.k8s.watch_state import State, WatchState
 from cilia.linux.identity import Place, place_of
 from cilia.linux.path_watch import PathWatch
 
@@ -79,6 +81,13 @@ class ManifestSource:
         # Files that are symbolic links: what they lead to is watched too.
         self._links: frozenset[Path] = frozenset()
         self._rescan_at = 0.0
+        self._state = WatchState(origin, server=str(directory))
+        self._observers: list[Callable[[WatchState], None]] = []
+
+    def observe(self, observer: Callable[[WatchState], None]) -> None:
+        """Have the state told now, and each change of it."""
+        self._observers.append(observer)
+        observer(self._state)
 
     def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
         return self._store.watch(*kinds)
@@ -103,17 +112,42 @@ class ManifestSource:
             place = self._place()
             await self._rescan()
             while watch.paths == self._ways() and self._place() == place:
-                if not self._store.complete and not self._files.waiting:
-                    self._store.set_complete()
+                self._conclude()
                 changed = await watch.wait(self._next_look() - time.monotonic())
                 if watch.leads_elsewhere(changed):
                     return
                 await self._follow(changed)
         except OSError as error:
-            self._complain(f"cannot be read: {error.strerror or error}")
+            said = f"cannot be read: {error.strerror or error}"
+            self._complain(said)
+            self._enter(State.FAILED, said)
             if not self._store.complete:
                 raise
             await watch.wait(REOPEN_S)
+
+    def _conclude(self) -> None:
+        """Say that the list is complete, or that what is missing cannot be read now."""
+        store, files = self._store, self._files
+        if not store.complete:
+            if not files.waiting:
+                store.set_complete()
+            elif not store.partly and not files.hopeful:
+                store.set_partly()
+        if store.complete:
+            self._enter(State.WATCHING)
+        elif store.partly:
+            self._enter(State.FAILED, files.unread)
+        else:
+            self._enter(State.LISTING)
+
+    def _enter(self, state: State, error: str = "") -> None:
+        known = self._state
+        now = (state, self._store.complete, len(self._store), error)
+        if now == (known.state, known.listed, known.objects, known.error):
+            return
+        known.state, known.listed, known.objects, known.error = now
+        for observer in self._observers:
+            observer(known)
 
     def _ways(self) -> set[Path]:
         """The paths of which it matters where they lead."""

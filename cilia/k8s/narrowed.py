@@ -6,13 +6,14 @@ Selectors by labels only: a node's own pods are told from others by whoever read
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.resource import Resource
 from cilia.k8s.watch import Delete, Event, Upsert
+from cilia.k8s.watch_state import WatchState
 from tables.selectors import Selector, parse_selector
 
 
@@ -29,6 +30,9 @@ class NarrowedSource:
 
     async def run(self) -> None:
         await self._source.run()
+
+    def observe(self, observer: Callable[[WatchState], None]) -> None:
+        self._source.observe(observer)
 
     async def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
         async for events in self._source.watch(*kinds):

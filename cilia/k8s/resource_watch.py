@@ -181,4 +181,4 @@ class ResourceWatch:
     def _failed(self, error: ApiError) -> float:
         if isinstance(error, Gone):
             self._list_cause = self._list_cause or "gone"
-        return self._retry.failed(error)
+        return self._list.failed(error)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 
 from cilia.k8s.objects import K8sObject, ObjectKey
-from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
+from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Unread, Upsert
 from statedb import Channel
 
 
@@ -56,12 +56,21 @@ class ObjectStore:
         self._objects: dict[ObjectKey, K8sObject] = {}
         self._invalid: dict[str, Invalid] = {}
         self._complete = False
+        self._partly = False
         self._readers: list[_Reader] = []
 
     @property
     def complete(self) -> bool:
         """True once all that exists has been published."""
         return self._complete
+
+    @property
+    def partly(self) -> bool:
+        """True while all that can be read has been published, and there may be more."""
+        return self._partly
+
+    def __len__(self) -> int:
+        return len(self._objects)
 
     def get(self, key: ObjectKey) -> K8sObject | None:
         return self._objects.get(key)
@@ -89,9 +98,16 @@ class ObjectStore:
     def set_complete(self) -> None:
         """All that exists has been published: every reader has its list."""
         with self._lock:
-            self._complete = True
+            self._complete, self._partly = True, False
             for reader in self._readers:
                 reader.put(map(Listed, sorted(reader.kinds)))
+
+    def set_partly(self) -> None:
+        """All that can be read has been published; the rest comes once it can be read too."""
+        with self._lock:
+            self._partly = True
+            for reader in self._readers:
+                reader.put(map(Unread, sorted(reader.kinds)))
 
     def relist(self, kind: str, objects: Iterable[K8sObject]) -> None:
         """Replaces all objects of a kind without a word on what went: its readers list again."""
@@ -129,4 +145,6 @@ class ObjectStore:
             events += self._invalid.values()
         if self._complete:
             events.append(Listed(kind))
+        elif self._partly:
+            events.append(Unread(kind))
         return events

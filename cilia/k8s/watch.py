@@ -3,7 +3,8 @@
 
 For each kind a reader gets ``Listing``, the objects that exist as ``Upsert``, ``Listed``, and from
 then on changes. When the source has to list again (a watch expired, a resync) that is repeated:
-what the reader holds of the kind and was not sent between ``Listing`` and ``Listed`` is gone. An
+what the reader holds of the kind and was not sent between ``Listing`` and ``Listed`` is gone. A
+source that cannot send all for now says ``Unread``: nothing is gone, and ``Listed`` is to come. An
 object that is refused is an ``Invalid``; what was in force before stays in force.
 """
 
@@ -44,6 +45,12 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     refused: frozenset[ObjectKey] = frozenset()
 
 
+class Unread(msgspec.Struct, frozen=True, gc=False):
+    """All objects of this kind that can be read now have been sent; there may be others."""
+
+    kind: str
+
+
 class Problem(msgspec.Struct, frozen=True, gc=False):
     """One thing that is wrong, and where it stands. Documents of a file count from 1."""
 
@@ -63,7 +70,7 @@ class Invalid(msgspec.Struct, frozen=True, gc=False):
     problems: tuple[Problem, ...] = ()
 
 
-Event = Upsert | Delete | Listing | Listed | Invalid
+Event = Upsert | Delete | Listing | Listed | Unread | Invalid
 
 # The kind of what is no object: a reader of problems has them listed by this name.
 PROBLEMS = "Problem"

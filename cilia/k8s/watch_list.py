@@ -12,12 +12,12 @@ from functools import partial
 
 import structlog
 
-from cilia.k8s.errors import Garbage
+from cilia.k8s.errors import ApiError, Garbage
 from cilia.k8s.followed import Followed
 from cilia.k8s.listing import pages
 from cilia.k8s.objects import ObjectKey
 from cilia.k8s.resource import HEAD, Page, decoded, number
-from cilia.k8s.watch import Event, Listed, Listing
+from cilia.k8s.watch import Event, Listed, Listing, Unread
 from cilia.k8s.watch_retry import Retry
 from cilia.k8s.watch_state import Anomaly, State
 
@@ -43,6 +43,16 @@ class ListReader:
         """Have the next list send every object."""
         self._asked += 1
 
+    def failed(self, error: ApiError) -> float:
+        """Note a failure; return how long to wait. Who was told no list yet, learns that it cannot
+        be read now.
+        """
+        _, resource, audience, _, _, report = self._followed
+        wait_s = self._retry.failed(error)
+        if not report.state.listed:
+            audience.tell([Unread(resource.kind.KIND)])
+        return wait_s
+
     async def read(self, cause: str) -> None:
         """Read all objects; tell what differs from what was told (all, to new readers).
 
@@ -56,7 +66,7 @@ class ListReader:
         if everything:
             audience.tell([Listing(kind)])
         expired = partial(report.anomaly, Anomaly.GONE)
-        async for page in pages(client, resource, self._page_size, expired, self._retry.failed):
+        async for page in pages(client, resource, self._page_size, expired, self.failed):
             if report.state.state is not State.LISTING:
                 self._retry.succeeded()
                 report.enter(State.LISTING)

@@ -12,7 +12,7 @@ from tables.cluster.nodes import Node
 __all__ = ["OwnAddresses", "own_addresses"]
 
 OwnAddresses = Callable[[ReadTxn, WatchSet], tuple[IP, ...] | None]
-"""The addresses, the most preferred first; None as long as Node objects are not listed. Adds to the
+"""The addresses, the most preferred first; None as long as Node objects may still come. Adds to the
 set what closes when they change."""
 
 
@@ -21,10 +21,10 @@ def own_addresses(nodes: Table[Node], name: str) -> OwnAddresses:
 
     def read(txn: ReadTxn, watches: WatchSet) -> tuple[IP, ...] | None:
         node, changed = nodes.get_watch(txn, name)
-        listed, became_listed = nodes.initialized_watch(txn)
-        watches.add(changed, became_listed)
+        filled, became_filled = nodes.filled_watch(txn)
+        watches.add(changed, became_filled)
         if node is None:
-            return () if listed else None
+            return () if filled else None
         return (*node.internal_ips, *node.external_ips)
 
     return read

@@ -39,8 +39,11 @@ async def running_agent(
     *,
     datapath: MemoryDatapath | None = None,
     health_check_address: str = "127.0.0.1",
+    synchronised: bool = True,
 ) -> AsyncIterator[Agent]:
-    """Until all inputs are listed and all frontends were attempted; then as long as the block."""
+    """Until all inputs are listed and all frontends were attempted, unless not `synchronised`; then
+    as long as the block.
+    """
     agent = build(
         new_context(config, source),
         config,
@@ -52,7 +55,8 @@ async def running_agent(
         agent.ctx.start(group, jobs)
         try:
             with anyio.fail_after(30):
-                await agent.loadbalancer.synchronised()
+                if synchronised:
+                    await agent.loadbalancer.synchronised()
             yield agent
         finally:
             group.cancel_scope.cancel()

@@ -81,6 +81,7 @@ def watch_line(**row: Any) -> str:
     watch = {
         "resource": "services",
         "state": "watching",
+        "listed": row.get("proof_age_s", 0.0) is not None,
         "objects": 3,
         "resource_version": 7,
         "proof_age_s": 12.3,

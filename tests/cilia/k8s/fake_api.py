@@ -50,6 +50,8 @@ class FakeApi:
         self.requests: list[Request] = []
         # Paths that something before the server answers with 404; None: all.
         self.not_found: set[str] | None = set()
+        # Paths that whoever asks has no right to.
+        self.forbidden: set[str] = set()
         # What lists call themselves, if not what they are; and whether no list ever ends.
         self.list_kind = ""
         self.always_more = False
@@ -129,6 +131,8 @@ class FakeApi:
             await self._refuse(reply, 401, "Unauthorized")
         elif self.not_found is None or request.path in self.not_found:
             await reply.whole(404, b"<html>default backend - 404</html>")
+        elif request.path in self.forbidden:
+            await self._refuse(reply, 403, "Forbidden")
         elif request.path == "/apis" or request.path in self._versions():
             await reply.whole(200, orjson.dumps(self._discovery(request.path)))
         elif request.path not in self._resources:

@@ -6,7 +6,7 @@ import threading
 
 from cilia.k8s.objects import EndpointSlice, Service
 from cilia.k8s.store import ObjectStore
-from cilia.k8s.watch import Delete, Event, Invalid, Listed, Listing, Problem, Upsert
+from cilia.k8s.watch import Delete, Event, Invalid, Listed, Listing, Problem, Unread, Upsert
 from tests.cilia.k8s.forms import endpoint_slice, service
 
 SERVICE_KEY = ("Service", "test", "echo")
@@ -25,6 +25,8 @@ def spoken(events: list[Event]) -> list[str]:
                 texts.append(f"[{event.kind}")
             case Listed():
                 texts.append(f"{event.kind}]")
+            case Unread():
+                texts.append(f"{event.kind}...")
             case Invalid():
                 texts.append(f"!{event.origin}")
     return texts
@@ -41,6 +43,22 @@ async def test_a_reader_gets_its_kinds_and_an_end_of_the_list_each() -> None:
     assert spoken(await anext(only_services)) == ["[Service", "+echo", "Service]"]
     store.publish([Delete(("EndpointSlice", "test", "echo-1")), Delete(SERVICE_KEY)])
     assert spoken(await anext(only_services)) == ["-echo"]
+
+
+async def test_readers_are_told_that_more_cannot_be_read_now() -> None:
+    store = ObjectStore()
+    reader = store.watch(Service)
+    await anext(reader)
+    store.publish([Upsert(service("a"))])
+    store.set_partly()
+    assert spoken(await anext(reader)) == ["+a", "Service..."]
+    late = store.watch(Service)
+    assert spoken(await anext(late)) == ["[Service", "+a", "Service..."]
+    store.publish([Upsert(service("b"))])
+    store.set_complete()
+    for each in (reader, late):
+        assert spoken(await anext(each)) == ["+b", "Service]"]
+    assert spoken(await anext(store.watch(Service)))[-1] == "Service]"
 
 
 async def test_what_comes_while_a_reader_is_busy_is_one_batch() -> None:
