@@ -133,6 +133,8 @@ class Reconciler(Generic[T]):
         self._progress = Progress()
         self._prune = _Request(config.prune_interval_s)
         self._prune.wanted = True  # the first one, once the table is initialised
+        self._retry_wanted = False
+        self._was_filling = False  # the last cycle saw a table that was not initialised
         self._failures: dict[str, str] = {}  # of prune and verify, until they succeed
         self._verify = _Request(config.verify_interval_s)
         self._verify.done(clock())
@@ -146,6 +148,11 @@ class Reconciler(Generic[T]):
     def prune_now(self) -> None:
         """Ask for a full prune; it comes when the table is initialised and no change is left."""
         self._prune.wanted = True
+        self._wake()
+
+    def retry_now(self) -> None:
+        """Ask for another attempt of all that failed: why they did may be over."""
+        self._retry_wanted = True
         self._wake()
 
     def verify_now(self) -> None:
@@ -211,12 +218,20 @@ class Reconciler(Generic[T]):
         with self._asked_lock:
             asked = self._asked  # before looking at the requests, so that none is slept over
         txn = self._db.read_txn()
+        if self._retry_wanted:
+            self._retry_wanted = False
+            self._retries.hasten()
         more = self._round(txn)
         if more:
             return _Cycle(True)
         initialized, init_watch = self._table.initialized_watch(txn)
+        if initialized and self._was_filling:
+            self._retries.hasten()  # for want of inputs they may have failed
+        self._was_filling = not initialized
         now = self._clock()
         if initialized and self._prune.ready(now):
+            if self._is_retry_due(now):
+                return _Cycle(True)  # what is wanted goes before what is not
             self._run_prune(txn)
         if initialized and self._verifier is not None and self._verify.ready(now):
             if self.config.verify_in_thread:
@@ -229,6 +244,10 @@ class Reconciler(Generic[T]):
         if not initialized:
             watches.append(init_watch)
         return _Cycle(False, None, tuple(watches), self._next_due(initialized))
+
+    def _is_retry_due(self, now: float) -> bool:
+        due = self._retries.next_due()
+        return due is not None and due <= now
 
     def _next_due(self, initialized: bool) -> float:
         retry = self._retries.next_due()

@@ -121,6 +121,15 @@ class Retries(Generic[T]):
             taken.append(item)
         return taken
 
+    def hasten(self) -> None:
+        """Have everything that waits due now: why it failed may be over."""
+        now = self._clock()
+        waiting = list(self._by_due.values())
+        self._by_due.clear()
+        for item in waiting:
+            item.due = now
+            self._by_due[now, item.number] = item
+
     def next_due(self) -> float | None:
         """When the next attempt is due, None if there is none."""
         return self._by_due.peekitem(0)[0][0] if self._by_due else None

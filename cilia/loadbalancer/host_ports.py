@@ -8,7 +8,7 @@ pod's unique id, so that a pod and its successor of the same name are two.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -136,7 +136,7 @@ class HostPortController:
             changes = self._pods.changes(wtxn)
         try:
             # What went while nobody looked is in no change: look at everything once.
-            self._apply(self._missing(), complete=False)
+            self._apply(self._missing())
             while True:
                 await self.step(changes).wait()
         finally:
@@ -151,21 +151,28 @@ class HostPortController:
         """Does what there is to do; returns what to wait for."""
         txn = self._writer.db.read_txn()
         changes, changed = iterator.next(txn)
-        initialized, initialization = self._pods.initialized_watch(txn)
-        complete = initialized and not self._completed
-        self._apply(list(changes), complete=complete)
-        self._completed = self._completed or complete
-        return WatchSet(changed) if initialized else WatchSet(changed, initialization)
+        filled, filling = self._pods.filled_watch(txn)
+        initialized = self._pods.initialized(txn)
+        mark: Callable[[WriteTxn], None] | None = None
+        if initialized and not self._completed:
+            mark = self._complete
+        elif filled and not initialized:
+            mark = self._complete.stall
+        self._apply(list(changes), mark)
+        self._completed = self._completed or initialized
+        return WatchSet(changed) if initialized else WatchSet(changed, filling)
 
-    def _apply(self, changes: Sequence[Change[Pod]], *, complete: bool) -> None:
+    def _apply(
+        self, changes: Sequence[Change[Pod]], mark: Callable[[WriteTxn], None] | None = None
+    ) -> None:
         wanted = {pod_key(c.obj): self._wanted(c.obj, c.deleted) for c in changes}
-        if not wanted and not complete:
+        if not wanted and mark is None:
             return
         with self._writer.write_txn() as wtxn:
             for key, held in wanted.items():
                 self._write(wtxn, key, held.converted if held else ConvertedPod())
-            if complete:
-                self._complete(wtxn)
+            if mark is not None:
+                mark(wtxn)
         for key, held in wanted.items():
             if held is None:
                 self._held.pop(key, None)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cilia.cluster.inputs import STATE_FILE_COPIES, file_copies
+from cilia.cluster.k8s_watches import K8sWatchReflector
 from cilia.cluster.problems import ProblemReflector
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
@@ -30,10 +31,12 @@ from cilia.loadbalancer.redirects.controller import RedirectTables
 from cilia.loadbalancer.services.reflector import ServiceReflector
 from cilia.loadbalancer.services.writer import LoadBalancerTables, Writer
 from cilia.loadbalancer.this_node import LocalNode
+from cilia.loadbalancer.unread_inputs import UnreadInputs
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Job, Part
 from reconcilers.config import Config
-from reconcilers.loadbalancer.frontends import FrontendOperations, run_frontends
+from reconcilers.loadbalancer.frontend_start import FrontendStart
+from reconcilers.loadbalancer.frontends import FrontendOperations
 from reconcilers.loadbalancer.health_check_ports import ANY_ADDRESS, HealthPortOperations
 from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from reconcilers.reconciler import Reconciler
@@ -96,7 +99,7 @@ def build(
         **_control_plane(ctx, options, part, cluster),
         **_datapath(ctx, options, part, cluster, node, datapath),
         **_health_checks(ctx, options, part, cluster, health_check_address),
-        **_state_file(ctx, options, part.writer),
+        **_state_file(ctx, options, part.writer, cluster),
         **redirects.build(
             ctx,
             options,
@@ -174,22 +177,18 @@ def _datapath(
         ctx.db, tables.frontends, node.addresses, _machines(cluster, node)
     )
 
-    async def reconcile_frontends() -> None:
+    start = FrontendStart(
+        part.reconciler,
+        part.operations,
+        tables.frontends,
+        (tables.services, tables.backends, cluster.nodes, node.addresses),
+        UnreadInputs(tables.frontends, cluster.watches, cluster.nodes, options.node_name),
         # Programs that have traffic may have got it from another proxy a moment ago.
-        await run_frontends(
-            part.reconciler,
-            part.operations,
-            tables.services,
-            tables.frontends,
-            tables.backends,
-            cluster.nodes,
-            node.addresses,
-            beside_others=datapath.programs is not None,
-        )
-
+        beside_others=datapath.programs is not None,
+    )
     conflicts = NodePortConflicts(ctx.db, tables.frontends, node.addresses, ctx.problems, options)
     jobs: dict[str, Job] = {
-        "reconcile-frontends": reconcile_frontends,
+        "reconcile-frontends": start.run,
         "node-port-conflicts": conflicts.run,
         "follow-node-addresses": follower.run,
         "draining": DrainController(
@@ -237,12 +236,16 @@ def _connection_counter(datapath: DatapathPart) -> ConnectionCounter | None:
     return count
 
 
-def _state_file(ctx: Context, options: LoadBalancerOptions, writer: Writer) -> dict[str, Job]:
+def _state_file(
+    ctx: Context, options: LoadBalancerOptions, writer: Writer, cluster: ClusterPart
+) -> dict[str, Job]:
     """Services of `--lb-state-file`, less preferred than those of the API server; or nothing."""
     if options.lb_state_file is None:
         return {}
     copies = file_copies(options, STATE_FILE_COPIES)
     source = state_file_source(options.lb_state_file, options.lb_state_file_interval_s, copies)
+    watch = K8sWatchReflector(ctx.db, cluster.watches, ctx.health_of("k8s"))
+    source.observe(watch.report)
     services = ServiceReflector(source, writer, origin=Source.API)
     refused = ProblemReflector(source, ctx.db, ctx.problems, name="lb-state-file")
     return {

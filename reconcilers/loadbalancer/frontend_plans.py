@@ -65,6 +65,9 @@ class FrontendPlanner:
         self.references = BackendReferences()
         self.programmed: dict[L3n4Addr, Programmed] = {}
         self.wildcards = WildcardOwners()
+        # Addresses without a wildcard entry as long as they may turn out to be a machine's.
+        self.doubtful: set[L3n4Addr] = set()
+        self.waits_for_machines = False
         self.restored = Restored()
         for family in maps.families:
             self.restored.read(
@@ -189,11 +192,18 @@ class FrontendPlanner:
     def _reference_wildcard(
         self, plan: Plan, fe: Frontend, addr: L3n4Addr, programmed: Programmed
     ) -> None:
-        if (
+        wanted = (
             layout.wants_wildcard(fe, self._config)
             and addr == fe.address
             and not self._machines.has(addr)
-        ):
+        )
+        if wanted and self.waits_for_machines and not self._machines.complete:
+            # Nobody knows yet that no machine has the address; an entry of before stays.
+            self.doubtful.add(addr)
+            return
+        if self.doubtful:
+            self.doubtful.discard(addr)
+        if wanted:
             programmed.wildcard = layout.plain_type(fe)
             self.wildcards.add(layout.wildcard_key(addr), addr)
         elif programmed.wildcard != _NO_WILDCARD:
@@ -211,6 +221,7 @@ class FrontendPlanner:
         if programmed is None or programmed.owner != owner:
             return
         del self.programmed[addr]
+        self.doubtful.discard(addr)
         family, keys = self._maps.of(addr), layout.service_keys(addr)
         plan.remove(_MASTER_GONE, family.service, keys.slot(0))
         for slot in range(1, programmed.slots + 1):

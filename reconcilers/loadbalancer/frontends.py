@@ -16,14 +16,14 @@ from typing import Any
 from bpf.maps.lb import LBMaps, decode_id, encode_id
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
+from reconcilers.loadbalancer.frontend_holds import Holds
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
 from reconcilers.loadbalancer.frontend_plans import FrontendPlanner
 from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from reconcilers.loadbalancer.node_ports import NodePortAddresses, surrogate_of
 from reconcilers.maps.staged import BEFORE_BACKENDS_GO, Phase, Plan, Step, admit, write
 from reconcilers.operations import Entry
-from reconcilers.reconciler import Reconciler
-from statedb import ReadTxn, Table, wait_initialized
+from statedb import ReadTxn, Table
 from tables.addressing import L3n4Addr
 from tables.loadbalancer.frontends import Frontend, with_outcome
 from tables.node.node_addresses import NodeAddress
@@ -35,6 +35,10 @@ class StillReferencedError(Exception):
 
 class PruneError(Exception):
     """Some foreign entries could not be deleted."""
+
+
+class HeldBackError(Exception):
+    """A row waits for inputs that are unread; what is in force of it stays."""
 
 
 class FrontendOperations:
@@ -58,6 +62,9 @@ class FrontendOperations:
         self._machines = machines or MachineAddresses(node_addresses)
         self._node_ports = NodePortAddresses(node_addresses, config)
         self._maps = FrontendMaps(maps)
+        self._holds: Holds | None = None
+        # Rows whose last attempt was none.
+        self._held_back: set[L3n4Addr] = set()
         self.restore()
 
     # -- start --
@@ -66,6 +73,7 @@ class FrontendOperations:
         """Forget everything and take ids and contents from the maps."""
         self._maps.load()
         self._planner = FrontendPlanner(self._maps, self._machines, self.config)
+        self._planner.waits_for_machines = self._holds is not None
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
@@ -73,6 +81,17 @@ class FrontendOperations:
         self._in_doubt = False
         self._had_entries = bool(self._planner.restored.slots)
         self._told = False  # whether all source ranges say what they mean
+
+    def hold_back(self, holds: Holds) -> None:
+        """From now on, carry out only what `holds` lets pass, and remove nothing while it says that
+        something is unread."""
+        self._holds = holds
+        self._planner.waits_for_machines = True
+
+    @property
+    def doubtful(self) -> frozenset[L3n4Addr]:
+        """Addresses whose wildcard entry waits for Node objects."""
+        return frozenset(self._planner.doubtful)
 
     @property
     def restored(self) -> bool:
@@ -116,7 +135,7 @@ class FrontendOperations:
             raise entry.error
 
     def update_batch(self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]) -> None:
-        self._carry_out(txn, entries, self._plan_update)
+        self._carry_out(txn, self._let_pass(txn, entries), self._plan_update)
         programmed = self._planner.programmed
         for entry in entries:
             obj = entry.obj
@@ -128,7 +147,7 @@ class FrontendOperations:
                 entry.result = with_outcome(obj, obj.status, number)
 
     def delete_batch(self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]) -> None:
-        self._carry_out(txn, entries, self._plan_delete)
+        self._carry_out(txn, self._let_pass(txn, entries), self._plan_delete)
 
     def prune(self, txn: ReadTxn, objects: Iterable[Frontend]) -> None:
         """Remove what no programmed frontend leads to. Raises: PruneError.
@@ -136,6 +155,8 @@ class FrontendOperations:
         Every row was attempted, so an address that none of them has is foreign. An entry that a
         failed row still leads to stays, and the prune has to come again.
         """
+        if self._held_back:
+            raise PruneError(f"{len(self._held_back)} frontends wait for inputs that are unread")
         if self._unfinished or self._in_doubt or self._maps.have_unclaimed():
             self._prune()
             self._in_doubt = False
@@ -181,6 +202,35 @@ class FrontendOperations:
 
     def describe(self, key: Any, value: Any | None) -> tuple[str, str]:
         return self._maps.describe(key, value)
+
+    # -- waiting for inputs --
+
+    def _let_pass(
+        self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]
+    ) -> Sequence[Entry[Frontend]]:
+        """Return those that need not wait; the others have an error."""
+        unread = frozenset() if self._holds is None else self._holds.unread(txn)
+        if not unread and not self._held_back:
+            return entries
+        passing = []
+        for entry in entries:
+            reason = self._reason(unread, entry) if unread else ""
+            if reason:
+                self._held_back.add(entry.obj.address)
+                entry.error = HeldBackError(f"waits, and is in force as it was: {reason}")
+            else:
+                self._held_back.discard(entry.obj.address)
+                passing.append(entry)
+        return passing
+
+    def _reason(self, unread: frozenset[str], entry: Entry[Frontend]) -> str:
+        assert self._holds is not None
+        address = entry.obj.address
+        if not entry.deleted:
+            return self._holds.reason(unread, entry.obj)
+        if address in self._planner.programmed or address in self._expanded:
+            return "it is removed once all inputs are read"
+        return ""  # the prune removes it
 
     # -- planning an update --
 
@@ -320,28 +370,10 @@ class FrontendOperations:
         return in_use
 
 
-async def run_frontends(
-    reconciler: Reconciler[Frontend],
-    operations: FrontendOperations,
-    *tables: Table[Any],
-    beside_others: bool = False,
-) -> None:
-    """Run the reconciler, at once or when `tables` are filled.
-
-    Half-filled tables would take backends away from frontends that are in force, in the maps (if
-    they held any at start) or with another proxy (`beside_others`): a frontend whose backends are
-    not known yet refuses. The wait has no limit: as long as a source does not answer, what was in
-    force is the best that is known.
-    """
-    if operations.restored or beside_others:
-        await wait_initialized(reconciler.db, *tables)
-    await reconciler.run()
-
-
 __all__ = [
     "FrontendConfig",
     "FrontendOperations",
+    "HeldBackError",
     "PruneError",
     "StillReferencedError",
-    "run_frontends",
 ]

@@ -26,11 +26,14 @@ class MachineAddresses:
         self._devices = devices
         self._tables = [t for t in (node_addresses, nodes, devices) if t is not None]
         self._revisions: list[int] = []
+        #: True if each Node object is known.
+        self.complete = True
         self.all: frozenset[IP] = frozenset()
         #: Of this node, those that its traffic may leave with.
         self.own: tuple[IP, ...] = ()
 
     def refresh(self, txn: ReadTxn) -> None:
+        self.complete = self._nodes is None or self._nodes.initialized(txn)
         revisions = [table.revision(txn) for table in self._tables]
         if revisions != self._revisions:
             self.all = self.read(txn)

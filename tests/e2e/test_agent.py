@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -134,6 +135,31 @@ def test_a_service_deleted_while_the_agent_was_down_is_gone_after_the_start(echo
     echo.eventually(lambda: OTHER_V4 not in maps_of(echo))
     assert "errno" in echo.inside.tcp(OTHER_V4, 80)
     assert V4 in maps_of(echo)
+
+
+def test_a_broken_file_of_which_nothing_is_known_holds_up_no_other_at_a_start(w: World) -> None:
+    """What it had stays; the good files' additions and changes come into force; then it is read."""
+    w.write("echo.yaml", served("echo", V4, POD_V4[:1]))
+    w.write("broken.yaml", served("other", OTHER_V4, POD_V4[:1]))
+    w.start_agent()
+    w.eventually(w.ready)
+    w.kill_agent()
+    shutil.rmtree(w.state_dir / "manifests")
+    w.write("broken.yaml", "kind: [unclosed\n")
+    w.write("echo.yaml", served("echo", V4, POD_V4[1:2]))
+    w.write("new.yaml", served("new", "10.203.0.12", POD_V4[1:2]))
+    w.write("empty.yaml", served("empty", "10.203.0.13", []))
+    w.start_agent()
+    w.eventually(lambda: w.inside.tcp("10.203.0.12", 80).get("answer") == POD_V4[1])
+    assert {w.inside.tcp(V4, 80)["answer"] for _ in range(12)} == {POD_V4[1]}
+    assert w.inside.tcp(OTHER_V4, 80)["answer"] == POD_V4[0], "nothing is removed"
+    (degraded,) = [row for row in w.get("/status")["degraded"] if "manifests" in row["component"]]
+    assert degraded["message"].startswith("broken.yaml is not read, and nothing tells")
+    (w.manifests / "broken.yaml").unlink()
+    w.eventually(w.ready)
+    w.eventually(lambda: "errno" in w.inside.tcp(OTHER_V4, 80))
+    assert w.inside.tcp("10.203.0.13", 80)["errno"] == errno.ECONNREFUSED
+    assert w.inside.tcp(V4, 80)["answer"] == POD_V4[1]
 
 
 def test_sigterm_leaves_traffic_and_cleanup_ends_it(echo: World) -> None:

@@ -11,15 +11,16 @@ when anything of it changes, from one snapshot: policies and pods of a node are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from enum import Enum
+from typing import Any, Final
 
 import msgspec
 
 from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.services.selection import in_order, matching
-from cilia.loadbalancer.services.writer import ServiceChange, Writer
-from statedb import ReadTxn, RWTable, WatchSet, WriteTxn
+from cilia.loadbalancer.services.writer import Initializers, ServiceChange, Writer
+from statedb import Initializer, ReadTxn, RWTable, Table, WatchSet, WriteTxn
 from tables.addressing import IP, SCOPE_EXTERNAL, L3n4Addr, ServiceName
 from tables.cluster.pod_namespaces import PodNamespace
 from tables.cluster.pods import Pod, pod_key
@@ -124,6 +125,15 @@ class _Plan(msgspec.Struct):
     problems: list[Problem] = []
 
 
+class _Reading(Enum):
+    """What there is to say of the inputs."""
+
+    GOES_ON = "goes on"
+    # What is missing cannot be read now.
+    STALLED = "stalled"
+    COMPLETE = "complete"
+
+
 class RedirectTables(msgspec.Struct, frozen=True):
     """What there is beside the writer's tables; the controller writes ``skips`` alone."""
 
@@ -164,22 +174,23 @@ class RedirectController:
         watch.add(changed)
         redirections = self._redirections(txn, list(policies), watch)
         plan = self._plan(txn, redirections, watch)
-        complete = self._is_complete(txn, watch)
-        self._write_skips(txn, plan, complete=complete)
-        self._write(plan, complete=complete)
+        reading = self._reading(txn, watch)
+        self._write_skips(txn, plan, reading)
+        self._write(plan, reading)
+        self._completed = self._completed or reading is _Reading.COMPLETE
         return watch
 
-    def _is_complete(self, txn: ReadTxn, watch: WatchSet) -> bool:
-        """True when all inputs are there for the first time."""
+    def _reading(self, txn: ReadTxn, watch: WatchSet) -> _Reading:
+        """How far the inputs are, if that is news."""
         if self._completed:
-            return False
-        complete = True
-        for table in (self._tables.policies, self._tables.pods, self._tables.namespaces):
-            initialized, changed = table.initialized_watch(txn)
-            if not initialized:
-                complete = False
-                watch.add(changed)
-        return complete
+            return _Reading.GOES_ON
+        t = self._tables
+        inputs: list[Table[Any]] = [t.policies, t.pods, t.namespaces]
+        filled = [table.filled_watch(txn) for table in inputs]
+        if all(table.initialized(txn) for table in inputs):
+            return _Reading.COMPLETE
+        watch.add(*(changed for _, changed in filled))
+        return _Reading.STALLED if all(done for done, _ in filled) else _Reading.GOES_ON
 
     # -- what is wanted
 
@@ -228,8 +239,8 @@ class RedirectController:
 
     # -- writing
 
-    def _write(self, plan: _Plan, *, complete: bool) -> None:
-        if not plan.redirections and not self._held and not complete:
+    def _write(self, plan: _Plan, reading: _Reading) -> None:
+        if not plan.redirections and not self._held and reading is _Reading.GOES_ON:
             return
         writer = self._writer
         by_service: dict[ServiceName, list[Redirection]] = {}
@@ -244,10 +255,8 @@ class RedirectController:
                 self._apply(wtxn, name, redirection, plan.redirected[name])
             table = writer.tables.problems
             replace_problems(table, wtxn, _ORIGIN, plan.problems, writer.now())
-            if complete:
-                self._complete(wtxn)
+            _tell(self._complete, wtxn, reading)
         self._held, self._by_service = plan.redirections, by_service
-        self._completed = self._completed or complete
 
     def _apply(
         self,
@@ -284,10 +293,11 @@ class RedirectController:
 
     # -- what pods are spared
 
-    def _write_skips(self, txn: ReadTxn, plan: _Plan, *, complete: bool) -> None:
+    def _write_skips(self, txn: ReadTxn, plan: _Plan, reading: _Reading) -> None:
         wanted = {skip_key(row): row for row in self._skips(txn, plan)}
         table = self._tables.skips
-        if not wanted and not complete and not table.num_objects(txn):
+        news = reading is not _Reading.GOES_ON
+        if not (wanted or news or table.num_objects(txn)):
             return
         with self._writer.db.write_txn(table) as wtxn:
             held: Mapping[SkipKey, RedirectSkip] = {skip_key(row): row for row in table.all(wtxn)}
@@ -298,8 +308,7 @@ class RedirectController:
             for key, row in held.items():
                 if key not in wanted:
                     table.delete(wtxn, row)
-            if complete:
-                self._skips_complete(wtxn)
+            _tell(self._skips_complete, wtxn, reading)
 
     def _skips(self, txn: ReadTxn, plan: _Plan) -> Iterator[RedirectSkip]:
         for name, redirection in plan.redirections.items():
@@ -318,6 +327,13 @@ class RedirectController:
         """Those by which the pod's packets are known."""
         pod = self._tables.pods.get(txn, name)
         return () if pod is None or pod.host_network else pod.ips
+
+
+def _tell(initializer: Initializer | Initializers, wtxn: WriteTxn, reading: _Reading) -> None:
+    if reading is _Reading.COMPLETE:
+        initializer(wtxn)
+    elif reading is _Reading.STALLED:
+        initializer.stall(wtxn)
 
 
 def _taken(policy: RedirectPolicy, address: L3n4Addr, first: ServiceName) -> Problem:

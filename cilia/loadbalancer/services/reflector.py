@@ -18,7 +18,7 @@ import msgspec
 
 from cilia.cluster.batch import WAIT_S, batches
 from cilia.k8s.objects import EndpointSlice, Service
-from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Upsert
+from cilia.k8s.watch import Delete, Event, Listed, Listing, Source, Unread, Upsert
 from cilia.loadbalancer.services.batch import Batch
 from cilia.loadbalancer.services.batch_writer import BatchWriter, Committed
 from cilia.loadbalancer.services.complaints import Complaints
@@ -29,6 +29,11 @@ from tables.sources import Source as Origin
 KINDS: Final = (Service, EndpointSlice)
 # Services written in one transaction: more would keep others from the tables for too long.
 SERVICES_A_TXN: Final = 500
+
+
+def initializer_of(origin: Origin) -> str:
+    """Return the name of the initializer of what has this origin."""
+    return f"{origin}-services"
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -46,7 +51,8 @@ class Report(msgspec.Struct, frozen=True):
 class ServiceReflector:
     """Follows one source. ``run`` ends only when it is cancelled.
 
-    Its own state is how complete the tables are: they are once each kind was listed.
+    Its own state is how complete the tables are: they are once each kind was listed; its
+    initializer is stalled while the source cannot send all of what is missing.
     """
 
     def __init__(
@@ -67,9 +73,11 @@ class ServiceReflector:
         complaints = Complaints(writer.tables.problems, origin)
         self._known = KnownObjects(writer, origin, complaints)
         self._batch_writer = BatchWriter(writer, origin, self._known, complaints, committed)
-        self._complete = writer.register_initializer(f"{origin}-services")
+        self._complete = writer.register_initializer(initializer_of(origin))
         self._completed = False
         self._unlisted = {kind.KIND for kind in KINDS}
+        # Kinds of which the source has sent what it can.
+        self._unread: set[str] = set()
 
     async def run(self) -> None:
         self.begin()
@@ -103,6 +111,8 @@ class ServiceReflector:
                 case Listed():
                     deleted += self._known.end_list(event, batch)
                     self._unlisted.discard(event.kind)
+                case Unread():
+                    self._unread.add(event.kind)
         self._write(batch)
         seconds = time.perf_counter() - started
         self._report(Report(upserted, deleted, len(self._known), seconds))
@@ -115,7 +125,8 @@ class ServiceReflector:
 
     def _write(self, batch: Batch) -> None:
         if self._unlisted:
-            self._batch_writer.write(batch)
+            stalled = self._unlisted <= self._unread
+            self._batch_writer.write(batch, self._complete.stall if stalled else None)
             return
         # A slice without its service is an error only when all services have been seen.
         for name in batch.touched:

@@ -28,7 +28,7 @@ from cilia.loadbalancer.services.claims import Claims, first, precedes
 from cilia.loadbalancer.services.selection import in_order, probed, probed_backends, select_backends
 from cilia.loadbalancer.shadows import Shadows, is_preferred
 from cilia.loadbalancer.this_node import LocalNode
-from statedb import DB, RWTable, WriteTxn
+from statedb import DB, Initializer, RWTable, WriteTxn
 from statedb.status import pending, set_status
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer import backends as be_table
@@ -80,6 +80,23 @@ class LoadBalancerTables:
         self.claims = new_frontend_claims_table(db)
         self.shadows = new_shadowed_services_table(db)
         self.problems = problems
+
+
+class Initializers:
+    """One initializer of several tables."""
+
+    def __init__(self, *each: Initializer) -> None:
+        self._each = each
+
+    def __call__(self, wtxn: WriteTxn) -> None:
+        """Mark it done in all of them."""
+        for done in self._each:
+            done(wtxn)
+
+    def stall(self, wtxn: WriteTxn) -> None:
+        """Say that what is missing cannot be had now."""
+        for initializer in self._each:
+            initializer.stall(wtxn)
 
 
 RedirectFor = Callable[[ServiceName, FrontendParams], ServiceName | None]
@@ -139,21 +156,15 @@ class Writer:
         """Name who says where a frontend that is new is redirected."""
         self._redirect_for = redirect_for
 
-    def register_initializer(self, name: str) -> Callable[[WriteTxn], None]:
-        """Nothing is pruned from the datapath until the returned function was called."""
+    def register_initializer(self, name: str) -> Initializers:
+        """Nothing is pruned from the datapath until the returned object was called."""
         t = self.tables
         with self.write_txn() as wtxn:
-            done = [
+            return Initializers(
                 t.services.register_initializer(wtxn, name),
                 t.frontends.register_initializer(wtxn, name),
                 t.backends.register_initializer(wtxn, name),
-            ]
-
-        def complete(wtxn: WriteTxn) -> None:
-            for mark in done:
-                mark(wtxn)
-
-        return complete
+            )
 
     def apply(self, wtxn: WriteTxn, change: ServiceChange) -> None:
         """Makes one change. Idempotent."""

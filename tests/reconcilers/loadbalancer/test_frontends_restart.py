@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import anyio
@@ -12,7 +11,6 @@ import pytest
 from bpf.maps.lb import BackendValue, RevNatValue, encode_backend, encode_id, encode_rev_nat
 from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.options import LoadBalancerOptions
-from reconcilers.loadbalancer.frontends import run_frontends
 from tables.loadbalancer.backends import BackendState
 from tables.loadbalancer.frontends import Frontend
 from tests.reconcilers.loadbalancer.lb_world import (
@@ -208,55 +206,6 @@ async def test_terminating_backend_is_no_quarantined_one_after_a_restart() -> No
     summary = world.ops.summary()
     # The node port and its one IPv4 address.
     assert summary["restoredQuarantines"] == 2
-
-
-# -- waiting for the tables ---------------------------------------------------------------------
-
-
-async def test_first_round_waits_for_the_tables_when_something_was_restored() -> None:
-    kernel = await lived()
-    world = LBWorld(kernel=kernel)
-    with world.db.write_txn(world.node_addresses) as wtxn:
-        filled = world.node_addresses.register_initializer(wtxn, "test")
-    world.put(frontend(VIP))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_frontends, world.reconciler, world.ops, world.node_addresses)
-        await anyio.sleep(0.02)
-        assert kernel.log == []
-        with world.db.write_txn(world.node_addresses) as wtxn:
-            filled(wtxn)
-        await world.settled()
-        assert kernel.log != []
-        tasks.cancel_scope.cancel()
-
-
-async def test_first_round_waits_for_the_tables_beside_another_proxy() -> None:
-    world = LBWorld()
-    with world.db.write_txn(world.node_addresses) as wtxn:
-        filled = world.node_addresses.register_initializer(wtxn, "test")
-    world.put(frontend(VIP))
-    run = partial(run_frontends, beside_others=True)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run, world.reconciler, world.ops, world.node_addresses)
-        await anyio.sleep(0.02)
-        assert world.log == []
-        with world.db.write_txn(world.node_addresses) as wtxn:
-            filled(wtxn)
-        await world.settled()
-        assert world.log != []
-        tasks.cancel_scope.cancel()
-
-
-async def test_first_round_waits_for_nobody_when_nothing_was_restored() -> None:
-    world = LBWorld()
-    with world.db.write_txn(world.node_addresses) as wtxn:
-        world.node_addresses.register_initializer(wtxn, "never")
-    world.put(frontend(VIP))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_frontends, world.reconciler, world.ops, world.node_addresses)
-        await world.settled()
-        tasks.cancel_scope.cancel()
-    assert world.log != []
 
 
 async def pruned(world: LBWorld) -> None:
