@@ -86,10 +86,14 @@ class Access:
                     str(self._token_file), str(self._ca_file), environ=_NO_ADDRESS
                 ).load_and_set(configuration)
         except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
-            what = self._kubeconfig or self._token_file
-            raise AccessError(f"{what}: {error}") from None
+            raise self._unusable(str(error)) from None
+        except Exception as error:  # noqa: BLE001 - the package expects other values than these
+            raise self._unusable(f"is no kubeconfig: {type(error).__name__}: {error}") from None
         with self._lock:
             self._configuration = configuration
+
+    def _unusable(self, text: str) -> AccessError:
+        return AccessError(f"{self._kubeconfig or self._token_file}: {' '.join(text.split())}")
 
     @property
     def settings(self) -> object:

@@ -18,7 +18,7 @@ from cilia.k8s.objects import EndpointSlice, K8sObject
 from cilia.k8s.resource import Resource
 from cilia.k8s.resource_watch import Options, ResourceWatch
 from cilia.k8s.signal import Signal
-from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
+from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Problem, Upsert
 from cilia.k8s.watch_state import WatchState
 
 # Events that a reader may have waiting before its watches are read no further.
@@ -104,6 +104,7 @@ class ApiSource:
         self._problems: dict[str, Invalid] = {}
         self._problem_readers: list[_Reader] = []
         self._complete = False
+        client.observe_access(self._access_told)
 
     def observe(self, observer: Callable[[WatchState], None]) -> None:
         """Have each change of a watch's state told from now on."""
@@ -150,6 +151,11 @@ class ApiSource:
     def _list_problems(self) -> list[Event]:
         listed: list[Event] = [Listed(PROBLEMS)] if self._complete else []
         return [Listing(PROBLEMS), *self._problems.values(), *listed]
+
+    def _access_told(self, problem: str) -> None:
+        """Credentials were read again, and what is wrong with them."""
+        text = f"{problem}: what was read before is used; mend it before the agent is started anew"
+        self.tell_problems([Invalid("api:access", (Problem(text),) if problem else ())])
 
     def _recovered(self) -> None:
         """One connection carries all: who is answered knows it for the others."""

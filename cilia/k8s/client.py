@@ -112,6 +112,11 @@ class Client:
         self._server: Server | None = None
         self._past = Traffic()
         self._server_errors = 0
+        self._tell_access: Callable[[str], None] = lambda problem: None
+
+    def observe_access(self, observer: Callable[[str], None]) -> None:
+        """Have it told what is wrong with credentials that were read again; empty: nothing."""
+        self._tell_access = observer
 
     @property
     def traffic(self) -> Traffic:
@@ -209,7 +214,9 @@ class Client:
             await anyio.to_thread.run_sync(self._access.reload)
         except AccessError as error:
             log.warning("credentials cannot be read again", error=str(error))
+            self._tell_access(str(error))
             return
+        self._tell_access("")
         if self._access.server != before:
             self.servers.renamed(before, self._access.server)
 

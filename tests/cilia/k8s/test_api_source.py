@@ -25,7 +25,7 @@ from cilia.k8s.object_events import ObjectEvents
 from cilia.k8s.objects import EndpointSlice, K8sObject, Service
 from cilia.k8s.resource import Resource
 from cilia.k8s.resource_watch import Options
-from cilia.k8s.watch import Delete, Invalid, Listed, Listing, Upsert
+from cilia.k8s.watch import Delete, Event, Invalid, Listed, Listing, Upsert
 from cilia.k8s.watch_state import Anomaly, State
 from tests.cilia.k8s.fake_api import FakeApi
 from tests.cilia.k8s.forms import service_form, slice_form
@@ -551,17 +551,78 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         parse_server(url)
 
 
-def test_kubeconfig_names_the_server_and_the_token(tmp_path: Path) -> None:
+def kubeconfig(server: str, user: dict[str, Any]) -> bytes:
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "c",
-        "clusters": [{"name": "k", "cluster": {"server": "https://192.0.2.1:6443"}}],
-        "users": [{"name": "u", "user": {"token": "secret"}}],
+        "clusters": [{"name": "k", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": user}],
         "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
     }
+    return json.dumps(config).encode()
+
+
+async def test_a_kubeconfig_that_becomes_broken_is_a_problem_until_it_is_mended(
+    world: World, tmp_path: Path
+) -> None:
     path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(config))
+    good = kubeconfig(world.api.server.url, {"token": "secret"})
+    path.write_bytes(good)
+    source = world.source(access=Access(path))
+    problems = world.read(source)
+    world.run(source)
+    await world.watching(source)
+    path.write_bytes(b"hello")
+    cut(world)
+    told = [
+        event.problems
+        for event in await problems.until(lambda events: any(map(is_of_access, events)))
+        if isinstance(event, Invalid)
+    ]
+    assert str(path) in told[-1][0].message
+    assert "what was read before is used" in told[-1][0].message
+    await world.watching(source)
+    path.write_bytes(good)
+    cut(world)
+    await problems.until(lambda events: events[-1] == Invalid("api:access"))
+
+
+def cut(world: World) -> None:
+    for connection in list(world.api.server.connections):
+        connection.cut()
+
+
+def is_of_access(event: Event) -> bool:
+    return isinstance(event, Invalid) and event.origin == "api:access" and bool(event.problems)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"hello",
+        b"5",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"current-context": "c", "users": 5, "clusters": [], "contexts": [1]}',
+        kubeconfig("", {}).replace(b'"server": ""', b'"server": 5'),
+    ],
+)
+def test_a_broken_kubeconfig_is_one_sentence_that_names_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_bytes(content)
+    with pytest.raises(AccessError) as caught:
+        Access(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_kubeconfig_names_the_server_and_the_token(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_bytes(kubeconfig("https://192.0.2.1:6443", {"token": "secret"}))
     access = Access(path)
     assert access.server == "https://192.0.2.1:6443"
     assert access.headers() == [("authorization", "Bearer secret")]
@@ -585,16 +646,8 @@ echo '"status":{{"token":"t'$n'"}}}}'
         "command": str(plugin),
         "interactiveMode": "Never",
     }
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "k", "cluster": {"server": "https://192.0.2.1:6443"}}],
-        "users": [{"name": "u", "user": {"exec": exec_}}],
-        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-    }
     path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(config))
+    path.write_bytes(kubeconfig("https://192.0.2.1:6443", {"exec": exec_}))
     access = Access(path)
     assert access.headers() == [("authorization", "Bearer t1")]
     access.reload()
