@@ -94,11 +94,11 @@ def convert_service(
         int_,
         asked.forwarding_mode,
         asked.algorithm,
-        _affinity_timeout(spec),
+        _affinity_timeout(spec, warnings),
         spec.load_balancer_class,
         None,  # proxy_redirect: no Service object asks for one
         asked.proxy_delegation,
-        spec.health_check_node_port,
+        _health_check_port(spec, warnings),
         False,  # loopback_host_port: of host ports alone
         _source_ranges(spec),
         asked.source_ranges_policy,
@@ -173,12 +173,27 @@ def _policies(spec: k8s.ServiceSpec) -> tuple[TrafficPolicy, TrafficPolicy]:
     )
 
 
-def _affinity_timeout(spec: k8s.ServiceSpec) -> int:
+def _affinity_timeout(spec: k8s.ServiceSpec, warnings: Warnings) -> int:
     if spec.session_affinity != "ClientIP":
         return 0
     config = spec.session_affinity_config
     timeout_s = config.client_ip.timeout_seconds if config and config.client_ip else None
+    if timeout_s == 0:
+        said = f"0 is not from 1 to 86400: {DEFAULT_AFFINITY_TIMEOUT_S} is used"
+        warnings.append(("spec.sessionAffinityConfig.clientIP.timeoutSeconds", said))
     return timeout_s or DEFAULT_AFFINITY_TIMEOUT_S
+
+
+def _health_check_port(spec: k8s.ServiceSpec, warnings: Warnings) -> int:
+    """Return the port, or 0 if it is one of the Service's own node ports, which are served."""
+    number = spec.health_check_node_port
+    if number and spec.type in ("NodePort", "LoadBalancer"):
+        for at, port in enumerate(spec.ports or ()):
+            if port.node_port == number and port.protocol == "TCP":
+                said = f"{number} is the node port of ports[{at}]: no health check is answered"
+                warnings.append(("spec.healthCheckNodePort", said))
+                return 0
+    return number
 
 
 def _source_ranges(spec: k8s.ServiceSpec) -> tuple[Any, ...]:
@@ -207,7 +222,14 @@ def _frontends(
     warnings: Warnings,
 ) -> tuple[FrontendParams, ...]:
     spec = obj.spec
-    if spec.type == "ExternalName" or not spec.ports or is_headless(obj):
+    if spec.type == "ExternalName":
+        return ()
+    if spec.cluster_ips and _contradict_each_other(spec):
+        said = (
+            f"{spec.cluster_ip!r} is not clusterIPs[0], {spec.cluster_ips[0]!r}: neither is served"
+        )
+        warnings.append(("spec.clusterIP", said))
+    if not spec.ports or is_headless(obj):
         return ()
     all_ = _all_frontends(obj, service, exposed, config, warnings)
     if len(all_) == 1:
@@ -238,7 +260,7 @@ def _all_frontends(
     kind = spec.type
     scopes = _BOTH if has_two_scopes(service, config) else _EXTERNAL
     if exposed is None or "ClusterIP" in exposed:
-        ips = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
+        ips = _cluster_ips(spec)
         _at(found, spec, ips, FrontendType.CLUSTER_IP, _EXTERNAL, config, warnings)
     if kind in ("NodePort", "LoadBalancer"):
         if config.kube_proxy_replacement and (exposed is None or "NodePort" in exposed):
@@ -251,6 +273,29 @@ def _all_frontends(
     if external_ips and config.enable_external_ips:
         _at(found, spec, external_ips, FrontendType.EXTERNAL_IPS, scopes, config, warnings)
     return found
+
+
+def _cluster_ips(spec: k8s.ServiceSpec) -> Sequence[str]:
+    """Leave out the first address where the two fields contradict each other."""
+    one, many = spec.cluster_ip, spec.cluster_ips
+    if not many:
+        return (one,) if one else ()
+    if not _contradict_each_other(spec):
+        return many
+    return [ip for ip in many[1:] if not _is_same_ip(ip, one)]
+
+
+def _contradict_each_other(spec: k8s.ServiceSpec) -> bool:
+    """True if `clusterIP` is not the first of `clusterIPs`, which the API server refuses."""
+    one, first = spec.cluster_ip, spec.cluster_ips[0] if spec.cluster_ips else ""
+    return bool(one and spec.cluster_ips) and one != first and not _is_same_ip(one, first)
+
+
+def _is_same_ip(one: str, other: str) -> bool:
+    """An address may be spelled in several ways, and be "None"."""
+    if ":" in one and ":" in other:
+        return pack_ip(one) == pack_ip(other)
+    return one.lower() == other.lower()
 
 
 def has_two_scopes(service: Service, config: LoadBalancerOptions) -> bool:

@@ -162,6 +162,72 @@ def test_node_ports_are_of_the_families_of_the_service(
     assert node_ports == [f"{family}:30080/TCP NodePort" for family in families]
 
 
+@pytest.mark.parametrize(
+    ("one", "many", "served"),
+    [
+        ("10.96.0.1", ["10.96.0.2"], []),
+        ("10.96.0.1", ["10.96.0.2", "fd00::2"], ["fd00::2"]),
+        ("fd00::2", ["10.96.0.2", "fd00::2"], []),
+        ("10.96.0.1", ["None"], []),
+        ("None", ["10.96.0.2"], []),
+        ("10.96.0.1", ["", "fd00::2"], ["fd00::2"]),
+    ],
+)
+def test_cluster_addresses_that_contradict_each_other_are_not_served(
+    one: str, many: list[str], served: list[str]
+) -> None:
+    converted = convert(clusterIP=one, clusterIPs=many, ports=ports(80))
+    assert [str(params.address.ip) for params in converted.frontends] == served
+    assert converted.warnings == [
+        ("spec.clusterIP", f"{one!r} is not clusterIPs[0], {many[0]!r}: neither is served")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [("10.96.0.1", ["10.96.0.1", "fd00::2"]), ("", ["10.96.0.1"]), ("FD00:0::2", ["fd00::2"])],
+)
+def test_cluster_addresses_that_agree_are_all_served(one: str, many: list[str]) -> None:
+    converted = convert(clusterIP=one, clusterIPs=many, ports=ports(80))
+    assert [str(params.address.ip) for params in converted.frontends] == many
+    assert converted.warnings == []
+
+
+def test_a_health_check_at_a_node_port_of_the_service_itself_is_left_out() -> None:
+    asked: Any = {
+        "type": "LoadBalancer",
+        "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": 30080,
+    }
+    web = {"name": "web", "port": 80, "nodePort": 30080}
+    converted = convert(ports=[{"name": "dns", "port": 53, "nodePort": 30053}, web], **asked)
+    assert converted.service is not None
+    assert converted.service.health_check_node_port == 0
+    assert "0.0.0.0:30080/TCP" in " ".join(shown(converted))
+    assert converted.warnings == [
+        (
+            "spec.healthCheckNodePort",
+            "30080 is the node port of ports[1]: no health check is answered",
+        )
+    ]
+    for other in ({**web, "protocol": "UDP"}, {**web, "nodePort": 30081}):
+        converted = convert(ports=[other], **asked)
+        assert converted.service is not None
+        assert converted.service.health_check_node_port == 30080
+        assert converted.warnings == []
+
+
+@pytest.mark.parametrize("timeout_s", [0, 1])
+def test_an_affinity_of_no_time_is_that_of_the_default(timeout_s: int) -> None:
+    config = {"clientIP": {"timeoutSeconds": timeout_s}}
+    converted = convert(sessionAffinity="ClientIP", sessionAffinityConfig=config)
+    assert converted.service is not None
+    assert converted.service.affinity_timeout_s == (timeout_s or 10800)
+    assert len(converted.warnings) == (0 if timeout_s else 1)
+    converted = convert(sessionAffinity="None", sessionAffinityConfig=config)
+    assert converted.warnings == []
+
+
 def test_the_first_port_has_a_node_port_that_is_used_twice() -> None:
     twice = [
         {"name": name, "port": port, "nodePort": 30080} for name, port in (("a", 80), ("b", 81))
