@@ -71,6 +71,8 @@ def request_text(
         raise ApiError(f"{path}: {error}") from None
     finally:
         connection.close()
+    if response.status == 503 and response.headers.get_content_type() == "text/plain":
+        raise ApiError(text.strip())  # no answer of the path, but of whoever is too busy for it
     if response.status >= 400:
         raise ApiError(f"{url}: {response.status} {text.strip()}")
     return text

@@ -139,7 +139,8 @@ class _BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= MAX_CONNECTIONS:
             self._refused = True
-            transport.abort()
+            transport.write(_refusal())
+            transport.close()
             return
         super().connection_made(transport)
         self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self._end_without_request)
@@ -153,6 +154,19 @@ class _BoundedProtocol(H11Protocol):
     def _end_without_request(self) -> None:
         if self.conn.their_state is h11.IDLE:
             self.transport.close()
+
+
+def _refusal() -> bytes:
+    """The answer to a connection that is one too many; whoever sent it is told who is busy."""
+    text = (
+        f"the process {os.getpid()} serves its {MAX_CONNECTIONS} connections already; try again, or"
+        " look who holds them (`ss -xp`, `ss -tp`)\n"
+    )
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+    )
+    return f"{head}{text}".encode()
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -29,6 +30,11 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
+    def send(self, data: Any) -> None:
+        """Send; whoever takes no request has answered already, and the answer says why."""
+        with contextlib.suppress(BrokenPipeError):
+            super().send(data)
+
 
 def ask(socket_path: str, path: str, params: Mapping[str, str], timeout_s: float) -> Answer:
     """Sends one request and returns its answer, which the caller closes.
@@ -47,7 +53,8 @@ def ask(socket_path: str, path: str, params: Mapping[str, str], timeout_s: float
     try:
         connection.request("GET", path + query)
         response = connection.getresponse()
-        connection.sock.settimeout(timeout_s)
+        if connection.sock is not None:  # none after an answer that ends the connection
+            connection.sock.settimeout(timeout_s)
     except http.client.HTTPException as error:  # some of them are OSErrors too
         connection.close()
         raise BrokenAnswer(f"{socket_path}: no answer: {error!r}") from error
@@ -116,6 +123,8 @@ def _refusal(status: int, body: bytes) -> errors.StateDBError:
         told = json.loads(body)
         message, name = told["error"], told["type"]
     except (ValueError, KeyError, TypeError):
+        if status == 503:
+            return Refused(body.decode(errors="replace").strip())
         return Refused(f"status {status}: {body[:200].decode(errors='replace').strip()}")
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, errors.StateDBError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import subprocess
@@ -10,12 +11,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from starlette.applications import Starlette
 
+from cilia.api.client import ApiError, request
 from cilia.program import serving
+from statedb.errors import StateDBError
+from statedb.web.remote import RemoteDB
 from tests.cilia.program.listener import OPEN_FILES
 
 CONNECTIONS = OPEN_FILES + 100
@@ -99,6 +105,35 @@ def test_a_connection_without_a_request_is_ended(monkeypatch: pytest.MonkeyPatch
             group.start_soon(serving.serve, Starlette(), listener)
             await ended(b"")
             await ended(b"GET / HTTP/1.1\r\nHost: ")
+            group.cancel_scope.cancel()
+
+    anyio.run(run)
+
+
+def test_a_client_that_is_one_too_many_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Over and over, since it may be refused before, while or after it sends its request."""
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 2)
+    path = str(tmp_path / "sock")
+    listener = serving.unix_socket(Path(path))
+    said = f"the process {os.getpid()} serves its 2 connections already; try again, or look who"
+
+    def asked() -> None:
+        for _ in range(100):
+            with pytest.raises(ApiError, match=f"^{said}"):
+                request(path, "/status")
+            with pytest.raises(StateDBError, match=f"^{said}"):
+                RemoteDB(path).summary()
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(serving.serve, Starlette(), listener)
+            with ExitStack() as stack:
+                for _ in range(2):
+                    idle = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                    idle.connect(path)
+                await anyio.to_thread.run_sync(asked)
             group.cancel_scope.cancel()
 
     anyio.run(run)
