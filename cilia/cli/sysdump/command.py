@@ -47,8 +47,8 @@ def sysdump(ctx: click.Context, output: Path | None, max_size: int, bpf_root: Pa
     """Gather what this node knows in one archive: tables, maps, links, logs, options, versions.
 
     Works also when no agent answers; what is missing then is named, here and in the archive. What
-    looks like a credential is struck out of logs and options. `cilia db show TABLE --from FILE`
-    shows the tables of an archive.
+    looks like a credential is struck out of logs, options and tables. `cilia db show TABLE --from
+    FILE` shows the tables of an archive.
 
     \b
     Examples:

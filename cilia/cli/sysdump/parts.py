@@ -3,14 +3,13 @@
 
 From the agent: status, options, logs, metrics, tables (each as cells and as objects, JSON lines as
 the agent sends them). From the kernel, also when no agent runs: the maps, links and programs of the
-instance. What looks like a credential in a text is struck out.
+instance. What looks like a credential is struck out of texts and rows.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,23 +19,12 @@ from typing import Any, Final
 import cilia
 from bpf.errors import BPFError
 from cilia.api.client import ApiError, request_text
+from cilia.cli.sysdump.secrets import redacted, redacted_row
 from statedb.errors import StateDBError
 from statedb.web.remote import RemoteDB
 
-__all__ = ["EXPECTED", "Node", "Part", "parts", "redacted", "table_part"]
+__all__ = ["EXPECTED", "Node", "Part", "parts", "table_part"]
 
-SECRETS: Final = (
-    (re.compile(r"(://)[^/@\s\"']++@"), r"\1***@"),
-    (re.compile(r"(?i)(bearer\s++)[\w.~+/=-]++"), r"\1***"),
-    (
-        re.compile(r"(?i)((?:password|passwd|token|secret)[\"']?\s*+[:=]\s*+[\"']?)[^\s\"',}]++"),
-        r"\1***",
-    ),
-    (
-        re.compile(r"-----BEGIN ([A-Z ]{0,20}PRIVATE KEY)-----.{0,20000}?-----END \1-----", re.S),
-        "***",
-    ),
-)
 # Entries of a map that are read, and how many make a chunk.
 MAP_ENTRIES: Final = 1 << 20
 CHUNK: Final = 4096
@@ -65,16 +53,6 @@ class Part:
 
 # What a part may fail with and be left out.
 EXPECTED: Final = (ApiError, BPFError, StateDBError, OSError, ImportError)
-
-
-def redacted(text: str) -> str:
-    """
-    >>> redacted("https://me:word@api:6443 Authorization: Bearer abc.def")
-    'https://***@api:6443 Authorization: Bearer ***'
-    """
-    for pattern, instead in SECRETS:
-        text = pattern.sub(instead, text)
-    return text
 
 
 def parts(node: Node) -> Iterator[Part]:
@@ -138,7 +116,7 @@ def _tables(node: Node) -> list[str]:
 def _rows(node: Node, table: str, form: str) -> Iterator[bytes]:
     with RemoteDB(node.socket).ask("/query", table=table, kind="all", form=form) as answer:
         for line in answer.lines():
-            yield line + b"\n"
+            yield redacted_row(line) + b"\n"
 
 
 def _lb(node: Node) -> Iterator[bytes]:

@@ -15,9 +15,15 @@ from click.testing import CliRunner, Result
 
 from cilia.__main__ import cli
 from cilia.cli.sysdump.archive import ArchiveError, Reader, Writer
-from cilia.cli.sysdump.parts import redacted
+from cilia.cli.sysdump.secrets import redacted, redacted_row
+from statedb import DB
+from tables.addressing import ServiceName
+from tables.loadbalancer.services import Service, new_services_table
+from tables.sources import Source
 from tests.statedb.serving import served
 from tests.statedb_application import Author, Book, Library
+
+APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @pytest.fixture
@@ -124,7 +130,55 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) ->
         ("token=abc next", "token=*** next"),
         ("-----BEGIN RSA PRIVATE KEY-----\nM\n-----END RSA PRIVATE KEY-----", "***"),
         ("https://10.0.0.1:6443 user@host", "https://10.0.0.1:6443 user@host"),
+        ("https://10.0.0.1/x?token=abc&a=b", "https://10.0.0.1/x?token=***&a=b"),
+        ("client-key-data: LS0tLS1C", "client-key-data: ***"),
+        ("certificate-authority-data: LS0t", "certificate-authority-data: ***"),
+        (
+            r'''"{\"password\": \"hunter2\", \"a\": 1}"''',
+            r'''"{\"password\": \"***\", \"a\": 1}"''',
+        ),
+        ("mounted eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOi.c2ln in", "mounted *** in"),
+        ("kubectl.kubernetes.io/last-applied-configuration={x y}", f"{APPLIED}=***"),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic ***"),
+        ("basic tests of tokens and secrets", "basic tests of tokens and secrets"),
     ],
 )
 def test_what_looks_like_a_credential_is_struck_out(text: str, kept: str) -> None:
     assert redacted(text) == kept
+
+
+def test_credentials_are_struck_out_of_tables(tmp_path: Path) -> None:
+    """As people write them into annotations; what is no credential stays."""
+    db = DB()
+    services = new_services_table(db)
+    kubeconfig = "users:\n- user:\n    token: SECRET1\n    client-key-data: SECRET2\n"
+    notes = {
+        APPLIED: '{"kind":"Service","metadata":{"annotations":{"x":"SECRET3"}}}',
+        "example.com/env": '{"env": [{"name": "A"}], "password": "SECRET4"}',
+        "example.com/hook": "https://me:SECRET5@hooks.example.com/?token=SECRET6&x=1",
+        "example.com/kubeconfig": kubeconfig,
+        "example.com/api-key": "SECRET7",
+        "example.com/owner": "team a",
+    }
+    with db.write_txn(services) as wtxn:
+        name = ServiceName("test/echo")
+        services.insert(wtxn, Service(name, Source.K8S, annotations=notes))
+        services.insert(wtxn, Service(ServiceName("test/plain"), Source.K8S))
+    path = tmp_path / "a.tar.gz"
+    with served(db, tmp_path / "s") as socket:
+        dumped(socket, path)
+        live = run("--socket", socket, "db", "show", "services", "-o", "yaml")
+    assert "SECRET7" in live.output
+    with tarfile.open(path) as archive:
+        texts = [archive.extractfile(m) for m in archive.getmembers()]
+        everything = b"\n".join(text.read() for text in texts if text is not None)
+    assert b"SECRET" not in everything
+    archived = run("db", "show", "services", "--from", str(path), "-o", "yaml")
+    assert "team a" in archived.output and "test/plain" in archived.output
+    assert "https://***@hooks.example.com/?token=***&x=1" in archived.output
+
+
+def test_a_row_without_a_credential_stays_as_it_is() -> None:
+    """Values of the kernel are no secrets, though they have names and values."""
+    line = b'{ "object": {"Name": ["net", "ipv4"], "Value": "1", "Keys": ["a"]}, "rev": 1 }'
+    assert redacted_row(line) == line
