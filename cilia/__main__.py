@@ -16,6 +16,7 @@ from typing import Any, cast
 import click
 
 from cilia.program.instance_name import DEFAULT_INSTANCE, PATTERN
+from cilia.program.lost_output import told_if_lost
 
 COMMANDS = {
     "agent": ("cilia.agent.command:agent", "Run the agent of this node in the foreground."),
@@ -129,7 +130,8 @@ def main() -> None:
     # collector walks them again and again. It is a tenth of the time that an agent loads for, and
     # the p99 of a commit on a million rows is 20 ms (with these: 1 ms).
     gc.set_threshold(50_000, 50, 100)
-    cli(prog_name="cilia")
+    with told_if_lost():
+        cli(prog_name="cilia")
 
 
 if __name__ == "__main__":
