@@ -53,6 +53,8 @@ class StatusView:
     programs: Programs | None = None
     # What else the programs need; their rows have a `status`.
     needed: Sequence[Table[Any]] = ()
+    # Whose sockets are translated: "all", "node" or "none".
+    sockets: str = "none"
     started: float = field(default_factory=time.time)
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class StatusView:
             "replacement": self.datapath.switch.state.name.lower(),
             "datapath": {
                 "mode": self.datapath.mode(),
+                "sockets": self.sockets,
                 "links": [] if self.programs is None else self.programs.links(),
                 "maps": self.datapath.map_usage(),
             },

@@ -13,6 +13,7 @@ import click
 
 from cilia.api.client import ApiError, request
 from cilia.loadbalancer.cli.replacement import REPLACEMENT
+from cilia.loadbalancer.cli.sockets import SOCKETS
 from cilia.program.output import show
 from statedb.shown.text import all_visible, visible
 
@@ -115,6 +116,8 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"Instance:    {answer['instance']} ({answer['instance_id']})"
     yield f"Source:      {answer['source']}, {_synchronised(answer)}"
     yield f"Datapath:    {datapath['mode']}, {_programs(datapath['links'])}"
+    if datapath["links"]:
+        yield f"Sockets:     {SOCKETS[datapath['sockets']]}"
     yield f"New flows:   {REPLACEMENT[answer['replacement']]}"
     yield f"Frontends:   {_frontends(answer['frontends'])}"
     yield from _section("Watches", [_watch_line(row) for row in answer["watches"]])

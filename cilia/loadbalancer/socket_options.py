@@ -54,6 +54,13 @@ class SocketOptions(ProgramConfig):
     ] = "reject"
 
     @property
+    def translated_sockets(self) -> Literal["all", "node", "none"]:
+        """Whose sockets are translated when they connect."""
+        if not self.bpf_lb_sock:
+            return "none"
+        return "node" if self.bpf_lb_sock_hostns_only else "all"
+
+    @property
     def termination(self) -> TerminationConfig:
         """With translation for the host alone, pods have no translated sockets."""
         names = [name.strip() for name in self.netns_directories.split(",")]

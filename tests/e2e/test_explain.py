@@ -80,6 +80,7 @@ def test_text_is_one_sentence_and_its_look_ups(w: World) -> None:
     assert "goes to" in shown[1]
     assert shown[1].endswith(": maglev")
     assert all(line.startswith("    cilia_") for line in shown[2:])
+    assert explain(w, "10.244.9.9:40000", "test/echo:tcp")[0]["sockets"] == "all"
 
 
 @pytest.mark.parametrize(
@@ -139,3 +140,16 @@ def test_a_frontend_that_another_service_keeps_out_says_by_whom(w: World) -> Non
     assert f"  is refused: {reason}; a packet to this address" in text.splitlines()
     (w.manifests / "taken.yaml").unlink()
     w.eventually(lambda: "refused:" not in w.cilia("service", "list").stdout)
+
+
+def test_sockets_that_are_not_translated_are_told(w: World) -> None:
+    w.kill_agent()
+    w.start_agent("--bpf-lb-sock=false", "--devices=eth0")
+    w.eventually(w.ready)
+    root = f"--bpf-root={w.bpf_root}"
+    shown = w.cilia("lb", "explain", "10.244.9.9:40000", "test/echo:tcp", root).stdout
+    assert shown.splitlines()[-1].startswith("Sockets: not translated (--bpf-lb-sock=false): prog")
+    outside = w.cilia("lb", "explain", "10.244.9.9:40000", "test/echo:tcp", root, "--outside")
+    assert "Sockets:" not in outside.stdout
+    assert "Sockets:     not translated (--bpf-lb-sock=false)" in w.cilia("status").stdout
+    assert "errno" in w.inside.tcp(V4, 80), "as it says"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 from cilia.api.client import AgentUnreachable, request
 from cilia.datapath.cli.bpf_flows import BPF_ROOT
 from cilia.loadbalancer.cli.service import refusal
+from cilia.loadbalancer.cli.sockets import SOCKETS, sockets_of
 from cilia.program.output import show
 from statedb.errors import StateDBError
 from statedb.shown.text import visible
@@ -75,7 +76,7 @@ def explain(
     SERVICE is NAMESPACE/NAME or the address of a frontend; PORT is a number or the port's name.
     The answer is read from the maps that the programs use. Sockets of this node and its pods are
     translated before there is a packet: they get one of the usable backends at random, or the one
-    that session affinity gave their network namespace.
+    that session affinity gave their network namespace. Where they are not, the last line says so.
 
     \b
     Examples:
@@ -88,8 +89,15 @@ def explain(
     wanted = protocol.upper() if protocol else None
     try:
         frontends = list(_frontends(ctx.obj["socket"], service, client[0].version, wanted))
-        chooser = _chooser(bpf_root / ctx.obj["instance"] / "maps", ctx.obj["socket"])
-        answers = [_answer(chooser, client, row, revision, outside) for row, revision in frontends]
+        options = _options(ctx.obj["socket"])
+        chooser = _chooser(bpf_root / ctx.obj["instance"] / "maps", options)
+        answers = [
+            {
+                **_answer(chooser, client, row, revision, outside),
+                "sockets": sockets_of(options),
+            }
+            for row, revision in frontends
+        ]
     except NotFound:
         raise click.ClickException(
             "no maps are pinned: no agent of this instance has run"
@@ -102,7 +110,9 @@ def explain(
         raise click.ClickException(
             f"no frontend of IPv{client[0].version} matches {service}: see cilia service list"
         )
-    lines = (visible(line) for answer in answers for line in _lines(answer))
+    lines = [visible(line) for answer in answers for line in _lines(answer)]
+    if not outside and sockets_of(options) != "all":
+        lines.append(f"Sockets: {SOCKETS[sockets_of(options)]}")
     show(answers, output, "".join(f"{line}\n" for line in lines))
 
 
@@ -150,7 +160,12 @@ def _port_of(row: dict[str, Any]) -> str:
     return str(row["Address"].partition("/")[0].rpartition(":")[2])
 
 
-def _chooser(maps_dir: Path, socket: str) -> Chooser:
+def _options(socket: str) -> dict[str, Any]:
+    """What the running agent told its programs, by the names of options."""
+    return {row["name"]: row["value"] for row in request(socket, "/config")}
+
+
+def _chooser(maps_dir: Path, options: Mapping[str, Any]) -> Chooser:
     from bpf.errors import NotFound
     from bpf.lb.choice import Chooser
     from bpf.maps.ct import CT_MAPS
@@ -163,15 +178,13 @@ def _chooser(maps_dir: Path, socket: str) -> Chooser:
             connections[name] = Map.open_pinned(maps_dir / name)
         except NotFound:
             continue  # an agent without packet programs
-    return Chooser(LBMaps.open_pinned(maps_dir), _settings(socket), connections)
+    return Chooser(LBMaps.open_pinned(maps_dir), _settings(options), connections)
 
 
-def _settings(socket: str) -> Settings:
-    """What the running agent told its programs."""
+def _settings(options: Mapping[str, Any]) -> Settings:
     from bpf.lb.choice import Settings
     from bpf.maps.lb_numbers import Algorithm
 
-    options = {row["name"]: row["value"] for row in request(socket, "/config")}
     algorithm = Algorithm.named(options["bpf-lb-algorithm"])
     # The first four bytes are the tables'.
     seed = base64.b64decode(options["bpf-lb-maglev-hash-seed"])

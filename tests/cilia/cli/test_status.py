@@ -26,7 +26,7 @@ ANSWER: dict[str, Any] = {
     "synchronised": True,
     "frontends": {"done": 0, "pending": 0, "error": 0, "refused": 0},
     "replacement": "serve",
-    "datapath": {"mode": "memory", "links": [], "maps": []},
+    "datapath": {"mode": "memory", "sockets": "all", "links": [], "maps": []},
     "watches": [],
     "degraded": [],
     "problems": [],
@@ -64,6 +64,25 @@ def test_programs_are_counted_by_where_they_are() -> None:
     links = [{"name": "connect4", "at": "cgroup"}, *({"name": n, "at": "device"} for n in "ab")]
     text = list(lines({**ANSWER, "tables": [], "datapath": {**ANSWER["datapath"], "links": links}}))
     assert "Datapath:    memory, 1 programs attached to the cgroup, 2 to devices" in text
+
+
+@pytest.mark.parametrize(
+    ("sockets", "says"),
+    [
+        ("all", "translated at connect, those of this node and of its pods"),
+        ("node", "those of this node alone are translated at connect"),
+        ("none", "programs of this node reach no Service"),
+    ],
+)
+def test_it_says_whose_sockets_are_translated(sockets: str, says: str) -> None:
+    links = [{"name": "recvmsg4", "at": "cgroup"}]
+    datapath = {**ANSWER["datapath"], "links": links, "sockets": sockets}
+    (line,) = [
+        line
+        for line in lines({**ANSWER, "tables": [], "datapath": datapath})
+        if line.startswith("Sockets:")
+    ]
+    assert says in line
 
 
 def test_a_table_over_its_budget_stands_out() -> None:
