@@ -214,10 +214,11 @@ struct ct_new {
 	__u16 flags;		/* CT_* */
 	__u8 direction;
 	__u8 tcp_flags;
+	__be16 frontend_port;	/* CT_EGRESS with rev_nat */
 };
 
-/* Make the entry of a tuple, in place of an older one. address: nat_address, where the flags say that it
- * has one, or NULL. 0 or a refusal. */
+/* Make the entry of a tuple, in place of an older one. address: nat_address, that of the frontend or of
+ * CT_SNAT, or NULL. 0 or a refusal. */
 static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple *tuple,
 							     const struct ct_new *new,
 							     const __be32 *address, __be16 port,
@@ -235,8 +236,10 @@ static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple 
 	union ct_key key;
 	int error;
 
-	if (address && (new->flags & (CT_SNAT | CT_OTHER_NODE)))
+	if (address)
 		address_copy(entry.nat_address, address, v6);
+	if (new->direction == CT_EGRESS)
+		entry.frontend_port = new->frontend_port;
 	if (tuple->proto == IPPROTO_TCP && !(new->tcp_flags & TCP_SYN))
 		entry.flags |= CT_NON_SYN;
 	if (new->tcp_flags & (TCP_FIN | TCP_RST))

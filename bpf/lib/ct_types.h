@@ -6,7 +6,8 @@
  * A connection has one entry, under the tuple of its first packet as it leaves the translation: from
  * the client to the backend. A connection to a frontend has a second one, of direction CT_SERVICE,
  * under the tuple that the client sees: it holds the backend that was chosen. A reply is found by
- * exchanging source and destination.
+ * exchanging source and destination. Numbers of frontends and backends change when a Service is made
+ * anew: replies depend on the frontend's address, which the first entry has.
  *
  * Where the source is translated too (CT_SNAT), the CT_SERVICE entry holds that as well and is the only
  * one here: replies are found in cilia_snat4 or cilia_snat6.
@@ -30,8 +31,8 @@
 #define CT_NON_SYN 0x0200		/* TCP that was first seen in its middle */
 #define CT_OTHER_PORT 0x0400		/* the client has another port behind the translation: nat_port has it
 					 * (CT_SERVICE), or the client's own one */
-#define CT_OTHER_NODE 0x0800		/* CT_EGRESS: a node port that another node was asked for: nat_address
-					 * has the address, the frontend of rev_nat has none */
+#define CT_OTHER_NODE 0x0800		/* CT_EGRESS: a node port that another node was asked for: the frontend
+					 * of the maps has the address 0 */
 
 /* cilia_ct4_tcp, cilia_ct4_any (UDP, SCTP, ICMP): LRU. For ICMP echo the identifier stands in both
  * ports' places: sport in a request, dport in an answer, the other 0. */
@@ -69,10 +70,11 @@ struct ct_entry {
 	__u32 rule_cookie;	/* which rule let it in */
 	__u32 policy_generation;
 	__u32 ifindex;		/* device of the first packet */
-	__be16 proxy_port;
+	__be16 frontend_port;	/* CT_EGRESS: of the frontend; 0: it has none, or an earlier version wrote it */
 	__u16 flags;		/* CT_* */
 	__u8 tcp_flags;		/* all seen from who opened it */
 	__u8 reply_tcp_flags;
 	__be16 nat_port;	/* CT_SNAT, CT_OTHER_PORT */
-	__be32 nat_address[4];	/* CT_SNAT, CT_OTHER_NODE; an IPv4 address is the first word */
+	__be32 nat_address[4];	/* CT_SNAT; CT_EGRESS: of the frontend that was asked. An IPv4 address is the
+				 * first word */
 };

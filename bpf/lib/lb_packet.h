@@ -173,18 +173,32 @@ static __always_inline bool lb_continue(struct lb_target *target, const struct c
 	return target->state == LB_BE_ACTIVE || !packet_opens_tcp(packet) || !svc->count;
 }
 
-/* Whether the entry behind a translation is that of this client's port and frontend. The node port of two
- * nodes is two frontends with one id. */
-static __always_inline bool lb_is_of(const struct ct_entry *behind, const struct tuple *to,
+/* Whether the entry behind a translation is that of this client's port and frontend, whatever number that
+ * had. The node port of two nodes is two frontends with one id. */
+static __noinline bool lb_is_of(const struct ct_entry *behind, const struct tuple *to,
 				     const struct tuple *asked, __u32 rev_nat)
 {
 	__be16 port = behind->flags & CT_OTHER_PORT ? behind->nat_port : to->sport;
 
-	if (behind->rev_nat != rev_nat || port != asked->sport)
+	if (port != asked->sport)
+		return false;
+	if (behind->frontend_port ? !rev_nat || behind->frontend_port != asked->dport :
+				    behind->rev_nat != rev_nat)
 		return false;
 	/* The words behind an IPv4 address are 0 on both sides. */
-	return !(behind->flags & CT_OTHER_NODE) ||
+	return (!behind->frontend_port && !(behind->flags & CT_OTHER_NODE)) ||
 	       address_equal(behind->nat_address, asked->daddr, true);
+}
+
+/* Tell an entry its frontend and the numbers of today: they differ after a Service was made anew, and an
+ * earlier version wrote numbers only. */
+static __noinline void lb_name(struct ct_entry *behind, const struct ct_new *new,
+			       const struct tuple *asked)
+{
+	address_copy(behind->nat_address, asked->daddr, true);
+	behind->frontend_port = new->frontend_port;
+	behind->rev_nat = new->rev_nat;
+	behind->backend_id = new->backend_id;
 }
 
 /* The entry behind the translation, under which replies are found. */
@@ -194,8 +208,11 @@ static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, str
 	__be16 sport = packet->tuple.sport;
 
 	new->direction = CT_EGRESS;
+	new->frontend_port = new->rev_nat ? packet->tuple.dport : 0;
 	if (entry && lb_is_of(entry, to, &packet->tuple, new->rev_nat) &&
 	    ct_continues(entry, packet, new->now_s)) {
+		if (entry->frontend_port != new->frontend_port || entry->rev_nat != new->rev_nat)
+			lb_name(entry, new, &packet->tuple);
 		ct_seen(ctx, entry, packet, false, false, new->now_s);
 		return 0;
 	}
@@ -420,7 +437,19 @@ static __always_inline int lb_translate(ctx_t *ctx, struct packet *packet,
 				      v6);
 }
 
-/* The address of a frontend; false if it is gone. */
+/* Whether there is a frontend at an address. any_address: a node port, at the address 0. */
+static __noinline bool lb_serves(const __be32 *address, __be16 port, __u8 proto, bool any_address,
+				 bool v6)
+{
+	union lb_key key;
+
+	lb_key_of(&key, address, port, proto, v6);
+	if (any_address)
+		lb_key_any_address(&key, v6);
+	return lb_entry(&key, v6);
+}
+
+/* The address of the frontend with a number; false if there is none. */
 static __always_inline bool lb_frontend(__u32 rev_nat, __be32 *address, __be16 *port, const bool v6)
 {
 	if (v6) {
@@ -439,6 +468,25 @@ static __always_inline bool lb_frontend(__u32 rev_nat, __be32 *address, __be16 *
 		*port = rev->port;
 	}
 	return true;
+}
+
+/* The frontend that a connection's replies come from; false if there is none at its address any more. Its
+ * number finds it at once unless it was made anew. */
+static __noinline bool lb_frontend_of(const struct ct_entry *entry, __u8 proto, __be32 *address,
+				      __be16 *port, bool v6)
+{
+	bool other_node = entry->flags & CT_OTHER_NODE;
+	bool found = lb_frontend(entry->rev_nat, address, port, v6);
+
+	if (!entry->frontend_port && !other_node)
+		return found;
+	if (found && *port == entry->frontend_port && address_equal(address, entry->nat_address, v6))
+		return true;
+	address_copy(address, entry->nat_address, v6);
+	if (!entry->frontend_port)
+		return found;
+	*port = entry->frontend_port;
+	return lb_serves(address, *port, proto, other_node, v6);
 }
 
 /* A connection that ended is over for the frontend's entry too, or a new one on the same ports would
@@ -462,10 +510,8 @@ static __always_inline int lb_reverse(ctx_t *ctx, struct packet *packet, struct 
 	__be16 port = 0;
 	int refused;
 
-	if (!lb_frontend(entry->rev_nat, address, &port, v6))
+	if (!lb_frontend_of(entry, packet->tuple.proto, address, &port, v6))
 		return REFUSE(DROP_NO_SERVICE);
-	if (entry->flags & CT_OTHER_NODE)
-		address_copy(address, entry->nat_address, v6);
 	ct_seen(ctx, entry, packet, true, false, ct_now_s());
 	refused = packet_set_source(ctx, packet, address, port, v6);
 	if (!refused && (entry->flags & CT_OTHER_PORT)) {

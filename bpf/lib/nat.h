@@ -71,6 +71,13 @@ struct nat_end {
 	bool noted;		/* a reply changed the entry: at most once a second */
 };
 
+/* The frontend that a reply comes from. port 0: an earlier version wrote the entry. */
+struct nat_frontend {
+	__be32 address[4];
+	__be16 port;
+	__u16 pad;
+};
+
 /* TCP whose handshake is complete: answered, and the answer acknowledged. */
 static __always_inline bool nat_established(__u16 flags)
 {
@@ -192,7 +199,7 @@ static __always_inline bool nat_find(const struct tuple *tuple, __u8 direction,
 	union ct_key key;
 
 	ct_key_of(&key, tuple, direction, v6);
-	return v6 ? nat6_find((void *)&key.v6, end) : nat4_find((void *)&key.v4, end);
+	return v6 ? nat6_find((void *)&key.v6, end, NULL) : nat4_find((void *)&key.v4, end, NULL);
 }
 
 static __always_inline int nat_refusal(int reason)
@@ -232,15 +239,24 @@ static __always_inline int nat_take(ctx_t *ctx, const struct packet *packet, con
 				nat4_take_for_client(ctx, packet, to, end));
 }
 
-/* The client of a reply; false if the packet answers no translated flow. */
+/* Until when a client's flow with the source in end, a port of the node, has `to` behind the translation of
+ * its destination; 0: it has not. */
+static __always_inline __u32 nat_kept_until(const struct tuple *asked, const struct tuple *to,
+					    const struct nat_end *end, const bool v6)
+{
+	return v6 ? nat6_kept_until(asked, to, end) : nat4_kept_until(asked, to, end);
+}
+
+/* The client of a reply and the frontend that it asked; false if the packet answers no translated flow. */
 static __always_inline bool nat_reply(const struct packet *packet, struct nat_end *end,
-				      const bool v6)
+				      struct nat_frontend *frontend, const bool v6)
 {
 	union ct_key key;
 
-	if (packet->flags & PACKET_ICMP_ERROR)
-		return nat_find(&packet->tuple, NAT_IN, end, v6);
 	ct_key_of(&key, &packet->tuple, NAT_IN, v6);
-	return v6 ? nat6_client_of((void *)&key.v6, packet->tcp_flags, end) :
-		    nat4_client_of((void *)&key.v4, packet->tcp_flags, end);
+	if (packet->flags & PACKET_ICMP_ERROR)
+		return v6 ? nat6_find((void *)&key.v6, end, frontend) :
+			    nat4_find((void *)&key.v4, end, frontend);
+	return v6 ? nat6_client_of((void *)&key.v6, packet->tcp_flags, end, frontend) :
+		    nat4_client_of((void *)&key.v4, packet->tcp_flags, end, frontend);
 }

@@ -120,11 +120,14 @@ static __always_inline void NAT(_take_over)(struct NAT(_search) *search)
 }
 
 /* Whether an entry NAT_IN is this one's: both name the same end, and the same frontend, for a client may
- * ask two frontends of one backend from one port. */
+ * ask two frontends of one backend from one port. Its number may be another one by now. */
 static __always_inline bool NAT(_is_mine)(const struct NAT(_value) *in, const struct NAT(_value) *mine)
 {
-	return in && nat_same(in->address, mine->address) && in->port == mine->port &&
-	       in->rev_nat == mine->rev_nat && in->created_s;
+	if (!in || !nat_same(in->address, mine->address) || in->port != mine->port || !in->created_s)
+		return false;
+	if (!in->frontend_port)
+		return in->rev_nat == mine->rev_nat;
+	return nat_same(in->frontend, mine->frontend) && in->frontend_port == mine->frontend_port;
 }
 
 /* The port that follows from the client's: its own if that is in the range, so that the flow looks the
@@ -143,6 +146,7 @@ static __always_inline bool NAT(_try_first)(struct NAT(_search) *search)
 		return false;
 	in->flags = search->value.flags;
 	in->expires_s = search->value.expires_s;
+	in->rev_nat = search->value.rev_nat;
 	search->result = 0;
 	return true;
 }
@@ -196,9 +200,10 @@ static __always_inline bool NAT(_note)(struct NAT(_value) *value, __u8 proto, __
 	return true;
 }
 
-/* What a client's flow has in its NAT_IN, and its key; end is the source that the flow gets. */
-static __always_inline void NAT(_client)(struct NAT(_search) *search, const struct tuple *to,
-					 const struct nat_end *end)
+/* What a client's flow has in its NAT_IN, and its key; asked: the tuple that the client sees, to: the one
+ * behind the translation, end: the source that the flow gets. */
+static __always_inline void NAT(_client)(struct NAT(_search) *search, const struct tuple *asked,
+					 const struct tuple *to, const struct nat_end *end)
 {
 	nat_copy(search->in.daddr, end->address);
 	nat_copy(search->in.saddr, to->daddr);
@@ -209,7 +214,8 @@ static __always_inline void NAT(_client)(struct NAT(_search) *search, const stru
 	nat_copy(search->value.address, to->saddr);
 	search->value.port = to->sport;
 	search->value.rev_nat = end->rev_nat;
-	search->value.ifindex = ctx_ifindex(search->ctx);
+	nat_copy(search->value.frontend, asked->daddr);
+	search->value.frontend_port = asked->dport;
 }
 
 /* Take note of a packet of a client, from `to` as it is behind the translation, in the NAT_IN of the
@@ -220,7 +226,7 @@ static __noinline bool NAT(_keep)(ctx_t *ctx, const struct packet *packet, const
 	struct NAT(_search) search = { .ctx = ctx };
 	struct NAT(_value) *in;
 
-	NAT(_client)(&search, to, end);
+	NAT(_client)(&search, &packet->tuple, to, end);
 	in = bpf_map_lookup_elem(&NAT_MAP, &search.in);
 	if (!in) {
 		search.value.created_s = ct_now_s();
@@ -229,8 +235,25 @@ static __noinline bool NAT(_keep)(ctx_t *ctx, const struct packet *packet, const
 	}
 	if (!NAT(_is_mine)(in, &search.value))
 		return false;
+	nat_copy(in->frontend, search.value.frontend);
+	in->frontend_port = search.value.frontend_port;
+	in->rev_nat = search.value.rev_nat;
 	NAT(_note)(in, to->proto, packet->tcp_flags, false);
 	return true;
+}
+
+/* Until when a client's flow with the source in end has this tuple behind the translation; 0: it has another
+ * one. */
+static __noinline __attribute__((unused)) __u32 NAT(_kept_until)(const struct tuple *asked,
+								 const struct tuple *to,
+								 const struct nat_end *end)
+{
+	struct NAT(_search) search = {};
+	const struct NAT(_value) *in;
+
+	NAT(_client)(&search, asked, to, end);
+	in = bpf_map_lookup_elem(&NAT_MAP, &search.in);
+	return NAT(_is_mine)(in, &search.value) ? in->expires_s : 0;
 }
 
 /* A free port of the address in end for a client's flow, whose way back is made. 0 or a reason. */
@@ -240,7 +263,7 @@ static __noinline int NAT(_take_for_client)(ctx_t *ctx, const struct packet *pac
 	struct NAT(_search) search = { .ctx = ctx };
 	int reason;
 
-	NAT(_client)(&search, to, end);
+	NAT(_client)(&search, &packet->tuple, to, end);
 	search.value.flags = nat_flags_after(0, packet->tcp_flags, false);
 	reason = NAT(_take)(&search, to->proto);
 	end->port = search.in.dport;
@@ -361,13 +384,22 @@ static __always_inline void NAT(_end)(struct nat_end *end, const struct NAT(_val
 	end->noted = false;
 }
 
-/* The entry of a key as it stands; false if there is none. */
-static __always_inline bool NAT(_find)(const struct NAT(_key) *key, struct nat_end *end)
+static __always_inline void NAT(_frontend)(struct nat_frontend *frontend, const struct NAT(_value) *value)
+{
+	__builtin_memcpy(frontend->address, &value->frontend, sizeof(value->frontend));
+	frontend->port = value->frontend_port;
+}
+
+/* The entry of a key as it stands; false if there is none. frontend: NULL, or gets that of the entry. */
+static __always_inline bool NAT(_find)(const struct NAT(_key) *key, struct nat_end *end,
+				       struct nat_frontend *frontend)
 {
 	const struct NAT(_value) *value = bpf_map_lookup_elem(&NAT_MAP, key);
 
 	if (value)
 		NAT(_end)(end, value);
+	if (value && frontend)
+		NAT(_frontend)(frontend, value);
 	return value;
 }
 
@@ -380,22 +412,24 @@ static __always_inline int NAT(_packet)(ctx_t *ctx, const struct packet *packet,
 
 	ct_key_of(&key, &packet->tuple, NAT_OUT, NAT_V6);
 	nat_copy(search.value.address, end->address);
-	search.value.ifindex = ctx_ifindex(ctx);
 	reason = NAT(_source)(&search, (void *)&key, packet->tcp_flags);
 	NAT(_end)(end, &search.value);
 	return reason;
 }
 
-/* The client of a reply, the flow being kept alive; false if no translated flow has such replies. */
+/* The client of a reply and its frontend, the flow being kept alive; false if no translated flow has such
+ * replies. */
 static __always_inline bool NAT(_client_of)(const struct NAT(_key) *reply, __u8 tcp_flags,
-					    struct nat_end *end)
+					    struct nat_end *end, struct nat_frontend *frontend)
 {
 	const struct NAT(_value) *value;
 	bool noted = false;
 
 	value = NAT(_reply)(reply, tcp_flags, &noted);
-	if (value)
+	if (value) {
 		NAT(_end)(end, value);
+		NAT(_frontend)(frontend, value);
+	}
 	end->noted = noted;
 	return value;
 }

@@ -46,13 +46,11 @@ struct nat4_value {
 	__u16 flags;		/* NAT_* */
 	__u32 expires_s;	/* monotonic clock, seconds; both entries are refreshed */
 	__u32 created_s;	/* 0: another flow is taking the port over */
-	__u32 rev_nat;		/* NAT_IN: frontend whose address is the source of replies, 0 = none */
-	__u32 ifindex;		/* device of the first packet */
-	__u32 source_identity;
-	__u32 rule_cookie;
-	__u32 policy_generation;
-	__be16 proxy_port;
-	__u16 pad;
+	__u32 rev_nat;		/* NAT_IN: id of the frontend, 0 = none */
+	__be32 frontend;	/* NAT_IN: its address, the source of replies */
+	__u32 pad[3];
+	__be16 frontend_port;	/* 0: there is none, or an earlier version wrote the entry */
+	__u16 pad2;
 };
 
 struct nat6_value {
@@ -62,11 +60,8 @@ struct nat6_value {
 	__u32 expires_s;
 	__u32 created_s;
 	__u32 rev_nat;
-	__u32 ifindex;
-	__u32 source_identity;
-	__u32 rule_cookie;
-	__u32 policy_generation;
-	__be16 proxy_port;
+	__be32 frontend[4];
+	__be16 frontend_port;
 	__u16 pad;
 };
 

@@ -51,6 +51,7 @@ struct nodeport_plan {
 	struct tuple to;	/* the packet's behind the translation of its destination */
 	struct ct_new new;
 	struct nat_end source;
+	struct nat_frontend frontend;	/* of a reply */
 	struct packet_ends ends;
 	__s32 way;		/* ROUTE_* or a refusal */
 	__u16 growth;
@@ -379,6 +380,23 @@ static __always_inline void nodeport_answered(ctx_t *ctx, const struct packet *p
 		ct_seen(ctx, entry, packet, true, true, ct_now_s());
 }
 
+/* Make the frontend of a reply its source; false if there is none at that address any more. */
+static __always_inline bool nodeport_frontend(const struct packet *packet, struct nodeport_plan *plan,
+					      const bool v6)
+{
+	struct packet_ends *ends = &plan->ends;
+	bool found = lb_frontend(plan->source.rev_nat, ends->source.word, &ends->sport, v6);
+
+	if (!plan->frontend.port)
+		return found;
+	if (found && ends->sport == plan->frontend.port &&
+	    address_equal(ends->source.word, plan->frontend.address, v6))
+		return true;
+	address_copy(ends->source.word, plan->frontend.address, v6);
+	ends->sport = plan->frontend.port;
+	return lb_serves(ends->source.word, ends->sport, packet->tuple.proto, false, v6);
+}
+
 /* A reply to a translated source: to the client, from the frontend; or to a socket of this node whose
  * own port was taken. 0 with its fate, NODEPORT_PASS, or a refusal. */
 static __always_inline int nodeport_reply(ctx_t *ctx, struct packet *packet,
@@ -394,12 +412,12 @@ static __always_inline int nodeport_reply(ctx_t *ctx, struct packet *packet,
 		return NODEPORT_PASS;
 	ends = &plan->ends;
 	end = &plan->source;
-	if (!nat_reply(packet, end, v6))
+	if (!nat_reply(packet, end, &plan->frontend, v6))
 		return NODEPORT_PASS;
 	if (!end->rev_nat)
 		return in_xdp ? NODEPORT_PASS :
 				packet_set_destination(ctx, packet, end->address, end->port, v6);
-	if (!lb_frontend(end->rev_nat, ends->source.word, &ends->sport, v6))
+	if (!nodeport_frontend(packet, plan, v6))
 		return REFUSE(DROP_NO_SERVICE);
 	plan->way = route_find(ctx, &plan->route, ends->source.word, end->address,
 			       route_length(ctx, packet), v6);

@@ -109,13 +109,23 @@ class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
     rule_cookie: int = 0
     policy_generation: int = 0
     ifindex: int = 0
-    proxy_port: int = 0
+    frontend_port: int = 0
     flags: int = 0
     tcp_flags: int = 0
     reply_tcp_flags: int = 0
     nat_port: int = 0
     #: An IPv4 address is the first 4 of 16 bytes.
     nat_address: Packed = _NO_ADDRESS
+
+    def frontend(self, key: CtKey) -> tuple[Packed, int] | None:
+        """Address and port that the client of an entry asked; None if the entry does not tell."""
+        if not self.rev_nat:
+            return None
+        if key.direction == Direction.SERVICE:
+            return key.destination, key.destination_port
+        if not self.frontend_port:
+            return None
+        return self.nat_address[: len(key.source)], self.frontend_port
 
     def translated_source(self, key: CtKey) -> tuple[Packed, int] | None:
         """Address and port that the client of an entry gets; None if it keeps its own."""
@@ -136,7 +146,7 @@ def is_over(entry: CtEntry, now_s: int) -> bool:
 
 
 #: Fields in network order, by their place.
-_PORTS: Final = tuple(map(CtEntry.__struct_fields__.index, ("proxy_port", "nat_port")))
+_PORTS: Final = tuple(map(CtEntry.__struct_fields__.index, ("frontend_port", "nat_port")))
 
 
 def encode_key(key: CtKey) -> bytes:

@@ -87,11 +87,14 @@ class NatValue(msgspec.Struct, frozen=True):
     expires_s: int = 0
     created_s: int = 0
     rev_nat: int = 0
-    ifindex: int = 0
-    source_identity: int = 0
-    rule_cookie: int = 0
-    policy_generation: int = 0
-    proxy_port: int = 0
+    #: Address and port that the client asked; port 0: an earlier version wrote the entry.
+    frontend: bytes = b""
+    frontend_port: int = 0
+
+    @property
+    def asked(self) -> tuple[bytes, int] | None:
+        """Address and port of the frontend; None if the entry does not tell."""
+        return (self.frontend, self.frontend_port) if self.frontend_port else None
 
 
 _PRESSURE: Final = _HEADER.struct("nat_pressure")
@@ -121,8 +124,8 @@ def decode_pressure(raw: memoryview | bytes) -> Pressure:
 
 def encode_value(value: NatValue) -> bytes:
     layout = _VALUE4 if len(value.address) == 4 else _VALUE6
-    address, port, *between, proxy_port = msgspec.structs.astuple(value)
-    return layout.pack(address, port.to_bytes(2, "big"), *between, proxy_port.to_bytes(2, "big"))
+    address, port, *between, frontend_port = msgspec.structs.astuple(value)
+    return layout.pack(address, port.to_bytes(2, "big"), *between, frontend_port.to_bytes(2, "big"))
 
 
 def decode_value(raw: bytes) -> NatValue:

@@ -10,6 +10,7 @@ import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from bpf import compile as bpf_compile
 from bpf import features
@@ -108,6 +109,26 @@ class Datapath:
         family.service.update(
             lb.encode_service_key(key, port, 0, proto, scope), lb.encode_service(master)
         )
+
+    def delete_service(
+        self, address: str, port: int, proto: int, *, keep_backends: bool = False
+    ) -> None:
+        """Remove what `service` wrote, in the order of an agent."""
+        family = self.lb.of(packed(address))
+        key = partial(lb.encode_service_key, packed(address), port, proto=proto)
+        found = family.service.lookup(key(slot=0))
+        assert found is not None
+        master = lb.decode_service(found)
+        family.service.delete(key(slot=0))
+        numbers = []
+        for slot in range(1, master.count + 1):
+            held = family.service.lookup(key(slot=slot))
+            assert held is not None
+            numbers.append(lb.service_backend_id(held))
+            family.service.delete(key(slot=slot))
+        family.rev_nat.delete(lb.encode_id(master.rev_nat))
+        if not keep_backends:
+            family.backend.delete_batch(numbers)
 
 
 @contextmanager

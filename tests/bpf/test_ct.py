@@ -329,7 +329,7 @@ def test_connection_of_the_backends_own_passes(pod: Datapath, family: Family) ->
 @FAMILIES
 def test_answer_of_a_deleted_service_is_refused(pod: Datapath, family: Family) -> None:
     open_connection(pod, family)
-    pod.lb.of(packed(family.service)).rev_nat.delete(lb.encode_id(1))
+    pod.delete_service(family.service, 80, socket.IPPROTO_TCP)
     answer = packet("tcp", family.backend, 8080, family.pod, CLIENT_PORT, flags="SA")
     assert refused(pod, "to_pod", answer) == lib.DROP_NO_SERVICE
 

@@ -47,7 +47,7 @@ def test_connections_are_the_c_struct() -> None:
     raw = ct.encode_entry(entry)
     c = view("ct_entry", raw)
     found = {name: getattr(c, name) for name in values}
-    in_order = {name: socket.ntohs(found[name]) for name in ("proxy_port", "nat_port")}
+    in_order = {name: socket.ntohs(found[name]) for name in ("frontend_port", "nat_port")}
     assert found | in_order == values
     assert field_bytes(c, "nat_address") == V6[0]
     assert ct.decode_entry(raw) == entry
@@ -56,14 +56,16 @@ def test_connections_are_the_c_struct() -> None:
 
 @FAMILIES
 def test_translations_are_the_c_structs(number: int, addresses: tuple[bytes, bytes]) -> None:
-    numbers = range(1, len(nat.NatValue.__struct_fields__))
-    value = nat.NatValue(addresses[0], *numbers)
+    names = [name for name in nat.NatValue.__struct_fields__ if name not in ("address", "frontend")]
+    values = {name: at for at, name in enumerate(names, start=1)}
+    value = nat.NatValue(address=addresses[0], frontend=addresses[1], **values)
     raw = nat.encode_value(value)
     c = view(f"nat{number}_value", raw)
     assert field_bytes(c, "address") == addresses[0]
-    for name, expected in zip(nat.NatValue.__struct_fields__[1:], numbers, strict=True):
+    assert field_bytes(c, "frontend") == addresses[1]
+    for name, expected in values.items():
         found = getattr(c, name)
-        assert (socket.ntohs(found) if name in ("port", "proxy_port") else found) == expected, name
+        assert (socket.ntohs(found) if name.endswith("port") else found) == expected, name
     assert nat.decode_value(raw) == value
     assert ffi.offsetof(f"struct nat{number}_value", "expires_s") == nat.EXPIRES[len(raw)].start
 

@@ -170,6 +170,7 @@ def _connections(opened: Map) -> Iterator[Row]:
             "expires_in_s": entry.expires_s - now,
             "backend_id": entry.backend_id,
             "rev_nat": entry.rev_nat,
+            "frontend": _frontend(entry.frontend(key)),
             "source_identity": entry.source_identity,
             "flags": _flags(maps.CtFlag(entry.flags)),
             "packets": entry.packets,
@@ -196,10 +197,16 @@ def _translations(opened: Map) -> Iterator[Row]:
             "translated": _translated(key, value.address, value.port),
             "expires_in_s": value.expires_s - now,
             "rev_nat": value.rev_nat,
+            "frontend": _frontend(value.asked),
             "flags": _flags(maps.NatFlag(value.flags)),
-            "ifindex": value.ifindex,
             "age_s": now - value.created_s,
         }
+
+
+def _frontend(asked: tuple[bytes, int] | None) -> str:
+    from bpf.maps.text import endpoint_text
+
+    return "" if asked is None else endpoint_text(*asked)
 
 
 def _translated(key: NatKey, address: bytes, port: int) -> str:

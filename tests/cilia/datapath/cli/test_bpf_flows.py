@@ -67,18 +67,33 @@ def test_connections_are_listed(root: Path) -> None:
     assert row["flags"] == "seen-reply,snat"
     assert row["translated"] == "source 192.0.2.1:50000"
     assert (row["backend_id"], row["rev_nat"], row["packets"]) == (3, 9, 7)
+    assert row["frontend"] == "10.96.0.1:80"
+
+
+def test_connection_tells_the_frontend_that_was_asked(root: Path) -> None:
+    raw = pinned(root, MapType.LRU_HASH, "cilia_ct4_tcp", 16, ct.ENTRY_SIZE)
+    for source, fields in ((4000, {"rev_nat": 9, "frontend_port": 80}), (4001, {})):
+        key = ct.CtKey(POD, CLIENT, 8080, source, 6, ct.Direction.EGRESS)
+        entry = ct.CtEntry(nat_address=VIP.ljust(16, b"\0"), **fields)
+        raw.update(ct.encode_key(key), ct.encode_entry(entry))
+    rows = json.loads(run(root, "ct", "list", "-o", "json").output)
+    assert {(row["source"], row["frontend"]) for row in rows} == {
+        ("192.0.2.9:4000", "10.96.0.1:80"),
+        ("192.0.2.9:4001", ""),
+    }
 
 
 def test_translations_say_what_is_translated(root: Path) -> None:
     raw = pinned(root, MapType.LRU_HASH, "cilia_snat4", 16, 40)
     out = nat.NatKey(POD, CLIENT, 8080, 4000, 17, nat.NatDirection.OUT)
-    to_node, to_client = nat.NatValue(NODE, 50000), nat.NatValue(CLIENT, 4000, rev_nat=9)
+    to_node = nat.NatValue(NODE, 50000)
+    to_client = nat.NatValue(CLIENT, 4000, rev_nat=9, frontend=VIP, frontend_port=80)
     raw.update(nat.encode_key(out), nat.encode_value(to_node))
     raw.update(nat.encode_key(nat.partner(out, to_node)), nat.encode_value(to_client))
     rows = json.loads(run(root, "nat", "list", "-o", "json").output)
-    assert {(row["direction"], row["translated"]) for row in rows} == {
-        ("out", "source 192.0.2.1:50000"),
-        ("in", "destination 192.0.2.9:4000"),
+    assert {(row["direction"], row["translated"], row["frontend"]) for row in rows} == {
+        ("out", "source 192.0.2.1:50000", ""),
+        ("in", "destination 192.0.2.9:4000", "10.96.0.1:80"),
     }
 
 
