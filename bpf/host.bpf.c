@@ -4,6 +4,7 @@
  * their way in, and the replies of this node's backends on their way out. */
 #include "lib/mark_types.h"
 #include "lib/nodeport_leaves.h"
+#include "lib/nodeport_return.h"
 
 /* Whether the packet goes to a workload of this node, and not to the node itself or through it. */
 static __always_inline bool goes_to_workload(ctx_t *ctx, const struct packet *packet, const bool v6)
@@ -63,6 +64,10 @@ int from_netdev(ctx_t *ctx)
 		result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_unwrap, ctx, packet, plan);
 	else if (!result)
 		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);
+	if (result == LB_RETURN) {
+		BY_FAMILY(packet->flags & PACKET_V6, nodeport_return, packet);
+		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);
+	}
 	return result < 0 ? nodeport_refuse(ctx, packet, result, &fate) : fate.verdict;
 }
 

@@ -12,6 +12,7 @@
 #include "lib/deliver.h"
 #include "lib/icmp.h"
 #include "lib/lb_direct.h"
+#include "lib/lb_return.h"
 
 /* The packet under way: on the stack there is no room for it beside what is decided about it. Nothing
  * interrupts a program of these hooks to run another one of them on the same CPU. */
@@ -79,6 +80,19 @@ static __always_inline int from(ctx_t *ctx, struct packet *packet, const bool v6
 }
 
 PER_FAMILY(from, GO_ON)
+
+static long return_slot(__u32 turn, struct lb_return *search)
+{
+	return lb_return_slot(turn, search, lb_until, LB_INSIDE);
+}
+
+static __always_inline int returns(struct packet *packet, const bool v6)
+{
+	lb_return(packet, return_slot, LB_INSIDE, v6);
+	return GO_ON;
+}
+
+PER_FAMILY_OF(returns, GO_ON, packet, (struct packet *packet), packet)
 
 /* Called by the program, not by the one above: the stack of a chain of calls is 512 bytes. */
 static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool v6)
@@ -154,6 +168,10 @@ int from_pod(ctx_t *ctx)
 		return goes_on(ctx, packet, true);
 	if (!result)
 		result = BY_FAMILY(packet->flags & PACKET_V6, from, ctx, packet);
+	if (result == LB_RETURN) {
+		BY_FAMILY(packet->flags & PACKET_V6, returns, packet);
+		result = BY_FAMILY(packet->flags & PACKET_V6, from, ctx, packet);
+	}
 	if (result == DIRECT)
 		result = BY_FAMILY(packet->flags & PACKET_V6, direct, ctx, packet);
 	if (result < 0)

@@ -130,10 +130,10 @@ class _Walk:
         refused = self._refusal(service)
         if refused is not None:
             return refused
-        backend, reason = self._decided(service)
+        backend, reason = self._decided(key, service)
         if backend is not None:
             return self._end(Outcome.BACKEND, reason, service, (backend,))
-        candidates = tuple(self._slots(key, service))
+        candidates = tuple(self._slots(key, service.count))
         if not candidates:
             return self._end(Outcome.REFUSED, NO_BACKEND, service)
         answer = self._end(Outcome.RANDOM, reason, service, candidates)
@@ -193,11 +193,11 @@ class _Walk:
 
     # -- backend --
 
-    def _decided(self, service: lb.ServiceValue) -> tuple[int | None, str]:
+    def _decided(self, key: lb.ServiceKey, service: lb.ServiceValue) -> tuple[int | None, str]:
         """(the backend that is not chosen at random, what decides)."""
-        held = self._connection(service)
+        held, reason = self._connection(key, service)
         if held is not None:
-            return held, "an existing connection"
+            return held, reason
         if service.flags & ServiceFlag.AFFINITY:
             held = self._affinity(service)
             if held is not None:
@@ -209,9 +209,12 @@ class _Walk:
                 return held, "maglev"
         return None, "random"
 
-    def _connection(self, service: lb.ServiceValue) -> int | None:
+    def _connection(
+        self, master: lb.ServiceKey, service: lb.ServiceValue
+    ) -> tuple[int | None, str]:
+        """(the backend of the connection that the flow is, how it is known)."""
         if self._connections is None:
-            return None
+            return None, ""
         flow = self._flow
         key = ct.CtKey(
             flow.address,
@@ -223,15 +226,54 @@ class _Walk:
         )
         raw = self._look(self._connections, ct.encode_key(key), _connection_text)
         if raw is None:
-            return None
+            return None, ""
         entry = ct.decode_entry(raw)
-        backend = self._backend(entry.backend_id)
-        if entry.rev_nat != service.rev_nat or backend is None or not _continues(entry, flow):
-            return None
+        number, reason = entry.backend_id, "an existing connection"
+        backend = self._backend(number)
+        if not _continues(entry, flow):
+            return None, ""
+        if entry.rev_nat != service.rev_nat or backend is None:
+            number, reason = self._returned(master, service, entry), f"{reason}, found by address"
+            backend = self._backend(number) if number else None
+        if backend is None:
+            return None, ""
         opens_tcp_on_its_way_out = (
             backend.state != EntryState.ACTIVE and flow.proto == _TCP and service.count
         )
-        return None if opens_tcp_on_its_way_out else entry.backend_id
+        return (None, "") if opens_tcp_on_its_way_out else (number, reason)
+
+    def _returned(self, master: lb.ServiceKey, service: lb.ServiceValue, entry: ct.CtEntry) -> int:
+        """Find the backend of a connection whose numbers are gone: the one behind the frontend to
+        which the client has a flow through it. 0: none, or its source is translated.
+        """
+        found: list[tuple[int, int]] = []
+        for number in self._slots(master, service.count + service.qcount):
+            flow = self._flow_to(number, entry)
+            if flow is not None:
+                found.append((flow.expires_s, number))
+        return max(found)[1] if found else 0
+
+    def _flow_to(self, number: int, service: ct.CtEntry) -> ct.CtEntry | None:
+        """Return the entry behind the translation to a backend, if it is the client's."""
+        assert self._connections is not None
+        flow, backend = self._flow, self._backend(number)
+        if backend is None:
+            return None
+        moved = service.flags & ct.CtFlag.OTHER_PORT
+        port = service.nat_port if moved else flow.client_port
+        key = ct.CtKey(
+            backend.address, flow.client, backend.port, port, flow.proto, ct.Direction.EGRESS
+        )
+        raw = self._look(self._connections, ct.encode_key(key), _connection_text)
+        if raw is None:
+            return None
+        entry = ct.decode_entry(raw)
+        client_port = entry.nat_port if entry.flags & ct.CtFlag.OTHER_PORT else port
+        named = entry.frontend(key)
+        mine = entry.rev_nat == service.rev_nat
+        if named is not None:
+            mine = named == (flow.address, flow.port)
+        return entry if mine and client_port == flow.client_port else None
 
     def _affinity(self, service: lb.ServiceValue) -> int | None:
         family = lb.family_of(self._flow.client)
@@ -265,8 +307,8 @@ class _Walk:
         self._note(self._maps.maglev, lb.encode_id(service.rev_nat), said)
         return number if self._backend(number) is not None else None
 
-    def _slots(self, key: lb.ServiceKey, service: lb.ServiceValue) -> Iterator[int]:
-        for slot in range(1, service.count + 1):
+    def _slots(self, key: lb.ServiceKey, count: int) -> Iterator[int]:
+        for slot in range(1, count + 1):
             found = self._maps.service.lookup(_raw_key(msgspec.structs.replace(key, slot=slot)))
             number = lb.decode_service(found).backend_id if found is not None else 0
             if found is not None and self._maps.backend.lookup(lb.encode_id(number)) is not None:

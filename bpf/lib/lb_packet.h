@@ -7,9 +7,10 @@
  *	lb_translate	client -> frontend becomes client -> backend
  *	lb_reverse	backend -> client becomes frontend -> client
  *
- * A connection keeps its backend while that has a row in the backend map. The tuple behind the
- * translation belongs to one frontend at a time: replies carry nothing else by which to tell whose
- * they are. Who finds it taken gets another backend, or another source port.
+ * A connection keeps its backend while that has a row in the backend map, and finds it again under another
+ * number (lb_return.h). The tuple behind the translation belongs to one frontend at a time: replies carry
+ * nothing else by which to tell whose they are. Who finds it taken gets another backend, or another source
+ * port.
  */
 #include "cluster_nodes.h"
 #include "ct.h"
@@ -21,6 +22,8 @@
 #include "switch.h"
 
 #define LB_PASS 1		/* not ours */
+#define LB_NEW 2		/* a connection that has no backend yet */
+#define LB_RETURN 3		/* of a connection whose numbers are gone: see lb_return.h */
 
 #define LB_CHOICES 4		/* backends tried for a tuple that nobody has */
 #define LB_PORTS 8		/* then source ports */
@@ -160,17 +163,18 @@ static __always_inline void lb_translated(struct tuple *to, const struct tuple *
 	to->dport = target->port;
 }
 
-/* The backend of the connection that this packet continues; false if it needs a new one. A new
- * connection on the same ports leaves a backend that is on its way out. */
-static __always_inline bool lb_continue(struct lb_target *target, const struct ct_entry *entry,
-					const struct packet *packet, const struct lb_service *svc,
-					__u32 now_s, const bool v6)
+/* The backend of the connection that this packet continues: 0, LB_NEW if it needs another one, or LB_RETURN
+ * if its numbers are gone. A new connection on the same ports leaves a backend that is on its way out. */
+static __always_inline int lb_continue(struct lb_target *target, const struct ct_entry *entry,
+				       const struct packet *packet, const struct lb_service *svc,
+				       __u32 now_s, const bool v6)
 {
-	if (!entry || entry->rev_nat != svc->rev_nat || !ct_continues(entry, packet, now_s))
-		return false;
-	if (!lb_target(target, entry->backend_id, v6))
-		return false;
-	return target->state == LB_BE_ACTIVE || !packet_opens_tcp(packet) || !svc->count;
+	if (!entry || !ct_continues(entry, packet, now_s))
+		return LB_NEW;
+	if (entry->rev_nat != svc->rev_nat || !lb_target(target, entry->backend_id, v6))
+		return entry->rev_nat && !(packet->flags & PACKET_SOUGHT) ? LB_RETURN : LB_NEW;
+	return target->state == LB_BE_ACTIVE || !packet_opens_tcp(packet) || !svc->count ? 0 :
+											   LB_NEW;
 }
 
 /* Whether the entry behind a translation is that of this client's port and frontend, whatever number that
@@ -274,28 +278,39 @@ static __always_inline __u16 lb_other_node(const union lb_key *key, const bool v
 	return words * CT_OTHER_NODE;
 }
 
-/* Find the frontend of a packet of a client, and its connection: 0, LB_PASS or a refusal. */
+/* Find the frontend that a packet of a client asks for, or NULL. */
+static __always_inline void lb_find_frontend(struct lb_asked *asked, const struct tuple *tuple,
+					     const bool outside, const bool v6)
+{
+	asked->svc = lb_lookup(&asked->key, tuple, outside, v6);
+	if (__builtin_expect(!asked->svc, 0) && !outside)
+		asked->svc = lb_asked_elsewhere(asked, tuple, v6);
+}
+
+/* Find the frontend of a packet of a client, and its connection: 0, LB_PASS, LB_RETURN or a refusal. */
 static __always_inline int lb_find(ctx_t *ctx, const struct packet *packet, struct lb_asked *asked,
 				   struct lb_decision *decision, __u32 now_s, const bool outside,
 				   const bool v6)
 {
 	const struct tuple *tuple = &packet->tuple;
+	int how, refused;
 
-	asked->svc = lb_lookup(&asked->key, tuple, outside, v6);
-	if (__builtin_expect(!asked->svc, 0) && !outside)
-		asked->svc = lb_asked_elsewhere(asked, tuple, v6);
+	lb_find_frontend(asked, tuple, outside, v6);
 	if (!asked->svc)
 		return switch_hands_back() ? LB_PASS : lb_no_frontend(packet, &asked->key, v6);
 	asked->service = ct_lookup(tuple, CT_SERVICE, v6);
-	asked->continues = lb_continue(&decision->target, asked->service, packet, asked->svc, now_s,
-				       v6);
-	if (!asked->continues && ((packet->flags & PACKET_ICMP_ERROR) ||
-				  (!outside && redirect_skips_packet(asked->svc, tuple, v6)) ||
-				  lb_answers_node(ctx, packet, asked, v6) ||
-				  lb_left_to_others(packet, asked->service, now_s, v6)))
+	how = lb_continue(&decision->target, asked->service, packet, asked->svc, now_s, v6);
+	asked->continues = !how;
+	if (how == LB_NEW && ((packet->flags & PACKET_ICMP_ERROR) ||
+			      (!outside && redirect_skips_packet(asked->svc, tuple, v6)) ||
+			      lb_answers_node(ctx, packet, asked, v6) ||
+			      lb_left_to_others(packet, asked->service, now_s, v6)))
 		return LB_PASS;
 	decision->rev_nat = asked->svc->rev_nat;
-	return lb_admit(ctx, asked->svc, tuple, outside, v6);
+	refused = lb_admit(ctx, asked->svc, tuple, outside, v6);
+	if (refused)
+		return refused;
+	return how == LB_RETURN ? LB_RETURN : 0;
 }
 
 /* The backend: that of the connection, or the choice for a new one; false if nobody serves. Another try
@@ -370,7 +385,7 @@ static __always_inline int lb_track_both(ctx_t *ctx, const struct packet *packet
 			      new->flags & CT_OTHER_PORT ? to->sport : 0, v6);
 }
 
-/* Decide for a packet of a workload: 0 with the decision, LB_PASS, or a refusal. */
+/* Decide for a packet of a workload: 0 with the decision, LB_PASS, LB_RETURN, or a refusal. */
 static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 				      struct lb_decision *decision, const bool outside,
 				      const bool v6)

@@ -220,11 +220,13 @@ static __always_inline int nodeport_unwrap(ctx_t *ctx, const struct packet *oute
 	};
 	decision->target = scan.target;
 	decision->hairpin = false;
-	asked.continues = asked.service && asked.service->rev_nat == new->rev_nat &&
-			  asked.service->backend_id == new->backend_id &&
-			  ct_continues(asked.service, &packet, new->now_s);
+	asked.continues = asked.service && ct_continues(asked.service, &packet, new->now_s);
 	lb_translated(&plan->to, &packet.tuple, &decision->target, true, v6);
 	lb_keep_port(&plan->to, &asked);
+	/* A connection that goes on under other numbers gets another entry, with the port that it has. */
+	if (asked.continues && (asked.service->rev_nat != new->rev_nat ||
+				asked.service->backend_id != new->backend_id))
+		asked.continues = false;
 	behind = ct_lookup(&plan->to, CT_EGRESS, v6);
 	if (lb_taken(&packet, behind, &plan->to, new)) {
 		asked.continues = false;

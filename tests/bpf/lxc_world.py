@@ -124,7 +124,7 @@ def connections(datapath: Datapath, family: Family, proto: str) -> dict[CtKey, C
     return dict(ct.connections(datapath.maps[flow_map(datapath, family, proto)]))
 
 
-def edit(datapath: Datapath, family: Family, proto: str, key: CtKey, **fields: int) -> None:
+def edit(datapath: Datapath, family: Family, proto: str, key: CtKey, **fields: int | bytes) -> None:
     """Change an entry as time or the other side would."""
     raw = datapath.maps[flow_map(datapath, family, proto)]
     entry = connections(datapath, family, proto)[key]

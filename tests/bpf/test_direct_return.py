@@ -400,3 +400,26 @@ def test_second_frontend_of_one_backend_is_translated(
         assert out[2].name == transport.__name__
         assert out[transport].dport == 8080
     assert bytes(node.run(request(family, transport))[1][2])[:4] == bytes(first[2])[:4]
+
+
+@FAMILIES
+@PROTOCOLS
+def test_packet_in_another_keeps_its_port_when_its_frontend_is_made_anew(
+    ipip: Node, family: int, transport: type[Packet]
+) -> None:
+    """The client's own port is another frontend's at this backend."""
+    ipip.datapath.clear()
+    proto, backends = proto_of(transport), [(POD[family], 8080)]
+    vip = STRANGER[family]
+    for port, number in ((81, 8), (80, 7)):
+        ipip.datapath.service(vip, port, proto, backends, rev_nat=number, flags=ServiceFlag.DSR)
+        out = ipip.run(inside(family, vip, port, transport))[1]
+    moved = out[transport].sport
+    assert moved != 40000
+    ipip.datapath.delete_service(vip, 80, proto)
+    ipip.datapath.service(vip, 80, proto, backends, rev_nat=9, flags=ServiceFlag.DSR)
+    fields = {"flags": "A"} if transport is TCP else {}
+    for _ in range(2):
+        out = ipip.run(inside(family, vip, 80, transport, **fields))[1]
+        assert (out[1].dst, out[transport].sport) == (POD[family], moved)
+    assert answered(ipip, family, transport, port=moved) == (vip, 80)

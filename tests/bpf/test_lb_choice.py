@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 
 from bpf import reasons
@@ -40,7 +41,7 @@ SETTINGS = Settings(maglev_size=TABLE_SIZE, seed4=0x1234ABCD, seed6=0x0BADCAFE)
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
 SOURCE = """
-#include "lib/lb_packet.h"
+#include "lib/lb_return.h"
 
 #define PASSED 1
 #define CHOSEN 0x10000
@@ -57,6 +58,20 @@ COPY(inside6, LB_INSIDE, true)
 COPY(outside4, LB_OUTSIDE, false)
 COPY(outside6, LB_OUTSIDE, true)
 
+#define RETURN(name, outside) \\
+static long name##_slot(__u32 turn, struct lb_return *search) \\
+{ \\
+    return lb_return_slot(turn, search, lb_until, outside); \\
+} \\
+static __always_inline int name(struct packet *packet, const bool v6) \\
+{ \\
+    lb_return(packet, name##_slot, outside, v6); \\
+    return 0; \\
+} \\
+PER_FAMILY_OF(name, 0, packet, (struct packet *packet), packet)
+RETURN(back_inside, LB_INSIDE)
+RETURN(back_outside, LB_OUTSIDE)
+
 static __always_inline int answer(int result)
 {
     if (result < 0)
@@ -67,19 +82,31 @@ static __always_inline int answer(int result)
 SEC("tc") int inside(ctx_t *ctx)
 {
     struct packet packet;
+    int result;
 
     if (packet_parse(ctx, &packet, ETH_HLEN))
         return 0;
-    return answer(packet.flags & PACKET_V6 ? inside6(ctx, &packet) : inside4(ctx, &packet));
+    result = BY_FAMILY(packet.flags & PACKET_V6, inside, ctx, &packet);
+    if (result == LB_RETURN) {
+        BY_FAMILY(packet.flags & PACKET_V6, back_inside, &packet);
+        result = BY_FAMILY(packet.flags & PACKET_V6, inside, ctx, &packet);
+    }
+    return answer(result);
 }
 
 SEC("tc") int outside(ctx_t *ctx)
 {
     struct packet packet;
+    int result;
 
     if (packet_parse(ctx, &packet, ETH_HLEN))
         return 0;
-    return answer(packet.flags & PACKET_V6 ? outside6(ctx, &packet) : outside4(ctx, &packet));
+    result = BY_FAMILY(packet.flags & PACKET_V6, outside, ctx, &packet);
+    if (result == LB_RETURN) {
+        BY_FAMILY(packet.flags & PACKET_V6, back_outside, &packet);
+        result = BY_FAMILY(packet.flags & PACKET_V6, outside, ctx, &packet);
+    }
+    return answer(result);
 }
 """
 CHOSEN, REFUSED, PASSED = 0x10000, 0x1000, 1
@@ -281,6 +308,18 @@ class Cluster:
         if ids:
             self.family.backend.delete(self.rng.choice(ids))
 
+    def make_a_backend_anew(self) -> None:
+        """It has another id, and is behind the same frontends."""
+        values = dict(self.family.backend.items())
+        old, new = self.rng.choice(list(values)), max(map(lb.decode_id, values)) + 1
+        self.family.backend.update(lb.encode_id(new), values[old])
+        for key, raw in list(self.family.service.items()):
+            value = lb.decode_service(raw)
+            if value.backend_id == lb.decode_id(old):
+                anew = msgspec.structs.replace(value, backend_id=new)
+                self.family.service.update(key, lb.encode_service(anew))
+        self.family.backend.delete(old)
+
 
 def agrees(flow: Flow, chooser: Chooser, world: World, met: Counter[str]) -> None:
     said = chooser.explain(flow)
@@ -314,10 +353,13 @@ def test_the_model_and_the_kernel_agree_on_random_flows(world: tuple[World, Sett
         for step in range(FLOWS_A_WORLD):
             if step % 200 == 199:
                 cluster.lose_a_backend()
+            if step % 20 == 19:
+                cluster.make_a_backend_anew()
             agrees(cluster.flow(), chooser, programs, met)
     print(f"\n{sum(met.values())} flows: {dict(met.most_common())}")
     assert met.keys() >= {
         "backend: an existing connection",
+        "backend: an existing connection, found by address",
         "backend: session affinity",
         "backend: maglev",
         "random: random",
