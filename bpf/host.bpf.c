@@ -24,8 +24,11 @@ static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool 
 
 	if (proto != IPPROTO_TCP && proto != IPPROTO_UDP)
 		return NODEPORT_PASS;
-	if (packet_opens_tcp(packet) && !goes_to_workload(ctx, packet, v6))
+	if (packet_opens_tcp(packet) && !goes_to_workload(ctx, packet, v6)) {
+		/* What a frontend left that was here: the connection is the node's. */
+		ct_delete(&packet->tuple, CT_SERVICE, v6);
 		return NODEPORT_PASS;
+	}
 	refused = lb_direct(ctx, packet, CT_NODE_PORT, v6);
 	return refused ? refused : NODEPORT_PASS;
 }

@@ -8,8 +8,14 @@
  *
  *	CT_EGRESS	client -> backend, the connection's own or with the port that it got
  *	CT_SERVICE	client -> backend, only of one that got another port
+ *
+ * What a connection through a frontend sends while that is gone comes here, too.
  */
 #include "lb_packet.h"
+
+/* Seconds in which a frontend that was deleted may be made anew: whoever goes on with a connection to it is
+ * not answered, for the stack would reset it. */
+#define LB_RETURN_S 30
 
 /* What is left of a service's flow goes. 0, or a refusal while that flow lives. */
 static __always_inline int lb_direct_clear(const struct packet *packet, const struct ct_entry *entry,
@@ -37,6 +43,19 @@ static __always_inline bool lb_direct_moved(const struct ct_entry *service, cons
 {
 	return service && !service->rev_nat && (service->flags & CT_OTHER_PORT) &&
 	       ct_continues(service, packet, now_s);
+}
+
+/* Whether a packet goes on with a connection through a frontend that is gone, but may come back. Counted
+ * from the first such packet. */
+static __always_inline bool lb_direct_waits(struct ct_entry *service, const struct packet *packet,
+					    __u32 now_s)
+{
+	if (!service || !service->rev_nat || packet_opens_tcp(packet) || ct_over(service, now_s) ||
+	    (packet->flags & PACKET_ICMP_ERROR))
+		return false;
+	if ((__s32)(service->expires_s - now_s) > LB_RETURN_S)
+		service->expires_s = now_s + LB_RETURN_S;
+	return true;
 }
 
 /* Track a connection and give it the port that it has, or gets because its own is taken. flags: CT_NODE_PORT
@@ -69,6 +88,8 @@ static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u1
 		ct_seen(ctx, behind, packet, false, false, new.now_s);
 		return 0;
 	}
+	if (lb_direct_waits(asked.service, packet, new.now_s))
+		return REFUSE(DROP_NO_SERVICE);
 	asked.continues = lb_direct_moved(asked.service, packet, new.now_s);
 	if (asked.continues) {
 		lb_keep_port(&to, &asked);

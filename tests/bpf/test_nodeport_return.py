@@ -5,6 +5,7 @@ those of backends on the node, and those that are returned directly.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -261,3 +262,37 @@ def test_connection_that_is_returned_directly_goes_on(
         out = arrives(tc, family, transport)
         assert out[1].dst == before[1].dst
         assert out[transport].sport == CLIENT_PORT
+
+
+@FAMILIES
+def test_open_connection_is_not_reset_by_the_node_while_its_port_may_come_back(
+    tc: Node, family: int
+) -> None:
+    serve(tc, family, TCP, [POD[family]])
+    arrives(tc, family, TCP, "S")
+    arrives(tc, family, TCP)
+    tc.datapath.delete_service(NODE[family], PORT, proto_of(TCP))
+    refused = drops(tc.datapath).get(NO_SERVICE, 0)
+    verdict, _ = tc.run(request(family, TCP, CLIENT_PORT, "PA"))
+    assert verdict != PASS["tc"]
+    assert drops(tc.datapath)[NO_SERVICE] == refused + 1
+    raw = tc.datapath.maps[f"cilia_ct{family}_tcp"]
+    for key, entry in entries(tc, family, TCP)[0].items():
+        if key.direction == ct.Direction.SERVICE:
+            assert 28 <= entry.expires_s - time.monotonic() <= 31
+            over = msgspec.structs.replace(entry, expires_s=int(time.monotonic()) - 5)
+            raw.update(ct.encode_key(key), ct.encode_entry(over))
+    assert tc.run(request(family, TCP, CLIENT_PORT, "PA"))[0] == PASS["tc"]
+
+
+@FAMILIES
+def test_node_answers_at_the_port_of_a_frontend_that_is_gone(tc: Node, family: int) -> None:
+    """A process of the node listens there now, and a client uses its port again."""
+    serve(tc, family, TCP, [POD[family]])
+    arrives(tc, family, TCP, "S")
+    tc.datapath.delete_service(NODE[family], PORT, proto_of(TCP))
+    for flags in ("S", "A", "PA"):
+        sent = request(family, TCP, CLIENT_PORT, flags)
+        verdict, out = tc.run(sent)
+        assert verdict == PASS["tc"]
+        assert bytes(out) == bytes(Ether(bytes(sent)))

@@ -249,3 +249,49 @@ def test_entry_of_an_earlier_version_learns_its_frontend(
     serve_anew(pod, family, proto, backends(family))
     answer(pod, family, proto, end)
     assert ends(pod, sent(family, proto)) == end
+
+
+# -- while the frontend is gone --
+
+
+@FAMILIES
+def test_open_connection_is_not_left_to_the_stack_while_its_frontend_may_come_back(
+    pod: Datapath, family: Family
+) -> None:
+    """The stack would reset it. A new connection is not held up, nor one whose time is over."""
+    serve(pod, family, "tcp", [family.backend], 1)
+    ends(pod, sent(family, "tcp", flags="S"))
+    ends(pod, sent(family, "tcp"))
+    pod.delete_service(family.service, 80, PROTOCOLS["tcp"])
+    key = service_key(family, "tcp")
+    for _ in range(2):
+        result = pod.program("from_pod").run(bytes(sent(family, "tcp")))
+        assert result.retval == REDIRECT, "the client is told by ICMP"
+        assert 28 <= connections(pod, family, "tcp")[key].expires_s - now_s() <= 31
+    edit(pod, family, "tcp", key, expires_s=now_s() - 5)
+    expect(pod, "from_pod", sent(family, "tcp"), GO_ON, None)
+
+
+@FAMILIES
+def test_new_connection_from_the_port_of_one_whose_frontend_is_gone_passes(
+    pod: Datapath, family: Family
+) -> None:
+    serve(pod, family, "tcp", [family.backend], 1)
+    ends(pod, sent(family, "tcp", flags="S"))
+    pod.delete_service(family.service, 80, PROTOCOLS["tcp"])
+    for flags in ("S", "A", "PA"):
+        expect(pod, "from_pod", sent(family, "tcp", flags=flags), GO_ON, None)
+
+
+@FAMILIES
+def test_connection_goes_on_after_packets_that_were_refused(pod: Datapath, family: Family) -> None:
+    serve(pod, family, "tcp", backends(family), 1)
+    before = open_all(pod, family, "tcp")
+    pod.delete_service(family.service, 80, PROTOCOLS["tcp"])
+    for port in CLIENTS:
+        pod.program("from_pod").run(bytes(sent(family, "tcp", port)))
+    serve(pod, family, "tcp", backends(family), 7)
+    assert {port: ends(pod, sent(family, "tcp", port)) for port in CLIENTS} == before
+    entry = connections(pod, family, "tcp")[service_key(family, "tcp")]
+    assert entry.expires_s - now_s() > 7000, "it is an open connection as before"
+    assert entry.flags & ct.CtFlag.NON_SYN == 0
