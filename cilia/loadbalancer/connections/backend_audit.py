@@ -5,14 +5,17 @@ UDP has no end that a program could see: a client whose backend went would send 
 long as it keeps its port. `BackendAudit` therefore compares the entries of connection tracking with
 the table `frontends` after every change of it, also when a frontend has no backend left at all. TCP
 is left alone: its peers notice.
+
+A frontend that is gone may be made anew, with other numbers: entries that name it by a former
+number stay until its backends are known. Nobody uses them meanwhile, and time ends them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from socket import IPPROTO_SCTP, IPPROTO_UDP
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -34,6 +37,21 @@ _CONNECTIONLESS: Final = (IPPROTO_UDP, IPPROTO_SCTP)
 
 #: Of an entry of connection tracking: backend and frontend.
 _LEADS_TO: Final = slice(ct.BACKEND_ID.start, ct.REV_NAT.stop)
+
+#: Size of an IPv4 address and port.
+_PLACE4: Final = 6
+
+
+class _Claim(NamedTuple):
+    """The frontend and the backend that an entry of connection tracking or translation names."""
+
+    #: Packed: of the frontend, at the time of the entry.
+    number: bytes
+    #: Address and port of the frontend; None in an entry of an earlier version.
+    frontend: lb.RevNatValue | None
+    #: Address and port, packed.
+    backend: bytes
+    proto: int
 
 
 class BackendAudit:
@@ -79,17 +97,16 @@ class BackendAudit:
 
     def _audit_connections(self, txn: ReadTxn, raw: SharedMap) -> int:
         """An entry that leads to another backend since the look stays."""
-        known: dict[tuple[bytes, bytes], bool] = {}
+        known: dict[_Claim, bool] = {}
         stale = []
         for key, value in raw.items():
-            rev_nat = value[ct.REV_NAT]
-            if any(rev_nat):
-                decoded = ct.decode_key(key)
-                pair = rev_nat, self._backend_of(decoded, value)
-                if pair not in known:
-                    known[pair] = self._serves(txn, rev_nat, decoded.proto, pair[1])
-                if not known[pair]:
-                    stale.append((key, value))
+            claim = self._claim_of(ct.decode_key(key), value) if any(value[ct.REV_NAT]) else None
+            if claim is None:
+                continue
+            if claim not in known:
+                known[claim] = self._is_served(txn, claim)
+            if not known[claim]:
+                stale.append((key, value))
         return len(raw.delete_unchanged(stale, _LEADS_TO))
 
     def _audit_translations(self, txn: ReadTxn, raw: SharedMap) -> int:
@@ -101,7 +118,8 @@ class BackendAudit:
             key, value = nat.decode_key(raw_key), nat.decode_value(raw_value)
             if key.direction == nat.NatDirection.IN and value.rev_nat:
                 backend = key.source + lb.encode_port(key.source_port)
-                if not self._serves(txn, lb.encode_id(value.rev_nat), key.proto, backend):
+                number, frontend = lb.encode_id(value.rev_nat), _place(value.asked)
+                if not self._is_served(txn, _Claim(number, frontend, backend, key.proto)):
                     stale.append((raw_key, raw_value))
         partners = {key: _partner(raw, key, value) for key, value in stale}
         size = nat.VALUE_SIZE[raw.name]
@@ -109,40 +127,56 @@ class BackendAudit:
         left = [entry for key, _ in deleted if (entry := partners[key]) is not None]
         return len(deleted) + len(raw.delete_unchanged(left, nat.CREATED[size]))
 
-    def _backend_of(self, key: ct.CtKey, value: bytes) -> bytes:
-        """Address and port of the backend, packed; nothing for one that is gone altogether."""
-        if key.direction != ct.Direction.SERVICE:
-            return key.destination + lb.encode_port(key.destination_port)
-        found = self._lb_maps.of(key.destination).backend.lookup(value[ct.BACKEND_ID])
+    def _claim_of(self, key: ct.CtKey, value: bytes) -> _Claim | None:
+        """Return None if the number of the backend is gone: programs look for it by address."""
+        backend: bytes | None = key.destination + lb.encode_port(key.destination_port)
+        if key.direction == ct.Direction.SERVICE:
+            backend = self._backend_at(key, value[ct.BACKEND_ID])
+        if backend is None:
+            return None
+        frontend = _place(ct.decode_entry(value).frontend(key))
+        return _Claim(value[ct.REV_NAT], frontend, backend, key.proto)
+
+    def _backend_at(self, key: ct.CtKey, number: bytes) -> bytes | None:
+        found = self._lb_maps.of(key.destination).backend.lookup(number)
         if found is None:
-            return b""
+            return None
         backend = lb.decode_backend(found)
         return backend.address + lb.encode_port(backend.port)
 
-    def _serves(self, txn: ReadTxn, rev_nat: bytes, proto: int, backend: bytes) -> bool:
-        """Return True if the frontend of the id has the backend.
+    def _is_served(self, txn: ReadTxn, claim: _Claim) -> bool:
+        """Return True if the frontend has the backend, or may be made anew with it.
 
         Also for a protocol that closes its connections: its entries are left alone.
         """
-        if proto not in _CONNECTIONLESS:
+        if claim.proto not in _CONNECTIONLESS:
             return True
-        protocol = PROTOCOL_NAMES[proto]
+        current = self._owner(claim)
+        frontend = claim.frontend or current
+        if frontend is None:
+            return False
+        rows = list(self._rows_at(txn, frontend, PROTOCOL_NAMES[claim.proto]))
+        if not any(fe.backends for fe in rows) and current is None:
+            return True
+        number = lb.decode_id(claim.number)
+        exact = [fe for fe in rows if fe.id == number] if current else []
         return any(
-            chosen.address.packed_place == backend
-            for fe in self._owners(txn, rev_nat, protocol, len(backend))
+            chosen.address.packed_place == claim.backend
+            for fe in exact or rows
             for chosen in fe.backends
         )
 
-    def _owners(self, txn: ReadTxn, rev_nat: bytes, protocol: str, size: int) -> Sequence[Frontend]:
-        """The rows behind an id: its own, or those that have its address or a surrogate of it."""
-        family = self._lb_maps.v4 if size == 6 else self._lb_maps.v6
-        found = family.rev_nat.lookup(rev_nat) if size else None
+    def _owner(self, claim: _Claim) -> lb.RevNatValue | None:
+        """Return the frontend that has the number now; None if it is not the claim's."""
+        family = self._lb_maps.v4 if len(claim.backend) == _PLACE4 else self._lb_maps.v6
+        found = family.rev_nat.lookup(claim.number)
         if found is None:
-            return ()
-        rows = list(self._rows_at(txn, lb.decode_rev_nat(found), protocol))
-        number = lb.decode_id(rev_nat)
-        exact = [fe for fe in rows if fe.id == number]
-        return exact or rows
+            return None
+        owner = lb.decode_rev_nat(found)
+        named = claim.frontend
+        if named is None or (not any(owner.address) and owner.port == named.port):
+            return owner  # a node port, which stands for the addresses of all nodes
+        return owner if owner == named else None
 
     def _rows_at(self, txn: ReadTxn, at: lb.RevNatValue, protocol: str) -> Iterator[Frontend]:
         for packed in (at.address, bytes(len(at.address))):
@@ -151,6 +185,10 @@ class BackendAudit:
                 row = self._frontends.get(txn, addr)
                 if row is not None:
                     yield row
+
+
+def _place(found: tuple[bytes, int] | None) -> lb.RevNatValue | None:
+    return None if found is None else lb.RevNatValue(*found)
 
 
 def _partner(raw: SharedMap, key: bytes, value: bytes) -> tuple[bytes, bytes] | None:

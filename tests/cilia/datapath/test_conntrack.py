@@ -50,20 +50,37 @@ def connection(
     expires_s: int = 100,
     backend_id: int = 0,
     rev_nat: int = 0,
+    frontend: str = "",
 ) -> None:
+    """`frontend`: the address that an entry towards a backend names."""
     key = ct.CtKey(packed(destination), packed(source), 53, 4000, proto, direction)
     kind = "tcp" if proto == TCP else "any"
     raw = maps.connections[f"cilia_ct{4 if len(key.source) == 4 else 6}_{kind}"]
-    entry = ct.CtEntry(expires_s=expires_s, backend_id=backend_id, rev_nat=rev_nat)
+    entry = ct.CtEntry(
+        expires_s=expires_s,
+        backend_id=backend_id,
+        rev_nat=rev_nat,
+        frontend_port=53 if frontend else 0,
+        nat_address=packed(frontend).ljust(16, b"\0") if frontend else bytes(16),
+    )
     raw.update(ct.encode_key(key), ct.encode_entry(entry))
 
 
-def translation(maps: ConntrackMaps, backend: str, *, rev_nat: int, expires_s: int = 100) -> None:
+def translation(
+    maps: ConntrackMaps, backend: str, *, rev_nat: int, expires_s: int = 100, frontend: str = ""
+) -> None:
     """Both entries of a flow of CLIENT to a backend through NODE."""
     raw = maps.translations["cilia_snat4"]
     out = nat.NatKey(packed(backend), packed(CLIENT), 53, 4000, UDP, nat.NatDirection.OUT)
     to_node = nat.NatValue(packed(NODE), 50000, expires_s=expires_s)
-    to_client = nat.NatValue(packed(CLIENT), 4000, expires_s=expires_s, rev_nat=rev_nat)
+    to_client = nat.NatValue(
+        packed(CLIENT),
+        4000,
+        expires_s=expires_s,
+        rev_nat=rev_nat,
+        frontend=packed(frontend) if frontend else b"",
+        frontend_port=53 if frontend else 0,
+    )
     raw.update(nat.encode_key(out), nat.encode_value(to_node))
     raw.update(nat.encode_key(nat.partner(out, to_node)), nat.encode_value(to_client))
 
@@ -215,10 +232,11 @@ async def test_entries_towards_a_removed_backend_go_and_others_stay() -> None:
         maps, "192.0.2.12", VIP, direction=ct.Direction.SERVICE, backend_id=77, rev_nat=number
     )
     translation(maps, B, rev_nat=number)
-    assert audit(world, maps) == 4
+    assert audit(world, maps) == 3
     assert left(maps) == [
         f"192.0.2.10:4000 -> {B}:53",
         f"192.0.2.11:4000 -> {B}:53",
+        f"192.0.2.12:4000 -> {VIP}:53",  # programs look for its backend by address
         f"{CLIENT}:4000 -> {A}:53",
         f"{CLIENT}:4000 -> {VIP}:53",
     ]
@@ -232,7 +250,10 @@ async def test_a_flow_that_got_another_backend_while_it_was_audited_stays() -> N
     of_service = partial(
         connection, maps, CLIENT, VIP, direction=ct.Direction.SERVICE, rev_nat=number
     )
-    of_service(backend_id=77)
+    of_service(backend_id=2)
+    world.put(frontend("10.96.0.2:53/UDP", [f"{B}:53/UDP"]))
+    async with running(world.reconciler):
+        await world.settled()
     translation(maps, B, rev_nat=number)
 
     others = count(number + 1)
@@ -256,6 +277,75 @@ async def test_entries_go_when_no_backend_is_left() -> None:
     world.put(frontend(f"{VIP}:53/UDP"))
     assert audit(world, maps) == 3
     assert left(maps) == []
+
+
+async def gone(world: LBWorld) -> None:
+    world.remove(f"{VIP}:53/UDP")
+    async with running(world.reconciler):
+        await world.settled()
+
+
+async def served(world: LBWorld, *backends: str) -> None:
+    world.put(frontend(f"{VIP}:53/UDP", [f"{be}:53/UDP" for be in backends]))
+    async with running(world.reconciler):
+        await world.settled()
+
+
+def all_kinds(maps: ConntrackMaps, backend: str, number: int, *, backend_id: int) -> None:
+    """What a flow through the frontend leaves, by all ways."""
+    connection(maps, CLIENT, backend, rev_nat=number, frontend=VIP)
+    of_service = partial(connection, maps, CLIENT, VIP, direction=ct.Direction.SERVICE)
+    of_service(backend_id=backend_id, rev_nat=number)
+    translation(maps, backend, rev_nat=number, frontend=VIP)
+
+
+def entries(maps: ConntrackMaps) -> int:
+    raws = (*maps.connections.values(), *maps.translations.values())
+    return sum(len(dict(raw.items())) for raw in raws)
+
+
+async def test_entries_of_a_frontend_stay_until_its_backends_are_known_again() -> None:
+    world = await lb_world(A, B)
+    maps = new_maps()
+    all_kinds(maps, A, rev_nat_of(world, VIP), backend_id=1)
+    await gone(world)
+    assert audit(world, maps) == 0, "it may be made anew"
+    await served(world)
+    assert audit(world, maps) == 0, "its backends may come"
+    await served(world, A, B)
+    assert audit(world, maps) == 0
+    assert entries(maps) == 4
+    await gone(world)
+    await served(world, B)
+    assert audit(world, maps) == 3, "all that lead to the backend"
+    assert left(maps) == [f"{CLIENT}:4000 -> {VIP}:53"]
+
+
+async def test_former_number_that_another_frontend_has_tells_nothing() -> None:
+    world = await lb_world(A)
+    maps = new_maps()
+    number = rev_nat_of(world, VIP)
+    for backend in (A, B):
+        connection(maps, CLIENT, backend, rev_nat=number, frontend="10.96.0.2")
+    assert audit(world, maps) == 0, "the frontend that they name is gone, and may be made anew"
+    world.put(frontend("10.96.0.2:53/UDP", [f"{B}:53/UDP"]))
+    async with running(world.reconciler):
+        await world.settled()
+    assert audit(world, maps) == 1
+    assert left(maps) == [f"{CLIENT}:4000 -> {B}:53"]
+
+
+async def test_a_node_port_of_another_node_is_found_by_its_surrogate() -> None:
+    world = LBWorld()
+    world.put(frontend("0.0.0.0:53/UDP", [f"{A}:53/UDP"], FrontendType.NODE_PORT))
+    async with running(world.reconciler):
+        await world.settled()
+    maps = new_maps()
+    number = rev_nat_of(world, "0.0.0.0:53")
+    for backend in (A, B):
+        connection(maps, CLIENT, backend, rev_nat=number, frontend="192.0.2.2")
+    assert audit(world, maps) == 1
+    assert left(maps) == [f"{CLIENT}:4000 -> {A}:53"]
 
 
 async def test_a_node_port_is_found_by_its_surrogate() -> None:
@@ -293,7 +383,7 @@ async def test_nothing_goes_before_all_inputs_are_known() -> None:
     with world.db.write_txn(world.frontends) as wtxn:
         done = world.frontends.register_initializer(wtxn, "listing")
     maps = new_maps()
-    connection(maps, CLIENT, B, rev_nat=1)
+    connection(maps, CLIENT, B, rev_nat=1)  # of an earlier version: its number is all it tells
     watcher = BackendAudit(maps, world.maps, world.frontends)
     async with running(world.reconciler), anyio.create_task_group() as group:
         group.start_soon(watcher.run, world.db, world.reconciler)
