@@ -4,17 +4,10 @@ service. A cache of the source, kept by `known_objects`."""
 
 from __future__ import annotations
 
-import msgspec
-
 from cilia.k8s.objects import ObjectKey
 from cilia.loadbalancer.services.endpoints import Backends, merge_slices
+from cilia.loadbalancer.services.known_slice import KnownSlice
 from tables.addressing import ServiceName
-
-
-class KnownSlice(msgspec.Struct, frozen=True, gc=False):
-    # gc=False: nothing in it can lead back to it, and there are as many as slices.
-    service: ServiceName
-    backends: Backends
 
 
 class KnownSlices:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from cilia.loadbalancer.services.known_slices import KnownSlices
 from tables.addressing import L3n4Addr, ServiceName
 from tables.loadbalancer.backends import Backend, BackendState
@@ -57,3 +59,11 @@ def test_service_is_unknown_when_its_last_slice_was_dropped() -> None:
     assert slices.drop(SECOND) is None
     assert ECHO not in slices and slices.services() == set()
     assert slices.keys() == set()
+
+
+def test_slice_costs_the_collector_nothing_compiled_or_not() -> None:
+    slices = KnownSlices()
+    slices.put(FIRST, ECHO, (A,))
+    known = slices.get(FIRST)
+    assert known is not None
+    assert not gc.is_tracked(known)
