@@ -47,9 +47,14 @@ class Agent:
         except ApiError:  # nobody listens yet, or it is too busy to answer
             return False
 
+    def rows(self, table: str) -> list[Any]:
+        """All rows of a table."""
+        found: list[Any] = self.get(f"/statedb/dump/{table}")["tables"][table]
+        return found
+
     def frontends(self, namespace: str, name: str) -> list[Any]:
         """The rows of one Service."""
-        rows = self.get("/statedb/dump/frontends")["tables"]["frontends"]
+        rows = self.rows("frontends")
         return [row for row in rows if row["ServiceName"] == f"{namespace}/{name}"]
 
     def pins(self) -> list[Path]:

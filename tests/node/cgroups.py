@@ -8,6 +8,7 @@ hierarchy, so that the socket programs of the node's agent see both.
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from cilia.linux.mounts import mounts
@@ -41,3 +42,20 @@ def remove_node_group(name: str) -> None:
             if group.is_dir():
                 group.rmdir()
         top.rmdir()
+
+
+def remove_when_empty(name: str, timeout_s: float) -> None:
+    """The kernel ends a PID namespace's processes one by one after its first.
+
+    Raises: OSError if a process is there still after `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            remove_node_group(name)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return

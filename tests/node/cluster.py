@@ -9,8 +9,9 @@
         cluster.nodes["n1"].run(...)        # any program of the node
 
 Order of a start: network, API server, the controllers, then the nodes; a node is given its pod
-ranges by the controllers, after which its bridge plugin is configured and it becomes ready. All is
-told to `leftovers` first, so that it can be removed however this process ends.
+ranges by the controllers, after which its bridge plugin is configured and it becomes ready. With
+`pod_network=True` there is no bridge plugin: the agents make the nodes ready. All is told to
+`leftovers` first, so that it can be removed however this process ends.
 """
 
 from __future__ import annotations
@@ -35,18 +36,36 @@ from . import images, leftovers, workloads
 from .account import agents_token
 from .agent import Agent
 from .callers import Caller, in_namespaces, outside
-from .fabric import make_fabric, plug_in, route
+from .fabric import make_fabric, plug_in, route, unplug
 from .machine import REPOSITORY, Machine
-from .plan import API_PORT, BRIDGE_V4, CLIENT, EXTERNAL_CIDRS, NODES, POD_CIDRS, SERVICE_CIDRS
+from .node_settings import CNI_CONFIGURATION, CNI_PROGRAMS
+from .plan import (
+    API_PORT,
+    BRIDGE_V4,
+    CLIENT,
+    EXTERNAL_CIDRS,
+    NODES,
+    POD_CIDRS,
+    SERVICE_CIDRS,
+    Member,
+)
 
 CONTROLLERS, SCHEDULER = "system:kube-controller-manager", "system:kube-scheduler"
 KUBE_PROXY = "system:kube-proxy"
 WAIT_S = 240.0
+#: Options of agents that are the network of the pods, too.
+POD_NETWORK = (
+    *("--pod-network", "--ipam=kubernetes"),
+    *(f"--cni-conf-path={CNI_CONFIGURATION}", f"--cni-bin-path={CNI_PROGRAMS}"),
+)
 T = TypeVar("T")
 
 
 class Cluster:
-    """`name` is unique on this machine; `say` is told what happens, for people who wait."""
+    """`name` is unique on this machine; `say` is told what happens, for people who wait.
+
+    `pod_network`: cilia is the network of the pods too, else Debian's bridge plugin is.
+    """
 
     def __init__(
         self,
@@ -54,11 +73,13 @@ class Cluster:
         directory: Path,
         *,
         dual_stack: bool = True,
+        pod_network: bool = False,
         detached: bool = False,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.name, self.directory, self.detached, self.say = name, directory, detached, say
         self.families = 2 if dual_stack else 1
+        self.pod_network = pod_network
         self.started = time.monotonic()
         self.fabric = f"{name}-fabric"
         self._enter_fabric = ["nsenter", f"--net=/run/netns/{self.fabric}"]
@@ -82,7 +103,7 @@ class Cluster:
         self.close()
 
     def start(self) -> None:
-        """Returns when both nodes are ready."""
+        """Returns when both nodes are ready, or, with `pod_network`, wait for their agents."""
         members = [*NODES, CLIENT]
         self.record = leftovers.Record(
             self.name,
@@ -95,18 +116,43 @@ class Cluster:
         self._tell("the network")
         make_fabric(self.fabric)
         for member in members:
-            plug_in(self.fabric, f"{self.name}-{member.name}", member, forwards=member != CLIENT)
+            self._plug_in(member)
         # As a router of the cluster's owner would: all addresses of Services lead to one node.
         first, *_ = NODES
         route(f"{self.name}-{CLIENT.name}", first, [*EXTERNAL_CIDRS, *SERVICE_CIDRS])
         self._tell("the control plane")
         self._start_control_plane()
         self._tell("the nodes")
-        archives = self._images()
-        self._start_nodes(archives)
+        self._images()
+        self._start_nodes()
         self._connect_pods()
-        self.wait_nodes()
+        if not self.pod_network:
+            self.wait_nodes()
         self._tell("ready")
+
+    def _plug_in(self, member: Member) -> None:
+        forwards = member != CLIENT and not self.pod_network  # cilia sees to it that its nodes do
+        plug_in(self.fabric, f"{self.name}-{member.name}", member, forwards=forwards)
+
+    def reboot(self, name: str) -> None:
+        """End all of a node as a loss of power does, and start it with nothing of before.
+
+        Its control groups, its network and its memory are made anew; returns when it is ready.
+        """
+        node = self.nodes[name]
+        node.crash()
+        unplug(self.fabric, node.namespace, node.member)
+        self._plug_in(node.member)
+        node.boot()
+        self.record.add(node.init)
+        for archive in self.archives:
+            node.import_image(archive)
+        node.kubelet.start()
+        for other in self.nodes.values():
+            if other != node:
+                route(node.namespace, other.member, self._pod_cidrs(other))
+        self.agents[name].start()
+        self.wait_nodes()
 
     def restart_api_server(self, end: Callable[[Program], None] = Program.stop) -> None:
         """Over the etcd that is there."""
@@ -206,14 +252,14 @@ class Cluster:
         self.api.write_kubeconfig(path, token, server=f"https://{BRIDGE_V4}:{API_PORT}")
         return path
 
-    def _images(self) -> list[Path]:
+    def _images(self) -> None:
         workload, coredns = self.directory / "workload.tar", self.directory / "coredns.tar"
         files = {"workload": asset("workload"), **images.shell_files()}
         images.write_image(workload, images.WORKLOAD, files, ["/workload"], "pause")
         images.write_image(coredns, images.COREDNS, {"coredns": asset("coredns")}, ["/coredns"])
-        return [workload, coredns]
+        self.archives = [workload, coredns]
 
-    def _start_nodes(self, archives: Sequence[Path]) -> None:
+    def _start_nodes(self) -> None:
         """Only commands that end run beside each other: programs end with the thread that starts
         them (prctl(2), PR_SET_PDEATHSIG)."""
         for member in NODES:
@@ -228,7 +274,7 @@ class Cluster:
             imports = [
                 pool.submit(node.import_image, archive)
                 for node in self.nodes.values()
-                for archive in archives
+                for archive in self.archives
             ]
             for done in imports:
                 done.result()
@@ -239,7 +285,8 @@ class Cluster:
             cidrs = self.eventually(partial(self._pod_cidrs, node), "pod ranges")
             for other in (self.fabric, *(n.namespace for n in self.nodes.values() if n != node)):
                 route(other, node.member, cidrs)
-            node.write_cni(cidrs)
+            if not self.pod_network:
+                node.write_cni(cidrs)
 
     def _pod_cidrs(self, node: Machine) -> list[str]:
         try:
@@ -263,11 +310,17 @@ class Cluster:
         return seen
 
     def start_agents(self, *options: str) -> None:
-        """Our agent on both nodes, in place of kube-proxy, with the rights of its account."""
+        """Our agent on both nodes, in place of kube-proxy, with the rights of its account.
+
+        Returns when both nodes are ready.
+        """
         kubeconfig = self.write_kubeconfig("agent", agents_token(self.api))
+        if self.pod_network:
+            options = (*POD_NETWORK, *options)
         for node in self.nodes.values():
             self.agents[node.name] = Agent(node, kubeconfig, *options)
             self.agents[node.name].start()
+        self.wait_nodes()
         self._tell("the agents")
 
     def start_dns(self) -> None:
@@ -314,14 +367,24 @@ class Cluster:
 
     def pod(self, namespace: str, name: str) -> Caller:
         """A client inside a running pod."""
+        node, pid, procs = self._process(namespace, name)
+        enter = in_namespaces(pid, procs, "mount", "net", "uts")
+        return Caller(f"pod {name} on {node}", enter, "/workload")
+
+    def at_pod(self, namespace: str, name: str) -> Caller:
+        """A client in a running pod's network, with this machine's files and commands."""
+        node, pid, procs = self._process(namespace, name)
+        enter = in_namespaces(pid, procs, "net")
+        return Caller(f"network of pod {name} on {node}", enter, str(asset("workload")))
+
+    def _process(self, namespace: str, name: str) -> tuple[str, int, str]:
+        """The node of a running pod, its first process, and the file that lets others join it."""
         found = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
         (status,) = found["status"]["containerStatuses"]
         container = status["containerID"].removeprefix("containerd://")
         node = self.nodes[found["spec"]["nodeName"]]
         (procs,) = node.group.glob(f"kubepods/**/{container}/cgroup.procs")
-        pid = int(procs.read_text().split()[0])
-        enter = in_namespaces(pid, str(procs), "mount", "net", "uts")
-        return Caller(f"pod {name} on {node.name}", enter, "/workload")
+        return node.name, int(procs.read_text().split()[0]), str(procs)
 
     def on_node(self, name: str) -> Caller:
         """A client that is a program of the node."""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: one cluster for all tests, and a namespace of its own for each.
+"""Fixtures: a cluster for all tests, and a namespace of its own for each.
 
-A test leaves the cluster as it found it: two ready nodes, an agent on each, the names answered.
+Tests run on a cluster whose pods have their network from Debian's bridge plugin, and again on one
+where cilia is alone; a file that is about one of them says so (`ON_BRIDGE`, `ON_CILIA`). A test
+leaves the cluster as it found it: two ready nodes, an agent on each, the names answered.
 """
 
 from __future__ import annotations
@@ -15,19 +17,23 @@ import pytest
 
 from . import leftovers
 from .cluster import Cluster
+from .networks import NETWORKS
 from .shop import Shop
 from .traffic import TOLD, Traffic
 
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@pytest.fixture(scope="session", params=NETWORKS)
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     for record in leftovers.records():
         if record.abandoned():
             record.remove()
     name = f"cilia-test-{os.getpid()}"
-    with Cluster(name, tmp_path_factory.mktemp("cluster"), say=print) as made:
+    directory, alone = tmp_path_factory.mktemp("cluster"), request.param == "cilia"
+    with Cluster(name, directory, pod_network=alone, say=print) as made:
         made.start_agents()
         made.start_dns()
         yield made

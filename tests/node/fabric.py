@@ -53,7 +53,7 @@ def plug_in(fabric: str, namespace: str, member: Member, *, forwards: bool) -> N
     with NetNS.create(namespace) as made:
         if forwards:
             made.run(_forward)
-    cable = f"to-{member.name}"
+    cable = _cable(member)
     configure(
         fabric,
         f"link add {cable} type veth peer name eth0 netns {namespace}",
@@ -68,6 +68,16 @@ def plug_in(fabric: str, namespace: str, member: Member, *, forwards: bool) -> N
         f"route add default via {BRIDGE_V4}",
         f"route add default via {BRIDGE_V6}",
     )
+
+
+def unplug(fabric: str, namespace: str, member: Member) -> None:
+    """Remove the cable and the namespace, in which no process is any longer."""
+    configure(fabric, f"link delete {_cable(member)}")
+    NetNS.remove(namespace)
+
+
+def _cable(member: Member) -> str:
+    return f"to-{member.name}"
 
 
 def _forward() -> None:

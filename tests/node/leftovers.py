@@ -19,7 +19,7 @@ from typing import Any
 from cilia.linux.netns import NetNS
 from tests.kube.programs import Program
 
-from .cgroups import remove_node_group
+from .cgroups import remove_when_empty
 
 RECORDS = Path("/run/cilia-test-clusters")
 END_TIMEOUT_S = 20.0
@@ -105,23 +105,10 @@ class Record:
         for namespace in self.namespaces:
             NetNS.remove(namespace)
         for cgroup in self.cgroups:
-            _remove_when_empty(cgroup, deadline)
+            remove_when_empty(cgroup, END_TIMEOUT_S)
         for directory in self.directories:
             shutil.rmtree(directory, ignore_errors=True)
         self.path.unlink(missing_ok=True)
-
-
-def _remove_when_empty(cgroup: str, deadline: float) -> None:
-    """The kernel ends a PID namespace's processes one by one after its first."""
-    while True:
-        try:
-            remove_node_group(cgroup)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 def records() -> list[Record]:

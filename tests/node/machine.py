@@ -18,12 +18,20 @@ from cilia.linux.cgroup import find_cgroup2
 from tests.kube.assets import asset
 from tests.kube.programs import Program
 
-from .cgroups import SYSTEM, make_node_group
-from .node_settings import CNI_CONFIGURATION, CONTAINERD, bridge_plugin, containerd, kubelet
+from .cgroups import SYSTEM, make_node_group, remove_when_empty
+from .node_settings import (
+    CNI_CONFIGURATION,
+    CNI_PROGRAMS,
+    CONTAINERD,
+    bridge_plugin,
+    containerd,
+    kubelet,
+)
 from .plan import Member
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 240.0
+END_TIMEOUT_S = 20.0
 # Read by kubelet instead of the machine's: what it would otherwise write there.
 KUBELET_WANTS = {
     "vm/overcommit_memory": 1,
@@ -41,7 +49,7 @@ mount --make-rshared /
 mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t bpf bpf /sys/fs/bpf
-mkdir -p /run/netns /run/lock /run/node/settings /run/node/cni
+mkdir -p /run/netns /run/lock /run/node/settings /run/node/cni /run/node/plugins
 echo "nameserver 127.0.0.1" > /run/node/resolv.conf
 for wish in $WISHES; do
     shown=/run/node/settings/$(echo "${wish%%=*}" | tr / -)
@@ -59,6 +67,15 @@ def only_child(pid: int) -> int:
 
 class NodeProgram(Program):
     """A program inside the node; nsenter, our own child, waits for it and ends as it does."""
+
+    def __init__(self, name: str, machine: Machine, words: Sequence[str | Path]) -> None:
+        log = machine.directory / f"{name}.log"
+        super().__init__(name, words, log, directory=REPOSITORY, detached=machine.detached)
+        self._machine, self._words = machine, words
+
+    def start(self) -> None:
+        self.command = self._machine.command(*self._words)  # its namespaces are others after a boot
+        super().start()
 
     @property
     def pid(self) -> int:
@@ -81,15 +98,24 @@ class Machine:
         self.cgroup = f"{cluster}-{member.name}"
         self.init = self._init_program()
         self.programs: list[Program] = [self.init]
+        config = self._write("containerd.toml", containerd(asset("runc")))
+        self.containerd = self.program("containerd", asset("containerd"), "--config", config)
 
     def boot(self) -> None:
         """Make the namespaces and start containerd."""
+        (self.directory / "ready").unlink(missing_ok=True)
         make_node_group(self.cgroup)
         self.init.start()
         self.init.wait_until((self.directory / "ready").exists, READY_TIMEOUT_S)
-        config = self._write("containerd.toml", containerd(asset("runc"), asset("cni")))
-        self.containerd = self.program("containerd", asset("containerd"), "--config", config)
+        self.install_plugins("loopback")
         self.start_containerd()
+
+    def crash(self) -> None:
+        """End its first process, upon which the kernel ends all others and drops all mounts."""
+        self.init.kill()
+        for program in self.programs:
+            program.reap()
+        remove_when_empty(self.cgroup, END_TIMEOUT_S)
 
     def start_containerd(self) -> None:
         self.containerd.start()
@@ -104,8 +130,14 @@ class Machine:
         )
         self.kubelet.start()
 
+    def install_plugins(self, *names: str) -> None:
+        """Have the node find these plugins of Debian's."""
+        for name in names:
+            self.path(f"{CNI_PROGRAMS}/{name}").symlink_to(asset("cni") / name)
+
     def write_cni(self, pod_cidrs: Sequence[str]) -> None:
         """Configure the bridge plugin, upon which containerd says that the network is ready."""
+        self.install_plugins("bridge", "host-local")
         target = self.path(f"{CNI_CONFIGURATION}/10-bridge.conflist")
         temporary = target.with_suffix(".tmp")
         temporary.write_text(json.dumps(bridge_plugin(pod_cidrs)))
@@ -143,9 +175,7 @@ class Machine:
         """A program of the node, not yet started; its log is outside."""
         named = [f"{key}={value}" for key, value in (environment or {}).items()]
         search = f"PATH={asset('containerd').parent}:{os.environ['PATH']}"
-        command = self.command("env", search, *named, *words)
-        log = self.directory / f"{name}.log"
-        made = NodeProgram(name, command, log, directory=REPOSITORY, detached=self.detached)
+        made = NodeProgram(name, self, ["env", search, *named, *words])
         self.programs.append(made)
         return made
 

@@ -16,9 +16,10 @@ from .plan import DNS_ADDRESS
 
 CONTAINERD = "/run/containerd/containerd.sock"
 CNI_CONFIGURATION = "/run/node/cni"
+CNI_PROGRAMS = "/run/node/plugins"
 
 
-def containerd(runc: Path, plugins: Path) -> str:
+def containerd(runc: Path) -> str:
     """The configuration, in TOML."""
     return f"""
 version = 2
@@ -32,7 +33,7 @@ restrict_oom_score_adj = true  # lowering it needs a capability that may not be 
 disable_apparmor = true
 stream_server_address = "127.0.0.1"
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{plugins}"
+bin_dir = "{CNI_PROGRAMS}"
 conf_dir = "{CNI_CONFIGURATION}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"

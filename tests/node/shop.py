@@ -24,14 +24,17 @@ class Shop:
         cluster.create(self.NAMESPACE, deployment("web", self.REPLICAS), *clients)
         cluster.kubectl(self.NAMESPACE, "rollout", "status", "deployment/web", "--timeout=90s")
         cluster.wait_ready(self.NAMESPACE, *(client["metadata"]["name"] for client in clients))
-        self.clients = {node: self.client(node) for node in cluster.nodes}
+        self.find_clients()
         listed = cluster.kubectl(self.NAMESPACE, "get", "pods", "-l=app=web", "-o=json")
         self.servers = {
             pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in json.loads(listed)["items"]
         }
 
-    def client(self, node: str) -> Caller:
-        return self.cluster.pod(self.NAMESPACE, f"client-{node}")
+    def find_clients(self) -> None:
+        """Anew when their containers are others."""
+        self.clients = {
+            node: self.cluster.pod(self.NAMESPACE, f"client-{node}") for node in self.cluster.nodes
+        }
 
     def on(self, node: str) -> set[str]:
         """The servers of one node."""

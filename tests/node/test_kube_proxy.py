@@ -8,7 +8,10 @@ import re
 from .agent import Agent
 from .cluster import KUBE_PROXY
 from .kube_proxy import KubeProxy
+from .networks import ON_BRIDGE
 from .traffic import Traffic, nothing_failed
+
+pytestmark = ON_BRIDGE
 
 
 def named_in_status(agent: Agent) -> set[str]:

@@ -26,6 +26,7 @@ from .__main__ import DIRECTORY, NAME
 from .cgroups import hierarchies
 from .cluster import Cluster
 from .machine import REPOSITORY
+from .networks import ON_BRIDGE
 
 MAKER = """
 import json, sys, time
@@ -125,6 +126,7 @@ def test_a_cluster_of_one_family_whose_maker_is_killed_is_removed_by_the_next(
     assert devices() == before
 
 
+@ON_BRIDGE
 @pytest.mark.timeout(600)
 def test_a_cluster_that_is_left_running_is_taken_down_and_a_watched_one_is_not(
     cluster: Cluster,
