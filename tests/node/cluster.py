@@ -134,18 +134,18 @@ class Cluster:
         forwards = member != CLIENT and not self.pod_network  # cilia sees to it that its nodes do
         plug_in(self.fabric, f"{self.name}-{member.name}", member, forwards=forwards)
 
-    def reboot(self, name: str) -> None:
-        """End all of a node as a loss of power does, and start it with nothing of before.
+    def reboot(self, name: str, *, keeps_disk: bool) -> None:
+        """End all of a node as a loss of power does, and start it, with or without its old disk.
 
         Its control groups, its network and its memory are made anew; returns when it is ready.
         """
         node = self.nodes[name]
-        node.crash()
+        node.crash(keeps_disk=keeps_disk)
         unplug(self.fabric, node.namespace, node.member)
         self._plug_in(node.member)
         node.boot()
         self.record.add(node.init)
-        for archive in self.archives:
+        for archive in () if keeps_disk else self.archives:
             node.import_image(archive)
         node.kubelet.start()
         for other in self.nodes.values():

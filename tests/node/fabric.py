@@ -56,7 +56,7 @@ def plug_in(fabric: str, namespace: str, member: Member, *, forwards: bool) -> N
     cable = _cable(member)
     configure(
         fabric,
-        f"link add {cable} type veth peer name eth0 netns {namespace}",
+        f"link add {cable} type veth peer name eth0 address {member.mac} netns {namespace}",
         f"link set {cable} master br0 up",
     )
     configure(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from .plan import Member
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 240.0
 END_TIMEOUT_S = 20.0
+# What a machine has on its disk: it may outlive a loss of power.
+ON_DISK = ("/run/node/containerd", "/run/node/kubelet")
 # Read by kubelet instead of the machine's: what it would otherwise write there.
 KUBELET_WANTS = {
     "vm/overcommit_memory": 1,
@@ -63,6 +66,11 @@ exec "$PAUSE" pause
 
 def only_child(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def _copy(into: Path, *directories: Path) -> None:
+    """Without what is mounted below them."""
+    subprocess.run(["cp", "-a", "-x", *map(str, directories), str(into)], check=True)
 
 
 class NodeProgram(Program):
@@ -107,11 +115,19 @@ class Machine:
         make_node_group(self.cgroup)
         self.init.start()
         self.init.wait_until((self.directory / "ready").exists, READY_TIMEOUT_S)
+        for kept in self._disk.glob("*"):
+            _copy(self.path("/run/node"), kept)
+            shutil.rmtree(kept)
         self.install_plugins("loopback")
         self.start_containerd()
 
-    def crash(self) -> None:
+    def crash(self, *, keeps_disk: bool) -> None:
         """End its first process, upon which the kernel ends all others and drops all mounts."""
+        if keeps_disk:
+            self.containerd.kill()
+            self.kubelet.kill()
+            self._disk.mkdir(exist_ok=True)
+            _copy(self._disk, *(self.path(path) for path in ON_DISK))
         self.init.kill()
         for program in self.programs:
             program.reap()
@@ -150,6 +166,10 @@ class Machine:
     def pid(self) -> int:
         """The node's first process, as the machine below numbers it."""
         return only_child(self.init.pid)
+
+    @property
+    def _disk(self) -> Path:
+        return self.directory / "disk"
 
     @property
     def group(self) -> Path:

@@ -21,6 +21,11 @@ class Member:
     v4: str
     v6: str
 
+    @property
+    def mac(self) -> str:
+        """Of its network card, which it keeps over a reboot: others remember it."""
+        return f"02:00:00:00:77:{int(self.v4.rpartition('.')[2]):02x}"
+
 
 NODES = (Member("n1", "172.30.77.11", "fd00:77::11"), Member("n2", "172.30.77.12", "fd00:77::12"))
 CLIENT = Member("client", "172.30.77.100", "fd00:77::100")
