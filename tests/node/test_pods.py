@@ -26,6 +26,7 @@ from .networks import ON_CILIA
 from .node_state import difference, state_of
 from .plan import NODES
 from .shop import Shop
+from .traffic import nothing_failed, what_became_of
 from .workloads import PORT, Object, deployment, server_pod
 
 pytestmark = ON_CILIA
@@ -310,13 +311,37 @@ def _restart(program: Program, start: Callable[[], None]) -> None:
     start()
 
 
-@pytest.mark.timeout(400)
-def test_pods_come_back_when_their_node_has_lost_its_power(
-    cluster: Cluster, shop: Shop, watched: Watched
+def test_no_request_from_pod_to_pod_fails_while_agents_are_killed(
+    cluster: Cluster, shop: Shop, namespace: str
 ) -> None:
-    """Nothing of before is there any more: not their addresses, nor any state of ours."""
+    """At their own addresses, on one node and on both; nor one from a node."""
+    servers = [server_pod(f"at-{node}", node, livenessProbe=None) for node in cluster.nodes]
+    names = [server["metadata"]["name"] for server in servers]
+    cluster.create(namespace, *servers)
+    cluster.wait_ready(namespace, *names)
+    targets = [
+        url
+        for name in names
+        for address in addresses_of(cluster, namespace, name)
+        for url in urls(address)[:1]
+    ]
+
+    def act() -> None:
+        for agent in cluster.agents.values():
+            _restart(agent.program, agent.start)
+
+    loads = {caller.name: caller.load(*targets, rate=50) for caller in shop.callers()}
+    nothing_failed(what_became_of(loads, act), 200)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("keeps_disk", [True, False], ids=["disk kept", "disk lost"])
+def test_pods_come_back_when_their_node_has_lost_its_power(
+    cluster: Cluster, shop: Shop, watched: Watched, keeps_disk: bool
+) -> None:
+    """Of their network nothing is there any more; of the runtime what it has on disk."""
     kept, lost = state_of(cluster.agents["n2"]), containers(cluster, "n1")
-    cluster.reboot("n1")
+    cluster.reboot("n1", keeps_disk=keeps_disk)
     cluster.eventually(partial(run_anew, cluster, "n1", lost), "its pods", 120)
     shop.find_clients()
     check_pods(cluster)
