@@ -69,6 +69,7 @@ class Restoring:
         return await anyio.to_thread.run_sync(self._run)
 
     def _run(self) -> int:
+        self._saved.make_directory()
         pairs = links.own_pairs(self._netlink)
         files = {ep.device: ep for ep in self._saved.read()}
         found = [

@@ -63,9 +63,15 @@ class SavedEndpoints:
     def __init__(self, run_dir: Path) -> None:
         self._directory = run_dir / DIRECTORY
 
+    def make_directory(self) -> None:
+        """Have it before the first endpoint: it tells `cilia cleanup` that this instance is a pod
+        network. Raises: OSError.
+        """
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+
     def write(self, ep: Endpoint) -> None:
         """Replace an endpoint's file. Raises: OSError."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self.make_directory()
         path = self._path(ep.id)
         partial = path.with_suffix(PARTIAL)
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
