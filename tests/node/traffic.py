@@ -64,8 +64,15 @@ class Traffic:
 
     def scale(self, replicas: int) -> None:
         """Returns when there are so many servers, ready, and no others."""
-        scaled = ("scale", "deployment/rolled", f"--replicas={replicas}")
-        self.cluster.kubectl(self.namespace, *scaled)
+        self.order(replicas)
+        self.scaled(replicas)
+
+    def order(self, replicas: int) -> None:
+        """Ask for so many servers, and wait for none."""
+        asked = ("scale", "deployment/rolled", f"--replicas={replicas}")
+        self.cluster.kubectl(self.namespace, *asked)
+
+    def scaled(self, replicas: int) -> None:
         self.rolled_out()
         self.cluster.eventually(lambda: len(self.servers()) == replicas, f"{replicas} servers")
 
