@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import anyio
 
 from cilia.endpoints.cni.errors import CNIError, Code
 from cilia.endpoints.cni.requests import Request
 from cilia.identity.labels import container_labels
-from statedb import DB, Table
+from statedb import DB, ReadTxn, Table
 from tables.cluster.namespaces import Namespace
 from tables.cluster.pods import Pod
 from tables.endpoints.endpoints import Endpoint
@@ -37,21 +36,28 @@ class Inputs:
     ) -> None:
         self._db = db
         self._pods = pods
-        self._tables: Mapping[str, Table[Any]] = {
-            "pods": pods,
-            "namespaces": namespaces,
-            "endpoints of the run before": endpoints,
-        }
+        self._namespaces = namespaces
+        self._endpoints = endpoints
 
     def require_synchronised(self) -> None:
-        """Raises: CNIError as long as inputs are not read."""
-        missing = self._db.look(
-            lambda txn: [name for name, table in self._tables.items() if not table.initialized(txn)]
-        )
+        """Raises: CNIError as long as inputs are not read.
+
+        Objects that cannot be read (a broken file) hold nobody up: a pod that is among them is
+        waited for by itself.
+        """
+        missing = self._db.look(self._missing)
         if missing:
             raise CNIError(
                 Code.TRY_AGAIN_LATER, f"the agent has not read all {', '.join(missing)} yet"
             )
+
+    def _missing(self, txn: ReadTxn) -> list[str]:
+        read = {
+            "pods": self._pods.filled(txn),
+            "namespaces": self._namespaces.filled(txn),
+            "endpoints of the run before": self._endpoints.initialized(txn),
+        }
+        return [name for name, is_read in read.items() if not is_read]
 
     async def pod(self, request: Request, wait_s: float) -> Pod | None:
         """Return the pod that a request is for; None: a container outside Kubernetes.

@@ -408,6 +408,28 @@ def test_commands_show_what_there_is(node: PodNode) -> None:
         assert error in done.stderr
 
 
+def test_a_broken_manifest_keeps_no_pod_from_its_network(fresh: PodNode) -> None:
+    """Nobody knows what was in it: nothing is removed, and others are served."""
+    fresh.world.write("broken.yaml", "apiVersion: v1\nkind: [\n")
+    fresh.world.start_agent("--pod-network", "--node-name=node-one")
+    fresh.write_pod("one")
+    pod = fresh.namespace("one")
+    fresh.world.eventually((fresh.world.state_dir / "cni.sock").exists, 30.0)
+    fresh.world.eventually(lambda: added(fresh, pod), 30.0)
+    assert fresh.rows("endpoints")[0]["State"] == "ready"
+
+
+def added(node: PodNode, pod: Pod) -> bool:
+    """Ask as a runtime does, which tries again later."""
+    try:
+        pod.result = node.cni("ADD", pod)
+    except CNIFailed as error:
+        if error.code != 11:
+            raise
+        return False
+    return True
+
+
 def test_the_runtime_is_offered_the_node_when_it_can_be_served(fresh: PodNode) -> None:
     lists, programs = fresh.world.directory / "net.d", fresh.world.directory / "bin"
     lists.mkdir()
