@@ -34,7 +34,9 @@
 	reason(DROP_INVALID_SOURCE, -22, 132, "the source is no address of the endpoint") \
 	reason(DROP_INVALID_SOURCE_MAC, -23, 130, "the Ethernet source is not the endpoint's device") \
 	reason(DROP_UNKNOWN_L3, -24, 139, "neither IP nor ARP") \
-	reason(DROP_ENDPOINT_NOT_READY, -25, 203, "the device belongs to no endpoint")
+	reason(DROP_ENDPOINT_NOT_READY, -25, 203, "the device belongs to no endpoint") \
+	reason(DROP_NODE_LOOPBACK, -26, 169, "a loopback address of the node") \
+	reason(DROP_FORBIDDEN_ICMP6, -27, 176, "router advertisement or redirect of an endpoint")
 
 #define DROP_NUMBER(name, number, ...) name = number,
 enum drop_reason {

@@ -60,16 +60,35 @@ static __always_inline int endpoint_verify_arp(ctx_t *ctx, const struct endpoint
 	return neighbor_answer_arp(ctx, endpoint, &arp) ? ENDPOINT_ANSWERED : 0;
 }
 
+/* The node's own services on 127.0.0.0/8 are reached from outside where route_localnet is on, which kube-proxy
+ * sets. */
 static __always_inline int endpoint_verify4(ctx_t *ctx, const struct endpoint *endpoint)
 {
-	__be32 source;
+	struct {
+		__be32 source;
+		__be32 destination;
+	} ip;
 
-	if (ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct iphdr, saddr), &source,
-			   sizeof(source)))
+	if (ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct iphdr, saddr), &ip, sizeof(ip)))
 		return REFUSE(DROP_INVALID_PACKET);
-	if (!source || source != endpoint->address4)
+	if (!ip.source || ip.source != endpoint->address4)
 		return REFUSE(DROP_INVALID_SOURCE);
+	if ((bpf_ntohl(ip.destination) >> 24) == 127)
+		return REFUSE(DROP_NODE_LOOPBACK);
 	return 0;
+}
+
+/* A workload is no router: what only routers say would change the node's own routes where it listens. */
+static __always_inline bool endpoint_plays_router(ctx_t *ctx)
+{
+	__u8 next, type;
+
+	if (ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, nexthdr), &next,
+			   sizeof(next)) ||
+	    next != IPPROTO_ICMPV6 ||
+	    ctx_load_bytes(ctx, ETH_HLEN + sizeof(struct ipv6hdr), &type, sizeof(type)))
+		return false;
+	return type == ND_ROUTER_ADVERTISEMENT || type == ND_REDIRECT;
 }
 
 static __always_inline int endpoint_verify6(ctx_t *ctx, const struct endpoint *endpoint)
@@ -89,6 +108,8 @@ static __always_inline int endpoint_verify6(ctx_t *ctx, const struct endpoint *e
 	} else if (!address_equal(ip.source, endpoint->address6, true)) {
 		return REFUSE(DROP_INVALID_SOURCE);
 	}
+	if (endpoint_plays_router(ctx))
+		return REFUSE(DROP_FORBIDDEN_ICMP6);
 	return neighbor_answer_nd(ctx, endpoint) ? ENDPOINT_ANSWERED : 0;
 }
 

@@ -14,8 +14,10 @@
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
 
+#define ND_ROUTER_ADVERTISEMENT 134
 #define ND_SOLICITATION 135
 #define ND_ADVERTISEMENT 136
+#define ND_REDIRECT 137
 #define ND_TARGET_MAC 2			/* option, its length counts 8 bytes */
 #define ND_FLAGS 0xe0000000		/* router, solicited, override */
 #define ND_HOP_LIMIT 255

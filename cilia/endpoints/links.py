@@ -40,6 +40,15 @@ GROUP_ENDPOINT: Final = 0x434945
 PREFIX: Final = "lxc"
 NAME_DIGITS: Final = 12
 
+#: What the node's end takes from no workload, whatever the node's defaults are.
+DEAF_TO: Final = (
+    ("ipv6", "accept_ra"),
+    ("ipv6", "accept_redirects"),
+    ("ipv6", "autoconf"),
+    ("ipv4", "accept_redirects"),
+    ("ipv4", "accept_source_route"),
+)
+
 SO_NETNS_COOKIE: Final = 71
 RTPROT_BOOT: Final = 3
 IFA_F_NODAD: Final = 0x02
@@ -93,9 +102,16 @@ def netns_cookie(netns: NetNS) -> int:
 
 
 def make_pair(
-    netlink: Netlink, netns: NetNS, device: str, ifname: str, mac: bytes, node_mac: bytes, mtu: int
+    netlink: Netlink,
+    sysctls: Sysctl,
+    netns: NetNS,
+    device: str,
+    ifname: str,
+    mac: bytes,
+    node_mac: bytes,
+    mtu: int,
 ) -> int:
-    """Make both ends, the node's one up; return its index.
+    """Make both ends, the node's one up; return its index. `sysctls` are those of the node.
 
     A device of ours with this name is left of a request that never ended: it goes first, with its
     other end.
@@ -110,7 +126,7 @@ def make_pair(
             group=GROUP_ENDPOINT,
             mtu=mtu,
             hardware_address=node_mac,
-            up=True,
+            up=False,
             peer_hardware_address=mac,
             peer_netns_fd=netns.fd,
         )
@@ -118,6 +134,12 @@ def make_pair(
     link = netlink.link(device)
     if link is None:
         raise NoDevice(device)
+    for family, name in DEAF_TO:
+        try:
+            sysctls.write(f"net.{family}.conf.{device}.{name}", "0")
+        except FileNotFoundError:
+            continue  # a kernel without this family
+    netlink.request(set_link(link.index, up=True))
     return link.index
 
 

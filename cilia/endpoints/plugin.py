@@ -35,6 +35,7 @@ from cilia.identity.identities import IdentitiesExhausted
 from cilia.ipam.allocator import NoPool, PoolExhausted, router_of
 from cilia.linux.errors import KernelError
 from cilia.linux.netlink import Netlink
+from cilia.linux.sysctl import Sysctl
 from tables.addressing import IP
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 
@@ -62,12 +63,15 @@ class EndpointPlugin:
         registry: Registry,
         saved: SavedEndpoints,
         netlink: Netlink,
+        sysctls: Sysctl,
         mtu: Callable[[], int],
     ) -> None:
+        """`netlink` and `sysctls` are those of the node, `mtu` is that of its pods' devices."""
         self._inputs = inputs
         self._registry = registry
         self._saved = saved
         self._netlink = netlink
+        self._sysctls = sysctls
         self._mtu = mtu
         # The server serves one request of an attachment at a time; GC and the collector have none.
         self._turns = Turns()
@@ -152,7 +156,7 @@ class EndpointPlugin:
             mtu = self._mtu()
             ifname = ep.attachment.ifname
             index = links.make_pair(
-                self._netlink, netns, ep.device, ifname, ep.mac, ep.node_mac, mtu
+                self._netlink, self._sysctls, netns, ep.device, ifname, ep.mac, ep.node_mac, mtu
             )
             links.configure(netns, self._interior(ep, mtu))
         return msgspec.structs.replace(ep, index=index)

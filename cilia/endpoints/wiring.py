@@ -28,6 +28,7 @@ from cilia.endpoints.router import RouterController
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.pools import Pools, node_pools
+from cilia.linux.sysctl import Sysctl
 from cilia.node import desired
 from cilia.node.repairs import Repairs
 from cilia.node.wiring import Network, NodePart
@@ -189,6 +190,7 @@ def _requests(
         registry,
         ground.saved,
         ground.network.netlink,
+        Sysctl(ground.network.netns),
         partial(_mtu, options, ground.network, db),
     )
     server = Server(options.cni_socket_path, plugin)

@@ -12,6 +12,8 @@ from scapy.layers.inet6 import (
     ICMPv6MLReport2,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
+    ICMPv6ND_RA,
+    ICMPv6ND_Redirect,
     ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     IPv6,
@@ -255,6 +257,15 @@ FORGED = {
         REASONS["UNKNOWN_L3"],
     ),
     "a VLAN": (eth() / Dot1Q(vlan=7) / IP(src=V4.pod, dst="192.0.2.7"), REASONS["UNKNOWN_L3"]),
+    "the node's loopback": (four(V4.pod, "127.0.0.1"), REASONS["NODE_LOOPBACK"]),
+    "a router's advertisement": (
+        eth() / IPv6(src=POD_LINK_LOCAL, dst="ff02::1", hlim=255) / ICMPv6ND_RA(),
+        REASONS["FORBIDDEN_ICMP6"],
+    ),
+    "a redirect": (
+        eth() / IPv6(src=POD_LINK_LOCAL, dst=NODE_LINK_LOCAL, hlim=255) / ICMPv6ND_Redirect(),
+        REASONS["FORBIDDEN_ICMP6"],
+    ),
     "ARP cut short": (
         bytes(Ether(src=MAC_POD_ONE, dst=MAC_NODE_ONE, type=0x0806)) + b"\0\1\x08",
         REASONS["INVALID_PACKET"],

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import ICMPv6ND_RA, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+from scapy.utils6 import in6_mactoifaceid
 
 from tests.e2e.manifests import endpoint_slice, service
-from tests.e2e.nodes import Connection, Server, ask, run
+from tests.e2e.nodes import Connection, Server, ask, run, write_sysctl
 from tests.e2e.pods import FAMILIES, CNIFailed, Pod, PodNode, pod_node
 from tests.e2e.world import POD_V4, POD_V6, REPOSITORY
 from tests.kernel import Kernel
@@ -177,6 +179,34 @@ def test_a_pod_cannot_send_in_anothers_name(node: PodNode) -> None:
             frame = Ether(src=macs[1], dst=macs[0]) / IP(src=source, dst=two.address(4))
             sender.send(bytes(frame / UDP(sport=1, dport=port) / Raw(content)))
         assert listener.recvfrom(100) == (b"honest", (one.address(4), 1))
+
+
+def test_a_pod_is_no_router_whatever_the_node_listens_to(fresh: PodNode) -> None:
+    """Defaults that some nodes have; extension headers hide an advertisement from the program."""
+    for name in ("all/accept_ra", "default/accept_ra"):
+        write_sysctl(fresh.node, f"ipv6/conf/{name}", "2")
+    write_sysctl(fresh.node, "ipv4/conf/all/route_localnet", "1")
+    fresh.start()
+    one = fresh.add("one")
+    node_mac, mac = (interface["mac"] for interface in one.result["interfaces"])
+    sender = one.netns.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    listener = fresh.node.netns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, listener:
+        sender.bind(("eth0", 0))
+        listener.bind(("0.0.0.0", 10248))
+        listener.settimeout(3)
+        source = str(in6_mactoifaceid(mac.upper())).lower()
+        ether, ip = Ether(src=mac, dst="33:33:00:00:00:01"), IPv6(dst="ff02::1", hlim=255)
+        ip.src = f"fe80::{source}"
+        for hidden in (ip, ip / IPv6ExtHdrDestOpt()):
+            sender.send(bytes(ether / hidden / ICMPv6ND_RA(routerlifetime=1800)))
+        ether = Ether(src=mac, dst=node_mac)
+        for destination in ("127.0.0.1", "10.207.0.1"):
+            packet = IP(src=one.address(4), dst=destination) / UDP(sport=5, dport=10248)
+            sender.send(bytes(ether / packet / Raw(destination.encode())))
+        # The last one arrived, so the others would have.
+        assert listener.recv(100) == b"10.207.0.1"
+    assert "proto ra" not in fresh.node.ip("-6 route")
 
 
 def test_what_no_pod_has_is_refused_at_the_node(node: PodNode) -> None:

@@ -9,6 +9,7 @@ from cilia.endpoints import links
 from cilia.endpoints.collector import Collector
 from cilia.linux.netlink import Netlink
 from cilia.linux.netns import NetNS
+from cilia.linux.sysctl import Sysctl
 from statedb import DB
 from tables.endpoints.endpoints import (
     Attachment,
@@ -45,11 +46,12 @@ async def test_an_endpoint_goes_when_its_device_is_missing_twice() -> None:
         removed.append(device)
 
     with new_kernel() as kernel, Netlink(kernel.netns) as netlink, NetNS.new() as inside:
+        sysctls = Sysctl(kernel.netns)
         names = [links.device_name(container, "eth0") for container in ("a", "b")]
         with db.write_txn(table) as wtxn:
             for number, name in enumerate(names, start=1):
                 ifname = f"eth{number}"
-                index = links.make_pair(netlink, inside, name, ifname, MAC, NODE_MAC, 1500)
+                index = links.make_pair(netlink, sysctls, inside, name, ifname, MAC, NODE_MAC, 1500)
                 table.insert(wtxn, endpoint(number, name, index))
         collector = Collector(db, table, netlink, remove)
         await collector.look()
@@ -60,6 +62,6 @@ async def test_an_endpoint_goes_when_its_device_is_missing_twice() -> None:
         assert removed == []
         # One that came again under its name is another device.
         links.delete_pair(netlink, names[1])
-        links.make_pair(netlink, inside, names[1], "eth9", MAC, NODE_MAC, 1500)
+        links.make_pair(netlink, sysctls, inside, names[1], "eth9", MAC, NODE_MAC, 1500)
         await collector.look()
         assert removed == [names[0]]
