@@ -18,6 +18,7 @@ import click
 from cilia.agent.config import AgentConfig
 from cilia.agent.state_directory import entries, make_and_lock
 from cilia.datapath.mounts import pin_dirs, unmount_ours
+from cilia.endpoints.cni_files import remove_files
 from cilia.endpoints.removal import remove_pod_network
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.netlink import Netlink
@@ -110,6 +111,8 @@ def remove_everything(config: AgentConfig) -> list[str]:
     for pin_dir in dict.fromkeys([config.pin_dir, *pin_dirs(config.run_dir)]):
         if pin_dir.exists():
             removed += _remove_datapath(pin_dir)
+    # Without its list the container runtime asks nobody for a network that goes.
+    removed += remove_files(config.run_dir)
     removed += remove_pod_network(config.run_dir)
     removed += unmount_ours(config.run_dir)
     if config.run_dir.exists():

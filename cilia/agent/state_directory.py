@@ -22,6 +22,7 @@ from cilia.agent.config import AgentConfig
 from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
 from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
 from cilia.endpoints.cni import delete_queue, server
+from cilia.endpoints.cni_files import RECORD as CNI_FILES
 from cilia.endpoints.saved import DIRECTORY as ENDPOINTS
 from cilia.endpoints.saved import is_endpoint_file
 from cilia.k8s.last_readable import is_copy
@@ -44,6 +45,7 @@ NAMES: Final = frozenset(
         SOCKET,
         server.SOCKET,
         delete_queue.DIRECTORY,
+        CNI_FILES,
         RECORD,
         PINS,
         SERVERS_FILE,

@@ -15,23 +15,63 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
 
 from cilia.endpoints.cni import conflist
 from cilia.endpoints.cni.conflist import ConflistError
-from cilia.endpoints.cni.forwarder import ForwarderError
+from cilia.endpoints.cni.forwarder import NAME, ForwarderError
 from cilia.endpoints.options import EndpointOptions
 from cilia.ipam.pools import Pools
 from cilia.linux.path_watch import PathWatch
+from cilia.linux.records import replace_file
 from cilia.program.health import HealthReporter
 from statedb import DB, WatchSet
 
-__all__ = ["CNIFiles"]
+__all__ = ["RECORD", "CNIFiles", "remove_files"]
 
 log = structlog.get_logger("cni")
 
+#: In the state directory.
+RECORD: Final = "cni-files.json"
+
 #: Files that somebody took or changed are put back after this time at the latest.
 LOOK_AGAIN_S: Final = 60.0
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The directories that an agent wrote to, kept in its state directory for `cilia cleanup`."""
+
+    lists: str = ""
+    programs: str = ""
+
+
+def remember(run_dir: Path, lists: Path | None, programs: Path | None) -> None:
+    """Write down where files are about to be put. Raises: OSError."""
+    record = Record(str(lists or ""), str(programs or ""))
+    content = msgspec.json.encode(record)
+    path = run_dir / RECORD
+    if not path.exists() or path.read_bytes() != content:
+        replace_file(path, content, durable=True)
+
+
+def remove_files(run_dir: Path) -> list[str]:
+    """Take the list and the plugin away, and give lists back that were set aside; return what was
+    done, a line each. Raises: OSError.
+    """
+    try:
+        record = msgspec.json.decode((run_dir / RECORD).read_bytes(), type=Record)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return []
+    done = []
+    lists, program = Path(record.lists), Path(record.programs) / NAME
+    if record.lists and conflist.remove(lists):
+        done.append(str(lists / conflist.FILE))
+        done += [f"given back: {path}" for path in conflist.give_back(lists)]
+    if record.programs and program.is_file():
+        program.unlink()
+        done.append(str(program))
+    return done
 
 
 class CNIFiles:
@@ -84,6 +124,7 @@ class CNIFiles:
         """Write what is missing; return what was written. The plugin comes before the list."""
         options, changed = self._options, []
         program, directory = options.cni_bin_path, options.cni_conf_path
+        remember(options.run_dir, directory, program)
         if program is not None and conflist.install_program(program):
             changed.append(str(program))
         if directory is not None:

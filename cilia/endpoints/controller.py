@@ -100,7 +100,7 @@ class EndpointsController:
             used = set()
             for ep in list(self._endpoints.all(wtxn)):
                 try:
-                    row = self.identities_of.assign(wtxn, ep)
+                    row = self.identities_of.assign(wtxn, self.identities_of.named(wtxn, ep))
                 except IdentitiesExhausted as error:
                     row, full = ep, str(error)
                 devices.add(row.device)

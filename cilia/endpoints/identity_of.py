@@ -31,6 +31,17 @@ class EndpointIdentities:
         pod = self._pods.get(txn, ep.pod_name) if ep.pod else None
         return pod if pod is not None and ep.pod_uid in ("", pod.uid) else None
 
+    def named(self, txn: ReadTxn, ep: Endpoint) -> Endpoint:
+        """Return an endpoint whose file was lost with the name of the pod that has its address."""
+        if ep.pod or ep.attachment.container_id:
+            return ep
+        for pod in self._pods.all(txn):
+            if not pod.host_network and set(ep.addresses) & set(pod.ips):
+                return msgspec.structs.replace(
+                    ep, namespace=pod.namespace, pod=pod.name, pod_uid=pod.uid
+                )
+        return ep
+
     def assign(self, wtxn: WriteTxn, ep: Endpoint) -> Endpoint:
         """Return the endpoint with the labels that its pod has now, and their number.
 

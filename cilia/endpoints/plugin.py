@@ -12,6 +12,7 @@ other way: devices, row, file. Addresses that it frees rest for a while.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
@@ -266,14 +267,17 @@ class EndpointPlugin:
             )
         missing = self._registry.waits_for(ep)
         if not missing and request.netns_fd is not None:
-            work = partial(self._lacking, request.netns_fd, ep)
+            work = partial(self._lacking, request, ep)
             missing = await anyio.to_thread.run_sync(work)
         if missing:
             raise CNIError(UNHEALTHY, f"endpoint {ep.id} ({ep.device}): {missing}")
 
-    def _lacking(self, netns_fd: int, ep: Endpoint) -> str:
-        with links.open_netns(netns_fd) as netns:
-            return links.lacking(netns, self._interior(ep))
+    def _lacking(self, request: Request, ep: Endpoint) -> str:
+        assert request.netns_fd is not None
+        # Who lost its file does not know the name of its interface.
+        interior = dataclasses.replace(self._interior(ep), ifname=request.ifname)
+        with links.open_netns(request.netns_fd) as netns:
+            return links.lacking(netns, interior)
 
     async def status(self, request: Request) -> None:
         """Raises: CNIError where ADD would fail."""

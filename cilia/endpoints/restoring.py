@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints of the run before, from their files and from the kernel.
 
-A file and a device: the endpoint goes on. A file without a device: a request that never ended, or
+A file and a device: the endpoint goes on, with the addresses that the pinned map has for the device
+if somebody changed the file. A file without a device: a request that never ended, or
 a container that went while no agent ran; the file goes and the addresses rest. A device without a
 file: somebody took the file, and the workload still talks; the pinned map says what it has. Only a
 device that neither knows is left of a request that never ended, and goes.
@@ -72,13 +73,16 @@ class Restoring:
         self._saved.make_directory()
         pairs = links.own_pairs(self._netlink)
         files = {ep.device: ep for ep in self._saved.read()}
+        values = self._values()
         found = [
-            msgspec.structs.replace(ep, index=pairs[name].index)
+            _as_in_force(
+                msgspec.structs.replace(ep, index=pairs[name].index), values.get(pairs[name].index)
+            )
             for name, ep in files.items()
             if name in pairs
         ]
         missing = [pair for name, pair in pairs.items() if name not in files]
-        found += self._from_kernel(missing, {ep.id for ep in files.values()})
+        found += _from_kernel(missing, values, {ep.id for ep in found})
         with self._db.write_txn(self._endpoints, self._allocations, self._identities) as wtxn:
             for ep in found:
                 self._restore(wtxn, ep)
@@ -91,7 +95,7 @@ class Restoring:
             if ep.device not in pairs:
                 self._saved.remove(ep.id)
         for ep in found:
-            if ep.device not in files:
+            if files.get(ep.device) != msgspec.structs.replace(ep, index=0):
                 self._saved.write(ep)
         kept = {ep.device for ep in found}
         for name in pairs:
@@ -122,21 +126,40 @@ class Restoring:
 
     # -- what the kernel knows --
 
-    def _from_kernel(self, pairs: Iterable[LinkMessage], taken: set[int]) -> list[Endpoint]:
-        values = self._values()
-        found = []
-        for pair in pairs:
-            value = values.get(pair.index)
-            if value is None or value.id < ID_MIN or value.id in taken:
-                continue
-            log.warning("the file of an endpoint is gone, its device is not", device=pair.name)
-            found.append(_from_value(pair, value))
-        return found
-
     def _values(self) -> Mapping[int, codec.EndpointValue]:
         return {
             codec.decode_key(key): codec.decode_value(value) for key, value in self._raw.items()
         }
+
+
+def _from_kernel(
+    pairs: Iterable[LinkMessage], values: Mapping[int, codec.EndpointValue], taken: set[int]
+) -> list[Endpoint]:
+    found = []
+    for pair in pairs:
+        value = values.get(pair.index)
+        if value is None or value.id < ID_MIN or value.id in taken:
+            continue
+        log.warning("the file of an endpoint is gone, its device is not", device=pair.name)
+        found.append(_from_value(pair, value))
+    return found
+
+
+def _as_in_force(ep: Endpoint, value: codec.EndpointValue | None) -> Endpoint:
+    """Return the endpoint with what programs know of its device, where they know it."""
+    if value is None:
+        return ep
+    known = {
+        "id": value.id,
+        "ipv4": IP.from_packed(value.ipv4) if value.ipv4 else None,
+        "ipv6": IP.from_packed(value.ipv6) if value.ipv6 else None,
+        "mac": value.mac,
+        "node_mac": value.node_mac,
+    }
+    row = msgspec.structs.replace(ep, **known)
+    if row != ep:
+        log.error("the file of an endpoint is not as it was written", device=ep.device, id=ep.id)
+    return row
 
 
 def _from_value(pair: LinkMessage, value: codec.EndpointValue) -> Endpoint:

@@ -72,7 +72,8 @@ class RouterController:
             await self._db.look(self._look).wait()
 
     def _look(self, txn: ReadTxn) -> WatchSet:
-        watches = WatchSet()
+        # Pods of a former pool keep its gateway until the last of them goes.
+        watches = WatchSet(self._allocations.all_watch(txn)[1])
         pools = self._pools(txn, watches)
         if pools:
             self._write(pools)
@@ -91,6 +92,7 @@ class RouterController:
             self._write_device(wtxn)
             for pool in pools:
                 self._write_pool(wtxn, pool)
+            self._remove_former(wtxn, pools)
             for name in _forwarding(pools):
                 if self._sysctls.get(wtxn, name) is None:
                     self._sysctls.insert(wtxn, SysctlSetting(name, "1"))
@@ -103,7 +105,7 @@ class RouterController:
             self._devices.insert(wtxn, row)
 
     def _write_pool(self, wtxn: WriteTxn, pool: Prefix) -> None:
-        """Write what a pool needs. What a former pool needed stays: its pods are still there."""
+        """Write what a pool needs."""
         router = router_of(pool)
         bits = len(router.packed) * 8
         try:
@@ -131,6 +133,20 @@ class RouterController:
                 priority=UNREACHABLE_METRIC,
             ),
         )
+
+    def _remove_former(self, wtxn: WriteTxn, pools: tuple[Prefix, ...]) -> None:
+        """Remove what pools needed that this node has no more: another node may have them."""
+        used = [row for row in self._allocations.all(wtxn) if not row.free_at and row.endpoint_id]
+        for route in list(self._routes.prefix(wtxn, (OWNER,))):
+            pool = route.prefix
+            if pool in pools or any(pool.contains(row.ip) for row in used):
+                continue
+            self._route_writer.delete(wtxn, route)
+            router = router_of(pool)
+            bits = len(router.packed) * 8
+            if router not in map(router_of, pools):
+                self._addresses.delete_key(wtxn, (OWNER, HOST_DEVICE, router, bits))
+                self._allocator.release(wtxn, router)
 
 
 def _forwarding(pools: tuple[Prefix, ...]) -> list[str]:

@@ -90,7 +90,9 @@ class PodNode:
         self.write_node()
         on.write("namespace.yaml", NAMESPACE_OBJECT)
 
-    def write_node(self) -> None:
+    def write_node(self, pools: Sequence[str] = ()) -> None:
+        """Write the Node object, with other prefixes if there are some."""
+        self._pools = pools or self._pools
         quoted = ", ".join(f'"{pool}"' for pool in self._pools)
         self.world.write("node.yaml", NODE_OBJECT.format(name=NODE, pools=quoted))
 

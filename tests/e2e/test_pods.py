@@ -318,9 +318,44 @@ def test_an_endpoint_whose_file_is_gone_is_known_by_the_kernel(fresh: PodNode) -
         port = serve(stack, two, "two", two.address(4), TCP)
         assert ask(one, two.address(4), port, TCP)[0] == "two"
     assert fresh.add("three").address(4) not in (one.address(4), two.address(4))
+    fresh.cni("CHECK", one)
     fresh.delete("one")
     fresh.delete("two")
     assert len(fresh.rows("endpoints")) == 1
+
+
+def test_files_that_somebody_changed_are_not_believed(fresh: PodNode) -> None:
+    agent = fresh.start()
+    one, two = fresh.add("one"), fresh.add("two")
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    first, second = (fresh.world.state_dir / "endpoints" / f"{n}.json" for n in (1, 2))
+    text = second.read_text()
+    for family in FAMILIES:
+        text = text.replace(two.address(family), one.address(family))
+    second.write_text(text)
+    fresh.start()
+    fresh.world.eventually(lambda: {row["State"] for row in fresh.rows("endpoints")} == {"ready"})
+    with ExitStack() as stack:
+        for pod, other in ((one, two), (two, one)):
+            port = serve(stack, pod, pod.name, pod.address(4), TCP)
+            assert ask(other, pod.address(4), port, TCP)[:2] == [pod.name, other.address(4)]
+    assert two.address(4) in second.read_text()
+    assert first.exists()
+
+
+def test_a_prefix_that_this_node_loses_is_another_nodes(fresh: PodNode) -> None:
+    fresh.start()
+    fresh.add("one")
+    fresh.write_node(["10.208.0.0/24", "fd00:208::/120"])
+    fresh.world.eventually(lambda: "10.208.0.0/24" in fresh.node.ip("route"))
+    # Its pod still has an address of the former one.
+    assert "unreachable 10.207.0.0/24" in fresh.node.ip("route")
+    assert fresh.add("two").address(4).startswith("10.208.0.")
+    fresh.delete("one")
+    fresh.world.eventually(lambda: "10.207.0." not in fresh.node.ip("route"))
+    fresh.world.eventually(lambda: "10.207.0.1" not in fresh.node.ip("addr"))
+    assert "10.208.0.1" in fresh.node.ip("addr")
 
 
 def test_a_pod_that_goes_while_no_agent_runs_is_forgotten(fresh: PodNode) -> None:
@@ -487,7 +522,12 @@ def test_the_runtime_is_offered_the_node_when_it_can_be_served(fresh: PodNode) -
 
 @pytest.mark.parametrize("pods", [1, 0])
 def test_a_cleanup_takes_all_away(fresh: PodNode, pods: int) -> None:
-    agent = fresh.start()
+    lists, programs = fresh.world.directory / "net.d", fresh.world.directory / "bin"
+    lists.mkdir()
+    programs.mkdir()
+    (lists / "10-other.conflist").write_text("{}")
+    agent = fresh.start(f"--cni-conf-path={lists}", f"--cni-bin-path={programs}")
+    fresh.world.eventually((lists / "10-other.conflist.cilium_bak").exists)
     for number in range(pods):
         fresh.add(f"pod{number}")
     agent.terminate()
@@ -506,6 +546,8 @@ def test_a_cleanup_takes_all_away(fresh: PodNode, pods: int) -> None:
     assert ("devices of 1 endpoints" in done.stdout) is bool(pods)
     assert "left:" not in done.stdout
     assert not w.state_dir.exists()
+    assert [path.name for path in lists.iterdir()] == ["10-other.conflist"]
+    assert list(programs.iterdir()) == []
     links, routes = fresh.node.ip("-o link"), fresh.node.ip("route") + fresh.node.ip("-6 route")
     assert "lxc" not in links
     assert "cilia_" not in links
