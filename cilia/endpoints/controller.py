@@ -5,7 +5,9 @@
     their statuses                      -> state of each endpoint
 
 An endpoint is ready when its row is in the map, its programs are attached and its routes are there.
-The rows that belong to one are told by its device, so a row without its endpoint goes.
+The rows that belong to one are told by its device, so a row without its endpoint goes. An endpoint
+whose device is gone (its container may delete it) is disconnected: nothing is asked for it, so that
+no reconciler fails by a tenant's doing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from tables.datapath.attachments import AttachHook, Attachment, attachment_key
 from tables.endpoints.endpoints import Endpoint, EndpointState
 from tables.identity.identities import Identity
 from tables.node.desired_routes import DesiredRoute, desired_route_key
+from tables.node.devices import Device, device_by_name
 from tables.node.routes import RouteScope
 
 __all__ = ["OWNER", "EndpointsController"]
@@ -54,10 +57,12 @@ class EndpointsController:
         namespaces: Table[Namespace],
         attachments: RWTable[Attachment],
         routes: RWTable[DesiredRoute],
+        devices: Table[Device],
         programs_dir: Path,
         health: HealthReporter,
     ) -> None:
         self._db = db
+        self._devices = devices
         self._endpoints = endpoints
         self._identities = identities
         self._pods = pods
@@ -88,6 +93,7 @@ class EndpointsController:
             self._namespaces,
             self._attachments,
             self._routes,
+            self._devices,
         )
         return WatchSet(*(table.all_watch(txn)[1] for table in tables))
 
@@ -103,9 +109,10 @@ class EndpointsController:
                     row = self.identities_of.assign(wtxn, self.identities_of.named(wtxn, ep))
                 except IdentitiesExhausted as error:
                     row, full = ep, str(error)
-                devices.add(row.device)
                 used.add(row.identity)
-                self._write_rows(wtxn, row)
+                if self._is_there(wtxn, row):
+                    devices.add(row.device)
+                    self._write_rows(wtxn, row)
                 self._write_endpoint(wtxn, ep, row)
             self._remove_others(wtxn, devices)
             self.identities_of.keep(wtxn, used)
@@ -125,9 +132,19 @@ class EndpointsController:
         if row is not old:
             self._endpoints.insert(wtxn, row)
 
+    def _is_there(self, txn: ReadTxn, ep: Endpoint) -> bool:
+        """False if the kernel has told that the device is gone, or not yet that it came."""
+        device = device_by_name(self._devices, txn, ep.device)
+        if device is None:
+            return not self._devices.initialized(txn)
+        return device.index == ep.index
+
     def _state(self, wtxn: WriteTxn, ep: Endpoint) -> EndpointState:
         if ep.state is EndpointState.DISCONNECTING:
             return ep.state
+        was_there = ep.state in (EndpointState.READY, EndpointState.DISCONNECTED)
+        if was_there and not self._is_there(wtxn, ep):
+            return EndpointState.DISCONNECTED
         if not ep.identity:
             return EndpointState.WAITING_FOR_IDENTITY
         if not waits_for(wtxn, ep, self._attachments, self._routes):

@@ -59,7 +59,7 @@ class Inputs:
         }
         return [name for name, is_read in read.items() if not is_read]
 
-    async def pod(self, request: Request, wait_s: float) -> Pod | None:
+    async def pod(self, request: Request, wait_s: float = 0.0) -> Pod | None:
         """Return the pod that a request is for; None: a container outside Kubernetes.
 
         Raises: CNIError for a pod that no object is known of after `wait_s`.

@@ -79,10 +79,14 @@ class EndpointPlugin:
 
     # -- ADD --
 
-    async def add(self, request: Request) -> Result:
-        """Give a container its network. Raises: CNIError."""
+    async def wait(self, request: Request) -> None:
+        """Wait for the pod's object. Raises: CNIError."""
         self._refuse_chained(request)
         self._inputs.require_synchronised()
+        await self._inputs.pod(request, POD_WAIT_S)
+
+    async def add(self, request: Request) -> Result:
+        """Give a container its network. Raises: CNIError."""
         started = time.perf_counter()
         phases: dict[str, float] = {}
 
@@ -91,8 +95,7 @@ class EndpointPlugin:
 
         device = links.device_name(request.container_id, request.ifname)
         async with self._turns.take(device):
-            pod = await self._inputs.pod(request, POD_WAIT_S)
-            done("pod")
+            pod = await self._inputs.pod(request)
             await self._remove(device)
             ep = self._new(request, device)
             if pod is not None:

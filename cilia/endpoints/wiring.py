@@ -140,6 +140,7 @@ def _controller(ground: _Ground, part: EndpointsPart) -> EndpointsController:
         ground.cluster.namespaces,
         ground.attachments,
         ground.routes,
+        ground.network.observed.devices,
         ground.flows.programs_dir,
         ground.health("identities"),
     )

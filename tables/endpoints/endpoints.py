@@ -40,6 +40,8 @@ class EndpointState(StrEnum):
     REGENERATING = "regenerating"
     READY = "ready"
     DISCONNECTING = "disconnecting"
+    #: Its device is gone, and nobody asked for that.
+    DISCONNECTED = "disconnected"
 
 
 class Attachment(msgspec.Struct, frozen=True, order=True):

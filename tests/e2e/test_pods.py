@@ -396,6 +396,22 @@ def test_an_add_that_was_killed_leaves_nothing(fresh: PodNode) -> None:
         assert list((fresh.world.state_dir / "endpoints").iterdir()) == []
 
 
+def test_a_pod_that_deletes_its_device_is_its_own_trouble(fresh: PodNode) -> None:
+    fresh.start()
+    one, two = fresh.add("one"), fresh.add("two")
+    one.ip("link del eth0")
+    states = {"one": "disconnected", "two": "ready"}
+    fresh.world.eventually(
+        lambda: {row["Pod"]: row["State"] for row in fresh.rows("endpoints")} == states
+    )
+    assert fresh.world.get("/healthz")["status"] == "ok"
+    with pytest.raises(CNIFailed, match=r"there is no device eth0|not asked for"):
+        fresh.cni("CHECK", one)
+    fresh.delete("one")
+    fresh.cni("CHECK", two)
+    assert [row["Pod"] for row in fresh.rows("endpoints")] == ["two"]
+
+
 def test_an_add_that_cannot_be_says_why(fresh: PodNode) -> None:
     fresh.start()
     stranger = fresh.namespace("stranger")

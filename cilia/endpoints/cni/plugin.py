@@ -17,6 +17,11 @@ class Plugin(Protocol):
     cancelled when it takes too long. `request.netns_fd` is closed when the method returns.
     """
 
+    async def wait(self, request: Request) -> None:
+        """Wait for what an ADD needs. It takes no place of other requests, and is cancelled when
+        nobody waits for the ADD any more.
+        """
+
     async def add(self, request: Request) -> Result:
         """Connect a container; the network namespace is there."""
 

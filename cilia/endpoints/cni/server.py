@@ -202,16 +202,40 @@ class Server:
         """Carry a request out when it is its turn; empty if nobody waits for it any more."""
         key = request.attachment if request.is_attached else None
         place = nullcontext() if request.command is Command.STATUS else self._requests
-        async with self._turns.take(key), place:
-            if _has_gone(peer):
-                log.warning("nobody waits for a request any more", **_fields(request))
-                return b""
+        async with self._turns.take(key):
             try:
-                return wire.answer(0, await self._done(request))
+                if request.command is Command.ADD:
+                    await self._wait(peer, request)
+                async with place:
+                    if _has_gone(peer):
+                        log.warning("nobody waits for a request any more", **_fields(request))
+                        return b""
+                    return wire.answer(0, await self._done(request))
             except CNIError as error:
                 fields = _fields(request)
                 log.warning("a request failed", code=int(error.code), reason=error.msg, **fields)
                 return wire.answer(1, error.encoded(request.config.cni_version))
+
+    async def _wait(self, peer: socket.socket, request: Request) -> None:
+        """Wait for what an ADD needs, without a place, while its sender is there.
+
+        Raises: CNIError.
+        """
+        failure: CNIError | None = None
+        async with anyio.create_task_group() as group:
+
+            async def gone() -> None:
+                await anyio.wait_readable(peer)  # all was sent: only its end is to come
+                group.cancel_scope.cancel()
+
+            group.start_soon(gone)
+            try:
+                await self._carried_out(request, self._plugin.wait)
+            except CNIError as error:
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _done(self, request: Request) -> bytes:
         """Carry a request out and return its output.

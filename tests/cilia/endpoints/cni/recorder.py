@@ -32,6 +32,7 @@ class Recorder:
         self.namespaces: list[int | None] = []
         self.work: dict[Command, Work] = {}
         self.result = RESULT
+        self.waits_for: Work | None = None
 
     @property
     def commands(self) -> list[str]:
@@ -43,6 +44,10 @@ class Recorder:
         self.namespaces.append(None if netns is None else os.fstat(netns).st_ino)
         if work := self.work.get(request.command):
             await work(request)
+
+    async def wait(self, request: Request) -> None:
+        if self.waits_for is not None:
+            await self.waits_for(request)
 
     async def add(self, request: Request) -> Result:
         await self._do(request)

@@ -216,6 +216,31 @@ async def test_two_hundred_at_once_are_served_some_at_a_time(
     assert len({request.container_id for request in plugin.requests}) == 201  # with STATUS
 
 
+async def test_who_waits_for_its_pod_takes_no_place(runtime: Runtime, plugin: Recorder) -> None:
+    """Also not after its runtime has gone: a DEL of the same container follows at once."""
+    waiting = 0
+
+    async def wait(request: Request) -> None:
+        nonlocal waiting
+        if request.container_id.startswith("late"):
+            waiting += 1
+            await anyio.sleep_forever()
+
+    plugin.waits_for = wait
+    number = server.MAX_REQUESTS + 6
+    async with serving(runtime.socket, plugin):
+        late = [runtime.start("ADD", CNI_CONTAINERID=f"late{n}") for n in range(number)]
+        await eventually(lambda: waiting == number)
+        with anyio.fail_after(5 * PATIENCE):
+            assert (await runtime.ask("ADD", CNI_CONTAINERID="known")).status == 0
+            assert (await runtime.ask("DEL", CNI_CONTAINERID="known")).status == 0
+            for process in late:
+                process.kill()
+                process.communicate()
+            assert (await runtime.ask("DEL", CNI_CONTAINERID="late0")).status == 0
+    assert plugin.commands == ["ADD", "DEL", "DEL"]
+
+
 async def test_requests_of_one_attachment_wait_for_each_other(
     runtime: Runtime, plugin: Recorder
 ) -> None:
