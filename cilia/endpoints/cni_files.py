@@ -92,12 +92,12 @@ class CNIFiles:
     async def run(self, ready: anyio.Event) -> None:
         """Keep the files in place for ever, from when `ready` is set."""
         await ready.wait()
-        directory = self._options.cni_conf_path
-        if self._options.cni_bin_path is None and directory is None:
+        options = self._options
+        watched = [path for path in (options.cni_conf_path, options.cni_bin_path) if path]
+        if not watched:
             return
         await self._pool()
         while True:
-            watched = [] if directory is None else [directory]
             with PathWatch(watched, contents=watched) as watch:
                 await self._look()
                 await watch.wait(LOOK_AGAIN_S)

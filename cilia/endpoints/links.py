@@ -119,18 +119,22 @@ def make_pair(
     Raises: NetlinkError; KernelError for a device of this name that is not ours.
     """
     delete_pair(netlink, device)
-    netlink.request(
-        create_veth(
-            device,
-            ifname,
-            group=GROUP_ENDPOINT,
-            mtu=mtu,
-            hardware_address=node_mac,
-            up=False,
-            peer_hardware_address=mac,
-            peer_netns_fd=netns.fd,
-        )
+    request = create_veth(
+        device,
+        ifname,
+        group=GROUP_ENDPOINT,
+        mtu=mtu,
+        hardware_address=node_mac,
+        up=False,
+        peer_hardware_address=mac,
+        peer_netns_fd=netns.fd,
     )
+    try:
+        netlink.request(request)
+    except NetlinkError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        raise KernelError(errno.EEXIST, f"the container has a device {ifname} already") from None
     link = netlink.link(device)
     if link is None:
         raise NoDevice(device)

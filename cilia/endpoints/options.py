@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, field_validator
 
@@ -13,6 +13,8 @@ from cilia.endpoints.cni.server import SOCKET
 from cilia.ipam.options import IPAMOptions
 
 __all__ = ["EndpointOptions"]
+
+LEAST_MTU: Final = 1280
 
 
 class EndpointOptions(IPAMOptions, DatapathOptions):
@@ -47,6 +49,13 @@ class EndpointOptions(IPAMOptions, DatapathOptions):
         Path | None,
         Field(description="A list of one's own with the plugin cilia-cni, used as it is."),
     ] = None
+
+    @field_validator("mtu")
+    @classmethod
+    def _mtu(cls, value: int) -> int:
+        if 0 < value < LEAST_MTU:
+            raise ValueError(f"{value} is too small: IPv6 needs {LEAST_MTU} (RFC 8200, 5)")
+        return value
 
     @field_validator("routing_mode")
     @classmethod

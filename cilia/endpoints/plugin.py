@@ -207,7 +207,12 @@ class EndpointPlugin:
 
     async def delete(self, request: Request) -> None:
         """Take a container's network away; what is gone already is no error. Raises: CNIError."""
-        await self.remove(links.device_name(request.container_id, request.ifname))
+        device = links.device_name(request.container_id, request.ifname)
+        ep = self._registry.by_device(device)
+        if ep is not None and ep.attachment.network not in ("", request.network):
+            log.warning("a DEL names another network than the ADD", device=device)
+            return
+        await self.remove(device)
 
     async def remove(self, device: str) -> None:
         """Remove the endpoint of a device, or what is left of one. Raises: CNIError."""

@@ -10,8 +10,8 @@ import anyio
 import msgspec
 
 from cilia.endpoints.controller import EndpointsController, waits_for
-from cilia.ipam.allocator import Allocator
-from cilia.ipam.pools import Pools
+from cilia.ipam.allocator import Allocator, NoPool
+from cilia.ipam.pools import NodePools
 from statedb import DB, ReadTxn, RWTable, Table
 from tables.addressing import Prefix
 from tables.datapath.attachments import Attachment
@@ -43,7 +43,7 @@ class Registry:
         endpoints: RWTable[Endpoint],
         allocations: RWTable[IPAllocation],
         allocator: Allocator,
-        pools: Pools,
+        pools: NodePools,
         controller: EndpointsController,
         attachments: Table[Attachment],
         routes: Table[DesiredRoute],
@@ -66,8 +66,10 @@ class Registry:
         Raises: NoNumber, NoPool, PoolExhausted.
         """
         with self._db.write_txn(self._endpoints, self._allocations) as wtxn:
+            if refused := self._pools.refusals(wtxn):
+                raise NoPool(", ".join(refused))
             number = self._free_number(wtxn)
-            pools = self._pools(wtxn, None)
+            pools = self._pools(wtxn)
             owner = ep.pod_name or str(ep.attachment)
             ipv4, ipv6 = self._allocator.allocate(wtxn, pools, owner, number)
         self._last = number
@@ -129,7 +131,7 @@ class Registry:
         """Return the pools that its addresses are of, IPv4 first."""
 
         def read(txn: ReadTxn) -> list[Prefix]:
-            pools = self._pools(txn, None)
+            pools = self._pools(txn)
             found = ([pool for pool in pools if pool.contains(ip)][:1] for ip in ep.addresses)
             return [pool for pools in found for pool in pools]
 
@@ -137,7 +139,12 @@ class Registry:
 
     def cannot_allocate(self) -> str:
         """Return why no endpoint could be made now, or nothing."""
-        return self._db.look(lambda txn: self._allocator.lacks(txn, self._pools(txn, None)))
+
+        def read(txn: ReadTxn) -> str:
+            refused = ", ".join(self._pools.refusals(txn))
+            return refused or self._allocator.lacks(txn, self._pools(txn))
+
+        return self._db.look(read)
 
     # -- its end --
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from cilia.endpoints.known import Known
 from cilia.ipam.allocator import ROUTER, AddressTaken, Allocator, router_of
-from cilia.ipam.pools import Pools
+from cilia.ipam.pools import NodePools
 from cilia.node.routes import DesiredRoutes
 from cilia.program.health import HealthReporter
 from statedb import DB, ReadTxn, RWTable, WatchSet, WriteTxn
@@ -44,7 +44,7 @@ class RouterController:
     def __init__(
         self,
         db: DB,
-        pools: Pools,
+        pools: NodePools,
         allocations: RWTable[IPAllocation],
         allocator: Allocator,
         devices: RWTable[DesiredDevice],
@@ -75,8 +75,13 @@ class RouterController:
         # Pods of a former pool keep its gateway until the last of them goes.
         watches = WatchSet(self._allocations.all_watch(txn)[1])
         pools = self._pools(txn, watches)
-        if pools:
+        refused = ", ".join(self._pools.refusals(txn))
+        # With none, what pods of a former one use stays, and what nobody uses goes.
+        if pools or self._known.said:
             self._write(pools)
+        if refused:
+            self._health.degraded("no pod can be given an address: give the node others", refused)
+        elif pools:
             self._health.ok(f"pods get addresses of {', '.join(map(str, pools))}")
         else:
             self._health.degraded(

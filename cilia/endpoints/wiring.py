@@ -24,10 +24,10 @@ from cilia.endpoints.options import EndpointOptions
 from cilia.endpoints.plugin import EndpointPlugin
 from cilia.endpoints.registry import Registry
 from cilia.endpoints.restoring import Restoring
-from cilia.endpoints.router import RouterController
+from cilia.endpoints.router import HOST_DEVICE, RouterController
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.ipam.allocator import Allocator
-from cilia.ipam.pools import Pools, node_pools
+from cilia.ipam.pools import NodePools
 from cilia.linux.sysctl import Sysctl
 from cilia.node import desired
 from cilia.node.repairs import Repairs
@@ -72,7 +72,7 @@ class _Ground:
     cluster: ClusterPart
     network: Network
     flows: FlowMaps
-    pools: Pools
+    pools: NodePools
     allocator: Allocator
     attachments: RWTable[Attachment]
     routes: RWTable[DesiredRoute]
@@ -107,13 +107,20 @@ def build(
     datapath.needed.append(endpoints)
     repairs = Repairs(ctx, network)
     routes = desired.build_routes(repairs)
+    pools = NodePools(
+        options,
+        cluster.nodes,
+        network.observed.devices,
+        families,
+        frozenset({HOST_DEVICE}),
+    )
     ground = _Ground(
         ctx,
         options,
         cluster,
         network,
         flows,
-        node_pools(options, cluster.nodes, families),
+        pools,
         Allocator(part.allocations),
         attachments.table,
         routes.table,

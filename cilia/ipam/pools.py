@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from cilia.ipam.allocator import usable
 from cilia.ipam.options import STATIC, IPAMOptions
 from statedb import ReadTxn, Table, WatchSet
-from tables.addressing import Prefix
+from tables.addressing import IP, Prefix, special_use
 from tables.cluster.nodes import Node
+from tables.node.devices import Device
 
-__all__ = ["Pools", "node_pools"]
+__all__ = ["NodePools", "Pools"]
 
 
 class Pools(Protocol):
@@ -20,25 +22,66 @@ class Pools(Protocol):
         """Return the pools, and add to the set what closes when they change."""
 
 
-def node_pools(options: IPAMOptions, nodes: Table[Node], families: frozenset[bool]) -> Pools:
-    """Return how to read this node's pools; `families`: True for IPv6, False for IPv4."""
+class NodePools:
+    """The pools of this node, by its Node object or by its options.
 
-    def wanted(pools: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
-        return tuple(pool for pool in pools if pool.is_ipv6 in families)
+    A prefix is refused that is nobody's to give (multicast, loopback), and one that has an address
+    of the node's own devices: its pods would be taken for the node. Then there is no pool at all,
+    for pods get addresses of all families or none.
+    """
 
-    def static(txn: ReadTxn, watches: WatchSet | None = None) -> tuple[Prefix, ...]:
-        return wanted(options.static_pools)
+    def __init__(
+        self,
+        options: IPAMOptions,
+        nodes: Table[Node],
+        devices: Table[Device],
+        families: frozenset[bool],
+        own_devices: frozenset[str],
+    ) -> None:
+        """`families`: True for IPv6, False for IPv4. `own_devices`: those of the pods' gateway."""
+        self._options = options
+        self._nodes = nodes
+        self._devices = devices
+        self._families = families
+        self._own_devices = own_devices
 
-    def kubernetes(txn: ReadTxn, watches: WatchSet | None = None) -> tuple[Prefix, ...]:
-        node, changed = nodes.get_watch(txn, options.node_name)
+    def __call__(self, txn: ReadTxn, watches: WatchSet | None = None) -> tuple[Prefix, ...]:
         if watches is not None:
-            watches.add(changed)
-        return wanted(_prefixes(node) if node is not None else ())
+            watches.add(self._devices.all_watch(txn)[1], self._devices.initialized_watch(txn)[1])
+            watches.add(self._nodes.get_watch(txn, self._options.node_name)[1])
+        if not self._devices.initialized(txn) or self.refusals(txn):
+            return ()
+        return tuple(self._wanted(txn))
 
-    return static if options.ipam == STATIC else kubernetes
+    def refusals(self, txn: ReadTxn) -> list[str]:
+        """Return a sentence for each prefix that is refused."""
+        return [wrong for pool in self._wanted(txn) if (wrong := self._wrong(txn, pool))]
+
+    def _wanted(self, txn: ReadTxn) -> list[Prefix]:
+        if self._options.ipam == STATIC:
+            pools = list(self._options.static_pools)
+        else:
+            node = self._nodes.get(txn, self._options.node_name)
+            pools = _prefixes(node) if node is not None else []
+        return [pool for pool in pools if pool.is_ipv6 in self._families]
+
+    def _wrong(self, txn: ReadTxn, pool: Prefix) -> str:
+        first, count = usable(pool)
+        if count < 1:
+            return f"{pool} has no address for a pod"
+        ends = (pool.ip, IP((first + count - 1).to_bytes(16, "big")))
+        if use := next(filter(None, map(special_use, ends)), ""):
+            return f"{pool} is not for pods: {use} is in it"
+        for device in self._devices.all(txn):
+            if device.name in self._own_devices:
+                continue
+            for row in device.addresses:
+                if pool.contains(row.address):
+                    return f"{pool} has the node's own address {row.address} ({device.name})"
+        return ""
 
 
-def _prefixes(node: Node) -> tuple[Prefix, ...]:
+def _prefixes(node: Node) -> list[Prefix]:
     """What the API server refuses is no prefix; a file may have it all the same."""
     found = []
     for text in node.pod_cidrs:
@@ -46,4 +89,4 @@ def _prefixes(node: Node) -> tuple[Prefix, ...]:
             found.append(Prefix.parse(text))
         except ValueError:
             continue
-    return tuple(found)
+    return found
