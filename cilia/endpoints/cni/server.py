@@ -221,7 +221,7 @@ class Server:
 
         Raises: CNIError.
         """
-        failure: CNIError | None = None
+        failures: list[CNIError] = []  # no frame has a name for what it raises
         async with anyio.create_task_group() as group:
 
             async def gone() -> None:
@@ -232,10 +232,10 @@ class Server:
             try:
                 await self._carried_out(request, self._plugin.wait)
             except CNIError as error:
-                failure = error
+                failures.append(error)
             group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        if failures:
+            raise failures.pop()
 
     async def _done(self, request: Request) -> bytes:
         """Carry a request out and return its output.
