@@ -41,6 +41,9 @@ OWNER: Final = "endpoints"
 
 PROGRAMS: Final = {AttachHook.INGRESS: "from_pod", AttachHook.EGRESS: "to_pod"}
 
+#: Of an endpoint that was never ready: the kernel may not have told of its device yet.
+NEW: Final = (EndpointState.WAITING_FOR_IDENTITY, EndpointState.WAITING_TO_REGENERATE)
+
 #: Changes that come together are looked at once.
 SETTLE_S: Final = 0.001
 
@@ -142,8 +145,7 @@ class EndpointsController:
     def _state(self, wtxn: WriteTxn, ep: Endpoint) -> EndpointState:
         if ep.state is EndpointState.DISCONNECTING:
             return ep.state
-        was_there = ep.state in (EndpointState.READY, EndpointState.DISCONNECTED)
-        if was_there and not self._is_there(wtxn, ep):
+        if ep.state not in NEW and not self._is_there(wtxn, ep):
             return EndpointState.DISCONNECTED
         if not ep.identity:
             return EndpointState.WAITING_FOR_IDENTITY
@@ -151,6 +153,8 @@ class EndpointsController:
             return EndpointState.READY
         if ep.state is EndpointState.RESTORING:
             return ep.state
+        if ep.state in NEW:
+            return EndpointState.WAITING_TO_REGENERATE
         return EndpointState.REGENERATING
 
     def _write_rows(self, wtxn: WriteTxn, ep: Endpoint) -> None:

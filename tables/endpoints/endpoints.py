@@ -37,6 +37,8 @@ class EndpointState(StrEnum):
 
     WAITING_FOR_IDENTITY = "waiting-for-identity"
     RESTORING = "restoring"
+    #: New, and not all of it is in force yet.
+    WAITING_TO_REGENERATE = "waiting-to-regenerate"
     REGENERATING = "regenerating"
     READY = "ready"
     DISCONNECTING = "disconnecting"
