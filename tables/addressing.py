@@ -93,6 +93,11 @@ class IP(bytes):
         """4 or 16 bytes in network order."""
         return self[12:] if self.startswith(V4_PREFIX) else bytes(self)
 
+    @property
+    def bits(self) -> int:
+        """32 or 128: the length of the prefix that is this address alone."""
+        return 128 if self.is_ipv6 else 32
+
     def __str__(self) -> str:
         return unpack_ip(self)
 

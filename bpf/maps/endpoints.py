@@ -71,7 +71,7 @@ def decode_address(raw: bytes) -> bytes:
 
 
 class EndpointPlace(msgspec.Struct, frozen=True):
-    """Where a workload is: the index of the node's end of its pair, and both ends' addresses."""
+    """The place of a workload: index of the node's end of its pair, Ethernet addresses of both."""
 
     ifindex: int
     identity: int

@@ -25,7 +25,7 @@ from tables.datapath.netdevs import Netdev
 from tables.node.devices import Device, names
 from tables.node.routes import RouteScope
 
-__all__ = ["OWNER", "PacketDevicesController"]
+__all__ = ["OWNER", "POD_PROGRAMS", "PacketDevicesController"]
 
 #: Owner of the attachments.
 OWNER: Final = "cilia"

@@ -22,9 +22,9 @@ from cilia.endpoints.cni import conflist
 from cilia.endpoints.cni.conflist import ConflistError
 from cilia.endpoints.cni.forwarder import NAME, ForwarderError
 from cilia.endpoints.options import EndpointOptions
-from cilia.ipam.pools import Pools
+from cilia.ipam.pools import NodePools
 from cilia.linux.path_watch import PathWatch
-from cilia.linux.records import replace_file
+from cilia.linux.records import read_record, write_record
 from cilia.program.health import HealthReporter
 from statedb import DB, WatchSet
 
@@ -49,19 +49,16 @@ class Record(msgspec.Struct, frozen=True):
 def remember(run_dir: Path, lists: Path | None, programs: Path | None) -> None:
     """Write down where files are about to be put. Raises: OSError."""
     record = Record(str(lists or ""), str(programs or ""))
-    content = msgspec.json.encode(record)
-    path = run_dir / RECORD
-    if not path.exists() or path.read_bytes() != content:
-        replace_file(path, content, durable=True)
+    if read_record(run_dir / RECORD, Record) != record:
+        write_record(run_dir / RECORD, record)
 
 
 def remove_files(run_dir: Path) -> list[str]:
     """Take the list and the plugin away, and give lists back that were set aside; return what was
     done, a line each. Raises: OSError.
     """
-    try:
-        record = msgspec.json.decode((run_dir / RECORD).read_bytes(), type=Record)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    record = read_record(run_dir / RECORD, Record)
+    if record is None:
         return []
     done = []
     lists, program = Path(record.lists), Path(record.programs) / NAME
@@ -81,7 +78,7 @@ class CNIFiles:
         self,
         db: DB,
         options: EndpointOptions,
-        pools: Pools,
+        pools: NodePools,
         health: HealthReporter,
     ) -> None:
         self._db = db

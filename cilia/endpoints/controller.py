@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from cilia.datapath.packet_devices import POD_PROGRAMS
 from cilia.endpoints.identity_of import EndpointIdentities
 from cilia.identity.identities import IdentitiesExhausted
 from cilia.node.routes import DesiredRoutes
@@ -27,7 +28,7 @@ from statedb.status import pending
 from tables.addressing import Prefix
 from tables.cluster.namespaces import Namespace
 from tables.cluster.pods import Pod
-from tables.datapath.attachments import AttachHook, Attachment, attachment_key
+from tables.datapath.attachments import Attachment, attachment_key
 from tables.endpoints.endpoints import Endpoint, EndpointState
 from tables.identity.identities import Identity
 from tables.node.desired_routes import DesiredRoute, desired_route_key
@@ -38,8 +39,6 @@ __all__ = ["OWNER", "EndpointsController"]
 
 #: Owner of the rows.
 OWNER: Final = "endpoints"
-
-PROGRAMS: Final = {AttachHook.INGRESS: "from_pod", AttachHook.EGRESS: "to_pod"}
 
 #: Of an endpoint that was never ready: the kernel may not have told of its device yet.
 NEW: Final = (EndpointState.WAITING_FOR_IDENTITY, EndpointState.WAITING_TO_REGENERATE)
@@ -168,7 +167,7 @@ class EndpointsController:
             self._route_writer.upsert(wtxn, route)
 
     def _wanted_attachments(self, ep: Endpoint) -> Iterator[Attachment]:
-        for hook, program in PROGRAMS.items():
+        for hook, program in POD_PROGRAMS.items():
             yield Attachment(
                 target=ep.device,
                 hook=hook,
@@ -189,7 +188,7 @@ def _wanted_routes(ep: Endpoint) -> Iterator[DesiredRoute]:
     for ip in ep.addresses:
         yield DesiredRoute(
             owner=OWNER,
-            prefix=Prefix.of(ip, len(ip.packed) * 8),
+            prefix=Prefix.of(ip, ip.bits),
             device=ep.device,
             scope=RouteScope.UNIVERSE if ip.is_ipv6 else RouteScope.LINK,
         )
@@ -200,7 +199,7 @@ def waits_for(
 ) -> str:
     """Return what is not in force yet of an endpoint, in a sentence with its error; or nothing."""
     rows = [("its entry in the map", ep.status)]
-    for hook in PROGRAMS:
+    for hook in POD_PROGRAMS:
         found = attachments.get(txn, (ep.device, hook, OWNER))
         if found is None:
             return f"the program at {hook} is not asked for yet"

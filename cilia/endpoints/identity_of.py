@@ -13,7 +13,13 @@ from tables.cluster.pods import Pod
 from tables.endpoints.endpoints import Endpoint
 from tables.identity.identities import Identity
 
-__all__ = ["EndpointIdentities"]
+__all__ = ["EndpointIdentities", "pod_of"]
+
+
+def pod_of(pods: Table[Pod], txn: ReadTxn, ep: Endpoint) -> Pod | None:
+    """Return the endpoint's pod, and not a later one of its name."""
+    pod = pods.get(txn, ep.pod_name) if ep.pod else None
+    return pod if pod is not None and ep.pod_uid in ("", pod.uid) else None
 
 
 class EndpointIdentities:
@@ -25,11 +31,6 @@ class EndpointIdentities:
         self._pods = pods
         self._namespaces = namespaces
         self._numbers = LocalIdentities(identities)
-
-    def pod(self, txn: ReadTxn, ep: Endpoint) -> Pod | None:
-        """Return the endpoint's pod, and not a later one of its name."""
-        pod = self._pods.get(txn, ep.pod_name) if ep.pod else None
-        return pod if pod is not None and ep.pod_uid in ("", pod.uid) else None
 
     def named(self, txn: ReadTxn, ep: Endpoint) -> Endpoint:
         """Return an endpoint whose file was lost with the name of the pod that has its address."""
@@ -48,7 +49,7 @@ class EndpointIdentities:
         A pod that is gone keeps what it had. Raises: IdentitiesExhausted.
         """
         labels = ep.labels
-        pod = self.pod(wtxn, ep)
+        pod = pod_of(self._pods, wtxn, ep)
         if pod is not None:
             namespace = self._namespaces.get(wtxn, pod.namespace)
             of_namespace = namespace.labels if namespace is not None else {}

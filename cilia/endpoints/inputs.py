@@ -9,6 +9,7 @@ import anyio
 
 from cilia.endpoints.cni.errors import CNIError, Code
 from cilia.endpoints.cni.requests import Request
+from cilia.endpoints.identity_of import pod_of
 from cilia.identity.labels import container_labels
 from statedb import DB, ReadTxn, Table
 from tables.cluster.namespaces import Namespace
@@ -84,10 +85,7 @@ class Inputs:
 
     def has_pod(self, ep: Endpoint) -> bool:
         """Return True while the cluster has the pod of an endpoint."""
-        if not ep.pod:
-            return False
-        pod = self._db.look(lambda txn: self._pods.get(txn, ep.pod_name))
-        return pod is not None and ep.pod_uid in ("", pod.uid)
+        return self._db.look(lambda txn: pod_of(self._pods, txn, ep)) is not None
 
     @staticmethod
     def container_labels(request: Request) -> tuple[str, ...]:

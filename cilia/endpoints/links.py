@@ -225,9 +225,8 @@ def _enable_ipv6(netns: NetNS) -> None:
 
 
 def _address(index: int, ip: IP) -> rtnl.AddressMessage:
-    bits = len(ip.packed) * 8
     flags = IFA_F_NODAD if ip.is_ipv6 else 0
-    return rtnl.AddressMessage(False, index, ip.packed, bits, RouteScope.UNIVERSE, flags)
+    return rtnl.AddressMessage(False, index, ip.packed, ip.bits, RouteScope.UNIVERSE, flags)
 
 
 def _routes(index: int, router: IP, mtu: int) -> Iterable[rtnl.RouteMessage]:
@@ -236,7 +235,7 @@ def _routes(index: int, router: IP, mtu: int) -> Iterable[rtnl.RouteMessage]:
     to_router = rtnl.RouteMessage(
         family=rtnl.AF_INET6 if router.is_ipv6 else rtnl.AF_INET,
         destination=packed,
-        prefix_len=len(packed) * 8,
+        prefix_len=router.bits,
         table=TABLE_MAIN,
         index=index,
         protocol=RTPROT_BOOT,

@@ -16,7 +16,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -43,8 +43,6 @@ from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 __all__ = ["EndpointPlugin"]
 
 log = structlog.get_logger("endpoints")
-
-T = TypeVar("T")
 
 #: Of CHECK: the container has not what it was given.
 UNHEALTHY: Final = 101
@@ -194,7 +192,7 @@ class EndpointPlugin:
             ),
             ips=tuple(
                 results.IP(
-                    address=f"{ip}/{len(ip.packed) * 8}",
+                    address=f"{ip}/{ip.bits}",
                     gateway=str(gateways[ip.is_ipv6]),
                     interface=1,
                 )
@@ -300,7 +298,6 @@ class EndpointPlugin:
 def _routes(gateways: list[IP]) -> list[Route]:
     found = []
     for gateway in gateways:
-        bits = len(gateway.packed) * 8
-        found.append(Route(dst=f"{gateway}/{bits}"))
+        found.append(Route(dst=f"{gateway}/{gateway.bits}"))
         found.append(Route(dst="::/0" if gateway.is_ipv6 else "0.0.0.0/0", gw=str(gateway)))
     return found

@@ -66,10 +66,10 @@ class Registry:
         Raises: NoNumber, NoPool, PoolExhausted.
         """
         with self._db.write_txn(self._endpoints, self._allocations) as wtxn:
-            if refused := self._pools.refusals(wtxn):
+            pools = self._pools(wtxn)
+            if not pools and (refused := self._pools.refusals(wtxn)):
                 raise NoPool(", ".join(refused))
             number = self._free_number(wtxn)
-            pools = self._pools(wtxn)
             owner = ep.pod_name or str(ep.attachment)
             ipv4, ipv6 = self._allocator.allocate(wtxn, pools, owner, number)
         self._last = number
@@ -141,8 +141,9 @@ class Registry:
         """Return why no endpoint could be made now, or nothing."""
 
         def read(txn: ReadTxn) -> str:
-            refused = ", ".join(self._pools.refusals(txn))
-            return refused or self._allocator.lacks(txn, self._pools(txn))
+            pools = self._pools(txn)
+            refused = "" if pools else ", ".join(self._pools.refusals(txn))
+            return refused or self._allocator.lacks(txn, pools)
 
         return self._db.look(read)
 

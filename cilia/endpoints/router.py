@@ -75,7 +75,7 @@ class RouterController:
         # Pods of a former pool keep its gateway until the last of them goes.
         watches = WatchSet(self._allocations.all_watch(txn)[1])
         pools = self._pools(txn, watches)
-        refused = ", ".join(self._pools.refusals(txn))
+        refused = "" if pools else ", ".join(self._pools.refusals(txn))
         # With none, what pods of a former one use stays, and what nobody uses goes.
         if pools or self._known.said:
             self._write(pools)
@@ -112,7 +112,6 @@ class RouterController:
     def _write_pool(self, wtxn: WriteTxn, pool: Prefix) -> None:
         """Write what a pool needs."""
         router = router_of(pool)
-        bits = len(router.packed) * 8
         try:
             self._allocator.claim(wtxn, router, ROUTER)
         except AddressTaken as error:
@@ -123,10 +122,10 @@ class RouterController:
             owner=OWNER,
             device=HOST_DEVICE,
             address=router,
-            prefix_len=bits,
+            prefix_len=router.bits,
             deprecated=router.is_ipv6,
         )
-        if self._addresses.get(wtxn, (OWNER, HOST_DEVICE, router, bits)) is None:
+        if self._addresses.get(wtxn, (OWNER, HOST_DEVICE, router, router.bits)) is None:
             self._addresses.insert(wtxn, address)
         self._route_writer.upsert(
             wtxn,
@@ -148,9 +147,8 @@ class RouterController:
                 continue
             self._route_writer.delete(wtxn, route)
             router = router_of(pool)
-            bits = len(router.packed) * 8
             if router not in map(router_of, pools):
-                self._addresses.delete_key(wtxn, (OWNER, HOST_DEVICE, router, bits))
+                self._addresses.delete_key(wtxn, (OWNER, HOST_DEVICE, router, router.bits))
                 self._allocator.release(wtxn, router)
 
 

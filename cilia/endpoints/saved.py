@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints on disk: one file each, written before its devices are made, removed after them.
 
-So a device of ours without a file can only be one whose file somebody took. A file is written whole
-under another name and then renamed; what cannot be read is set aside, and the kernel is asked.
+So a device of ours without a file can only be one whose file somebody took. Files are records
+(`cilia/linux/records.py`); what cannot be read is left out, and the kernel is asked.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from cilia.linux.records import BROKEN, NEW, read_record, write_record
 from tables.addressing import IP
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 
@@ -24,15 +24,14 @@ log = structlog.get_logger("endpoints")
 
 DIRECTORY: Final = "endpoints"
 SUFFIX: Final = ".json"
-PARTIAL: Final = ".new"
-UNREADABLE: Final = ".unreadable"
 VERSION: Final = 1
 
 
 def is_endpoint_file(name: str) -> bool:
     """Return True for names of files that `SavedEndpoints` makes."""
-    stem, dot, suffix = name.partition(".")
-    return stem.isdigit() and dot + suffix in (SUFFIX, PARTIAL, UNREADABLE)
+    if name.startswith(".") and name.endswith(NEW):
+        name = name[1 : -len(NEW)]
+    return name.removesuffix(BROKEN).removesuffix(SUFFIX).isdigit()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,18 +71,7 @@ class SavedEndpoints:
     def write(self, ep: Endpoint) -> None:
         """Replace an endpoint's file. Raises: OSError."""
         self.make_directory()
-        path = self._path(ep.id)
-        partial = path.with_suffix(PARTIAL)
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with open(fd, "wb") as file:
-                file.write(msgspec.json.encode(_record(ep)))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        write_record(self._path(ep.id), _record(ep))
 
     def remove(self, number: int) -> None:
         """Remove an endpoint's file, which may be gone. Raises: OSError."""
@@ -94,7 +82,7 @@ class SavedEndpoints:
         if not self._directory.is_dir():
             return
         for path in sorted(self._directory.iterdir()):
-            if path.suffix == PARTIAL:
+            if path.suffix == NEW:
                 path.unlink(missing_ok=True)  # a kill came before it was whole
             elif path.suffix == SUFFIX and (ep := _read(path)) is not None:
                 yield ep
@@ -105,17 +93,12 @@ class SavedEndpoints:
 
 def _read(path: Path) -> Endpoint | None:
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=Record)
-        ep = _endpoint(record)
-    except (OSError, msgspec.MsgspecError, ValueError) as error:
-        aside = path.with_suffix(UNREADABLE)
+        record = read_record(path, Record)
+        ep = None if record is None else _endpoint(record)
+    except (OSError, ValueError) as error:
         log.error("the file of an endpoint cannot be read", file=str(path), error=str(error))
-        try:
-            path.rename(aside)
-        except OSError as problem:
-            log.error("it cannot be set aside either", file=str(path), error=str(problem))
         return None
-    if path.stem != str(ep.id):
+    if ep is not None and path.stem != str(ep.id):
         log.error("the file of an endpoint has another one's name", file=str(path), id=ep.id)
         return None
     return ep

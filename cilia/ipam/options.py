@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Final
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cilia.program.instance import InstanceOptions
 from tables.addressing import Prefix
@@ -27,7 +27,7 @@ NOT_BUILT: Final = (
     "delegated-plugin",
 )
 
-#: A pool of more host bits than this is more than any node can fill.
+#: With fewer, a prefix has no room for a gateway and a pod.
 LEAST_HOST_BITS: Final = 2
 
 
@@ -62,11 +62,11 @@ class IPAMOptions(InstanceOptions):
 
     @field_validator("ipv4_range", "ipv6_range")
     @classmethod
-    def _range(cls, value: str, info: object) -> str:
+    def _range(cls, value: str, info: ValidationInfo) -> str:
         if not value:
             return value
         network = ipaddress.ip_network(value)
-        wanted = 6 if getattr(info, "field_name", "") == "ipv6_range" else 4
+        wanted = 6 if info.field_name == "ipv6_range" else 4
         if network.version != wanted:
             raise ValueError(f"{value} is no prefix of IPv{wanted}")
         if network.max_prefixlen - network.prefixlen < LEAST_HOST_BITS:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from cilia.ipam.allocator import usable
 from cilia.ipam.options import STATIC, IPAMOptions
 from statedb import ReadTxn, Table, WatchSet
@@ -12,14 +10,7 @@ from tables.addressing import IP, Prefix, special_use
 from tables.cluster.nodes import Node
 from tables.node.devices import Device
 
-__all__ = ["NodePools", "Pools"]
-
-
-class Pools(Protocol):
-    """Reads the pools; as long as none is known there is nothing."""
-
-    def __call__(self, txn: ReadTxn, watches: WatchSet | None = None) -> tuple[Prefix, ...]:
-        """Return the pools, and add to the set what closes when they change."""
+__all__ = ["NodePools"]
 
 
 class NodePools:
@@ -46,6 +37,9 @@ class NodePools:
         self._own_devices = own_devices
 
     def __call__(self, txn: ReadTxn, watches: WatchSet | None = None) -> tuple[Prefix, ...]:
+        """Return the pools, none as long as they are not known, and add to the set what closes when
+        they change.
+        """
         if watches is not None:
             watches.add(self._devices.all_watch(txn)[1], self._devices.initialized_watch(txn)[1])
             watches.add(self._nodes.get_watch(txn, self._options.node_name)[1])

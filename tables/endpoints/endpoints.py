@@ -116,11 +116,6 @@ def _identity_cell(ep: Endpoint) -> str:
     return str(ep.identity) if ep.identity else "<no label id>"
 
 
-def phases_text(ep: Endpoint) -> str:
-    """``address=0.2ms link=4.1ms``."""
-    return " ".join(f"{name}={seconds * 1000:.1f}ms" for name, seconds in ep.phases.items())
-
-
 def to_json(ep: Endpoint) -> dict[str, Any]:
     return {
         "ID": ep.id,
