@@ -56,7 +56,10 @@ class EndpointIdentities:
             labels = pod_labels(pod.labels, pod.namespace, of_namespace, pod.service_account)
         if ep.identity and labels == ep.labels:
             return ep
-        number = self._numbers.number_of(wtxn, labels)
+        if ep.identity and not ep.labels:  # of the run before, whose labels were not known yet
+            number = self._numbers.restore(wtxn, ep.identity, labels)
+        else:
+            number = self._numbers.number_of(wtxn, labels)
         return msgspec.structs.replace(ep, labels=labels, identity=number)
 
     def restore(self, wtxn: WriteTxn, ep: Endpoint) -> Endpoint:

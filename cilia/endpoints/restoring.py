@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints of the run before, from their files and from the kernel.
 
-A file and a device: the endpoint goes on, with the addresses that the pinned map has for the device
-if somebody changed the file. A file without a device: a request that never ended, or
-a container that went while no agent ran; the file goes and the addresses rest. A device without a
-file: somebody took the file, and the workload still talks; the pinned map says what it has. Only a
-device that neither knows is left of a request that never ended, and goes.
+A file and a device: the endpoint goes on, with the identity that the pinned map has for the device,
+and with its addresses if somebody changed the file. A file without a device: a request that never
+ended, or a container that went while no agent ran; the file goes and the addresses rest. A device
+without a file: somebody took the file, and the workload still talks; the pinned map says what it
+has. Only a device that neither knows is left of a request that never ended, and goes.
 """
 
 from __future__ import annotations
@@ -149,31 +149,34 @@ def _as_in_force(ep: Endpoint, value: codec.EndpointValue | None) -> Endpoint:
     """Return the endpoint with what programs know of its device, where they know it."""
     if value is None:
         return ep
-    known = {
-        "id": value.id,
-        "ipv4": IP.from_packed(value.ipv4) if value.ipv4 else None,
-        "ipv6": IP.from_packed(value.ipv6) if value.ipv6 else None,
-        "mac": value.mac,
-        "node_mac": value.node_mac,
-    }
-    row = msgspec.structs.replace(ep, **known)
-    if row != ep:
+    row = _with_value(ep, value)
+    if row != msgspec.structs.replace(ep, identity=row.identity):
         log.error("the file of an endpoint is not as it was written", device=ep.device, id=ep.id)
     return row
 
 
-def _from_value(pair: LinkMessage, value: codec.EndpointValue) -> Endpoint:
-    """Its attachment is not known; requests find it by the name of its device."""
-    return Endpoint(
+def _with_value(ep: Endpoint, value: codec.EndpointValue) -> Endpoint:
+    return msgspec.structs.replace(
+        ep,
         id=value.id,
-        attachment=Attachment("", "", ""),
+        identity=value.identity,
         ipv4=IP.from_packed(value.ipv4) if value.ipv4 else None,
         ipv6=IP.from_packed(value.ipv6) if value.ipv6 else None,
+        mac=value.mac,
+        node_mac=value.node_mac,
+    )
+
+
+def _from_value(pair: LinkMessage, value: codec.EndpointValue) -> Endpoint:
+    """Its attachment is not known; requests find it by the name of its device."""
+    blank = Endpoint(
+        id=value.id,
+        attachment=Attachment("", "", ""),
         device=pair.name,
         index=pair.index,
         node_mac=value.node_mac,
         mac=value.mac,
         created_at=time.time(),
         state=EndpointState.RESTORING,
-        identity=value.identity,
     )
+    return _with_value(blank, value)

@@ -325,6 +325,20 @@ def test_an_endpoint_whose_file_is_gone_is_known_by_the_kernel(fresh: PodNode) -
     assert len(fresh.rows("endpoints")) == 1
 
 
+def test_an_identity_outlives_a_restart(fresh: PodNode) -> None:
+    agent = fresh.start()
+    fresh.add("one", app="first")
+    fresh.add("two", app="second")
+    fresh.delete("one")
+    (before,) = fresh.rows("endpoints")
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    fresh.start()
+    fresh.world.eventually(lambda: fresh.rows("endpoints")[0]["State"] == "ready")
+    (after,) = fresh.rows("endpoints")
+    assert (after["Identity"], after["Labels"]) == (before["Identity"], before["Labels"])
+
+
 def test_files_that_somebody_changed_are_not_believed(fresh: PodNode) -> None:
     agent = fresh.start()
     one, two = fresh.add("one"), fresh.add("two")
