@@ -56,7 +56,7 @@ class NodePools:
             pools = list(self._options.static_pools)
         else:
             node = self._nodes.get(txn, self._options.node_name)
-            pools = _prefixes(node) if node is not None else []
+            pools = node.pod_prefixes if node is not None else []
         return [pool for pool in pools if pool.is_ipv6 in self._families]
 
     def _wrong(self, txn: ReadTxn, pool: Prefix) -> str:
@@ -73,14 +73,3 @@ class NodePools:
                 if pool.contains(row.address):
                     return f"{pool} has the node's own address {row.address} ({device.name})"
         return ""
-
-
-def _prefixes(node: Node) -> list[Prefix]:
-    """What the API server refuses is no prefix; a file may have it all the same."""
-    found = []
-    for text in node.pod_cidrs:
-        try:
-            found.append(Prefix.parse(text))
-        except ValueError:
-            continue
-    return found

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applies node and host ports again when the addresses of the node change."""
 
-from collections.abc import Collection
-
-from reconcilers.loadbalancer.machine_addresses import MachineAddresses
+from reconcilers.loadbalancer.machine_addresses import AddressSet, MachineAddresses
 from statedb import DB, RWTable, StatusKind, Table, WatchSet
 from statedb.status import refreshing, set_status
-from tables.addressing import IP
+from tables.addressing import AT_IP, IP, Prefix
 from tables.loadbalancer.frontends import Frontend
 from tables.node.node_addresses import NodeAddress
 
@@ -16,9 +14,9 @@ class NodeAddressFollower:
 
     These are all node and host ports when an address comes to answer for them or ceases to, those
     with source ranges when the node gets or loses an address (by which it is let in), and those on
-    an address that a machine got or lost (which has no wildcard entry). What changes after the
-    making of this object is followed, also what changes before `run` is first called: a round of
-    the reconciler may come in between.
+    an address that a machine or a pod got or lost (which has no wildcard entry). What changes after
+    the making of this object is followed, also what changes before `run` is first called: a round
+    of the reconciler may come in between.
     """
 
     def __init__(
@@ -34,7 +32,7 @@ class NodeAddressFollower:
         self._machines = machines or MachineAddresses(node_addresses)
         self._known, self._changed = self._look()
 
-    def _look(self) -> tuple[tuple[frozenset[tuple[IP, bool]], frozenset[IP]], WatchSet]:
+    def _look(self) -> tuple[tuple[frozenset[tuple[IP, bool]], frozenset[Prefix]], WatchSet]:
         """The addresses for node ports and those of machines, and what closes when they change."""
         txn = self._db.read_txn()
         rows = self._node_addresses.all(txn)
@@ -50,7 +48,7 @@ class NodeAddressFollower:
             now, self._changed = self._look()
             if now != self._known:
                 (node_ports, machines), (held_ports, held) = now, self._known
-                changed = machines ^ held
+                changed = AddressSet(machines ^ held)
                 refresh_frontends(
                     self._db, self._frontends, changed, node_ports=node_ports != held_ports
                 )
@@ -58,7 +56,7 @@ class NodeAddressFollower:
 
 
 def refresh_frontends(
-    db: DB, frontends: RWTable[Frontend], addresses: Collection[IP], *, node_ports: bool
+    db: DB, frontends: RWTable[Frontend], addresses: AddressSet, *, node_ports: bool
 ) -> None:
     """Have the frontends on one of `addresses` applied again; `node_ports`: and all node and host
     ports, and what source ranges are for."""
@@ -68,7 +66,7 @@ def refresh_frontends(
             fe
             for fe in frontends.all(wtxn)
             if (node_ports and (fe.address.is_surrogate or fe.service.source_ranges))
-            or fe.address.ip in addresses
+            or addresses.has(fe.address[AT_IP])
         ]
         for fe in touched:
             # What is pending or failed is applied anyway, and keeps saying so.

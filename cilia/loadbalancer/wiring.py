@@ -217,7 +217,7 @@ def _datapath(
 
 def _machines(cluster: ClusterPart, node: NodePart) -> MachineAddresses:
     devices = None if node.network is None else node.network.observed.devices
-    return MachineAddresses(node.addresses, cluster.nodes, devices)
+    return MachineAddresses(node.addresses, cluster.nodes, devices, cluster.pods)
 
 
 def _connection_counter(datapath: DatapathPart) -> ConnectionCounter | None:

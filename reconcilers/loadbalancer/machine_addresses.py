@@ -1,56 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The addresses that machines have: Node objects of the cluster, and the devices of this node.
+"""The addresses that somebody else than a Service answers at: those of Node objects, of the devices
+of this node, of its pods, and of the prefixes that nodes give to pods.
 
-A load balancer's address may be one of them (k3s announces its Services at the nodes' own). What
-else answers there is none of ours, so such an address has no wildcard entry.
+A load balancer's address may be one of them (k3s announces its Services at the nodes' own, a
+virtual machine in a pod may be announced at its pod's). What else answers there is none of ours, so
+such an address has no wildcard entry.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 from statedb import Channel, ReadTxn, Table
-from tables.addressing import AT_IP, IP, L3n4Addr
+from tables.addressing import AT_IP, IP, L3n4Addr, Prefix
 from tables.cluster.nodes import Node
+from tables.cluster.pods import Pod
 from tables.node.devices import Device
 from tables.node.node_addresses import NodeAddress
 
 
+class AddressSet:
+    """Prefixes, asked for single addresses: one look-up for each length of prefix in it."""
+
+    def __init__(self, prefixes: Iterable[Prefix] = ()) -> None:
+        self._networks: dict[int, set[int]] = {}  # by the bits behind the prefix
+        for prefix in prefixes:
+            free = prefix.ip.bits - prefix.length
+            network = int.from_bytes(prefix[:16], "big") >> free
+            self._networks.setdefault(free, set()).add(network)
+
+    def has(self, packed: bytes) -> bool:
+        """True if a prefix contains the address, 16 bytes as in `IP`."""
+        if not self._networks:
+            return False
+        address = int.from_bytes(packed, "big")
+        for free, networks in self._networks.items():  # noqa: SIM110 (compiled, a loop is faster)
+            if address >> free in networks:
+                return True
+        return False
+
+
 class MachineAddresses:
-    """The addresses as of the last `refresh`; a cache of three tables, of which two may lack."""
+    """The addresses as of the last `refresh`; a cache of four tables, of which three may lack."""
 
     def __init__(
         self,
         node_addresses: Table[NodeAddress],
         nodes: Table[Node] | None = None,
         devices: Table[Device] | None = None,
+        pods: Table[Pod] | None = None,
     ) -> None:
         self._node_addresses = node_addresses
         self._nodes = nodes
         self._devices = devices
-        self._tables = [t for t in (node_addresses, nodes, devices) if t is not None]
+        self._pods = pods
+        self._objects: list[Table[Any]] = [t for t in (nodes, pods) if t is not None]
+        self._tables = [t for t in (node_addresses, nodes, devices, pods) if t is not None]
         self._revisions: list[int] = []
-        #: True if each Node object is known.
+        self._all = AddressSet()
+        #: True if each Node object, and each pod of this node, is known.
         self.complete = True
-        self.all: frozenset[IP] = frozenset()
         #: Of this node, those that its traffic may leave with.
         self.own: tuple[IP, ...] = ()
 
     def refresh(self, txn: ReadTxn) -> None:
-        self.complete = self._nodes is None or self._nodes.initialized(txn)
+        self.complete = all(table.initialized(txn) for table in self._objects)
         revisions = [table.revision(txn) for table in self._tables]
         if revisions != self._revisions:
-            self.all = self.read(txn)
+            self._all = AddressSet(self.read(txn))
             self.own = self.read_own(txn)
             self._revisions = revisions
 
     def has(self, addr: L3n4Addr) -> bool:
-        """True if a machine has the address."""
-        return bool(self.all) and addr[AT_IP] in self.all
+        """True if a machine or a pod has the address, or may get it."""
+        return self._all.has(addr[AT_IP])
 
-    def read(self, txn: ReadTxn) -> frozenset[IP]:
-        found = {row.address for row in self._node_addresses.all(txn)}
+    def read(self, txn: ReadTxn) -> frozenset[Prefix]:
+        found: list[IP] = [row.address for row in self._node_addresses.all(txn)]
+        prefixes: set[Prefix] = set()
         for node in self._nodes.all(txn) if self._nodes is not None else ():
-            found.update(node.internal_ips, node.external_ips)
+            found += node.internal_ips + node.external_ips
+            prefixes.update(node.pod_prefixes)
         for dev in self._devices.all(txn) if self._devices is not None else ():
-            found.update(row.address for row in dev.addresses)
-        return frozenset(found)
+            found += [row.address for row in dev.addresses]
+        for pod in self._pods.all(txn) if self._pods is not None else ():
+            found += pod.ips
+        prefixes.update([Prefix.of(ip, ip.bits) for ip in found])
+        return frozenset(prefixes)
 
     def read_own(self, txn: ReadTxn) -> tuple[IP, ...]:
         return tuple(sorted({row.address for row in self._node_addresses.all(txn)}))
@@ -60,4 +95,4 @@ class MachineAddresses:
         return [table.all_watch(txn)[1] for table in self._tables]
 
 
-__all__ = ["MachineAddresses"]
+__all__ = ["AddressSet", "MachineAddresses"]

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from statedb import DB, Column, Index, RWTable, new_table
-from tables.addressing import IP
+from tables.addressing import IP, Prefix
 
 TABLE_NAME: Final = "k8s-nodes"
 
@@ -21,6 +21,18 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     internal_ips: tuple[IP, ...] = ()
     external_ips: tuple[IP, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
+
+    @property
+    def pod_prefixes(self) -> list[Prefix]:
+        """The prefixes of its pods, without what is none: the API server refuses that, a file may
+        have it all the same."""
+        found = []
+        for text in self.pod_cidrs:
+            try:
+                found.append(Prefix.parse(text))
+            except ValueError:
+                continue
+        return found
 
 
 def _name(node: Node) -> str:

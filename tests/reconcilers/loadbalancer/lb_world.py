@@ -23,6 +23,7 @@ from statedb import DB
 from statedb.status import pending
 from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.cluster.nodes import new_nodes_table
+from tables.cluster.pods import new_pods_table
 from tables.loadbalancer.backends import Backend, BackendState
 from tables.loadbalancer.frontends import (
     Frontend,
@@ -114,6 +115,7 @@ class LBWorld:
         self.node_addresses = new_node_addresses_table(self.db)
         self.nodes = new_nodes_table(self.db)
         self.devices = new_devices_table(self.db)
+        self.pods = new_pods_table(self.db)
         self.drift = new_drift_table(self.db)
         self.kernel = kernel or Kernel()
         self.log = self.kernel.log
@@ -135,7 +137,7 @@ class LBWorld:
         )
 
     def machines(self) -> MachineAddresses:
-        return MachineAddresses(self.node_addresses, self.nodes, self.devices)
+        return MachineAddresses(self.node_addresses, self.nodes, self.devices, self.pods)
 
     def drift_rows(self) -> list[Drift]:
         return list(self.drift.all(self.db.read_txn()))

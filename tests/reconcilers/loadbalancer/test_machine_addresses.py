@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An address that a machine has gets no wildcard entry: its other ports are not the Service's."""
+"""The address of a machine or a pod has no wildcard entry: its other ports are no Service's."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from bpf.maps.lb_numbers import FrontendType
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower
 from cilia.loadbalancer.options import LoadBalancerOptions
+from reconcilers.loadbalancer.machine_addresses import AddressSet
 from statedb import RWTable
-from tables.addressing import IP
+from tables.addressing import IP, Prefix
 from tables.cluster.nodes import Node
+from tables.cluster.pods import Pod
 from tables.node.devices import Device, DeviceAddress
 from tables.node.node_addresses import NodeAddress
 from tests.reconcilers.loadbalancer.lb_world import LBWorld, frontend
@@ -32,6 +35,21 @@ def node(world: LBWorld, ip: IP) -> Callable[[], None]:
 
 def external(world: LBWorld, ip: IP) -> Callable[[], None]:
     row = Node("other", external_ips=(ip,))
+    with world.db.write_txn(world.nodes) as wtxn:
+        world.nodes.insert(wtxn, row)
+    return lambda: delete(world, world.nodes, row)
+
+
+def pod(world: LBWorld, ip: IP) -> Callable[[], None]:
+    row = Pod("default", "vm", ips=(ip,))
+    with world.db.write_txn(world.pods) as wtxn:
+        world.pods.insert(wtxn, row)
+    return lambda: delete(world, world.pods, row)
+
+
+def pods_of_another_node(world: LBWorld, ip: IP) -> Callable[[], None]:
+    prefixes = "nonsense", "10.9.0.0/24", "192.0.2.7/24", "2001:db8::/64"
+    row = Node("other", pod_cidrs=prefixes)
     with world.db.write_txn(world.nodes) as wtxn:
         world.nodes.insert(wtxn, row)
     return lambda: delete(world, world.nodes, row)
@@ -56,7 +74,9 @@ def delete(world: LBWorld, table: RWTable[Any], row: object) -> None:
         table.delete(wtxn, row)
 
 
-OWNERS = pytest.mark.parametrize("own", [node, external, unused_device, node_address])
+OWNERS = pytest.mark.parametrize(
+    "own", [node, external, unused_device, node_address, pod, pods_of_another_node]
+)
 ADDRESSES = pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
 Own = Callable[[LBWorld, IP], Callable[[], None]]
 
@@ -99,3 +119,19 @@ async def test_wildcard_goes_and_comes_with_the_machine_s_address(own: Own, addr
             while ":0/ANY" not in world.dump():
                 await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
+
+
+def test_address_set_against_the_prefixes_one_by_one() -> None:
+    rng = random.Random(7)
+    for _ in range(300):
+        prefixes = [some_prefix(rng) for _ in range(rng.randrange(6))]
+        addresses = AddressSet(prefixes)
+        near = [IP(prefix[:15] + bytes((rng.randrange(256),))) for prefix in prefixes]
+        for ip in [*near, IP.parse("192.0.2.7"), IP.parse("2001:db8::7")]:
+            assert addresses.has(ip) == any(prefix.contains(ip) for prefix in prefixes)
+
+
+def some_prefix(rng: random.Random) -> Prefix:
+    base, bits = rng.choice((("192.0.2.", 32), ("10.1.", 32), ("2001:db8::", 128)))
+    host = {"192.0.2.": "7", "10.1.": "2.3", "2001:db8::": "7"}[base]
+    return Prefix.parse(f"{base}{host}/{bits - rng.randrange(20)}")

@@ -13,7 +13,8 @@ from bpf.maps import lb
 from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from cilia.loadbalancer.node_address_follower import NodeAddressFollower, refresh_frontends
 from cilia.loadbalancer.options import LoadBalancerOptions
-from tables.addressing import IP
+from reconcilers.loadbalancer.machine_addresses import AddressSet
+from tables.addressing import IP, Prefix
 from tables.node.node_addresses import NodeAddress
 from tests.reconcilers.loadbalancer.lb_world import LBWorld, frontend, service
 from tests.reconcilers.targets import running
@@ -224,7 +225,9 @@ def test_row_that_is_pending_anyway_stays_pending_when_addresses_change() -> Non
     world = LBWorld()
     world.put(frontend(SURROGATE, BACKENDS, NODE_PORT))
     before = world.frontend(SURROGATE)
-    refresh_frontends(world.db, world.frontends, {IP.parse("192.0.2.1")}, node_ports=True)
+    refresh_frontends(
+        world.db, world.frontends, AddressSet([Prefix.parse("192.0.2.1")]), node_ports=True
+    )
     assert world.frontend(SURROGATE) is before
 
 
