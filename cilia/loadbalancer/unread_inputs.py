@@ -75,6 +75,10 @@ class UnreadInputs:
             return "the object of this node is not read, and it is meant for some nodes"
         return ""
 
+    def may_lack_services(self, unread: frozenset[str], fe: Frontend) -> bool:
+        """True while a Service or a slice may be in a file that is unread."""
+        return _SERVICES in unread and fe.service.source is Source.K8S
+
     def watch(self, txn: ReadTxn) -> Iterable[Channel]:
         """Return what closes when `unread` may return something else."""
         yield self._frontends.filled_watch(txn)[1]

@@ -15,6 +15,7 @@ from typing import Any
 
 from bpf.maps.lb import LBMaps, decode_id, encode_id
 from reconcilers.loadbalancer import frontend_entries as layout
+from reconcilers.loadbalancer.earlier_run import EarlierRun
 from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_holds import Holds
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
@@ -41,6 +42,10 @@ class HeldBackError(Exception):
     """A row waits for inputs that are unread; what is in force of it stays."""
 
 
+class UnreadBackendsError(Exception):
+    """A row is in force, and beside it what was before: more of its backends may be unread."""
+
+
 class FrontendOperations:
     """Operations, batch operations and verification for `Reconciler[Frontend]`.
 
@@ -63,6 +68,7 @@ class FrontendOperations:
         self._node_ports = NodePortAddresses(node_addresses, config)
         self._maps = FrontendMaps(maps)
         self._holds: Holds | None = None
+        self._unread: frozenset[str] = frozenset()
         # Rows whose last attempt was none.
         self._held_back: set[L3n4Addr] = set()
         self.restore()
@@ -74,6 +80,7 @@ class FrontendOperations:
         self._maps.load()
         self._planner = FrontendPlanner(self._maps, self._machines, self.config)
         self._planner.waits_for_machines = self._holds is not None
+        self._earlier = EarlierRun(self._maps, self._planner)
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
@@ -193,12 +200,13 @@ class FrontendOperations:
     def expected(
         self, txn: ReadTxn, objects: Iterable[Frontend]
     ) -> Iterator[tuple[Any, Any, Frontend]]:
-        for fe in objects:
+        for row in objects:
+            fe = self._with_unseen(row)
             for addr in (fe.address, *self._expanded.get(fe.address, ())):
                 held = self._planner.programmed.get(addr)
                 if held is not None and held.owner == fe.address:
                     for _, target, key, value in self._planner.wanted(fe, addr, held):
-                        yield (target, key), value, fe
+                        yield (target, key), value, row
 
     def describe(self, key: Any, value: Any | None) -> tuple[str, str]:
         return self._maps.describe(key, value)
@@ -209,7 +217,9 @@ class FrontendOperations:
         self, txn: ReadTxn, entries: Sequence[Entry[Frontend]]
     ) -> Sequence[Entry[Frontend]]:
         """Return those that need not wait; the others have an error."""
-        unread = frozenset() if self._holds is None else self._holds.unread(txn)
+        unread = self._unread = frozenset() if self._holds is None else self._holds.unread(txn)
+        if not unread:
+            self._earlier.forget()
         if not unread and not self._held_back:
             return entries
         passing = []
@@ -227,17 +237,28 @@ class FrontendOperations:
         assert self._holds is not None
         address = entry.obj.address
         if not entry.deleted:
-            return self._holds.reason(unread, entry.obj)
+            reason = self._holds.reason(unread, entry.obj)
+            if not reason and self._holds.may_lack_services(unread, entry.obj):
+                reason = self._earlier.refusal(entry.obj)
+            return reason
         if address in self._planner.programmed or address in self._expanded:
             return "it is removed once all inputs are read"
         return ""  # the prune removes it
 
+    def _with_unseen(self, fe: Frontend) -> Frontend:
+        if not self._unread or self._holds is None:
+            return fe
+        if not self._holds.may_lack_services(self._unread, fe):
+            return fe
+        return self._earlier.with_unseen(fe)
+
     # -- planning an update --
 
-    def _plan_update(self, txn: ReadTxn, fe: Frontend) -> Plan:
+    def _plan_update(self, txn: ReadTxn, row: Frontend) -> Plan:
         plan = Plan()
-        plan.resume(self._unfinished.get(fe.address, ()))
+        plan.resume(self._unfinished.get(row.address, ()))
         try:
+            fe = self._with_unseen(row)
             if not layout.is_programmed(fe, self.config) or self._is_node_ports(txn, fe):
                 self._remove_all(txn, plan, fe.address)
                 return plan
@@ -253,7 +274,13 @@ class FrontendOperations:
         return self._node_ports.node_port_at(partial(self._frontends.get, txn), fe) is not None
 
     def _refusal(self, txn: ReadTxn, fe: Frontend) -> Exception | None:
-        """Return what the status of a row says that is not in force, once that is carried out."""
+        """Return what the status of a row says that is in force otherwise than the row is."""
+        unseen = len(self._with_unseen(fe).backends) - len(fe.backends)
+        if unseen:
+            return UnreadBackendsError(
+                f"in force beside {unseen} of its backends of before, which may be of an input that"
+                " is unread"
+            )
         if not self._node_ports.could_be_node_port(fe) or not layout.is_programmed(fe, self.config):
             return None
         return self._node_ports.refusal(partial(self._frontends.get, txn), fe)

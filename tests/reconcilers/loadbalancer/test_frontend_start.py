@@ -21,6 +21,7 @@ from statedb import Initializer, RWTable, StatusKind
 from tables.addressing import IP
 from tables.cluster.k8s_watches import K8sWatch, new_k8s_watches_table
 from tables.cluster.nodes import Node
+from tables.loadbalancer.backends import BackendState
 from tables.loadbalancer.frontends import Frontend
 from tables.sources import Source
 from tests.patience import PATIENCE
@@ -29,6 +30,7 @@ from tests.reconcilers.loadbalancer.lb_world import (
     PLAIN,
     Kernel,
     LBWorld,
+    backend,
     frontend,
     service,
 )
@@ -37,6 +39,7 @@ SERVICES = initializer_of(Source.K8S)
 OLD, VIP, NEW = "10.96.0.9:80/TCP", "10.96.0.1:80/TCP", "10.96.0.2:80/TCP"
 FOREIGN = "10.99.0.1:80/TCP"
 ONE, TWO = "10.244.1.1:80/TCP", "10.244.1.2:80/TCP"
+THREE, FOUR = "10.244.1.3:80/TCP", "10.244.1.4:80/TCP"
 #: A retry that nobody asks for comes too late for these tests.
 SLOW = Config(retry_backoff_min_s=600.0, retry_backoff_max_s=600.0)
 
@@ -158,7 +161,8 @@ async def test_unread_inputs_hold_up_what_is_removed_and_nothing_else() -> None:
     world.put(frontend(VIP, [TWO]), frontend(NEW, [ONE]))
     async with started(world):
         world.stall_nodes()
-        await world.until(lambda: world.is_done(VIP) and world.is_done(NEW))
+        await world.waits(VIP, "in force beside 1 of its backends of before")
+        await world.until(lambda: world.is_done(NEW))
         dump = world.dump()
         assert "10.96.0.9:80/TCP" in dump
         assert f"ADDR={TWO}" in dump
@@ -168,6 +172,59 @@ async def test_unread_inputs_hold_up_what_is_removed_and_nothing_else() -> None:
         world.read_nodes()
         await world.until(lambda: "10.96.0.9:80/TCP" not in world.dump())
     assert "10.96.0.2:80/TCP" in world.dump()
+    assert world.is_done(VIP)
+
+
+def slots(world: StartWorld, address: str) -> tuple[int, set[str]]:
+    """How many slots a frontend uses, and the backends behind all of them."""
+    entries = [
+        dict(field.split("=", 1) for field in line.split() if "=" in field) | {"": line[:3]}
+        for line in world.dump().splitlines()
+    ]
+    addresses = {entry["ID"]: entry["ADDR"] for entry in entries if entry[""] == "BE:"}
+    slots = [entry for entry in entries if entry[""] == "SVC" and entry["ADDR"] == address]
+    used = next(int(entry["COUNT"]) for entry in slots if entry["SLOT"] == "0")
+    return used, {addresses[entry["BEID"]] for entry in slots if entry["SLOT"] != "0"}
+
+
+@pytest.mark.parametrize("row", ["not ready", "of a pod", "of a policy"])
+async def test_a_frontend_never_loses_its_last_backend_to_what_is_unread(row: str) -> None:
+    """Backends of pods are of no slice: they are those of today."""
+    rows = {
+        "not ready": frontend(VIP, [backend(TWO, BackendState.MAINTENANCE)]),
+        "of a pod": frontend(VIP, [TWO], FrontendType.HOST_PORT),
+        "of a policy": frontend(VIP, [TWO], FrontendType.LOCAL_REDIRECT),
+    }
+    before = frontend(VIP, [ONE], rows[row].type)
+    world = StartWorld(await lived(before), PLAIN, SERVICES)
+    world.put(rows[row])
+    async with started(world):
+        world.stall_nodes()
+        if row == "not ready":
+            await world.waits(VIP, "in force beside 1")
+            assert slots(world, VIP) == (1, {ONE})
+        else:
+            await world.until(lambda: world.is_done(VIP))
+            assert slots(world, VIP) == (1, {TWO})
+
+
+@pytest.mark.parametrize("kind", [FrontendType.EXTERNAL_IPS, FrontendType.LOAD_BALANCER])
+async def test_an_address_in_force_does_not_go_to_another_type_of_frontend(
+    kind: FrontendType,
+) -> None:
+    """Its Service may be in the file that nobody can read."""
+    world = StartWorld(await lived(frontend(VIP, [ONE])), PLAIN, SERVICES)
+    world.put(frontend(VIP, [TWO], kind), frontend(NEW, [TWO], kind))
+    async with started(world):
+        world.stall_nodes()
+        await world.waits(VIP, "in force as another type's, whose Service may be unread")
+        await world.until(lambda: world.is_done(NEW))
+        assert slots(world, VIP) == (1, {ONE})
+        world.put(frontend(VIP, [ONE]))
+        await world.until(lambda: world.is_done(VIP))
+        world.put(frontend(VIP, [TWO], kind))
+        await world.until(lambda: world.is_done(VIP))
+        assert TWO in slots(world, VIP)[1], "its Service was read, and gave it up"
 
 
 async def test_a_row_that_goes_is_in_force_until_all_is_read() -> None:
