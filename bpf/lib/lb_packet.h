@@ -179,12 +179,11 @@ static __always_inline int lb_continue(struct lb_target *target, const struct ct
 
 /* Whether the entry behind a translation is that of this client's port and frontend, whatever number that
  * had. The node port of two nodes is two frontends with one id. */
-static __noinline bool lb_is_of(const struct ct_entry *behind, const struct tuple *to,
-				     const struct tuple *asked, __u32 rev_nat)
+__noinline int lb_is_of(const struct ct_entry *behind, const struct tuple *to, const struct tuple *asked,
+			__u32 rev_nat)
 {
-	__be16 port = behind->flags & CT_OTHER_PORT ? behind->nat_port : to->sport;
-
-	if (port != asked->sport)
+	if (!behind || !to || !asked ||
+	    (behind->flags & CT_OTHER_PORT ? behind->nat_port : to->sport) != asked->sport)
 		return false;
 	if (behind->frontend_port ? !rev_nat || behind->frontend_port != asked->dport :
 				    behind->rev_nat != rev_nat)
@@ -196,13 +195,15 @@ static __noinline bool lb_is_of(const struct ct_entry *behind, const struct tupl
 
 /* Tell an entry its frontend and the numbers of today: they differ after a Service was made anew, and an
  * earlier version wrote numbers only. */
-static __noinline void lb_name(struct ct_entry *behind, const struct ct_new *new,
-			       const struct tuple *asked)
+__noinline int lb_name(struct ct_entry *behind, const struct ct_new *new, const struct tuple *asked)
 {
+	if (!behind || !new || !asked)
+		return 0;
 	address_copy(behind->nat_address, asked->daddr, true);
 	behind->frontend_port = new->frontend_port;
 	behind->rev_nat = new->rev_nat;
 	behind->backend_id = new->backend_id;
+	return 0;
 }
 
 /* The entry behind the translation, under which replies are found. */
