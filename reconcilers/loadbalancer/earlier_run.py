@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from bpf.maps.lb import decode_backend, decode_service, encode_id
+from bpf.maps.lb import decode_backend, decode_service
 from bpf.maps.lb_numbers import EntryState, FrontendType
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
@@ -68,17 +68,13 @@ class EarlierRun:
         self._unseen.clear()
 
     def _backends(self, fe: Frontend) -> dict[L3n4Addr, Backend]:
-        service, keys = self._maps.of(fe.address).service.content, layout.service_keys(fe.address)
         found = {}
-        for slot in range(1, self._planner.restored.slots.get(fe.address, 0) + 1):
-            value = service.get(keys.slot(slot))
-            number = encode_id(decode_service(value).backend_id) if value else b""
-            for family in self._maps.families:
-                raw = family.backend.content.get(number)
-                if raw is not None:
-                    address = layout.backend_address(raw)
-                    state = _STATES.get(decode_backend(raw).state, BackendState.ACTIVE)
-                    found[address] = Backend(fe.service_name, address, state=state)
+        for target, number in self._maps.of(fe.address).leads_to(fe.address):
+            raw = target.content.get(number)
+            if raw is not None:
+                address = layout.backend_address(raw)
+                state = _STATES.get(decode_backend(raw).state, BackendState.ACTIVE)
+                found[address] = Backend(fe.service_name, address, state=state)
         return found
 
 

@@ -68,6 +68,9 @@ class FrontendPlanner:
         # Addresses without a wildcard entry as long as they may turn out to be a machine's.
         self.doubtful: set[L3n4Addr] = set()
         self.waits_for_machines = False
+        # A backend of a frontend of before, which the prune is to look at.
+        self.retired = False
+        self._led_to: set[bytes] | None = None
         self.restored = Restored()
         for family in maps.families:
             self.restored.read(
@@ -244,8 +247,22 @@ class FrontendPlanner:
             plan.put(_BACKEND, target, encode_id(self.backends.ids[addr]), value)
             return
         number = self.backends.release(addr)
-        if number is not None:
-            plan.remove(_BACKEND_GONE, target, encode_id(number))
+        if number is None:
+            return
+        if self.restored.slots and self._is_led_to(number):
+            self.backends.restore(addr, number)
+            self.retired = True
+            return
+        plan.remove(_BACKEND_GONE, target, encode_id(number))
+
+    def _is_led_to(self, number: int) -> bool:
+        """Whether a frontend of before may name a backend: one that no row had by the first time
+        that this was asked. Until the prune such a backend stays, and so does its number.
+        """
+        if self._led_to is None:
+            others = [addr for addr in self.restored.slots if addr not in self.programmed]
+            self._led_to = {key for addr in others for _, key in self._maps.of(addr).leads_to(addr)}
+        return encode_id(number) in self._led_to
 
     def _release_wildcard(self, plan: Plan, addr: L3n4Addr) -> None:
         key, service = layout.wildcard_key(addr), self._maps.of(addr).service

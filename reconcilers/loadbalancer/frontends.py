@@ -164,10 +164,10 @@ class FrontendOperations:
         """
         if self._held_back:
             raise PruneError(f"{len(self._held_back)} frontends wait for inputs that are unread")
-        if self._unfinished or self._in_doubt or self._maps.have_unclaimed():
-            self._prune()
-            self._in_doubt = False
         planner = self._planner
+        if self._unfinished or self._in_doubt or planner.retired or self._maps.have_unclaimed():
+            self._prune()
+            self._in_doubt = planner.retired = False
         planner.services.forget_restored()
         planner.backends.forget_restored()
         planner.restored.forget_all_but(planner.programmed)

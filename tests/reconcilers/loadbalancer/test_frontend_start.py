@@ -208,6 +208,62 @@ async def test_a_frontend_never_loses_its_last_backend_to_what_is_unread(row: st
             assert slots(world, VIP) == (1, {TWO})
 
 
+async def test_a_backend_stays_while_a_frontend_that_is_unread_leads_to_it() -> None:
+    """Two Services have the same pods, and one of them is in a broken file."""
+    world = StartWorld(await lived(frontend(OLD, [ONE, TWO])), PLAIN, SERVICES)
+    world.put(frontend(VIP, [ONE, TWO]))
+    async with started(world):
+        world.stall_nodes()
+        await world.until(lambda: world.is_done(VIP))
+        world.put(frontend(VIP, [TWO, THREE]))
+        await world.until(lambda: world.is_done(VIP))
+        assert slots(world, OLD) == (2, {ONE, TWO})
+        world.put(frontend(VIP, [FOUR]))
+        await world.until(lambda: world.is_done(VIP))
+        assert f"ADDR={THREE}" not in world.dump(), "nobody had it before"
+        world.read_nodes()
+        world.read(SERVICES)
+        await world.until(lambda: OLD not in world.dump())
+        await world.until(lambda: f"ADDR={ONE}" not in world.dump())
+        assert f"ADDR={TWO}" not in world.dump()
+        assert slots(world, VIP) == (1, {FOUR})
+
+
+async def test_a_backend_that_stayed_goes_with_the_prune() -> None:
+    """Also where no other entry is anybody's that is gone."""
+    world = StartWorld(await lived(frontend(OLD, [ONE])), PLAIN, SERVICES)
+    world.put(frontend(VIP, [ONE]))
+    async with started(world):
+        world.stall_nodes()
+        await world.until(lambda: world.is_done(VIP))
+        world.put(frontend(VIP, [TWO]))
+        await world.until(lambda: world.is_done(VIP))
+        assert f"ADDR={ONE}" in world.dump()
+        world.put(frontend(OLD, [TWO]))
+        world.read_nodes()
+        world.read(SERVICES)
+        await world.until(lambda: f"ADDR={ONE}" not in world.dump())
+    assert slots(world, OLD) == (1, {TWO})
+
+
+async def test_a_number_that_a_slot_names_is_given_to_no_other_backend() -> None:
+    """An earlier version removed the entry of a backend that a frontend of before led to."""
+    kernel = await lived(frontend(OLD, [ONE]))
+    backend_map = kernel.maps.v4.backend
+    for key in list(dict(backend_map.items())):
+        backend_map.delete(key)
+    world = StartWorld(kernel, PLAIN, SERVICES)
+    world.put(frontend(VIP, [TWO]))
+    async with started(world):
+        world.stall_nodes()
+        await world.until(lambda: world.is_done(VIP))
+    dump = world.dump().splitlines()
+    named = [line for line in dump if line.startswith("SVC:") and f"ADDR={OLD} SLOT=1" in line]
+    given = [line for line in dump if line.startswith("BE:")]
+    assert "BEID=1" in named[0]
+    assert "ID=2 " in given[0]
+
+
 @pytest.mark.parametrize("kind", [FrontendType.EXTERNAL_IPS, FrontendType.LOAD_BALANCER])
 async def test_an_address_in_force_does_not_go_to_another_type_of_frontend(
     kind: FrontendType,
