@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cilia.agent import observation
 from cilia.agent.agent import Agent
 from cilia.agent.config import AgentConfig
 from cilia.cluster import wiring as cluster
 from cilia.datapath import wiring as datapath
+from cilia.datapath.addresses_in_force import addresses_in_force
 from cilia.datapath.opening import Datapath
 from cilia.datapath.programs import NodePrograms
 from cilia.endpoints import wiring as endpoints
@@ -34,7 +37,9 @@ def build(
     """
     cluster_ = cluster.build(ctx, config)
     own = own_addresses(cluster_.nodes, config.node_name)
-    node_ = node.build(ctx, config, own, observe=programs is not None)
+    node_ = node.build(
+        ctx, config, own, observe=programs is not None, before=partial(addresses_in_force, edge)
+    )
     datapath_ = datapath.build(ctx, config, cluster_, node_, edge, programs)
     loadbalancer_ = loadbalancer.build(
         ctx, config, cluster_, node_, datapath_, health_check_address=health_check_address

@@ -48,8 +48,14 @@ class PacketDevicesController:
         options: DatapathOptions,
         programs_dir: Path,
         own: OwnAddresses = none_known,
+        before: Sequence[IP] = (),
     ) -> None:
-        """`programs_dir`: the pins of the programs; `own`: the addresses of the Node object."""
+        """
+        Args:
+            programs_dir: the pins of the programs.
+            own: the addresses of the Node object.
+            before: addresses that the node's traffic left with when the agent started.
+        """
         self._db = db
         self._devices = devices
         self._netdevs = netdevs
@@ -58,6 +64,7 @@ class PacketDevicesController:
         self._pod_devices = DeviceFilter(options.pod_device_patterns)
         self._programs_dir = programs_dir
         self._own = own
+        self._before = before
         with db.write_txn(netdevs, attachments) as wtxn:
             self._initialized = [
                 table.register_initializer(wtxn, "packet-devices")
@@ -84,7 +91,7 @@ class PacketDevicesController:
         attachments: list[Attachment] = []
         for dev in devices:
             if dev.selected:
-                netdevs[dev.index] = netdev_of(dev, own, held.get(dev.index))
+                netdevs[dev.index] = netdev_of(dev, own, held.get(dev.index), self._before)
                 attachments += self._node_attachments(dev)
             elif dev.is_up and self._is_pod_device(dev):
                 attachments += self._of(dev, POD_PROGRAMS)
@@ -140,13 +147,16 @@ def _wish(row: Attachment) -> tuple[object, ...]:
     return row.program, row.order, row.xdp_mode, row.optional
 
 
-def netdev_of(dev: Device, own: Sequence[IP] = (), held: Netdev | None = None) -> Netdev:
+def netdev_of(
+    dev: Device, own: Sequence[IP] = (), held: Netdev | None = None, before: Sequence[IP] = ()
+) -> Netdev:
     """Return the row of a selected device: an address of the Node object for each family, else the
-    one that is used already, else the best global one."""
+    one that is used already, by an agent before too, else the best global one."""
     usable = [a.address for a in sorted_addresses(dev.addresses) if a.scope < RouteScope.LINK]
     used = () if held is None else [ip for ip in (held.ipv4, held.ipv6) if ip is not None]
     best: dict[bool, IP] = {}
     for ipv6 in (False, True):
-        for ip in choose_address([ip for ip in usable if ip.is_ipv6 is ipv6], (*own, *used)):
+        of_family = [ip for ip in usable if ip.is_ipv6 is ipv6]
+        for ip in choose_address(of_family, (*own, *used, *before)):
             best[ipv6] = ip
     return Netdev(dev.index, dev.name, best.get(False), best.get(True))

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bpf import events
-from bpf.maps import endpoints
+from bpf.maps import endpoints, netdev
 from bpf.maps.ct import CT_MAPS
 from bpf.maps.nat import NAT_MAPS, SIGNAL, SWEPT
-from bpf.maps.netdev import NAME as NETDEV
 from bpf.maps.raw import RawMap
 from bpf.packet_programs import PacketConfig
 from cilia.datapath.conntrack import ConntrackMaps
 from cilia.datapath.options import DatapathOptions
+from tables.addressing import IP
 
 if TYPE_CHECKING:
     from bpf.datapath import NodeDatapath
@@ -54,7 +54,7 @@ class FlowMaps:
         from bpf.maps.percpu import PerCpuMap
 
         of_endpoints = (endpoints.NAME, endpoints.BY_ADDRESS)
-        names = (*CT_MAPS, *NAT_MAPS, SWEPT, NETDEV, *of_endpoints)
+        names = (*CT_MAPS, *NAT_MAPS, SWEPT, netdev.NAME, *of_endpoints)
         opened = {name: node.map(name) for name in names}
         metrics = PerCpuMap(node.map(METRICS).detach_fd())
         signal = node.map(SIGNAL)
@@ -62,7 +62,7 @@ class FlowMaps:
         conntrack = ConntrackMaps.of(opened)
         return cls(
             conntrack,
-            opened[NETDEV],
+            opened[netdev.NAME],
             opened[endpoints.NAME],
             opened[endpoints.BY_ADDRESS],
             metrics,
@@ -74,6 +74,12 @@ class FlowMaps:
     def sized(self) -> Iterable[RawMap]:
         """Those that can be full."""
         return (opened for opened in self.held if opened.name in {*CT_MAPS, *NAT_MAPS})
+
+    def addresses(self) -> tuple[IP, ...]:
+        """Return those that packets leave the node with, as the programs have them now."""
+        values = [netdev.decode_value(value) for _, value in self.netdev.items()]
+        found = {packed for value in values for packed in (value.ipv4, value.ipv6) if packed}
+        return tuple(sorted(map(IP.from_packed, found)))
 
     def read_metrics(self) -> Iterable[events.Metric]:
         return events.read_metrics(self.metrics)

@@ -179,7 +179,14 @@ def _packet_jobs(
     rows = netdevs.new_netdevs_table(ctx.db)
     part.needed.append(rows)
     devices = PacketDevicesController(
-        ctx.db, network.observed.devices, rows, table, options, flows.programs_dir, own
+        ctx.db,
+        network.observed.devices,
+        rows,
+        table,
+        options,
+        flows.programs_dir,
+        own,
+        flows.addresses(),
     )
     reconciler = ctx.reconciler(rows, netdev_operations(flows.netdev))
     signals = Reader.ring(flows.signal)

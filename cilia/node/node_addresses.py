@@ -12,7 +12,7 @@ rules are else those of cilium's node address table.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,7 @@ from tables.node.node_addresses import WILDCARD_DEVICE, NodeAddress, node_addres
 from tables.node.routes import TABLE_LOCAL, Route, RouteScope, RouteType
 
 __all__ = [
+    "InForce",
     "NodeAddressConfig",
     "NodeAddressController",
     "choose_address",
@@ -73,6 +74,16 @@ class NodeAddressConfig(msgspec.Struct, frozen=True):
     scope_max: int = RouteScope.LINK - 1
 
 
+class InForce(NamedTuple):
+    """Addresses that are in use by what an agent before left in the kernel."""
+
+    primary: Sequence[IP] = ()
+    node_port: Sequence[IP] = ()
+
+
+NOTHING: Final = InForce()
+
+
 def is_public(ip: IP) -> bool:
     return not any(prefix.contains(ip) for prefix in _PRIVATE)
 
@@ -100,19 +111,21 @@ def device_addresses(
     config: NodeAddressConfig,
     own: Sequence[IP] = (),
     held: Collection[NodeAddress] = (),
+    before: InForce = NOTHING,
 ) -> list[NodeAddress]:
     """Return the rows of one device; none if its addresses are not the node's.
 
     Args:
         own: addresses of the Node object.
         held: the rows that there are now, of any device.
+        before: what an agent before left in force.
     """
     if not _usable(dev):
         return []
     host = dev.name in HOST_DEVICES
     used = [row for row in held if row.device_name == dev.name]
-    primaries = [*own, *(row.address for row in used if row.primary)]
-    node_ports = [*own, *(row.address for row in used if row.node_port)]
+    primaries = [*own, *(row.address for row in used if row.primary), *before.primary]
+    node_ports = [*own, *(row.address for row in used if row.node_port), *before.node_port]
     wanted = [a for a in sorted_addresses(dev.addresses) if _counts(a, config, host)]
     primary: set[IP] = set()
     node_port: set[IP] = set()
@@ -173,13 +186,17 @@ class NodeAddressController:
         node_addresses: RWTable[NodeAddress],
         config: NodeAddressConfig | None = None,
         own: OwnAddresses = none_known,
+        before: Callable[[], InForce] = InForce,
     ) -> None:
+        """`before`: reads what is in force; asked once, if there is no Node object then."""
         self._db = db
         self._devices = devices
         self._routes = routes
         self._table = node_addresses
         self._config = config or NodeAddressConfig()
         self._own = own
+        self._read_before = before
+        self._before: InForce | None = None
         with db.write_txn(node_addresses) as wtxn:
             self._done: Callable[[WriteTxn], None] | None = node_addresses.register_initializer(
                 wtxn, "devices"
@@ -223,11 +240,20 @@ class NodeAddressController:
         devices, held = list(found), list(self._table.all(txn))
         routes, routes_changed = self._routes.prefix_watch(txn, (TABLE_LOCAL,))
         watches.add(devices_changed, routes_changed)
-        rows = [r for dev in devices for r in device_addresses(dev, self._config, own, held)]
+        before = self._in_force(own)
+        rows = [
+            row for dev in devices for row in device_addresses(dev, self._config, own, held, before)
+        ]
         with_rows = {row.device_name for row in rows}
         rows += self._local_routes(txn, routes, {row.address for row in rows})
         rows += fallback_addresses(dev for dev in devices if dev.name in with_rows)
         return {node_address_key(row): row for row in rows}
+
+    def _in_force(self, own: Sequence[IP]) -> InForce:
+        """What an agent before had chosen, as long as nobody says better."""
+        if self._before is None:
+            self._before = NOTHING if own else self._read_before()
+        return self._before
 
     def _local_routes(
         self, txn: ReadTxn, routes: Iterable[Route], known: set[IP]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +13,7 @@ from cilia.node.device_selection import DeviceFilter
 from cilia.node.devices import DevicesReflector
 from cilia.node.kernel_batch import KernelTables
 from cilia.node.named_devices import NamedDevices
-from cilia.node.node_addresses import NodeAddressConfig, NodeAddressController
+from cilia.node.node_addresses import InForce, NodeAddressConfig, NodeAddressController
 from cilia.node.options import NodeOptions
 from cilia.node.own_addresses import OwnAddresses, none_known
 from cilia.program.parts import Context, Part
@@ -50,9 +51,12 @@ def build(
     own: OwnAddresses = none_known,
     *,
     observe: bool,
+    before: Callable[[], InForce] = InForce,
     netns: NetNS | None = None,
 ) -> NodePart:
     """Follow the network of a namespace; without `observe` there is a table and nothing else.
+
+    `before`: reads what an agent before left in force.
 
     Raises:
         OSError: no netlink socket.
@@ -75,6 +79,7 @@ def build(
             part.addresses,
             NodeAddressConfig(options.node_port_ranges),
             own,
+            before,
         ).run,
     }
     if not patterns.is_empty:

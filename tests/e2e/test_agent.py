@@ -151,7 +151,8 @@ def test_a_broken_file_of_which_nothing_is_known_holds_up_no_other_at_a_start(w:
     w.write("empty.yaml", served("empty", "10.203.0.13", []))
     w.start_agent()
     w.eventually(lambda: w.inside.tcp("10.203.0.12", 80).get("answer") == POD_V4[1])
-    assert {w.inside.tcp(V4, 80)["answer"] for _ in range(12)} == {POD_V4[1]}
+    both = {w.inside.tcp(V4, 80)["answer"] for _ in range(40)}
+    assert both == set(POD_V4[:2]), "the broken file may have a slice with the backend of before"
     assert w.inside.tcp(OTHER_V4, 80)["answer"] == POD_V4[0], "nothing is removed"
     (degraded,) = [row for row in w.get("/status")["degraded"] if "manifests" in row["component"]]
     assert degraded["message"].startswith("broken.yaml is not read, and nothing tells")
@@ -159,7 +160,7 @@ def test_a_broken_file_of_which_nothing_is_known_holds_up_no_other_at_a_start(w:
     w.eventually(w.ready)
     w.eventually(lambda: "errno" in w.inside.tcp(OTHER_V4, 80))
     assert w.inside.tcp("10.203.0.13", 80)["errno"] == errno.ECONNREFUSED
-    assert w.inside.tcp(V4, 80)["answer"] == POD_V4[1]
+    assert {w.inside.tcp(V4, 80)["answer"] for _ in range(12)} == {POD_V4[1]}
 
 
 def test_sigterm_leaves_traffic_and_cleanup_ends_it(echo: World) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -120,6 +121,36 @@ def test_ports_stay_at_the_nodes_address_when_its_device_gets_a_second(
     end = time.monotonic() + WATCHED_S
     while time.monotonic() < end:
         assert asking(address, port, socket.SOCK_DGRAM, ANSWER_S)[0] == LOCAL.name
+
+
+@pytest.mark.usefixtures("second_address")
+def test_a_node_object_that_is_unread_at_a_start_changes_no_address(w: Asked) -> None:
+    """Nothing tells what the file said: somebody emptied the state directory."""
+    before = in_use(w)
+    own = (w.manifests / "node1.yaml").read_text()
+    w.kill_agent()
+    shutil.rmtree(w.state_dir / "manifests")
+    w.write("node1.yaml", "{")
+    w.start_agent()
+    try:
+        w.eventually(lambda: "node1.yaml is not read" in w.cilia("status").stdout)
+        w.eventually(lambda: bool(in_use(w)))
+        assert in_use(w) == before
+        for client in ("outside", "host sockets"):
+            asking, (address, port) = w.clients()[client], LOCAL.frontend("NodePort", 4)
+            assert asking(address, port, socket.SOCK_DGRAM, ANSWER_S)[0] == LOCAL.name
+    finally:
+        w.write("node1.yaml", own)
+    w.eventually(w.ready)
+    assert in_use(w) == before
+
+
+def in_use(w: Asked) -> list[str]:
+    """What translated packets leave with, and where node ports are."""
+    tables = w.get("/statedb/dump")["tables"]
+    sources = [f"{row['name']} {row['ipv4']} {row['ipv6']}" for row in tables["netdevs"]]
+    served = [row["addr"] for row in tables["node-addresses"] if row["nodeport"]]
+    return [*sources, *sorted(served)] if sources and served else []
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import msgspec
 
 from bpf.xdp import XdpMode
 from cilia.datapath.options import DatapathOptions
-from cilia.datapath.packet_devices import PacketDevicesController
+from cilia.datapath.packet_devices import PacketDevicesController, netdev_of
 from statedb import DB
 from statedb.status import done
 from tables.addressing import IP
@@ -84,6 +84,18 @@ def test_packets_leave_with_the_address_that_they_had_while_it_is_there() -> Non
     assert world.known() == [(UPLINK.index, "192.0.2.9", "2001:db8::9")]
     world.controller.step([with_addresses("192.0.2.1", "2001:db8::1")])
     assert world.known() == [(UPLINK.index, "192.0.2.1", "2001:db8::1")]
+
+
+def test_packets_leave_with_the_address_that_an_agent_before_had_chosen() -> None:
+    before = (IP.parse("192.0.2.9"), IP.parse("2001:db8::9"))
+    dev = with_addresses("1.2.3.4", "192.0.2.1", "192.0.2.9", "2001:db8::1", "2001:db8::9")
+    row = netdev_of(dev, before=before)
+    assert (str(row.ipv4), str(row.ipv6)) == ("192.0.2.9", "2001:db8::9")
+    own = (IP.parse("192.0.2.1"),)
+    row = netdev_of(dev, own, before=before)
+    assert (str(row.ipv4), str(row.ipv6)) == ("192.0.2.1", "2001:db8::9")
+    held = netdev_of(with_addresses("1.2.3.4"))
+    assert str(netdev_of(dev, held=held, before=before).ipv4) == "1.2.3.4"
 
 
 def test_each_kind_of_device_gets_its_programs() -> None:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import pytest
 
-from cilia.node.node_addresses import NodeAddressConfig, NodeAddressController
+from cilia.node.node_addresses import InForce, NodeAddressConfig, NodeAddressController
 from cilia.node.options import NodeOptions
 from cilia.node.own_addresses import own_addresses
 from statedb import DB
@@ -44,7 +46,12 @@ def device(
 
 
 class World:
-    def __init__(self, config: NodeAddressConfig | None = None, *node_ips: str) -> None:
+    def __init__(
+        self,
+        config: NodeAddressConfig | None = None,
+        *node_ips: str,
+        before: Callable[[], InForce] = InForce,
+    ) -> None:
         self.db = DB()
         self.devices = new_devices_table(self.db)
         self.routes = new_routes_table(self.db)
@@ -57,6 +64,7 @@ class World:
             self.table,
             config,
             own_addresses(self.nodes, "here"),
+            before,
         )
         if node_ips:
             self.put_node(*node_ips)
@@ -110,6 +118,28 @@ def test_secondary_and_narrow_addresses_come_last_and_link_local_ones_do_not_cou
 def chosen(world: World) -> list[str]:
     """What serves node ports or is primary on eth0."""
     return [line for line in world.after_update() if "eth0" in line and "true" in line]
+
+
+IN_FORCE = InForce(
+    tuple(map(IP.parse, ("1.2.3.4", "2600::2"))), tuple(map(IP.parse, ("10.0.0.7", "fd00::2")))
+)
+
+
+def test_what_an_agent_before_had_chosen_stays_while_there_is_no_node_object() -> None:
+    world = World(before=lambda: IN_FORCE)
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7", "1.2.3.3", "1.2.3.4", "fd00::1", "fd00::2"))
+    kept = ["1.2.3.4 false true eth0", "10.0.0.7 true false eth0", "fd00::2 true false eth0"]
+    assert set(kept) < set(chosen(world))
+    world.put(device(2, "eth0", "10.0.0.1", "1.2.3.3", "fd00::1"))
+    assert chosen(world)[:2] == ["1.2.3.3 false true eth0", "10.0.0.1 true false eth0"]
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7", "1.2.3.3", "1.2.3.4", "fd00::1"))
+    assert chosen(world)[:2] == ["1.2.3.3 false true eth0", "10.0.0.1 true false eth0"]
+
+
+def test_the_node_object_goes_before_what_an_agent_before_had_chosen() -> None:
+    world = World(None, "10.0.0.1", before=lambda: IN_FORCE)
+    world.put(device(2, "eth0", "10.0.0.1", "10.0.0.7", "1.2.3.4"))
+    assert chosen(world) == ["10.0.0.1 true true eth0"]
 
 
 @pytest.mark.parametrize("known", ["10.0.0.7", "1.2.3.4"])
