@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from cilia.agent.config import AgentConfig
 from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
+from cilia.cluster.own_node import OWN_NODE_FILE
 from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
 from cilia.endpoints.cni import delete_queue, server
 from cilia.endpoints.cni_files import RECORD as CNI_FILES
@@ -49,6 +50,7 @@ NAMES: Final = frozenset(
         RECORD,
         PINS,
         SERVERS_FILE,
+        OWN_NODE_FILE,
         COPIES_DIRECTORY,
         STATE_FILE_COPIES,
         "config",

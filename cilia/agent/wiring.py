@@ -35,7 +35,7 @@ def build(
 
     Without `programs` nothing is attached, and the node's network is neither read nor written.
     """
-    cluster_ = cluster.build(ctx, config)
+    cluster_ = cluster.build(ctx, config, keeps=programs is not None)
     own = own_addresses(cluster_.nodes, config.node_name)
     node_ = node.build(
         ctx, config, own, observe=programs is not None, before=partial(addresses_in_force, edge)

@@ -22,8 +22,19 @@ def node_reflector(
     problems: RWTable[Problem],
     *,
     wait_s: float = WAIT_S,
+    restored: Node | None = None,
 ) -> ObjectReflector[k8s.Node, Node]:
-    return ObjectReflector(source, k8s.Node, db, nodes, convert_node, problems, wait_s=wait_s)
+    """`restored`: the row of this node before a restart."""
+    return ObjectReflector(
+        source,
+        k8s.Node,
+        db,
+        nodes,
+        convert_node,
+        problems,
+        wait_s=wait_s,
+        restored={} if restored is None else {(k8s.Node.KIND, "", restored.name): restored},
+    )
 
 
 def namespace_reflector(

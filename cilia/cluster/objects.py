@@ -8,7 +8,8 @@ stays in force. So is what a reader remarks of an object whose row is made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from cilia.cluster.batch import WAIT_S, batches
@@ -33,6 +34,7 @@ class ObjectReflector(Generic[K, T]):
     ``convert`` gives the row of an object, or None for one that the table does not want. What it
     raises is a problem of that object.
     ``remarks`` says what else is wrong with an object, its row being made all the same.
+    ``restored`` are rows of before, which stay until the first whole list says what became of them.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ObjectReflector(Generic[K, T]):
         *,
         wait_s: float = WAIT_S,
         remarks: Callable[[K], Remarks] = lambda obj: (),
+        restored: Mapping[ObjectKey, T] = MappingProxyType({}),
     ) -> None:
         self._source = source
         self._problems = problems
@@ -58,10 +61,11 @@ class ObjectReflector(Generic[K, T]):
         self._convert = convert
         self._wait_s = wait_s
         # A cache of the table by the key of the object.
-        self._rows: dict[ObjectKey, T] = {}
+        self._rows = dict(restored)
         self._sweep = Sweep[ObjectKey]()
         with db.write_txn(table) as wtxn:
             self._complete = table.register_initializer(wtxn, INITIALIZER)
+            table.insert_many(wtxn, restored.values())
 
     async def run(self) -> None:
         async for events in batches(self._source.watch(self._kind), self._wait_s):

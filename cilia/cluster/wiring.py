@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from cilia.cluster.k8s_watches import K8sWatchReflector
 from cilia.cluster.metrics import WatchMetrics
 from cilia.cluster.nodes import namespace_reflector, node_reflector
 from cilia.cluster.options import ClusterOptions
+from cilia.cluster.own_node import OWN_NODE_FILE, OwnNodeFile
 from cilia.cluster.pods import pod_reflector
 from cilia.cluster.problems import ProblemLog, ProblemReflector
 from cilia.k8s.watch import FollowedSource
@@ -32,8 +34,11 @@ class ClusterPart(Part):
     watches: RWTable[K8sWatch]
 
 
-def build(ctx: Context, options: ClusterOptions) -> ClusterPart:
-    """Reflect the objects that no other feature owns, and how they are watched."""
+def build(ctx: Context, options: ClusterOptions, *, keeps: bool = False) -> ClusterPart:
+    """Reflect the objects that no other feature owns, and how they are watched.
+
+    `keeps`: what outlives a restart is kept in the state directory. Raises: OSError.
+    """
     db, source = ctx.db, ctx.objects
     part = ClusterPart(
         pods=new_pods_table(db),
@@ -41,13 +46,19 @@ def build(ctx: Context, options: ClusterOptions) -> ClusterPart:
         namespaces=new_namespaces_table(db),
         watches=new_k8s_watches_table(db),
     )
+    own = OwnNodeFile(options.run_dir / OWN_NODE_FILE, options.node_name) if keeps else None
+    nodes = node_reflector(
+        source, db, part.nodes, ctx.problems, restored=own.read() if own is not None else None
+    )
     part.jobs = {
         "reflect-problems": ProblemReflector(source, db, ctx.problems).run,
         "log-problems": ProblemLog(db, ctx.problems).run,
         "reflect-pods": pod_reflector(source, db, part.pods, options.node_name, ctx.problems).run,
-        "reflect-nodes": node_reflector(source, db, part.nodes, ctx.problems).run,
+        "reflect-nodes": nodes.run,
         "reflect-namespaces": namespace_reflector(source, db, part.namespaces, ctx.problems).run,
     }
+    if own is not None:
+        part.jobs["own-node"] = partial(own.follow, db, part.nodes)
     ctx.registry.register(WatchMetrics(db, part.watches))
     if isinstance(source, FollowedSource):
         source.observe(K8sWatchReflector(db, part.watches, ctx.health_of("k8s")).report)

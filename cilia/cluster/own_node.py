@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The object of this node over a restart.
+
+Its labels decide over zones and its addresses over node ports. What was in force by them stays so
+while the object cannot be read at a start: the row of before is in ``k8s-nodes`` until a whole list
+says otherwise.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+import msgspec
+
+from cilia.linux.records import read_record, write_record
+from statedb import DB, Table
+from tables.addressing import IP
+from tables.cluster.nodes import Node
+
+__all__ = ["OWN_NODE_FILE", "OwnNodeFile"]
+
+#: In the state directory.
+OWN_NODE_FILE: Final = "own-node.json"
+
+
+class Record(msgspec.Struct, frozen=True):
+    name: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    internal_ips: list[str]
+    external_ips: list[str]
+    pod_cidrs: list[str]
+
+
+class OwnNodeFile:
+    """The row of the node of this name, in a file."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+
+    def read(self) -> Node | None:
+        """Return the row of before. Raises: OSError."""
+        found = read_record(self._path, Record)
+        if found is None or found.name != self._name:
+            return None
+        try:
+            internal = tuple(map(IP.parse, found.internal_ips))
+            external = tuple(map(IP.parse, found.external_ips))
+        except ValueError:
+            return None  # nobody but an agent writes here
+        cidrs = tuple(found.pod_cidrs)
+        return Node(found.name, found.labels, found.annotations, internal, external, cidrs)
+
+    async def follow(self, db: DB, nodes: Table[Node]) -> None:
+        """Keep the file as the row is, for ever. Raises: OSError; another run writes it."""
+        written = await anyio.to_thread.run_sync(self.read)
+        while True:
+            row, changed = nodes.get_watch(db.read_txn(), self._name)
+            if row is not None and row != written:
+                await anyio.to_thread.run_sync(partial(write_record, self._path, _record(row)))
+                written = row
+            await changed.wait()
+
+
+def _record(row: Node) -> Record:
+    return Record(
+        row.name,
+        dict(row.labels),
+        dict(row.annotations),
+        list(map(str, row.internal_ips)),
+        list(map(str, row.external_ips)),
+        list(row.pod_cidrs),
+    )
