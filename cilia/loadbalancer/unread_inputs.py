@@ -27,6 +27,7 @@ __all__ = ["UnreadInputs"]
 
 _SERVICE_OBJECTS: Final = (Service.RESOURCE, EndpointSlice.RESOURCE)
 _SERVICES: Final = initializer_of(Source.K8S)
+_ALL_SERVICES: Final = frozenset(map(initializer_of, Source))
 # Names beside those of initializers.
 _LISTS: Final = "lists of services and endpointslices"
 _OWN_NODE: Final = "own node"
@@ -75,9 +76,10 @@ class UnreadInputs:
             return "the object of this node is not read, and it is meant for some nodes"
         return ""
 
-    def may_lack_services(self, unread: frozenset[str], fe: Frontend) -> bool:
-        """True while a Service or a slice may be in a file that is unread."""
-        return _SERVICES in unread and fe.service.source is Source.K8S
+    def may_lack_services(self, unread: frozenset[str]) -> bool:
+        """True while a Service or endpoints of one may be in what is unread: several sources may
+        have endpoints of one Service."""
+        return not _ALL_SERVICES.isdisjoint(unread)
 
     def watch(self, txn: ReadTxn) -> Iterable[Channel]:
         """Return what closes when `unread` may return something else."""

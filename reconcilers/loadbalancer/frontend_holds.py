@@ -19,8 +19,8 @@ class Holds(Protocol):
         """Return why a row has to wait for these; empty if it does not."""
         ...
 
-    def may_lack_services(self, unread: frozenset[str], fe: Frontend) -> bool:
-        """True if backends of the row, or an owner of its address, may be in what is unread."""
+    def may_lack_services(self, unread: frozenset[str]) -> bool:
+        """True if backends of a row, or an owner of its address, may be in what is unread."""
         ...
 
     def watch(self, txn: ReadTxn) -> Iterable[Channel]:

@@ -238,7 +238,7 @@ class FrontendOperations:
         address = entry.obj.address
         if not entry.deleted:
             reason = self._holds.reason(unread, entry.obj)
-            if not reason and self._holds.may_lack_services(unread, entry.obj):
+            if not reason and self._holds.may_lack_services(unread):
                 reason = self._earlier.refusal(entry.obj)
             return reason
         if address in self._planner.programmed or address in self._expanded:
@@ -248,7 +248,7 @@ class FrontendOperations:
     def _with_unseen(self, fe: Frontend) -> Frontend:
         if not self._unread or self._holds is None:
             return fe
-        if not self._holds.may_lack_services(self._unread, fe):
+        if not self._holds.may_lack_services(self._unread):
             return fe
         return self._earlier.with_unseen(fe)
 

@@ -187,6 +187,28 @@ def slots(world: StartWorld, address: str) -> tuple[int, set[str]]:
     return used, {addresses[entry["BEID"]] for entry in slots if entry["SLOT"] != "0"}
 
 
+@pytest.mark.parametrize("unread", [SERVICES, initializer_of(Source.API)])
+async def test_backends_of_before_stay_while_more_of_them_may_be_unread(unread: str) -> None:
+    """A Service has slices in three files, one of which is broken, or in another source."""
+    kernel = await lived(frontend(VIP, [ONE, TWO, THREE]))
+    world = StartWorld(kernel, PLAIN, unread)
+    world.put(frontend(VIP, [ONE, FOUR]))
+    async with started(world):
+        world.stall_nodes()
+        await world.waits(VIP, "in force beside 2 of its backends of before")
+        assert slots(world, VIP) == (4, {ONE, TWO, THREE, FOUR})
+        txn = world.db.read_txn()
+        expected = {at: value for at, value, _ in world.ops.expected(txn, world.frontends.all(txn))}
+        assert expected.items() <= world.ops.actual().items(), "the verification agrees"
+        world.put(frontend(VIP, [TWO, FOUR]))
+        await world.waits(VIP, "in force beside 1 of its backends of before")
+        assert slots(world, VIP) == (3, {TWO, THREE, FOUR}), "what was read and went is gone"
+        world.read_nodes()
+        world.read(unread)
+        await world.until(lambda: world.is_done(VIP))
+        assert slots(world, VIP) == (2, {TWO, FOUR})
+
+
 @pytest.mark.parametrize("row", ["not ready", "of a pod", "of a policy"])
 async def test_a_frontend_never_loses_its_last_backend_to_what_is_unread(row: str) -> None:
     """Backends of pods are of no slice: they are those of today."""
