@@ -46,6 +46,6 @@ def convert_watch(state: WatchState) -> K8sWatch:
         last_anomaly_at=state.last_anomaly_at,
         errors=state.errors,
         # What went wrong last is of interest until all is well again.
-        error=state.error if state.state.value == "failed" else "",
+        error=state.error if state.state.value == "failed" or not state.listed else "",
         last_error_at=state.last_error_at,
     )

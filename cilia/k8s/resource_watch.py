@@ -44,6 +44,8 @@ ABSENT_S: Final = 10.0
 class Options(msgspec.Struct, frozen=True):
     page_size: int = 1000
     proof_interval_s: float = 60.0
+    # A first list that takes longer is told as one that cannot be read now: others need not wait.
+    slow_list_s: float = 5.0
 
 
 class ResourceWatch:
@@ -81,6 +83,7 @@ class ResourceWatch:
         self._list_cause = "start"
         self._watching: anyio.CancelScope | None = None
         self._begun = False
+        self._slow_list_s = options.slow_list_s
 
     @property
     def resource(self) -> Resource:
@@ -98,6 +101,7 @@ class ResourceWatch:
         async with anyio.create_task_group() as group:
             group.start_soon(self._follow)
             group.start_soon(self._prover.run)
+            group.start_soon(self._tell_slow)
 
     def send_everything(self) -> None:
         """A reader came that knows nothing: list again, and send every object."""
@@ -107,6 +111,10 @@ class ResourceWatch:
     def try_now(self) -> None:
         """The server answers others: no reason to wait any longer for it to come back."""
         self._retry.try_now()
+
+    async def _tell_slow(self) -> None:
+        await anyio.sleep(self._slow_list_s)
+        self._list.tell_unread()
 
     async def _follow(self) -> None:
         while True:

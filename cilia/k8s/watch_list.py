@@ -44,14 +44,16 @@ class ListReader:
         self._asked += 1
 
     def failed(self, error: ApiError) -> float:
-        """Note a failure; return how long to wait. Who was told no list yet, learns that it cannot
-        be read now.
-        """
-        _, resource, audience, _, _, report = self._followed
+        """Note a failure; return how long to wait."""
         wait_s = self._retry.failed(error)
+        self.tell_unread()
+        return wait_s
+
+    def tell_unread(self) -> None:
+        """Tell who was told no list yet that it cannot be read now."""
+        _, resource, audience, _, _, report = self._followed
         if not report.state.listed:
             audience.tell([Unread(resource.kind.KIND)])
-        return wait_s
 
     async def read(self, cause: str) -> None:
         """Read all objects; tell what differs from what was told (all, to new readers).

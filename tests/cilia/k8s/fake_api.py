@@ -52,6 +52,8 @@ class FakeApi:
         self.not_found: set[str] | None = set()
         # Paths that whoever asks has no right to.
         self.forbidden: set[str] = set()
+        # Paths whose requests get no answer.
+        self.silent: set[str] = set()
         # What lists call themselves, if not what they are; and whether no list ever ends.
         self.list_kind = ""
         self.always_more = False
@@ -127,6 +129,8 @@ class FakeApi:
 
     async def _handle(self, request: Request, reply: Reply) -> None:
         self.requests.append(request)
+        if request.path in self.silent:
+            await asyncio.Event().wait()
         if self.token and _bearer(request) != self.token:
             await self._refuse(reply, 401, "Unauthorized")
         elif self.not_found is None or request.path in self.not_found:

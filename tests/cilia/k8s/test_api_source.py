@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cilia.cluster.k8s_watches import convert_watch
 from cilia.k8s import resource_watch, watch_retry
 from cilia.k8s.access import Access
 from cilia.k8s.api_servers import Server, Servers, parse_server
@@ -25,7 +26,7 @@ from cilia.k8s.object_events import ObjectEvents
 from cilia.k8s.objects import EndpointSlice, K8sObject, Service
 from cilia.k8s.resource import Resource
 from cilia.k8s.resource_watch import Options
-from cilia.k8s.watch import Delete, Event, Invalid, Listed, Listing, Upsert
+from cilia.k8s.watch import Delete, Event, Invalid, Listed, Listing, Unread, Upsert
 from cilia.k8s.watch_state import Anomaly, State
 from tests.cilia.k8s.fake_api import FakeApi
 from tests.cilia.k8s.forms import service_form, slice_form
@@ -304,6 +305,25 @@ async def test_list_goes_on_where_its_connection_was_lost(world: World) -> None:
         "four pages, two again"
     )
     assert source.watches["Service"].state.errors == 2
+
+
+async def test_list_without_an_answer_is_told_as_unread_long_before_it_fails(world: World) -> None:
+    """Others go on without it; its row says why from the first time-out on."""
+    world.api.put(SLICES, slice_form("a-1", service="a"))
+    world.api.silent.add(SLICES)
+    limits = msgspec.structs.replace(FAST, request_timeout_s=0.6)
+    source = world.source(limits=limits, slow_list_s=0.05)
+    reader = world.read(source, EndpointSlice)
+    world.run(source)
+    state = source.watches["EndpointSlice"].state
+    await reader.until(lambda events: Unread("EndpointSlice") in events)
+    assert state.errors == 0
+    await until(lambda: state.errors > 0 and state.state is State.LISTING)
+    assert "no complete answer" in convert_watch(state).error
+    world.api.silent.clear()
+    await reader.listed()
+    await reader.names("a-1")
+    await until(lambda: convert_watch(state).error == "")
 
 
 async def test_refused_token_is_read_again(world: World, tmp_path: Path) -> None:
