@@ -59,7 +59,7 @@ class OwnNodeFile:
         """Keep the file as the row is, for ever. Raises: OSError; another run writes it."""
         written = await anyio.to_thread.run_sync(self.read)
         while True:
-            row, changed = nodes.get_watch(db.read_txn(), self._name)
+            row, changed = db.look(partial(nodes.get_watch, key=self._name))
             if row is not None and row != written:
                 await anyio.to_thread.run_sync(partial(write_record, self._path, _record(row)))
                 written = row
