@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from cilia.agent.config import AgentConfig
 from cilia.agent.status import StatusView
 from cilia.program.logging import RECENT
-from cilia.program.serving import metrics_routes
+from cilia.program.serving import application, metrics_routes
 
 __all__ = [
     "config_routes",
@@ -29,11 +29,11 @@ __all__ = [
 
 
 def health_app(status: StatusView) -> Starlette:
-    return Starlette(routes=health_routes(status))
+    return application(health_routes(status))
 
 
 def metrics_app(registry: CollectorRegistry) -> Starlette:
-    return Starlette(routes=metrics_routes(registry))
+    return application(metrics_routes(registry))
 
 
 def health_routes(status: StatusView) -> list[BaseRoute]:

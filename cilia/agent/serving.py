@@ -17,7 +17,7 @@ from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.proxy_healthz import proxy_healthz_app
 from cilia.loadbalancer.replacement import Replacement, replacement_routes
 from cilia.program.health import HealthReporter
-from cilia.program.serving import metrics_routes, serve, tcp_socket, within_deadline
+from cilia.program.serving import application, metrics_routes, serve, tcp_socket, within_deadline
 from statedb.web.server import routes as table_routes
 
 __all__ = ["agent_routes", "start_servers"]
@@ -61,6 +61,6 @@ def start_servers(
         listener = tcp_socket("--kube-proxy-replacement-healthz-bind-address", address)
         serving.append((proxy_healthz_app(ctx.db, ctx.health), listener))
     routes = agent_routes(agent, replacement)
-    group.start_soon(control.run, within_deadline(Starlette(routes=routes)))
+    group.start_soon(control.run, within_deadline(application(routes)))
     for app, listener in serving:
         group.start_soon(serve, app, listener)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cilia.program.serving import application
 from statedb import DB, Table
 from tables.health import Health, Level
 from tables.times import rfc3339
@@ -31,4 +32,4 @@ def proxy_healthz_app(db: DB, health: Table[Health]) -> Starlette:
             headers={"X-Content-Type-Options": "nosniff"},
         )
 
-    return Starlette(routes=[Route("/healthz", healthz)])
+    return application([Route("/healthz", healthz)])

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from cilia.cluster.access_options import open_writing_client
 from cilia.operator.config import OperatorConfig
 from cilia.operator.wiring import Operator, build
-from cilia.program.serving import metrics_routes, serve, tcp_socket
+from cilia.program.serving import application, metrics_routes, serve, tcp_socket
 
 log = structlog.get_logger("operator")
 
@@ -49,7 +49,7 @@ def _listeners(operator: Operator) -> list[tuple[Starlette, socket.socket]]:
         ("--operator-api-serve-addr", config.operator_api_serve_addr, health_routes(operator)),
     ]
     return [
-        (Starlette(routes=routes), tcp_socket(option, address))
+        (application(routes), tcp_socket(option, address))
         for option, address, routes in asked
         if address
     ]

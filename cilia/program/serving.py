@@ -13,7 +13,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import msgspec
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -36,6 +37,7 @@ from cilia.program.http_log import take_over
 __all__ = [
     "BadBody",
     "allow_many_files",
+    "application",
     "json_object",
     "metrics_routes",
     "serve",
@@ -51,6 +53,15 @@ MAX_CONNECTIONS = 256
 REQUEST_TIMEOUT_S = 5.0
 # The body of a request may be as long as the files of a line of the shell.
 MOST_BYTES = 16 << 20
+
+
+def application(routes: Sequence[BaseRoute]) -> Starlette:
+    """Answer these paths and no others: to redirect from one with a slash at its end, the library
+    decodes whatever a client wrote behind it.
+    """
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False
+    return app
 
 
 def allow_many_files(least: int = 0) -> None:

@@ -31,11 +31,13 @@ from cilia.agent.wiring import build
 from cilia.datapath.opening import MemoryDatapath
 from cilia.k8s.manifests import ManifestSource
 from cilia.loadbalancer.replacement import Replacement
+from cilia.program import serving
 from cilia.script.sessions import Sessions
 from tables.problems import Problem
 from tests.cilia.fuzz.forms import VALUES
 from tests.cilia.fuzz.inputs import spoil_bytes, spoil_form
 from tests.cilia.fuzz.world import HELD_S
+from tests.patience import PATIENCE
 
 # The first piece of an answer has to come within this time, on a busy machine too; a client that
 # has it goes away after the other one, if the answer has no end.
@@ -179,7 +181,7 @@ def application(directory: Path) -> Iterator[Starlette]:
 
     with patch.object(live_target, "Sessions", new_sessions):
         try:
-            yield Starlette(routes=new_routes(directory))
+            yield serving.application(new_routes(directory))
         finally:
             for each in sessions:
                 each.close_all()
@@ -201,7 +203,7 @@ async def answered(app: Any, request: Request) -> str:
     answer = Answer(request)
     began = time.thread_time()
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             await app(request.scope(), answer.receive, answer.send)
     except Exception as error:  # noqa: BLE001 - any exception is the finding
         return f"{type(error).__name__}: {error}"

@@ -41,6 +41,12 @@ async def test_a_request_that_means_nothing_is_refused(tmp_path: Path, request_:
     assert answer.status == 400
 
 
+async def test_a_path_with_a_slash_at_its_end_is_not_there(tmp_path: Path) -> None:
+    """No query is decoded for it."""
+    answer = await answer_to(tmp_path, Request("GET", b"/statedb/", b"\xf4", b""))
+    assert answer.status == 404
+
+
 async def test_a_body_that_is_too_long_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
