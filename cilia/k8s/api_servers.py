@@ -47,7 +47,12 @@ def parse_server(url: str) -> Server:
         port = parts.port
     except ValueError as error:
         raise AccessError(f"{url!r} is no address of an API server: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path.strip("/")
+        or parts.netloc.endswith(":")
+    ):
         raise AccessError(f"{url!r} is no address of an API server: expected https://HOST:PORT")
     tls = parts.scheme == "https"
     return Server(parts.hostname, port or (443 if tls else 80), tls)
@@ -82,7 +87,10 @@ class Servers:
 
     def renamed(self, before: str, after: str) -> None:
         """A kubeconfig says another URL than it did. Raises AccessError."""
-        new = parse_server(after)
+        try:
+            new = parse_server(after)
+        except AccessError as error:
+            raise AccessError(f"the kubeconfig: {error}") from None
         old = parse_server(before) if before else None
         self._named = list(dict.fromkeys(new if one == old else one for one in self._named))
         log.info("the kubeconfig names another API server", server=str(new))

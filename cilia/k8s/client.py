@@ -104,6 +104,7 @@ class Client:
         self.limits = limits or Limits()
         self.connects = 0
         self._access = access
+        self._named = access.server  # the kubeconfig's server, as `servers` has it
         self._report = report
         self._bucket = _Bucket(self.limits.qps, self.limits.burst)
         self._opening = anyio.Lock()
@@ -209,16 +210,16 @@ class Client:
         """Before another connection: certificates, tokens and the address may have been replaced
         meanwhile. Files that cannot be read now leave what was read before.
         """
-        before = self._access.server
         try:
             await anyio.to_thread.run_sync(self._access.reload)
+            if self._access.server != self._named:
+                self.servers.renamed(self._named, self._access.server)
+                self._named = self._access.server
         except AccessError as error:
             log.warning("credentials cannot be read again", error=str(error))
             self._tell_access(str(error))
             return
         self._tell_access("")
-        if self._access.server != before:
-            self.servers.renamed(before, self._access.server)
 
     def _failed(self, connection: Connection) -> None:
         """A server that lost its connection is the last to be tried again."""

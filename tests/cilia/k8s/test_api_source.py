@@ -565,7 +565,9 @@ def test_no_address_at_all_is_an_error_that_names_the_option(tmp_path: Path) -> 
         Servers([], tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "https://", "https://x:port", "https://x/path"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "https://", "https:", "https://x:port", "https://x/path"]
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(AccessError):
         parse_server(url)
@@ -583,8 +585,15 @@ def kubeconfig(server: str, user: dict[str, Any]) -> bytes:
     return json.dumps(config).encode()
 
 
+BROKEN_KUBECONFIGS = {
+    "no kubeconfig": (b"hello", "kubeconfig"),
+    "no server": (kubeconfig("ftp://x", {"token": "secret"}), "'ftp://x' is no address"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_KUBECONFIGS)
 async def test_a_kubeconfig_that_becomes_broken_is_a_problem_until_it_is_mended(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, broken: str
 ) -> None:
     path = tmp_path / "kubeconfig"
     good = kubeconfig(world.api.server.url, {"token": "secret"})
@@ -593,14 +602,15 @@ async def test_a_kubeconfig_that_becomes_broken_is_a_problem_until_it_is_mended(
     problems = world.read(source)
     world.run(source)
     await world.watching(source)
-    path.write_bytes(b"hello")
+    content, said = BROKEN_KUBECONFIGS[broken]
+    path.write_bytes(content)
     cut(world)
     told = [
         event.problems
         for event in await problems.until(lambda events: any(map(is_of_access, events)))
         if isinstance(event, Invalid)
     ]
-    assert str(path) in told[-1][0].message
+    assert said in told[-1][0].message
     assert "what was read before is used" in told[-1][0].message
     await world.watching(source)
     path.write_bytes(good)
