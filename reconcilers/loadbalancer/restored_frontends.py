@@ -48,8 +48,6 @@ class Restored:
             addr = service_address(raw_key)
             slot = decode_service_key(raw_key).slot
             self.slots[addr] = max(self.slots.get(addr, 0), slot)
-            if slot:
-                backend_ids.reserve(value.backend_id)  # its entry may be gone
             # Killed before the master entry was written, the slots know the id.
             if slot == 0 or addr not in service_ids.restored:
                 service_ids.restore(addr, value.rev_nat)

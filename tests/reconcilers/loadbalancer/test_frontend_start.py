@@ -268,24 +268,6 @@ async def test_a_backend_that_stayed_goes_with_the_prune() -> None:
     assert slots(world, OLD) == (1, {TWO})
 
 
-async def test_a_number_that_a_slot_names_is_given_to_no_other_backend() -> None:
-    """An earlier version removed the entry of a backend that a frontend of before led to."""
-    kernel = await lived(frontend(OLD, [ONE]))
-    backend_map = kernel.maps.v4.backend
-    for key in list(dict(backend_map.items())):
-        backend_map.delete(key)
-    world = StartWorld(kernel, PLAIN, SERVICES)
-    world.put(frontend(VIP, [TWO]))
-    async with started(world):
-        world.stall_nodes()
-        await world.until(lambda: world.is_done(VIP))
-    dump = world.dump().splitlines()
-    named = [line for line in dump if line.startswith("SVC:") and f"ADDR={OLD} SLOT=1" in line]
-    given = [line for line in dump if line.startswith("BE:")]
-    assert "BEID=1" in named[0]
-    assert "ID=2 " in given[0]
-
-
 @pytest.mark.parametrize("kind", [FrontendType.EXTERNAL_IPS, FrontendType.LOAD_BALANCER])
 async def test_an_address_in_force_does_not_go_to_another_type_of_frontend(
     kind: FrontendType,
