@@ -131,12 +131,14 @@ class WritingClient(Client):
         """Set what the patch names, and remove what is None in it (RFC 7386)."""
         return await self._write(_Write("PATCH", path, patch, partial(_holds, patch), MERGE))
 
-    async def delete(self, path: str, uid: str, options: Form) -> Form:
+    async def delete(self, path: str, uid: str, options: Form, version: str = "") -> Form:
         """Delete this object, not one that has its name since; 404 if there is none.
 
         `options` are fields of DeleteOptions: with a body the server takes none from the query.
+        `version`: only if this is its last one, else 409.
         """
-        body = {**options, "preconditions": {"uid": uid}}
+        preconditions = {"uid": uid, **({"resourceVersion": version} if version else {})}
+        body = {**options, "preconditions": preconditions}
         return await self._write(_Write("DELETE", path, body, partial(is_deleted, uid)))
 
     async def _write(self, write: _Write) -> Form:

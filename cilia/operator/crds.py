@@ -24,7 +24,7 @@ import structlog
 from cilia.k8s.crds import DEFINITIONS, Definition
 from cilia.k8s.crds.definitions import SCHEMA_LABEL, SCHEMA_NUMBER
 from cilia.k8s.errors import StatusError
-from cilia.operator.election import CONFLICT, NOT_FOUND, Api
+from cilia.k8s.object_writer import CONFLICT, NOT_FOUND, ObjectWriter
 
 __all__ = ["Action", "ForeignKind", "action", "register"]
 
@@ -70,7 +70,7 @@ def established(found: dict[str, Any]) -> bool:
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
-async def register(api: Api, definitions: Iterable[Definition] = DEFINITIONS) -> None:
+async def register(api: ObjectWriter, definitions: Iterable[Definition] = DEFINITIONS) -> None:
     """Raises ForeignKind, and what the API says; to be tried again then."""
     for definition in definitions:
         done = await _registered(api, definition)
@@ -78,7 +78,7 @@ async def register(api: Api, definitions: Iterable[Definition] = DEFINITIONS) ->
         await _established(api, definition)
 
 
-async def _registered(api: Api, definition: Definition) -> Action:
+async def _registered(api: ObjectWriter, definition: Definition) -> Action:
     """One that another writer changes meanwhile is read again."""
     while True:
         found = await _read(api, definition)
@@ -104,7 +104,7 @@ def _raised(definition: Definition, found: dict[str, Any]) -> dict[str, Any]:
     return manifest | {"metadata": {**metadata, "labels": labels}}
 
 
-async def _read(api: Api, definition: Definition) -> dict[str, Any] | None:
+async def _read(api: ObjectWriter, definition: Definition) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(await api.fetch(f"{PATH}/{definition.name}"))
     except StatusError as error:
@@ -114,7 +114,7 @@ async def _read(api: Api, definition: Definition) -> dict[str, Any] | None:
     return found
 
 
-async def _established(api: Api, definition: Definition) -> None:
+async def _established(api: ObjectWriter, definition: Definition) -> None:
     wait_s = 0.02
     while not ((found := await _read(api, definition)) and established(found)):
         await anyio.sleep(wait_s)  # a watch would cost more than these few questions

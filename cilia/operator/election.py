@@ -21,26 +21,17 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import structlog
 
 from cilia.k8s.errors import ApiError, StatusError
+from cilia.k8s.object_writer import CONFLICT, NOT_FOUND, ObjectWriter
 
 __all__ = ["Election", "Timing"]
 
 log = structlog.get_logger("operator")
-
-CONFLICT, NOT_FOUND = 409, 404
-
-
-class Api(Protocol):
-    """What this module asks of an API server."""
-
-    async def fetch(self, path: str) -> bytes: ...
-    async def create(self, path: str, form: dict[str, Any]) -> dict[str, Any]: ...
-    async def replace(self, path: str, form: dict[str, Any]) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +59,7 @@ class Election:
 
     def __init__(
         self,
-        api: Api,
+        api: ObjectWriter,
         namespace: str,
         name: str,
         identity: str,

@@ -16,9 +16,10 @@ import anyio
 import structlog
 from prometheus_client import CollectorRegistry
 
+from cilia.k8s.object_writer import ObjectWriter
 from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
-from cilia.operator.election import Api, Election
+from cilia.operator.election import Election
 from cilia.operator.metrics import ElectionMetrics
 from cilia.program.health import HealthReporter
 from cilia.program.jobs import run_job
@@ -69,7 +70,7 @@ class Operator:
         return HealthReporter(self.db, self.health, "operator", name)
 
 
-def build(config: OperatorConfig, api: Api, identity: str) -> Operator:
+def build(config: OperatorConfig, api: ObjectWriter, identity: str) -> Operator:
     """Everything but the edges, which the caller opens: the API server and the listeners."""
     db = DB("operator")
     health = new_health_table(db)

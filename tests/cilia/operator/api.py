@@ -44,6 +44,17 @@ class FakeApi:
             raise StatusError(409, "changed meanwhile")
         return self._put(path, form)
 
+    async def delete(
+        self, path: str, uid: str, options: dict[str, Any], version: str = ""
+    ) -> dict[str, Any]:
+        await self._answer()
+        self.sent.append(("delete", path))
+        if path not in self.objects:
+            raise StatusError(404, "not found")
+        if version not in ("", self.version(path)):
+            raise StatusError(409, "changed meanwhile")
+        return self.objects.pop(path)
+
     def _put(self, path: str, form: dict[str, Any]) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(json.dumps(form))
         stored["metadata"]["resourceVersion"] = str(next(self._versions))
