@@ -34,6 +34,10 @@ class OperatorConfig(KubernetesOptions):
     leader_election_retry_period: Annotated[
         PositiveDuration, Field(description="Time between two tries to take or renew the Lease.")
     ] = "1s"
+    pod_network: Annotated[
+        bool,
+        Field(description="Agents are the pod network (--pod-network): register its kinds too."),
+    ] = False
     skip_crd_creation: Annotated[
         bool, Field(description="Do not register kinds: somebody else does.")
     ] = False

@@ -16,6 +16,7 @@ import anyio
 import structlog
 from prometheus_client import CollectorRegistry
 
+from cilia.k8s.crds import DEFINITIONS, POD_NETWORK_DEFINITIONS
 from cilia.k8s.object_writer import ObjectWriter
 from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
@@ -84,5 +85,6 @@ def build(config: OperatorConfig, api: ObjectWriter, identity: str) -> Operator:
         config.timing,
     )
     registry.register(ElectionMetrics(election))
-    prepare = None if config.skip_crd_creation else partial(register, api)
+    kinds = (*DEFINITIONS, *(POD_NETWORK_DEFINITIONS if config.pod_network else ()))
+    prepare = None if config.skip_crd_creation else partial(register, api, kinds)
     return Operator(config, db, health, registry, election, prepare)

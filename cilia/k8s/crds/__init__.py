@@ -5,17 +5,21 @@ Belongs here: models and definitions of custom resources. Not: who registers the
 who acts on them (reflectors). Start at `definitions.py`.
 """
 
-from cilia.k8s.crds.definitions import DEFINITIONS, Definition
+from cilia.k8s.crds.definitions import DEFINITIONS, POD_NETWORK_DEFINITIONS, Definition
+from cilia.k8s.crds.identities import CiliumIdentity
 from cilia.k8s.crds.node_configs import CiliumNodeConfig
 from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy
 from cilia.k8s.crds.schema import openapi_schema
 from cilia.k8s.objects import register
 
 # Kinds that reflectors follow, so that sources take their objects.
+register(CiliumIdentity)
 register(CiliumLocalRedirectPolicy)
 
 __all__ = [
     "DEFINITIONS",
+    "POD_NETWORK_DEFINITIONS",
+    "CiliumIdentity",
     "CiliumLocalRedirectPolicy",
     "CiliumNodeConfig",
     "Definition",

@@ -8,15 +8,23 @@ leaves alone what carries none, since somebody else made it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from cilia.k8s.crds.node_configs import CiliumNodeConfig, NodeConfigSpec
-from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy, RedirectPolicySpec
+from cilia.k8s.crds.identities import CiliumIdentity
+from cilia.k8s.crds.node_configs import CiliumNodeConfig
+from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy
 from cilia.k8s.crds.schema import openapi_schema
-from cilia.k8s.objects import K8sObject, Model
+from cilia.k8s.objects import K8sObject
 
-__all__ = ["DEFINITIONS", "SCHEMA_LABEL", "SCHEMA_NUMBER", "Definition"]
+__all__ = [
+    "DEFINITIONS",
+    "POD_NETWORK_DEFINITIONS",
+    "SCHEMA_LABEL",
+    "SCHEMA_NUMBER",
+    "Definition",
+]
 
 SCHEMA_LABEL: Final = "cilia.io/crd-schema"
 # To be raised with each change of any definition; a test holds the definitions against it.
@@ -28,9 +36,10 @@ class Definition:
     """One kind: the model gives names and version, the rest is what the API server needs."""
 
     kind: type[K8sObject]
-    spec: type[Model]
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ("cilium",)
+    #: Columns of `kubectl get` before the age: heading and path of a text.
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def group(self) -> str:
@@ -74,19 +83,27 @@ class Definition:
             "served": True,
             "storage": True,
             "additionalPrinterColumns": [
-                {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
+                *(
+                    {"name": name, "type": "string", "jsonPath": path}
+                    for name, path in self.columns.items()
+                ),
+                {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
             ],
-            "schema": {
-                "openAPIV3Schema": {
-                    "type": "object",
-                    "required": ["spec"],
-                    "properties": {
-                        "apiVersion": {"type": "string"},
-                        "kind": {"type": "string"},
-                        "metadata": {"type": "object"},
-                        "spec": openapi_schema(self.spec),
-                    },
-                }
+            "schema": {"openAPIV3Schema": self._schema()},
+        }
+
+    def _schema(self) -> dict[str, Any]:
+        """The model's fields; what all kinds have is the API server's."""
+        model = openapi_schema(self.kind)
+        fields = {name: f for name, f in model["properties"].items() if name != "metadata"}
+        return {
+            "type": "object",
+            "required": [name for name in model["required"] if name in fields],
+            "properties": {
+                "apiVersion": {"type": "string"},
+                "kind": {"type": "string"},
+                "metadata": {"type": "object"},
+                **fields,
             },
         }
 
@@ -94,9 +111,17 @@ class Definition:
 DEFINITIONS: Final = (
     Definition(
         CiliumLocalRedirectPolicy,
-        RedirectPolicySpec,
         short_names=("ciliumlrp",),
         categories=("cilium", "ciliumpolicy"),
     ),
-    Definition(CiliumNodeConfig, NodeConfigSpec),
+    Definition(CiliumNodeConfig),
+)
+
+#: Of a cluster whose pods have their network from us, beside the others.
+POD_NETWORK_DEFINITIONS: Final = (
+    Definition(
+        CiliumIdentity,
+        short_names=("ciliumid",),
+        columns={"Namespace": r".metadata.labels.io\.kubernetes\.pod\.namespace"},
+    ),
 )

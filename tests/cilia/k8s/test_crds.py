@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,16 +14,23 @@ from pydantic import ValidationError
 
 from cilia.k8s.crds import (
     DEFINITIONS,
+    POD_NETWORK_DEFINITIONS,
+    CiliumIdentity,
     CiliumLocalRedirectPolicy,
     CiliumNodeConfig,
     Definition,
 )
 from cilia.k8s.crds.definitions import SCHEMA_NUMBER
+from cilia.k8s.crds.identities import identity_form
 from cilia.k8s.crds.label_selectors import LabelSelector
+from cilia.k8s.objects import decode
 
 # Number and content of all definitions. A test that fails here says: raise SCHEMA_NUMBER, or
 # operators that know the former schema leave it in place.
 KNOWN = (1, "239035d6e31a39bc")
+KNOWN_OF_POD_NETWORK = (1, "a3851db97937ebf1")
+ALL = (*DEFINITIONS, *POD_NETWORK_DEFINITIONS)
+OF_EVERY_KIND = ("apiVersion", "kind", "metadata")
 
 POLICY: dict[str, Any] = {
     "metadata": {"name": "dns", "namespace": "kube-system"},
@@ -59,19 +67,57 @@ def schemas(form: Any) -> Iterator[dict[str, Any]]:
             yield from schemas(form[key])
 
 
-def test_definitions_change_only_with_their_number() -> None:
-    text = json.dumps([d.manifest() for d in DEFINITIONS], sort_keys=True)
-    assert (SCHEMA_NUMBER, hashlib.sha256(text.encode()).hexdigest()[:16]) == KNOWN
+@pytest.mark.parametrize(
+    ("definitions", "known"),
+    [(DEFINITIONS, KNOWN), (POD_NETWORK_DEFINITIONS, KNOWN_OF_POD_NETWORK)],
+)
+def test_definitions_change_only_with_their_number(
+    definitions: tuple[Definition, ...], known: tuple[int, str]
+) -> None:
+    text = json.dumps([d.manifest() for d in definitions], sort_keys=True)
+    assert (SCHEMA_NUMBER, hashlib.sha256(text.encode()).hexdigest()[:16]) == known
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda d: d.name)
+@pytest.mark.parametrize("definition", ALL, ids=lambda d: d.name)
 def test_schemas_are_structural_and_prune_nothing(definition: Definition) -> None:
     (version,) = definition.manifest()["spec"]["versions"]
-    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    for schema in schemas(spec):
+    properties = version["schema"]["openAPIV3Schema"]["properties"]
+    fields = [f for name, f in properties.items() if name not in OF_EVERY_KIND]
+    assert fields
+    for schema in itertools.chain.from_iterable(map(schemas, fields)):
         assert "type" in schema and "$ref" not in schema and "anyOf" not in schema
         if "properties" in schema:
             assert schema["x-kubernetes-preserve-unknown-fields"] is True
+
+
+def test_an_identity_is_the_fields() -> None:
+    (definition,) = POD_NETWORK_DEFINITIONS
+    spec = definition.manifest()["spec"]
+    assert (spec["scope"], spec["names"]["plural"]) == ("Cluster", "ciliumidentities")
+    assert spec["names"]["shortNames"] == ["ciliumid"]
+    (version,) = spec["versions"]
+    schema = version["schema"]["openAPIV3Schema"]
+    assert (version["name"], schema["required"]) == ("v2", ["security-labels"])
+    labels = schema["properties"]["security-labels"]
+    assert labels["additionalProperties"] == {"type": "string"}
+    assert [column["name"] for column in version["additionalPrinterColumns"]] == [
+        "Namespace",
+        "Age",
+    ]
+
+
+def test_the_labels_of_an_identity_are_read_and_written() -> None:
+    labels = ("cni:team=red", "k8s:app=a=b", "k8s:flag", "k8s:io.kubernetes.pod.namespace=shop")
+    form = identity_form(300, labels)
+    assert form["security-labels"]["k8s:app"] == "a=b"
+    assert form["metadata"] == {
+        "name": "300",
+        "labels": {"io.kubernetes.pod.namespace": "shop"},
+    }
+    read = decode(form)
+    assert isinstance(read, CiliumIdentity)
+    assert read.labels == labels
+    assert "labels" not in identity_form(300, ("k8s:app=web",))["metadata"]
 
 
 def test_names_are_the_fields() -> None:

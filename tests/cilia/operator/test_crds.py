@@ -10,7 +10,9 @@ import pytest
 
 from cilia.k8s.crds import DEFINITIONS
 from cilia.k8s.crds.definitions import SCHEMA_LABEL, SCHEMA_NUMBER
+from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import PATH, Action, ForeignKind, action, register
+from cilia.operator.wiring import build
 
 from .api import FakeApi
 
@@ -67,6 +69,20 @@ async def test_registration_ends_when_all_kinds_are_established() -> None:
     assert api.sent == [("create", f"{PATH}/{kind.name}") for kind in DEFINITIONS]
     await register(api)
     assert len(api.sent) == len(DEFINITIONS), "nothing is written twice"
+
+
+@pytest.mark.parametrize("pod_network", [True, False])
+async def test_kinds_of_the_pod_network_are_registered_with_it(pod_network: bool) -> None:
+    """A cluster of another pod network may have kinds of these names itself."""
+    api = Establishing(questions=0)
+    config = OperatorConfig(pod_network=pod_network)
+    operator = build(config, api, "operator-1")
+    assert operator.prepare is not None
+    with anyio.fail_after(5):
+        await operator.prepare()
+    path = f"{PATH}/ciliumidentities.cilium.io"
+    assert (path in api.objects) is pod_network
+    assert len(api.objects) == len(DEFINITIONS) + pod_network
 
 
 async def test_a_lower_schema_is_replaced_and_foreign_labels_stay() -> None:
