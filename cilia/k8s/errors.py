@@ -9,6 +9,7 @@ ApiError
   StatusError           the server refused: code, reason, when to come back
     Unauthorized        401: the credentials are not, or no longer, good
     Gone                410: what was asked for is older than what the server remembers
+  StorageFailed         objects in files: a full disk, no directory, a lock that is not given back
   AccessError           no usable credentials or addresses; for the person who configures them
 """
 
@@ -33,6 +34,10 @@ class Unresponsive(ConnectionLost):
 
 class Garbage(ApiError):
     """An answer that cannot be understood."""
+
+
+class StorageFailed(ApiError):
+    """Files of objects cannot be read or written."""
 
 
 class AccessError(ApiError):

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,23 +11,18 @@ import pytest
 from structlog.testing import capture_logs
 
 from cilia.k8s.api_servers import Server, Servers
-from cilia.linux.mounts import mount
 from cilia.linux.records import BROKEN, read_record, write_record
+from tests.full_disk import small_disk
 
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
     """A file system of one page, with a record in it and no room for another."""
     directory = tmp_path / "full"
-    mount("tmpfs", directory)
-    libc = ctypes.CDLL(None, use_errno=True)
-    options = b"size=16k"
-    assert libc.mount(b"none", os.fsencode(directory), b"tmpfs", 32, options) == 0  # MS_REMOUNT
-    write_record(directory / "record.json", ["kept"])
-    with pytest.raises(OSError, match="No space"), open(directory / "rest", "wb") as rest:
-        rest.write(bytes(1 << 20))
-    yield directory
-    libc.umount2(os.fsencode(directory), 2)
+    with small_disk(directory) as fill:
+        write_record(directory / "record.json", ["kept"])
+        fill()
+        yield directory
 
 
 def test_a_record_is_read_back_and_is_private(tmp_path: Path) -> None:
