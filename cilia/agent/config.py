@@ -73,6 +73,7 @@ class AgentConfig(ClusterOptions, NodeOptions, EndpointOptions, LoadBalancerOpti
         """What is not the agent's own would be taken for it, and copies of files for files."""
         for option, path in (
             ("k8s-manifests", self.k8s_manifests),
+            ("k8s-objects-dir", self.k8s_objects_dir),
             ("lb-state-file", self.lb_state_file),
         ):
             if path is not None and path.resolve().is_relative_to(self.run_dir.resolve()):
@@ -80,6 +81,23 @@ class AgentConfig(ClusterOptions, NodeOptions, EndpointOptions, LoadBalancerOpti
                     f"--{option}={path} lies in the state directory {self.run_dir}, which is the"
                     " agent's own: name another place"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _objects_are_shared(self) -> Self:
+        """A directory of objects that nobody writes to, or that is read as manifests too."""
+        directory = self.k8s_objects_dir
+        if directory is None:
+            return self
+        if not self.pod_network:
+            raise ValueError(
+                "--k8s-objects-dir has what agents write with --pod-network: leave it out without"
+            )
+        if self.k8s_manifests is not None and directory.resolve() == self.k8s_manifests.resolve():
+            raise ValueError(
+                f"--k8s-objects-dir={directory} is the directory of --k8s-manifests, which is only"
+                " read: name another one"
+            )
         return self
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from cilia.agent.config import AgentConfig
 from cilia.agent.metrics_samples import SelectiveRegistry
+from cilia.k8s.object_writer import SharedObjects
 from cilia.k8s.watch import Source
 from cilia.program.parts import Context
 from reconcilers.metrics import PrometheusMetrics
@@ -17,7 +18,9 @@ from tables.problems import new_problems_table
 __all__ = ["new_context"]
 
 
-def new_context(config: AgentConfig, objects: Source) -> Context:
+def new_context(
+    config: AgentConfig, objects: Source, shared: SharedObjects | None = None
+) -> Context:
     """Make the database of an instance and what all features write to."""
     db = DB(config.instance, history=config.statedb_history)
     registry = SelectiveRegistry(config.metrics)
@@ -30,4 +33,5 @@ def new_context(config: AgentConfig, objects: Source) -> Context:
         drift=new_drift_table(db),
         metrics=PrometheusMetrics(registry),
         registry=registry,
+        shared=shared,
     )

@@ -10,9 +10,23 @@ from cilia.cluster.inputs import cluster_resources
 from cilia.loadbalancer.resources import service_resources
 
 if TYPE_CHECKING:
+    from cilia.k8s.objects import K8sObject
     from cilia.k8s.resource import Resource
 
 
 def resources(config: AgentConfig) -> list[Resource]:
     """Services come first: they are the most, and what waits for all lists waits for them."""
-    return [*service_resources(config), *cluster_resources(config)]
+    from cilia.k8s.resource import Resource
+
+    return [
+        *service_resources(config),
+        *cluster_resources(config),
+        *map(Resource, shared_kinds(config)),
+    ]
+
+
+def shared_kinds(config: AgentConfig) -> list[type[K8sObject]]:
+    """Return the kinds that agents write and agree by."""
+    from cilia.k8s.crds import CiliumIdentity
+
+    return [CiliumIdentity] if config.pod_network and not config.dry_run else []

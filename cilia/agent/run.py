@@ -23,7 +23,7 @@ from bpf.maps.lb import LBMaps
 from bpf.maps.lb_dump import dump
 from cilia.agent.config import AgentConfig
 from cilia.agent.context import new_context
-from cilia.agent.resources import resources
+from cilia.agent.resources import resources, shared_kinds
 from cilia.agent.serving import start_servers
 from cilia.agent.state_directory import sentence
 from cilia.agent.wiring import Agent, build
@@ -57,13 +57,13 @@ async def serve(config: AgentConfig, lock: InstanceLock) -> None:
     allow_many_files(LEAST_FILES)
     # Who comes back from a system call waits this long for a thread that decodes files.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    objects = open_input(config, resources(config))
+    objects = open_input(config, resources(config), shared_kinds(config))
     with sentence():
         cgroup = _prepare(config, lock)
-    ctx = new_context(config, objects.source)
-    async with anyio.create_task_group() as group:
+    ctx = new_context(config, objects.source, objects.shared)
+    async with objects.writing, anyio.create_task_group() as group:
         # Objects are read while the kernel verifies the programs.
-        ctx.start(group, {objects.job: objects.source.run})
+        ctx.start(group, objects.jobs)
         datapath = await anyio.to_thread.run_sync(_open_datapath, config, cgroup, lock)
         try:
             agent = build(ctx, config, datapath, datapath.programs, source=objects.name)
@@ -81,7 +81,7 @@ async def dry_run(config: AgentConfig) -> int:
     datapath = MemoryDatapath(LBMaps.fake(config.bpf_lb_map_max))
     agent = build(new_context(config, objects.source), config, datapath, source=objects.name)
     async with anyio.create_task_group() as group:
-        agent.ctx.start(group, {**agent.jobs, objects.job: objects.source.run})
+        agent.ctx.start(group, {**agent.jobs, **objects.jobs})
         await agent.loadbalancer.synchronised()
         group.cancel_scope.cancel()
     print(dump(datapath.maps), end="")

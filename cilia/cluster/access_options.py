@@ -70,7 +70,7 @@ def open_client(
 
 
 def open_writing_client(
-    options: KubernetesOptions, *, service_address: bool = False
+    options: KubernetesOptions, *, kept: Path | None = None, service_address: bool = False
 ) -> WritingClient:
     """As `open_client`, one that also writes; it is used as a context.
 
@@ -78,7 +78,7 @@ def open_writing_client(
     """
     from cilia.k8s.writing import WritingClient
 
-    return WritingClient(*_connection(options, None, service_address))
+    return WritingClient(*_connection(options, kept, service_address))
 
 
 def _connection(

@@ -2,23 +2,28 @@
 """Where the agent's objects come from: a directory of manifests, or an API server.
 
 Each feature names the resources that it reads, and no others are watched, however large the cluster
-is.
+is. Kinds that nodes write and agree by (*shared*) are in the API server too, or beside manifests in
+a directory of files; with manifests alone a node agrees with nobody.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from cilia.cluster.access_options import open_client
+from cilia.cluster.access_options import open_client, open_writing_client
 from cilia.cluster.options import ClusterOptions
 from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.narrowed import NarrowedSource
+from cilia.k8s.object_files import ObjectFiles, object_files_source
+from cilia.k8s.object_writer import SharedObjects
+from cilia.k8s.objects import K8sObject
 from cilia.program.errors import ProgramError
 from cilia.program.instance import InstanceOptions
 
@@ -37,15 +42,22 @@ _ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/toke
 
 
 class Input(msgspec.Struct, frozen=True):
-    """The source of objects, what people call it, and the job that reads it."""
+    """The source of objects, what people call it, the jobs that read, and what is shared."""
 
     source: NarrowedSource | ApiSource
     name: str
-    job: str
+    jobs: Mapping[str, Callable[[], Awaitable[None]]]
+    shared: SharedObjects | None = None
+    # Entered while objects are written.
+    writing: AbstractAsyncContextManager[object] = nullcontext()
 
 
-def open_input(options: ClusterOptions, resources: Sequence[Resource]) -> Input:
-    """Open the source of `resources`; nothing is connected yet.
+def open_input(
+    options: ClusterOptions,
+    resources: Sequence[Resource],
+    shared: Sequence[type[K8sObject]] = (),
+) -> Input:
+    """Open the source of `resources`, and of the kinds that are shared; nothing is connected yet.
 
     Raises:
         ProgramError: no source is named, two are, or the one that is named cannot be read.
@@ -56,7 +68,12 @@ def open_input(options: ClusterOptions, resources: Sequence[Resource]) -> Input:
                 "no source of Kubernetes objects: name an API server with --k8s-api-server or"
                 " --k8s-kubeconfig-path, or a directory of manifests with --k8s-manifests"
             )
-        return _api_server(options, resources)
+        if options.k8s_objects_dir is not None:
+            raise ProgramError(
+                "--k8s-objects-dir goes with --k8s-manifests: an API server has the objects that"
+                " nodes share"
+            )
+        return _api_server(options, resources, shared)
     if options.reads_api_server:
         raise ProgramError("--k8s-manifests and an API server are two sources: name one of them")
     if not options.k8s_manifests.is_dir():
@@ -64,7 +81,18 @@ def open_input(options: ClusterOptions, resources: Sequence[Resource]) -> Input:
     copies = file_copies(options, COPIES_DIRECTORY)
     manifests = ManifestSource(options.k8s_manifests, copies=copies)
     source = NarrowedSource(manifests, resources)
-    return Input(source, str(options.k8s_manifests), "watch-manifests")
+    jobs = {"watch-manifests": source.run}
+    if options.k8s_objects_dir is None or not shared:
+        return Input(source, str(options.k8s_manifests), jobs)
+    directory = options.k8s_objects_dir
+    if not directory.is_dir():
+        raise ProgramError(
+            f"--k8s-objects-dir={directory} is no directory: make it, one for all agents"
+        )
+    files = object_files_source(directory, *shared)
+    jobs["watch-objects"] = files.run
+    objects = SharedObjects(files, ObjectFiles(directory))
+    return Input(source, str(options.k8s_manifests), jobs, objects)
 
 
 def file_copies(options: InstanceOptions, name: str) -> LastReadable | None:
@@ -76,7 +104,11 @@ def file_copies(options: InstanceOptions, name: str) -> LastReadable | None:
     return LastReadable(options.run_dir / name, after_restart=after_restart)
 
 
-def _api_server(options: ClusterOptions, resources: Sequence[Resource]) -> Input:
+def _api_server(
+    options: ClusterOptions,
+    resources: Sequence[Resource],
+    shared: Sequence[type[K8sObject]],
+) -> Input:
     from cilia.k8s.api_source import ApiSource
     from cilia.k8s.resource_watch import Options
 
@@ -84,10 +116,15 @@ def _api_server(options: ClusterOptions, resources: Sequence[Resource]) -> Input
     if not options.dry_run:
         options.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = options.run_dir / SERVERS_FILE
-    client = open_client(options, kept=kept)
+    writer = open_writing_client(options, kept=kept) if shared else None
+    client = writer or open_client(options, kept=kept)
     reading = Options(options.k8s_watch_list_page_size, options.proof_interval_s)
     source = ApiSource(client, resources, reading)
-    return Input(source, ", ".join(map(str, client.servers.known)), "watch-api-server")
+    name = ", ".join(map(str, client.servers.known))
+    jobs = {"watch-api-server": source.run}
+    if writer is None:
+        return Input(source, name, jobs)
+    return Input(source, name, jobs, SharedObjects(source, writer), writer)
 
 
 def cluster_resources(options: ClusterOptions) -> Iterator[Resource]:

@@ -24,6 +24,14 @@ class ClusterOptions(KubernetesOptions, InstanceOptions):
         Field(description="Directory of Kubernetes YAML to read and watch for changes."),
     ] = None
 
+    k8s_objects_dir: Annotated[
+        Path | None,
+        Field(
+            description="With --pod-network and --k8s-manifests: directory of the objects that"
+            " agents of one machine write and share (identities), in place of an API server."
+        ),
+    ] = None
+
     # The pages of the first lists come at once.
     k8s_client_burst: Annotated[
         int, Field(ge=1, description="Requests to the API server at once.")

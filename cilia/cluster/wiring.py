@@ -60,6 +60,12 @@ def build(ctx: Context, options: ClusterOptions, *, keeps: bool = False) -> Clus
     if own is not None:
         part.jobs["own-node"] = partial(own.follow, db, part.nodes)
     ctx.registry.register(WatchMetrics(db, part.watches))
-    if isinstance(source, FollowedSource):
-        source.observe(K8sWatchReflector(db, part.watches, ctx.health_of("k8s")).report)
+    sources = [source]
+    if ctx.shared is not None and ctx.shared.source is not source:
+        sources.append(ctx.shared.source)
+        refused = ProblemReflector(ctx.shared.source, db, ctx.problems, name="objects")
+        part.jobs["reflect-objects-problems"] = refused.run
+    for followed in sources:
+        if isinstance(followed, FollowedSource):
+            followed.observe(K8sWatchReflector(db, part.watches, ctx.health_of("k8s")).report)
     return part

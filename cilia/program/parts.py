@@ -19,6 +19,7 @@ from typing import TypeVar
 from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
 
+from cilia.k8s.object_writer import SharedObjects
 from cilia.k8s.watch import Source
 from cilia.program.health import HealthReporter, ModuleHealth
 from cilia.program.jobs import run_job
@@ -49,6 +50,8 @@ class Context:
     drift: RWTable[Drift]
     metrics: Metrics
     registry: CollectorRegistry
+    # Objects that nodes write and agree by; None: this one is alone, or writes nothing.
+    shared: SharedObjects | None = None
 
     def health_of(self, module: str) -> ModuleHealth:
         """Return what tells the health of one module's parts."""
