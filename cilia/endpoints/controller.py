@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints to what the kernel is to have for them: programs at their devices, routes to them.
 
-    endpoints, k8s-pods, k8s-namespaces -> identities, attachments, desired-routes
-    their statuses                      -> state of each endpoint
+    endpoints, k8s-pods, k8s-namespaces -> desired-identities, attachments, desired-routes
+    their statuses, identities          -> state and identity of each endpoint
 
 An endpoint is ready when its row is in the map, its programs are attached and its routes are there.
 The rows that belong to one are told by its device, so a row without its endpoint goes. An endpoint
@@ -20,9 +20,8 @@ import msgspec
 
 from cilia.datapath.packet_devices import POD_PROGRAMS
 from cilia.endpoints.identity_of import EndpointIdentities
-from cilia.identity.identities import IdentitiesExhausted
+from cilia.identity.desired import Claim, DesiredIdentities
 from cilia.node.routes import DesiredRoutes
-from cilia.program.health import HealthReporter
 from statedb import DB, ReadTxn, RWTable, StatusKind, Table, WatchSet, WriteTxn
 from statedb.status import pending
 from tables.addressing import Prefix
@@ -30,7 +29,6 @@ from tables.cluster.namespaces import Namespace
 from tables.cluster.pods import Pod
 from tables.datapath.attachments import Attachment, attachment_key
 from tables.endpoints.endpoints import Endpoint, EndpointState
-from tables.identity.identities import Identity
 from tables.node.desired_routes import DesiredRoute, desired_route_key
 from tables.node.devices import Device, device_by_name
 from tables.node.routes import RouteScope
@@ -54,32 +52,25 @@ class EndpointsController:
         self,
         db: DB,
         endpoints: RWTable[Endpoint],
-        identities: RWTable[Identity],
+        desired: DesiredIdentities,
         pods: Table[Pod],
         namespaces: Table[Namespace],
         attachments: RWTable[Attachment],
         routes: RWTable[DesiredRoute],
         devices: Table[Device],
         programs_dir: Path,
-        health: HealthReporter,
     ) -> None:
         self._db = db
         self._devices = devices
         self._endpoints = endpoints
-        self._identities = identities
+        self._desired = desired
         self._pods = pods
         self._namespaces = namespaces
         self._attachments = attachments
         self._routes = routes
         self._route_writer = DesiredRoutes(routes)
         self._programs_dir = programs_dir
-        self._health = health
-        self.identities_of = EndpointIdentities(pods, namespaces, identities)
-
-    @property
-    def tables(self) -> tuple[RWTable[Endpoint], RWTable[Identity]]:
-        """What is written where an endpoint comes, in one transaction."""
-        return self._endpoints, self._identities
+        self._identities_of = EndpointIdentities(pods, namespaces, desired)
 
     async def run(self) -> None:
         """Follow the tables for ever."""
@@ -91,37 +82,39 @@ class EndpointsController:
     def _watch(self, txn: ReadTxn) -> WatchSet:
         tables = (
             self._endpoints,
+            self._desired.table,
             self._pods,
             self._namespaces,
             self._attachments,
             self._routes,
             self._devices,
         )
-        return WatchSet(*(table.all_watch(txn)[1] for table in tables))
+        watches = self._desired.watch(txn)
+        watches.add(*(table.all_watch(txn)[1] for table in tables))
+        return watches
 
     def step(self) -> None:
         """Write what differs."""
-        full = ""
-        tables = (self._endpoints, self._identities, self._attachments, self._routes)
+        tables = (self._endpoints, self._desired.table, self._attachments, self._routes)
         with self._db.write_txn(*tables) as wtxn:
             devices = set()
-            used = set()
+            claims = set[Claim]()
             for ep in list(self._endpoints.all(wtxn)):
-                try:
-                    row = self.identities_of.assign(wtxn, self.identities_of.named(wtxn, ep))
-                except IdentitiesExhausted as error:
-                    row, full = ep, str(error)
-                used.add(row.identity)
+                named = self._identities_of.named(wtxn, ep)
+                row, claimed = self._identities_of.assign(wtxn, named)
+                claims.update(claimed)
                 if self._is_there(wtxn, row):
                     devices.add(row.device)
                     self._write_rows(wtxn, row)
                 self._write_endpoint(wtxn, ep, row)
             self._remove_others(wtxn, devices)
-            self.identities_of.keep(wtxn, used)
-        if full:
-            self._health.degraded("an endpoint keeps the identity that it had", full)
-        else:
-            self._health.ok("all endpoints have the identity of their labels")
+            self._desired.replace(wtxn, claims)
+
+    def waits_for(self, txn: ReadTxn, ep: Endpoint) -> str:
+        """Return what is not in force yet of an endpoint, in a sentence; or nothing."""
+        if not ep.identity:
+            return self._desired.lacks(txn, ep.labels)
+        return _not_in_force(txn, ep, self._attachments, self._routes)
 
     # -- one endpoint --
 
@@ -148,7 +141,7 @@ class EndpointsController:
             return EndpointState.DISCONNECTED
         if not ep.identity:
             return EndpointState.WAITING_FOR_IDENTITY
-        if not waits_for(wtxn, ep, self._attachments, self._routes):
+        if not self.waits_for(wtxn, ep):
             return EndpointState.READY
         if ep.state is EndpointState.RESTORING:
             return ep.state
@@ -194,10 +187,9 @@ def _wanted_routes(ep: Endpoint) -> Iterator[DesiredRoute]:
         )
 
 
-def waits_for(
+def _not_in_force(
     txn: ReadTxn, ep: Endpoint, attachments: Table[Attachment], routes: Table[DesiredRoute]
 ) -> str:
-    """Return what is not in force yet of an endpoint, in a sentence with its error; or nothing."""
     rows = [("its entry in the map", ep.status)]
     for hook in POD_PROGRAMS:
         found = attachments.get(txn, (ep.device, hook, OWNER))

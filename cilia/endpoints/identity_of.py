@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import msgspec
 
-from cilia.identity.identities import LocalIdentities
+from cilia.identity.desired import Claim, DesiredIdentities
 from cilia.identity.labels import pod_labels
-from statedb import ReadTxn, RWTable, Table, WriteTxn
+from statedb import ReadTxn, Table
 from tables.cluster.namespaces import Namespace
 from tables.cluster.pods import Pod
 from tables.endpoints.endpoints import Endpoint
-from tables.identity.identities import Identity
 
 __all__ = ["EndpointIdentities", "pod_of"]
 
@@ -23,14 +22,14 @@ def pod_of(pods: Table[Pod], txn: ReadTxn, ep: Endpoint) -> Pod | None:
 
 
 class EndpointIdentities:
-    """Called inside a transaction over ``identities``; pods and namespaces are read."""
+    """Reads pods, namespaces and identities, and writes nothing."""
 
     def __init__(
-        self, pods: Table[Pod], namespaces: Table[Namespace], identities: RWTable[Identity]
+        self, pods: Table[Pod], namespaces: Table[Namespace], desired: DesiredIdentities
     ) -> None:
         self._pods = pods
         self._namespaces = namespaces
-        self._numbers = LocalIdentities(identities)
+        self._desired = desired
 
     def named(self, txn: ReadTxn, ep: Endpoint) -> Endpoint:
         """Return an endpoint whose file was lost with the name of the pod that has its address."""
@@ -43,32 +42,24 @@ class EndpointIdentities:
                 )
         return ep
 
-    def assign(self, wtxn: WriteTxn, ep: Endpoint) -> Endpoint:
-        """Return the endpoint with the labels that its pod has now, and their number.
+    def assign(self, txn: ReadTxn, ep: Endpoint) -> tuple[Endpoint, list[Claim]]:
+        """Return the endpoint with the identity of its labels, and what it needs of identities.
 
-        A pod that is gone keeps what it had. Raises: IdentitiesExhausted.
+        It keeps labels and number that are in force until those of its pod's labels have a number.
         """
-        labels = ep.labels
-        pod = pod_of(self._pods, wtxn, ep)
-        if pod is not None:
-            namespace = self._namespaces.get(wtxn, pod.namespace)
-            of_namespace = namespace.labels if namespace is not None else {}
-            labels = pod_labels(pod.labels, pod.namespace, of_namespace, pod.service_account)
-        if ep.identity and labels == ep.labels:
-            return ep
-        if ep.identity and not ep.labels:  # of the run before, whose labels were not known yet
-            number = self._numbers.restore(wtxn, ep.identity, labels)
-        else:
-            number = self._numbers.number_of(wtxn, labels)
-        return msgspec.structs.replace(ep, labels=labels, identity=number)
+        in_force = (ep.labels, ep.identity)
+        chosen, claims = self._desired.choose(txn, self._labels(txn, ep), in_force)
+        # A container outside Kubernetes has no other place for the labels that it wants.
+        labels, number = chosen if ep.pod else (ep.labels, chosen[1])
+        if (labels, number) != in_force:
+            ep = msgspec.structs.replace(ep, labels=labels, identity=number)
+        return ep, claims
 
-    def restore(self, wtxn: WriteTxn, ep: Endpoint) -> Endpoint:
-        """Return the endpoint with the number that it had before a restart, where that is free."""
-        if not ep.identity or not ep.labels:
-            return ep
-        number = self._numbers.restore(wtxn, ep.identity, ep.labels)
-        return msgspec.structs.replace(ep, identity=number)
-
-    def keep(self, wtxn: WriteTxn, used: set[int]) -> None:
-        """Take back the numbers of labels that no endpoint has."""
-        self._numbers.keep(wtxn, used)
+    def _labels(self, txn: ReadTxn, ep: Endpoint) -> tuple[str, ...]:
+        """Return the labels that its pod has now; a pod that is gone keeps what it had."""
+        pod = pod_of(self._pods, txn, ep)
+        if pod is None:
+            return ep.labels
+        namespace = self._namespaces.get(txn, pod.namespace)
+        of_namespace = namespace.labels if namespace is not None else {}
+        return pod_labels(pod.labels, pod.namespace, of_namespace, pod.service_account)

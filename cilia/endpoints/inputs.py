@@ -15,6 +15,7 @@ from statedb import DB, ReadTxn, Table
 from tables.cluster.namespaces import Namespace
 from tables.cluster.pods import Pod
 from tables.endpoints.endpoints import Endpoint
+from tables.identity.identities import Identity
 
 __all__ = ["Inputs"]
 
@@ -34,11 +35,13 @@ class Inputs:
         pods: Table[Pod],
         namespaces: Table[Namespace],
         endpoints: Table[Endpoint],
+        identities: Table[Identity],
     ) -> None:
         self._db = db
         self._pods = pods
         self._namespaces = namespaces
         self._endpoints = endpoints
+        self._identities = identities
 
     def require_synchronised(self) -> None:
         """Raises: CNIError as long as inputs are not read.
@@ -56,6 +59,7 @@ class Inputs:
         read = {
             "pods": self._pods.filled(txn),
             "namespaces": self._namespaces.filled(txn),
+            "identities": self._identities.filled(txn),
             "endpoints of the run before": self._endpoints.initialized(txn),
         }
         return [name for name, is_read in read.items() if not is_read]

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from cilia.datapath.options import DatapathOptions
 from cilia.endpoints.cni.server import SOCKET
+from cilia.identity.options import IdentityOptions
 from cilia.ipam.options import IPAMOptions
 
 __all__ = ["EndpointOptions"]
@@ -17,7 +18,7 @@ __all__ = ["EndpointOptions"]
 LEAST_MTU: Final = 1280
 
 
-class EndpointOptions(IPAMOptions, DatapathOptions):
+class EndpointOptions(IPAMOptions, IdentityOptions, DatapathOptions):
     """Whether cilia is the pod network of this node, and how."""
 
     routing_mode: Annotated[

@@ -32,7 +32,6 @@ from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.inputs import Inputs
 from cilia.endpoints.registry import NoNumber, Registry
 from cilia.endpoints.saved import SavedEndpoints
-from cilia.identity.identities import IdentitiesExhausted
 from cilia.ipam.allocator import NoPool, PoolExhausted, router_of
 from cilia.linux.errors import KernelError
 from cilia.linux.netlink import Netlink
@@ -64,16 +63,20 @@ class EndpointPlugin:
         netlink: Netlink,
         sysctls: Sysctl,
         mtu: Callable[[], int],
+        turns: Turns,
     ) -> None:
-        """`netlink` and `sysctls` are those of the node, `mtu` is that of its pods' devices."""
+        """`netlink` and `sysctls` are those of the node, `mtu` is that of its pods' devices.
+
+        `turns`, by device: the server serves one request of an attachment at a time, and nobody
+        else is to be between the steps of one.
+        """
         self._inputs = inputs
         self._registry = registry
         self._saved = saved
         self._netlink = netlink
         self._sysctls = sysctls
         self._mtu = mtu
-        # The server serves one request of an attachment at a time; GC and the collector have none.
-        self._turns = Turns()
+        self._turns = turns
 
     # -- ADD --
 
@@ -108,7 +111,7 @@ class EndpointPlugin:
             try:
                 ep = await self._make(request, ep)
                 done("link")
-                self._insert(ep)
+                self._registry.insert(ep)
                 await self._in_force(ep)
                 done("datapath")
             except BaseException:
@@ -166,13 +169,6 @@ class EndpointPlugin:
     def _interior(self, ep: Endpoint, mtu: int = 0) -> links.Interior:
         routers = tuple(router_of(pool) for pool in self._registry.pools_of(ep))
         return links.Interior(ep.attachment.ifname, ep.addresses, routers, mtu)
-
-    def _insert(self, ep: Endpoint) -> None:
-        """Raises: CNIError."""
-        try:
-            self._registry.insert(ep)
-        except IdentitiesExhausted as error:
-            raise CNIError(Code.TRY_AGAIN_LATER, str(error)) from None
 
     async def _in_force(self, ep: Endpoint) -> None:
         """Raises: CNIError."""

@@ -9,12 +9,11 @@ from typing import Final
 import anyio
 import msgspec
 
-from cilia.endpoints.controller import EndpointsController, waits_for
+from cilia.endpoints.controller import EndpointsController
 from cilia.ipam.allocator import Allocator, NoPool
 from cilia.ipam.pools import NodePools
-from statedb import DB, ReadTxn, RWTable, Table
+from statedb import DB, ReadTxn, RWTable
 from tables.addressing import Prefix
-from tables.datapath.attachments import Attachment
 from tables.endpoints.endpoints import (
     DEVICE,
     ID_MAX,
@@ -23,7 +22,6 @@ from tables.endpoints.endpoints import (
     EndpointState,
 )
 from tables.ipam.ip_allocations import IPAllocation
-from tables.node.desired_routes import DesiredRoute
 
 __all__ = ["NoNumber", "Registry"]
 
@@ -45,8 +43,6 @@ class Registry:
         allocator: Allocator,
         pools: NodePools,
         controller: EndpointsController,
-        attachments: Table[Attachment],
-        routes: Table[DesiredRoute],
     ) -> None:
         self._db = db
         self._endpoints = endpoints
@@ -54,8 +50,6 @@ class Registry:
         self._allocator = allocator
         self._pools = pools
         self._controller = controller
-        self._attachments = attachments
-        self._routes = routes
         self._last = 0
 
     # -- a new one --
@@ -85,8 +79,8 @@ class Registry:
 
     def insert(self, ep: Endpoint) -> None:
         """Make the row of an endpoint whose devices are there."""
-        with self._db.write_txn(*self._controller.tables) as wtxn:
-            self._endpoints.insert(wtxn, self._controller.identities_of.assign(wtxn, ep))
+        with self._db.write_txn(self._endpoints) as wtxn:
+            self._endpoints.insert(wtxn, ep)
 
     def took(self, ep: Endpoint, phases: Mapping[str, float]) -> None:
         """Note how long each phase took."""
@@ -125,7 +119,7 @@ class Registry:
 
     def waits_for(self, ep: Endpoint) -> str:
         """Return what is not in force of an endpoint, or nothing."""
-        return self._db.look(lambda txn: waits_for(txn, ep, self._attachments, self._routes))
+        return self._db.look(lambda txn: self._controller.waits_for(txn, ep))
 
     def pools_of(self, ep: Endpoint) -> list[Prefix]:
         """Return the pools that its addresses are of, IPv4 first."""

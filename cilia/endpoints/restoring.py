@@ -2,10 +2,11 @@
 """Endpoints of the run before, from their files and from the kernel.
 
 A file and a device: the endpoint goes on, with the identity that the pinned map has for the device,
-and with its addresses if somebody changed the file. A file without a device: a request that never
-ended, or a container that went while no agent ran; the file goes and the addresses rest. A device
-without a file: somebody took the file, and the workload still talks; the pinned map says what it
-has. Only a device that neither knows is left of a request that never ended, and goes.
+and with its addresses if somebody changed the file; the file says which labels the number is of. A
+file without a device: a request that never ended, or a container that went while no agent ran; the
+file goes and the addresses rest. A device without a file: somebody took the file, and the workload
+still talks; the pinned map says what it has. Only a device that neither knows is left of a request
+that never ended, and goes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import structlog
 from bpf.maps import endpoints as codec
 from bpf.maps.raw import RawMap
 from cilia.endpoints import links
-from cilia.endpoints.identity_of import EndpointIdentities
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.ipam.allocator import AddressTaken, Allocator
 from cilia.linux.netlink import Netlink
@@ -28,7 +28,6 @@ from cilia.linux.rtnl import LinkMessage
 from statedb import DB, RWTable, WriteTxn
 from tables.addressing import IP
 from tables.endpoints.endpoints import ID_MIN, Attachment, Endpoint, EndpointState
-from tables.identity.identities import Identity
 from tables.ipam.ip_allocations import IPAllocation
 
 __all__ = ["Restoring"]
@@ -44,8 +43,6 @@ class Restoring:
         db: DB,
         endpoints: RWTable[Endpoint],
         allocations: RWTable[IPAllocation],
-        identities: RWTable[Identity],
-        numbers: EndpointIdentities,
         allocator: Allocator,
         saved: SavedEndpoints,
         netlink: Netlink,
@@ -54,8 +51,6 @@ class Restoring:
         self._db = db
         self._endpoints = endpoints
         self._allocations = allocations
-        self._identities = identities
-        self._numbers = numbers
         self._allocator = allocator
         self._saved = saved
         self._netlink = netlink
@@ -83,7 +78,7 @@ class Restoring:
         ]
         missing = [pair for name, pair in pairs.items() if name not in files]
         found += _from_kernel(missing, values, {ep.id for ep in found})
-        with self._db.write_txn(self._endpoints, self._allocations, self._identities) as wtxn:
+        with self._db.write_txn(self._endpoints, self._allocations) as wtxn:
             for ep in found:
                 self._restore(wtxn, ep)
             for ep in files.values():
@@ -115,7 +110,7 @@ class Restoring:
                 self._allocator.claim(wtxn, ip, owner, ep.id)
             except AddressTaken as error:
                 log.error("two endpoints have one address", device=ep.device, error=str(error))
-        self._endpoints.insert(wtxn, self._numbers.restore(wtxn, ep))
+        self._endpoints.insert(wtxn, ep)
 
     def _rest(self, wtxn: WriteTxn, ep: Endpoint) -> None:
         """Keep the addresses of an endpoint that is gone from being given out at once."""
@@ -150,7 +145,9 @@ def _as_in_force(ep: Endpoint, value: codec.EndpointValue | None) -> Endpoint:
     if value is None:
         return ep
     row = _with_value(ep, value)
-    if row != msgspec.structs.replace(ep, identity=row.identity):
+    if ep.pod and row.identity != ep.identity:
+        row = msgspec.structs.replace(row, labels=())  # they were those of another number
+    if row != msgspec.structs.replace(ep, identity=row.identity, labels=row.labels):
         log.error("the file of an endpoint is not as it was written", device=ep.device, id=ep.id)
     return row
 

@@ -73,6 +73,12 @@ class SavedEndpoints:
         self.make_directory()
         write_record(self._path(ep.id), _record(ep))
 
+    def update(self, ep: Endpoint) -> None:
+        """Replace an endpoint's file if it says another identity. Raises: OSError."""
+        found = _read(self._path(ep.id))
+        if found is None or (found.labels, found.identity) != (ep.labels, ep.identity):
+            self.write(ep)
+
     def remove(self, number: int) -> None:
         """Remove an endpoint's file, which may be gone. Raises: OSError."""
         self._path(number).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.packets import FlowMaps
 from cilia.datapath.wiring import DatapathPart
 from cilia.endpoints.cni.server import Server
+from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.cni_files import CNIFiles
 from cilia.endpoints.collector import Collector
 from cilia.endpoints.controller import OWNER, EndpointsController
@@ -26,6 +27,9 @@ from cilia.endpoints.registry import Registry
 from cilia.endpoints.restoring import Restoring
 from cilia.endpoints.router import HOST_DEVICE, RouterController
 from cilia.endpoints.saved import SavedEndpoints
+from cilia.endpoints.saving import EndpointFiles
+from cilia.identity import wiring as identity
+from cilia.identity.wiring import IdentityPart
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.pools import NodePools
 from cilia.linux.sysctl import Sysctl
@@ -39,7 +43,6 @@ from reconcilers.reconciler import Reconciler
 from statedb import DB, RWTable, wait_initialized
 from tables.datapath.attachments import Attachment
 from tables.endpoints.endpoints import Endpoint, new_endpoints_table
-from tables.identity.identities import Identity, new_identities_table
 from tables.ipam.ip_allocations import IPAllocation, new_ip_allocations_table
 from tables.node.desired_routes import DesiredRoute
 from tables.node.devices import SELECTED
@@ -53,7 +56,7 @@ MTU_DEFAULT = 1500
 @dataclass(kw_only=True)
 class EndpointsPart(Part):
     endpoints: RWTable[Endpoint]
-    identities: RWTable[Identity]
+    identity: IdentityPart
     allocations: RWTable[IPAllocation]
     reconciler: Reconciler[Endpoint]
 
@@ -100,7 +103,7 @@ def build(
     )
     part = EndpointsPart(
         endpoints=endpoints,
-        identities=new_identities_table(ctx.db),
+        identity=identity.build(ctx),
         allocations=new_ip_allocations_table(ctx.db),
         reconciler=reconciler,
     )
@@ -132,6 +135,7 @@ def build(
         "reconcile-endpoints": reconciler.run,
         "router": _router(ground, repairs, part).run,
         **_requests(ground, part, controller),
+        **part.identity.jobs,
         **repairs.jobs,
     }
     routes.owners_known(ctx.db)
@@ -142,14 +146,13 @@ def _controller(ground: _Ground, part: EndpointsPart) -> EndpointsController:
     return EndpointsController(
         ground.ctx.db,
         part.endpoints,
-        part.identities,
+        part.identity.owned_by(OWNER),
         ground.cluster.pods,
         ground.cluster.namespaces,
         ground.attachments,
         ground.routes,
         ground.network.observed.devices,
         ground.flows.programs_dir,
-        ground.health("identities"),
     )
 
 
@@ -159,14 +162,12 @@ def _following(ground: _Ground, part: EndpointsPart, controller: EndpointsContro
         ground.ctx.db,
         part.endpoints,
         part.allocations,
-        part.identities,
-        controller.identities_of,
         ground.allocator,
         ground.saved,
         ground.network.netlink,
         ground.flows.endpoints,
     )
-    known = Known(ground.ctx.db, OWNER, ground.attachments, ground.routes)
+    known = Known(ground.ctx.db, OWNER, ground.attachments, ground.routes, part.identity.desired)
 
     async def follow() -> None:
         if not known.said:
@@ -190,16 +191,16 @@ def _requests(
         ground.allocator,
         ground.pools,
         controller,
-        ground.attachments,
-        ground.routes,
     )
+    turns = Turns()
     plugin = EndpointPlugin(
-        Inputs(db, cluster.pods, cluster.namespaces, part.endpoints),
+        Inputs(db, cluster.pods, cluster.namespaces, part.endpoints, part.identity.identities),
         registry,
         ground.saved,
         ground.network.netlink,
         Sysctl(ground.network.netns),
         partial(_mtu, options, ground.network, db),
+        turns,
     )
     server = Server(options.cni_socket_path, plugin)
     files = CNIFiles(db, options, ground.pools, ground.health("cni"))
@@ -210,6 +211,7 @@ def _requests(
         "cni-files": partial(files.run, serving),
         "cni-queue": server.follow_queue,
         "collect-endpoints": collector.run,
+        "save-endpoints": EndpointFiles(db, part.endpoints, ground.saved, turns).run,
     }
 
 

@@ -2,6 +2,7 @@
 """`endpoints`: the workloads of this node in the maps ``cilia_endpoints`` and ``cilia_lxc``.
 
 A workload may send before others can send to it: its device is written first and deleted last.
+While it has no identity it is in no map, and cannot send.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class EndpointOperations:
         self._addresses = addresses
 
     def _entries(self, ep: Endpoint) -> Iterator[Entry]:
+        if not ep.identity:
+            return
         yield self._devices, codec.encode_key(ep.index), _value(ep)
         place = codec.encode_place(
             codec.EndpointPlace(ep.index, ep.identity, ep.id, ep.mac, ep.node_mac)

@@ -2,7 +2,9 @@
 """``identities``: the number of each set of labels that this node knows.
 
 Reserved identities have fixed numbers, which are the field's. All others are sets of labels of
-workloads, numbered from `CLUSTER_MIN`.
+workloads, numbered from `CLUSTER_MIN`. Where nodes agree on numbers, ``k8s-identities`` has those
+that there are objects for; ``identities`` has these, and what is in force on this node although its
+object is gone. Two numbers may have one set of labels: nodes that saw it first at the same time.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import msgspec
 from statedb import DB, Column, Index, RWTable, new_table
 
 TABLE_NAME: Final = "identities"
+OBJECTS_TABLE_NAME: Final = "k8s-identities"
 
 #: Numbers of a cluster's own identities; its id stands in the bits above.
 CLUSTER_MIN: Final = 256
@@ -38,6 +41,8 @@ RESERVED: Final = {
 class Identity(msgspec.Struct, frozen=True, gc=False):
     id: int
     labels: tuple[str, ...]  # `SOURCE:KEY=VALUE`, sorted
+    created_at: float = 0.0  # of its object, seconds since the epoch; 0: there is none
+    is_marked: bool = False  # to be deleted, unless somebody takes it into use before
 
     @property
     def is_reserved(self) -> bool:
@@ -62,6 +67,11 @@ COLUMNS: Final = (
 )
 
 
+def is_cluster_number(number: int) -> bool:
+    """Return True for numbers of a cluster's own identities."""
+    return CLUSTER_MIN <= number <= CLUSTER_MAX
+
+
 def reserved_identities() -> list[Identity]:
     """Return the identities that every node knows from the start."""
     return [Identity(number, (f"reserved:{name}",)) for number, name in RESERVED.items()]
@@ -75,3 +85,10 @@ def new_identities_table(db: DB) -> RWTable[Identity]:
     with db.write_txn(table) as wtxn:
         table.insert_many(wtxn, reserved_identities())
     return table
+
+
+def new_k8s_identities_table(db: DB) -> RWTable[Identity]:
+    """Registers ``k8s-identities`` with the database."""
+    return new_table(
+        db, OBJECTS_TABLE_NAME, ID, LABELS, columns=COLUMNS, row_type=Identity, to_json=to_json
+    )

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 import pytest
+from pydantic import BaseModel
 
 from cilia.agent.config import AgentConfig
+from cilia.operator.config import OperatorConfig
 from cilia.program.options import validated
 
 
@@ -28,3 +30,18 @@ def test_inputs_may_not_lie_in_the_state_directory(tmp_path: Path, option: str, 
 def test_inputs_may_lie_beside_it(tmp_path: Path, option: str) -> None:
     path = tmp_path / "state-of-others.yaml"
     assert validated(AgentConfig, {"state_dir": tmp_path / "state", option: path})
+
+
+@pytest.mark.parametrize("program", [AgentConfig, OperatorConfig])
+def test_no_check_of_a_feature_hides_another_ones(program: type[BaseModel]) -> None:
+    """The models of features are joined: of two checks of one name only one would run."""
+    owners: dict[str, list[str]] = {}
+    for model in program.__mro__:
+        decorators = vars(model).get("__pydantic_decorators__")
+        if decorators is None:
+            continue
+        checks = {**decorators.field_validators, **decorators.model_validators}
+        for name in checks.keys() & vars(model).keys():
+            owners.setdefault(name, []).append(model.__name__)
+    assert owners
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
