@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cilia.k8s.crds import DEFINITIONS
+from cilia.k8s.crds import DEFINITIONS, POD_NETWORK_DEFINITIONS
+from cilia.k8s.crds.identities import HEARTBEAT, identity_form
+from tests.cilia.identity.test_shared import path_of
+from tests.e2e.pods import PodNode
 from tests.e2e.world import REPOSITORY, World, world
 from tests.install.rendered import template
 
@@ -39,6 +42,9 @@ spec:
 """
 
 
+POOL = "10.207.0.0/24"
+
+
 class Cluster:
     """An API server with the chart's objects, and what it noted about our accounts."""
 
@@ -47,6 +53,7 @@ class Cluster:
         text = template(
             f"--set=k8sServiceHost=127.0.0.1,k8sServicePort={server.port}",
             "--set=localRedirectPolicies.enabled=true",
+            "--set-string=extraConfig.pod-network=true",
         )
         server.apply(text)
         self.forms = [form for form in yaml.safe_load_all(text) if form]
@@ -109,9 +116,10 @@ def operated(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Clus
         status, body = cluster.server.request("GET", f"{CRDS}/{name}")
         return json.loads(body)["metadata"]["labels"] if status == 200 else None
 
-    names = [definition.name for definition in DEFINITIONS]
+    names = [definition.name for definition in (*DEFINITIONS, *POD_NETWORK_DEFINITIONS)]
     directory = tmp_path_factory.mktemp("operator")
-    with Replica(directory, "operator", cluster.kubeconfig(OPERATOR)) as operator:
+    account = cluster.kubeconfig(OPERATOR)
+    with Replica(directory, "operator", account, "--pod-network=true") as operator:
         operator.start()
         eventually(lambda: all(map(label, names)))
         operator.program.stop()
@@ -157,15 +165,50 @@ def test_the_agent_uses_every_right_it_has_and_no_other(
     operated: Cluster, w: World, tmp_path: Path
 ) -> None:
     account = operated.kubeconfig(AGENT)
-    node = {"metadata": {"name": "node-1", "labels": {"size": "big"}}}
+    node = {
+        "metadata": {"name": "node-1", "labels": {"size": "big"}},
+        "spec": {"podCIDR": POOL, "podCIDRs": [POOL]},
+    }
     operated.server.post("/api/v1/nodes", node)
     operated.server.apply(NODE_CONFIG)
     build_config(account, tmp_path / "config")
-    w.source = [f"--k8s-kubeconfig-path={account}", "--node-name=node-1"]
+    w.source = [f"--k8s-kubeconfig-path={account}", "--node-name=node-1", "--pod-network"]
     w.start_agent("--enable-local-redirect-policy=true", "--k8s-watch-proof-interval=1s")
     w.eventually(w.ready, 30)
+    add_pods(operated.server, w)
     operated.wait(AGENT)
     operated.check(AGENT)
+
+
+def add_pods(server: ApiServer, w: World) -> None:
+    """A pod whose identity is made, and one whose identity was to be deleted."""
+    server.post("/api/v1/namespaces", {"metadata": {"name": "test"}})
+    nodes = PodNode(w, [POOL])
+    try:
+        add_pod(server, nodes, "made")
+        (endpoint,) = nodes.rows("endpoints")
+        marked = identity_form(300, endpoint["Labels"])
+        marked["metadata"]["annotations"] = {HEARTBEAT: "2026-11-30T12:00:00Z"}
+        marked["security-labels"]["k8s:app"] = "marked"
+        server.post(path_of(300).rpartition("/")[0], marked)
+        add_pod(server, nodes, "marked")
+        assert {row["Identity"] for row in nodes.rows("endpoints")} > {300}
+    finally:
+        nodes.close()
+
+
+def add_pod(server: ApiServer, nodes: PodNode, name: str) -> None:
+    made = server.post(
+        "/api/v1/namespaces/test/pods",
+        {
+            "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "main", "image": "none"}]},
+        },
+    )
+    uid = made["metadata"]["uid"]
+    arguments = f"K8S_POD_NAMESPACE=test;K8S_POD_NAME={name};K8S_POD_UID={uid}"
+    pod = nodes.namespace(name)
+    pod.result = nodes.cni("ADD", pod, environment={"CNI_ARGS": arguments})
 
 
 def test_a_right_too_many_and_one_too_few_are_found() -> None:

@@ -10,6 +10,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{{ .Values.k8sServicePort }}
 {{- end }}
 
+{{/* "true" where cilia is the pods' network too, which extraConfig says. */}}
+{{- define "cilia.podNetwork" -}}
+{{- get .Values.extraConfig "pod-network" | toString | default "false" -}}
+{{- end }}
+
 {{- define "cilia.image" -}}
 {{ .image.repository }}:{{ .image.tag | default .appVersion }}
 {{- end }}
