@@ -35,7 +35,9 @@ def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.write("echo.yaml", source.read_text())
         web = served("web", "10.203.0.80", ["10.204.0.1"])
         made.write("web.yaml", web.replace("namespace: test", "namespace: default"))
-        made.start_agent("--pod-network", "--ipam=static", "--ipv4-range=10.206.0.0/24")
+        objects = tmp_path_factory.mktemp("objects")
+        pod_network = ("--pod-network", "--ipam=static", "--ipv4-range=10.206.0.0/24")
+        made.start_agent(*pod_network, f"--k8s-objects-dir={objects}")
         made.eventually(made.ready)
         yield made
 
