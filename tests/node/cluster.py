@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from cilia.k8s.crds import POD_NETWORK_DEFINITIONS, Definition
 from tables.loadbalancer.backends import BackendState
 from tests.kube.apiserver import ADMIN, ApiServer, Settings, free_port
 from tests.kube.assets import asset
@@ -314,14 +315,23 @@ class Cluster:
 
         Returns when both nodes are ready.
         """
-        kubeconfig = self.write_kubeconfig("agent", agents_token(self.api))
+        token = agents_token(self.api, pod_network=self.pod_network)
+        kubeconfig = self.write_kubeconfig("agent", token)
         if self.pod_network:
+            self.register(*POD_NETWORK_DEFINITIONS)
             options = (*POD_NETWORK, *options)
         for node in self.nodes.values():
             self.agents[node.name] = Agent(node, kubeconfig, *options)
             self.agents[node.name].start()
         self.wait_nodes()
         self._tell("the agents")
+
+    def register(self, *definitions: Definition) -> None:
+        """Make kinds, as the operator does; returns when they are established."""
+        self.create("kube-system", *(definition.manifest() for definition in definitions))
+        for definition in definitions:
+            asked = ("wait", f"crd/{definition.name}", "--for=condition=Established")
+            self.kubectl("kube-system", *asked)
 
     def start_dns(self) -> None:
         """CoreDNS as a Service, which pods' resolv.conf names."""

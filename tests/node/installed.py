@@ -43,10 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for node in made.nodes.values():
             for target in ("agent", "operator"):
                 node.import_image(archive(target))
-        made.create(NAMESPACE, *(definition.manifest() for definition in DEFINITIONS))
-        for definition in DEFINITIONS:
-            asked = ("wait", f"crd/{definition.name}", "--for=condition=Established")
-            made.kubectl(NAMESPACE, *asked)
+        made.register(*DEFINITIONS)
         made.create(NAMESPACE, *(options_of(node) for node in made.nodes.values()))
         yield made
 

@@ -15,7 +15,7 @@ TABLES: Final = {
     "attachments": "target",
     "desired-routes": "Prefix",
     "ip-allocations": "IP",
-    "identities": "Labels",
+    "desired-identities": "Labels",
 }
 PLACES: Final = ("/run/cilia", "/run/netns", "/run/node/cni")
 
