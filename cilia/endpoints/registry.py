@@ -91,7 +91,7 @@ class Registry:
 
     async def wait_ready(self, number: int, wait_s: float) -> str:
         """Wait until an endpoint is ready; return what is missing after `wait_s`, or nothing."""
-        missing = ""
+        ep: Endpoint | None = None
         with anyio.move_on_after(wait_s):
             while True:
                 ep, changed = self._db.look(lambda txn: self._endpoints.get_watch(txn, number))
@@ -99,9 +99,8 @@ class Registry:
                     return "it was deleted meanwhile"
                 if ep.state is EndpointState.READY:
                     return ""
-                missing = self.waits_for(ep)
                 await changed.wait()
-        return missing
+        return self.waits_for(ep) if ep is not None else ""
 
     # -- one that is there --
 

@@ -22,16 +22,23 @@ from anyio.abc import TaskGroup
 
 from cilia.endpoints.controller import OWNER, EndpointsController
 from cilia.endpoints.known import Known
+from cilia.endpoints.registry import Registry
 from cilia.identity import wiring
 from cilia.identity.allocation import IdentityAllocator
 from cilia.identity.desired import Claim
+from cilia.ipam.allocator import Allocator
+from cilia.ipam.options import IPAMOptions
+from cilia.ipam.pools import NodePools
 from cilia.k8s.crds.identities import CiliumIdentity
 from cilia.k8s.errors import ConnectionLost, Unreachable
 from cilia.k8s.object_files import ObjectFiles, object_files_source
 from cilia.k8s.object_writer import Form, ObjectWriter, SharedObjects
+from cilia.k8s.objects import K8sObject
+from cilia.k8s.watch import Event, Source
 from cilia.linux.path_watch import PathWatch
 from statedb import DB, ReadTxn, wait_any
 from tables.cluster.namespaces import new_namespaces_table
+from tables.cluster.nodes import new_nodes_table
 from tables.cluster.pods import Pod, new_pods_table
 from tables.datapath.attachments import new_attachments_table
 from tables.endpoints.endpoints import (
@@ -40,6 +47,7 @@ from tables.endpoints.endpoints import (
     EndpointState,
     new_endpoints_table,
 )
+from tables.ipam.ip_allocations import new_ip_allocations_table
 from tables.node.desired_routes import new_desired_routes_table
 from tables.node.devices import new_devices_table
 from tests.context import new_context
@@ -62,6 +70,7 @@ class Node:
         self.endpoints = new_endpoints_table(self.db)
         self.pods = new_pods_table(self.db)
         attachments, routes = new_attachments_table(self.db), new_desired_routes_table(self.db)
+        devices, allocations = new_devices_table(self.db), new_ip_allocations_table(self.db)
         self.controller = EndpointsController(
             self.db,
             self.endpoints,
@@ -70,8 +79,16 @@ class Node:
             new_namespaces_table(self.db),
             attachments,
             routes,
-            new_devices_table(self.db),
+            devices,
             Path("/nowhere"),
+        )
+        self.registry = Registry(
+            self.db,
+            self.endpoints,
+            allocations,
+            Allocator(allocations),
+            NodePools(IPAMOptions(), new_nodes_table(self.db), devices, frozenset(), frozenset()),
+            self.controller,
         )
         self._known = Known(self.db, OWNER, attachments, routes, self.identity.desired)
         self.scope = anyio.CancelScope()
@@ -203,6 +220,18 @@ def guess_alike(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(wiring, "IdentityAllocator", allocator)
 
 
+class _Late:
+    """A source whose events are read late."""
+
+    def __init__(self, source: Source, late_s: float) -> None:
+        self._source, self._late_s = source, late_s
+
+    async def watch(self, *kinds: type[K8sObject]) -> AsyncIterator[list[Event]]:
+        async for events in self._source.watch(*kinds):
+            await anyio.sleep(self._late_s)
+            yield events
+
+
 class Cluster:
     """Nodes that share a directory of objects; `node` starts another one."""
 
@@ -217,10 +246,14 @@ class Cluster:
         before: Node | None = None,
         *,
         has_files: bool = True,
+        late_s: float = 0.0,
     ) -> Node:
-        """A node; `before`: it is the next run of that one, which is killed."""
+        """A node; `before`: it is the next run of that one, which is killed.
+
+        `late_s`: it sees what happens to objects so much later.
+        """
         source = object_files_source(self._directory, CiliumIdentity)
-        shared = SharedObjects(source, writer or self.files)
+        shared = SharedObjects(_Late(source, late_s), writer or self.files)
         if before is None:
             node = Node(shared)
         else:

@@ -101,6 +101,16 @@ async def test_without_the_server_known_labels_go_on_and_new_ones_wait(tmp_path:
         assert node.identity_of("b") == number
 
 
+async def test_a_request_to_add_is_told_why_it_cannot_be(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        faulty = Faulty(c.files)
+        faulty.away = True
+        node = c.node(faulty)
+        node.add("a", "web")
+        told = await node.registry.wait_ready(node.endpoint("a").id, 0.5)
+        assert told == "its labels have no identity yet: the API server is away"
+
+
 async def test_an_object_in_use_that_is_deleted_is_made_again(tmp_path: Path) -> None:
     async with cluster(tmp_path) as c:
         node = c.node()
@@ -217,7 +227,7 @@ async def test_a_lost_answer_makes_no_second_object(tmp_path: Path) -> None:
             lost["answers"] += 1
             return lost["answers"] == 1
 
-        node = c.node(Faulty(c.files, loses))
+        node = c.node(Faulty(c.files, loses), late_s=0.3)
         node.add("a", "web")
         number = await given(node, "a")
         assert lost["answers"] == 1
