@@ -255,6 +255,24 @@ static __always_inline int packet_icmp6(ctx_t *ctx, struct packet *packet)
 	}
 }
 
+/* Of ICMP an echo alone may be long enough for fragments. */
+static __always_inline int packet_icmp(ctx_t *ctx, struct packet *packet, const bool v6)
+{
+	const __u8 request = v6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO;
+	const __u8 answer = v6 ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY;
+	__u8 type;
+
+	if (packet->flags & PACKET_LATER)
+		return 0;
+	if (packet->flags & PACKET_FRAGMENT) {
+		if (ctx_load_bytes(ctx, packet->l4, &type, sizeof(type)))
+			return REFUSE(DROP_INVALID_PACKET);
+		if (type != request && type != answer)
+			return PACKET_OTHER;
+	}
+	return v6 ? packet_icmp6(ctx, packet) : packet_icmp4(ctx, packet);
+}
+
 /* Ports and flags. A header that is cut before its flags fails where its checksum is needed. */
 static __always_inline int packet_tcp(ctx_t *ctx, struct packet *packet)
 {
@@ -276,13 +294,9 @@ static __always_inline int packet_transport(ctx_t *ctx, struct packet *packet, c
 	case IPPROTO_SCTP:
 		break;
 	case IPPROTO_ICMP:
-		if (v6 || (packet->flags & PACKET_FRAGMENT))
-			return PACKET_OTHER;
-		return packet_icmp4(ctx, packet);
+		return v6 ? PACKET_OTHER : packet_icmp(ctx, packet, false);
 	case IPPROTO_ICMPV6:
-		if (!v6 || (packet->flags & PACKET_FRAGMENT))
-			return PACKET_OTHER;
-		return packet_icmp6(ctx, packet);
+		return v6 ? packet_icmp(ctx, packet, true) : PACKET_OTHER;
 	default:
 		return PACKET_OTHER;
 	}

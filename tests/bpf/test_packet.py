@@ -266,13 +266,22 @@ def long_udp(ends: Ends) -> Packet:
     return udp(ends, bytes(range(256)) * 3)
 
 
+def long_echo(ends: Ends) -> Packet:
+    return echo(ends) / Raw(bytes(range(256)) * 3)
+
+
+def long_answer(ends: Ends) -> Packet:
+    return echo_answer(ends) / Raw(bytes(range(256)) * 3)
+
+
+@pytest.mark.parametrize("make", [long_udp, long_echo, long_answer])
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 def test_later_fragments_follow_the_first(
-    loaded: Object, rewrite: Program, family: tuple[Ends, Ends]
+    loaded: Object, rewrite: Program, family: tuple[Ends, Ends], make: Callable[[Ends], Packet]
 ) -> None:
     before, after = family
     want(loaded, after)
-    parts = list(zip(fragments_of(before, long_udp), fragments_of(after, long_udp), strict=True))
+    parts = list(zip(fragments_of(before, make), fragments_of(after, make), strict=True))
     assert len(parts) >= 3
     for packet, expected in parts:
         result = rewrite.run(bytes(packet))
@@ -303,6 +312,9 @@ NOT_OURS = {
     ),
     "error-about-gre": ethernet(
         IP(src=ROUTER, dst=V4[0].src) / ICMP(type=3) / IP(src=V4[0].src, proto=47) / Raw(bytes(8))
+    ),
+    "fragment-of-an-error": ethernet(
+        IP(src=ROUTER, dst=V4[0].src, flags="MF") / ICMP(type=3) / Raw(bytes(udp(V4[0])))
     ),
     "error-that-quotes-nothing": ethernet(IP(src=ROUTER, dst=V4[0].src) / ICMP(type=3)),
     "neighbour-solicitation": ethernet(
