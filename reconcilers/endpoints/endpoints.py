@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`endpoints`: the workloads of this node in the maps ``cilia_endpoints`` and ``cilia_lxc``.
 
-A workload may send before others can send to it: its device is written first and deleted last.
-While it has no identity it is in no map, and cannot send.
+A workload may send only while its addresses are known: what it sends to the world would else leave
+with them. So its device is written last and deleted first. While it has no identity it is in no
+map, and cannot send.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class EndpointOperations:
     def _entries(self, ep: Endpoint) -> Iterator[Entry]:
         if not ep.identity:
             return
-        yield self._devices, codec.encode_key(ep.index), _value(ep)
         place = codec.encode_place(
             codec.EndpointPlace(ep.index, ep.identity, ep.id, ep.mac, ep.node_mac)
         )
         for ip in ep.addresses:
             yield self._addresses, codec.encode_address(ip.packed), place
+        yield self._devices, codec.encode_key(ep.index), _value(ep)
 
     def update(self, txn: ReadTxn, revision: int, obj: Endpoint) -> None:
         for raw, key, value in self._entries(obj):
@@ -52,7 +53,7 @@ class EndpointOperations:
 
     def prune(self, txn: ReadTxn, objects: Iterable[Endpoint]) -> None:
         keep = {(raw.name, key) for obj in objects for raw, key, _ in self._entries(obj)}
-        for raw in (self._addresses, self._devices):
+        for raw in (self._devices, self._addresses):
             raw.delete_batch([key for key, _ in raw.items() if (raw.name, key) not in keep])
 
     def actual(self) -> Mapping[Hashable, Any]:
