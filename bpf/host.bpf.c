@@ -22,6 +22,8 @@ static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool 
 	__u8 proto = packet->tuple.proto;
 	int refused;
 
+	if (masquerade(v6))
+		masquerade_asked(ctx, packet, v6);
 	if (proto != IPPROTO_TCP && proto != IPPROTO_UDP)
 		return NODEPORT_PASS;
 	if (packet_opens_tcp(packet) && !goes_to_workload(ctx, packet, v6)) {
@@ -91,8 +93,9 @@ int to_netdev(ctx_t *ctx)
 	packet = &plan->packet;
 	result = packet_parse(ctx, packet, ETH_HLEN);
 	if (result)
-		return CTX_OK;	/* the node's own concern */
-	result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_leaves, ctx, packet);
+		result = nodeport_leaves_other(ctx, packet, result);
+	else
+		result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_leaves, ctx, packet, plan);
 	return result < 0 ? drop_refused(ctx, result, DIRECTION_EGRESS) : CTX_OK;
 }
 

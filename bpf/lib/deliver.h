@@ -8,6 +8,7 @@
  * caller's to do, for that program is passed by.
  */
 #include "endpoint.h"
+#include "endpoint_place.h"
 #include "event.h"
 #include "rewrite.h"
 

@@ -18,7 +18,7 @@
 	reason(DROP_NO_ROUTE, -6, 169, "blackhole, unreachable or prohibit") \
 	reason(DROP_FRAG_NEEDED, -7, 136, "") \
 	reason(DROP_TTL_EXCEEDED, -8, 196, "") \
-	reason(DROP_NO_SOURCE, -9, 167, "the device to the backend has no address of the family") \
+	reason(DROP_NO_SOURCE, -9, 167, "the device to the destination has no address of the family") \
 	reason(DROP_FRAG_NOT_FOUND, -10, 175, "the first fragment of this datagram was not seen") \
 	reason(DROP_INVALID_EXTHDR, -11, 156, "too many IPv6 extension headers") \
 	reason(DROP_CSUM_L3, -12, 153, "checksum of the IP header cannot be corrected") \
@@ -36,7 +36,8 @@
 	reason(DROP_UNKNOWN_L3, -24, 139, "neither IP nor ARP") \
 	reason(DROP_ENDPOINT_NOT_READY, -25, 203, "the device belongs to no endpoint") \
 	reason(DROP_NODE_LOOPBACK, -26, 169, "a loopback address of the node") \
-	reason(DROP_FORBIDDEN_ICMP6, -27, 176, "router advertisement or redirect of an endpoint")
+	reason(DROP_FORBIDDEN_ICMP6, -27, 176, "router advertisement or redirect of an endpoint") \
+	reason(DROP_NAT_PROTOCOL, -28, 168, "of an endpoint to the world, without a port to translate")
 
 #define DROP_NUMBER(name, number, ...) name = number,
 enum drop_reason {

@@ -22,14 +22,6 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } cilia_endpoints SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct endpoint_address);
-	__type(value, struct endpoint_place);
-	__uint(max_entries, 131070);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-} cilia_lxc SEC(".maps");
-
 static __always_inline const struct endpoint *endpoint_of(__u32 ifindex)
 {
 	struct endpoint_key key = { .ifindex = ifindex };

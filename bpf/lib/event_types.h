@@ -50,6 +50,7 @@
 	file(FILE_LB_DIRECT_H, 19, "lb_direct.h") \
 	file(FILE_ENDPOINT_H, 20, "endpoint.h") \
 	file(FILE_DELIVER_H, 21, "deliver.h") \
+	file(FILE_NODEPORT_LEAVES_H, 22, "nodeport_leaves.h") \
 	file(FILE_TEST_BPF_C, 255, "test.bpf.c")
 
 #define FILE_NUMBER(name, number, ...) name = number,

@@ -255,8 +255,9 @@ static __always_inline bool nat_reply(const struct packet *packet, struct nat_en
 
 	ct_key_of(&key, &packet->tuple, NAT_IN, v6);
 	if (packet->flags & PACKET_ICMP_ERROR)
-		return v6 ? nat6_find((void *)&key.v6, end, frontend) :
-			    nat4_find((void *)&key.v4, end, frontend);
+		return (v6 ? nat6_find((void *)&key.v6, end, frontend) :
+			     nat4_find((void *)&key.v4, end, frontend)) &&
+		       !(end->flags & NAT_ENDED);
 	return v6 ? nat6_client_of((void *)&key.v6, packet->tcp_flags, end, frontend) :
 		    nat4_client_of((void *)&key.v4, packet->tcp_flags, end, frontend);
 }

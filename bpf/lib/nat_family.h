@@ -363,7 +363,7 @@ static __noinline struct NAT(_value) *NAT(_reply)(const struct NAT(_key) *reply,
 	struct NAT(_value) *in = bpf_map_lookup_elem(&NAT_MAP, reply);
 	struct NAT(_key) flow;
 
-	if (!in)
+	if (!in || (in->flags & NAT_ENDED))
 		return NULL;
 	if (in->rev_nat) {
 		*noted = NAT(_note)(in, reply->proto, tcp_flags, true);

@@ -18,6 +18,7 @@
 #define NAT_ORIGIN_FIN 0x0008	/* both entries of a flow have the same flags */
 #define NAT_REPLY_FIN 0x0010
 #define NAT_CONFIRMED 0x0020	/* TCP: the opener has acknowledged something */
+#define NAT_ENDED 0x0040	/* NAT_IN: its workload is gone, nobody gets replies */
 
 /* cilia_snat4, cilia_snat6: LRU. Ports of ICMP echo as in ct4_key. */
 struct nat4_key {

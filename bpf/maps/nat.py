@@ -76,6 +76,7 @@ class NatFlag(IntFlag):
     ORIGIN_FIN = _NAT["ORIGIN_FIN"]
     REPLY_FIN = _NAT["REPLY_FIN"]
     CONFIRMED = _NAT["CONFIRMED"]
+    ENDED = _NAT["ENDED"]
 
 
 class NatValue(msgspec.Struct, frozen=True):

@@ -15,9 +15,10 @@ from functools import partial
 from bpf import compile as bpf_compile
 from bpf import features
 from bpf.errors import NotFound
-from bpf.maps import lb
+from bpf.maps import endpoints, lb, masquerade
 from bpf.maps.cluster_nodes import NAMES as NODE_MAPS
 from bpf.maps.cluster_nodes import ClusterNodeFlag, encode_value
+from bpf.maps.endpoints import EndpointPlace
 from bpf.maps.lb import BackendValue, LBMaps, RevNatValue, ServiceValue
 from bpf.maps.lb_numbers import FrontendType, Scope
 from bpf.maps.map import Map
@@ -25,6 +26,7 @@ from bpf.maps.percpu import PerCpuMap, sum_counters
 from bpf.maps.types import MapType
 from bpf.object import Object
 from bpf.program import Program
+from tables.addressing import Prefix
 
 #: Small enough to be made quickly, large enough for every test.
 MAP_ENTRIES = 4096
@@ -69,6 +71,17 @@ class Datapath:
         """An address of a node of the cluster, as the agent learns them from Node objects."""
         key = packed(address)
         self.maps[NODE_MAPS[len(key) == 16]].update(key, encode_value(flags))
+
+    def workload(self, address: str) -> None:
+        """An address of a workload of this node, whose network is ours."""
+        place = EndpointPlace(ifindex=7, identity=300, id=7, mac=bytes(6), node_mac=bytes(6))
+        key = endpoints.encode_address(packed(address))
+        self.maps[endpoints.BY_ADDRESS].update(key, endpoints.encode_place(place))
+
+    def spare(self, prefix: str) -> None:
+        """Packets of workloads to a prefix keep their source."""
+        key = masquerade.encode_key(Prefix.parse(prefix).ip.packed, Prefix.parse(prefix).length)
+        self.maps[masquerade.NAMES[":" in prefix]].update(key, masquerade.VALUE)
 
     def service(
         self,

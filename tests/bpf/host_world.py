@@ -5,9 +5,11 @@ device, a route and a neighbour. Every checksum of what comes out is computed an
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -37,6 +39,9 @@ DROPPED = {"tc": 2, "xdp": 1}
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
 PROTOCOLS = pytest.mark.parametrize("transport", [TCP, UDP], ids=["tcp", "udp"])
+
+
+_numbers = itertools.count()
 
 
 class Node(NamedTuple):
@@ -88,8 +93,10 @@ def recomputed(packet: Packet) -> Packet:
     return Ether(bytes(copy))
 
 
-def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
-    namespace = NetworkNamespace(f"cilia-host-{hook}-{dispatch}-{os.getpid()}")
+def made(
+    hook: str, dispatch: int, stack: ExitStack, constants: Mapping[str, bytes] | None = None
+) -> Node:
+    namespace = NetworkNamespace(f"cilia-host-{hook}-{os.getpid()}-{next(_numbers)}")
     stack.callback(namespace.close)
     namespace.veth("eth0", "wire")
     namespace.veth("lxc0", "pod")
@@ -107,7 +114,7 @@ def made(hook: str, dispatch: int, stack: ExitStack) -> Node:
         for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             with open(f"/proc/sys/net/{name}", "w") as file:
                 file.write("1")
-    values = {"nodeport_dsr": b"\1", "nodeport_dispatch": bytes([dispatch])}
+    values = {"nodeport_dsr": b"\1", "nodeport_dispatch": bytes([dispatch]), **(constants or {})}
     datapath = stack.enter_context(loaded(["host", "xdp"], values))
     index = namespace.ifindex("eth0")
     datapath.netdev(index, NODE[4], NODE[6])
