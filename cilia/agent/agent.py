@@ -11,6 +11,7 @@ from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
 from cilia.endpoints.wiring import EndpointsPart
 from cilia.loadbalancer.wiring import LoadBalancerPart
+from cilia.masquerade.wiring import MasqueradePart
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Job, Part
 
@@ -26,6 +27,8 @@ class Agent:
     datapath: DatapathPart
     # None: another plugin gives pods their network.
     endpoints: EndpointsPart | None
+    # None: what pods send to the world keeps its source.
+    masquerade: MasqueradePart | None
     loadbalancer: LoadBalancerPart
     observation: Observation
 
@@ -46,6 +49,7 @@ class Agent:
             self.node,
             self.datapath,
             self.endpoints,
+            self.masquerade,
             self.loadbalancer,
             self.observation,
         )

@@ -17,6 +17,7 @@ from cilia.agent.budgets import parse_budgets
 from cilia.cluster.options import ClusterOptions
 from cilia.endpoints.options import EndpointOptions
 from cilia.loadbalancer.options import LoadBalancerOptions
+from cilia.masquerade.options import MasqueradeOptions
 from cilia.node.options import NodeOptions
 from cilia.program.values import Duration, ListenAddress
 from cilia.script.environment import parse_duration
@@ -24,7 +25,9 @@ from cilia.script.environment import parse_duration
 __all__ = ["AgentConfig"]
 
 
-class AgentConfig(ClusterOptions, NodeOptions, EndpointOptions, LoadBalancerOptions):
+class AgentConfig(
+    ClusterOptions, NodeOptions, EndpointOptions, MasqueradeOptions, LoadBalancerOptions
+):
     """Everything that a person may set, with its default; frozen once read."""
 
     prometheus_serve_addr: Annotated[

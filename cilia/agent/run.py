@@ -36,6 +36,7 @@ from cilia.datapath.programs import Succession
 from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.programs import packet_constants, sock_config
 from cilia.loadbalancer.replacement import Replacement
+from cilia.masquerade import options as masquerade
 from cilia.program.errors import ProgramError
 from cilia.program.serving import allow_many_files
 
@@ -114,7 +115,8 @@ def _prepare(config: AgentConfig, lock: InstanceLock) -> Path:
 
 def _open_datapath(config: AgentConfig, cgroup: Path, lock: InstanceLock) -> KernelDatapath:
     try:
-        packets = packet_config(config, packet_constants(config))
+        constants = {**packet_constants(config), **masquerade.packet_constants(config)}
+        packets = packet_config(config, constants)
         prepare = partial(mounts.keep_pin_dir, config, lock)
         return KernelDatapath(sock_config(config, cgroup), packets, prepare)
     except (BPFError, ImportError) as error:
@@ -136,6 +138,8 @@ async def _run_agent(agent: Agent, datapath: KernelDatapath, lock: InstanceLock)
         await agent.datapath.synchronised(ctx.db)
         if agent.endpoints is not None:
             await agent.endpoints.synchronised(ctx.db)
+        if agent.masquerade is not None:
+            await agent.masquerade.synchronised(ctx.db)
         await succession.finish()
         lookup = NetfilterLookup(
             ctx.db, attachments.table, datapath.programs, ctx.health_of("datapath")

@@ -15,6 +15,7 @@ from cilia.datapath.opening import Datapath
 from cilia.datapath.programs import NodePrograms
 from cilia.endpoints import wiring as endpoints
 from cilia.loadbalancer import wiring as loadbalancer
+from cilia.masquerade import wiring as masquerade
 from cilia.node import wiring as node
 from cilia.node.own_addresses import own_addresses
 from cilia.program.parts import Context
@@ -48,5 +49,10 @@ def build(
         {True} if config.enable_ipv6 else set()
     )
     endpoints_ = endpoints.build(ctx, config, cluster_, node_, datapath_, families)
+    masquerade_ = None
+    if endpoints_ is not None:
+        masquerade_ = masquerade.build(ctx, config, cluster_, datapath_, endpoints_.allocations)
     seen = observation.build(ctx, config, cluster_, node_, datapath_, loadbalancer_, source)
-    return Agent(config, ctx, cluster_, node_, datapath_, endpoints_, loadbalancer_, seen)
+    return Agent(
+        config, ctx, cluster_, node_, datapath_, endpoints_, masquerade_, loadbalancer_, seen
+    )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 from bpf import events
 from bpf.maps import endpoints, netdev
 from bpf.maps.ct import CT_MAPS
+from bpf.maps.masquerade import NAMES as MASQUERADE_MAPS
+from bpf.maps.masquerade import MasqueradeMaps
 from bpf.maps.nat import NAT_MAPS, SIGNAL, SWEPT
 from bpf.maps.raw import RawMap
 from bpf.packet_programs import PacketConfig
@@ -43,6 +45,8 @@ class FlowMaps:
     # Workloads whose network is ours, by device and by address.
     endpoints: RawMap
     endpoint_addresses: RawMap
+    # Where these keep their source.
+    masquerade: MasqueradeMaps
     metrics: PerCpuMap
     signal: Map
     programs_dir: Path
@@ -54,7 +58,7 @@ class FlowMaps:
         from bpf.maps.percpu import PerCpuMap
 
         of_endpoints = (endpoints.NAME, endpoints.BY_ADDRESS)
-        names = (*CT_MAPS, *NAT_MAPS, SWEPT, netdev.NAME, *of_endpoints)
+        names = (*CT_MAPS, *NAT_MAPS, SWEPT, netdev.NAME, *of_endpoints, *MASQUERADE_MAPS)
         opened = {name: node.map(name) for name in names}
         metrics = PerCpuMap(node.map(METRICS).detach_fd())
         signal = node.map(SIGNAL)
@@ -65,6 +69,7 @@ class FlowMaps:
             opened[netdev.NAME],
             opened[endpoints.NAME],
             opened[endpoints.BY_ADDRESS],
+            MasqueradeMaps(*(opened[name] for name in MASQUERADE_MAPS)),
             metrics,
             signal,
             node.programs_dir,

@@ -86,6 +86,6 @@ def _sentence(pressure: nat.Pressure) -> str:
     destination = endpoint_text(pressure.address, pressure.port)
     return (
         f"no source port is free for {destination}/{protocol_name(pressure.proto)}:"
-        " new flows of clients to this backend are refused. More backends have more ports, and so"
+        " new flows of clients and pods to it are refused. More backends have more ports, and so"
         " has a --node-port-range that ends lower"
     )

@@ -13,6 +13,7 @@ from cilia.endpoints.identity_of import pod_of
 from cilia.identity.labels import container_labels
 from statedb import DB, ReadTxn, Table
 from tables.cluster.namespaces import Namespace
+from tables.cluster.nodes import Node
 from tables.cluster.pods import Pod
 from tables.endpoints.endpoints import Endpoint
 from tables.identity.identities import Identity
@@ -34,10 +35,12 @@ class Inputs:
         db: DB,
         pods: Table[Pod],
         namespaces: Table[Namespace],
+        nodes: Table[Node],
         endpoints: Table[Endpoint],
         identities: Table[Identity],
     ) -> None:
         self._db = db
+        self._nodes = nodes
         self._pods = pods
         self._namespaces = namespaces
         self._endpoints = endpoints
@@ -60,6 +63,7 @@ class Inputs:
             "pods": self._pods.filled(txn),
             "namespaces": self._namespaces.filled(txn),
             "identities": self._identities.filled(txn),
+            "nodes": self._nodes.filled(txn),
             "endpoints of the run before": self._endpoints.initialized(txn),
         }
         return [name for name, is_read in read.items() if not is_read]

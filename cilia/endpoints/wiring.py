@@ -194,7 +194,14 @@ def _requests(
     )
     turns = Turns()
     plugin = EndpointPlugin(
-        Inputs(db, cluster.pods, cluster.namespaces, part.endpoints, part.identity.identities),
+        Inputs(
+            db,
+            cluster.pods,
+            cluster.namespaces,
+            cluster.nodes,
+            part.endpoints,
+            part.identity.identities,
+        ),
         registry,
         ground.saved,
         ground.network.netlink,

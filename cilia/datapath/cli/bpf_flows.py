@@ -16,7 +16,7 @@ from statedb.shown.columns import layout
 
 if TYPE_CHECKING:
     from bpf.maps.map import Map
-    from bpf.maps.nat import NatKey
+    from bpf.maps.nat import NatKey, NatValue
 
 Row = dict[str, Any]
 
@@ -66,7 +66,9 @@ def nat() -> None:
 @OUTPUT
 @click.pass_context
 def list_translations(ctx: click.Context, bpf_root: Path, output: str) -> None:
-    """Ways back of translated sources; those of clients have the way there in `cilia bpf ct list`.
+    """Ways back of translated sources, and whose flows they are.
+
+    Flows of clients have the way there in `cilia bpf ct list`.
 
     \b
     Examples:
@@ -76,8 +78,31 @@ def list_translations(ctx: click.Context, bpf_root: Path, output: str) -> None:
     from bpf.maps.nat import NAT_MAPS
 
     rows = list(_rows(_maps_dir(ctx, bpf_root), NAT_MAPS, _translations))
-    columns = ["protocol", "direction", "source", "destination", "translated", "expires_in_s"]
-    _show(rows, [*columns, "rev_nat", "flags"], output)
+    columns = ["protocol", "direction", "source", "destination", "translated", "owner"]
+    _show(rows, [*columns, "expires_in_s", "rev_nat", "flags"], output)
+
+
+@click.group()
+def ipmasq() -> None:
+    """Masquerading."""
+
+
+@ipmasq.command(name="list")
+@BPF_ROOT
+@OUTPUT
+@click.pass_context
+def list_exclusions(ctx: click.Context, bpf_root: Path, output: str) -> None:
+    """Prefixes that packets of this node's pods go to with their own source.
+
+    \b
+    Examples:
+      cilia bpf ipmasq list
+      cilia bpf ipmasq list -o json
+    """
+    from bpf.maps.masquerade import NAMES
+
+    rows = list(_rows(_maps_dir(ctx, bpf_root), NAMES, _exclusions))
+    _show(rows, ["prefix"], output)
 
 
 @click.group()
@@ -195,6 +220,7 @@ def _translations(opened: Map) -> Iterator[Row]:
             "source": key.source_text,
             "destination": key.destination_text,
             "translated": _translated(key, value.address, value.port),
+            "owner": _owner(key, value),
             "expires_in_s": value.expires_s - now,
             "rev_nat": value.rev_nat,
             "frontend": _frontend(value.asked),
@@ -215,6 +241,27 @@ def _translated(key: NatKey, address: bytes, port: int) -> str:
 
     side = "source" if key.direction == NatDirection.OUT else "destination"
     return f"{side} {endpoint_text(address, port)}"
+
+
+def _owner(key: NatKey, value: NatValue) -> str:
+    """Return whose flow an entry is of: a client's of a frontend, the node's own, or a pod's."""
+    from bpf.maps.nat import NatDirection, NatFlag
+
+    if value.flags & NatFlag.DSR:
+        return "direct return"
+    if value.rev_nat:
+        return "client"
+    # The node's own flows get another port of the same address.
+    own = key.source if key.direction == NatDirection.OUT else key.destination
+    return "node" if own == value.address else "masquerade"
+
+
+def _exclusions(opened: Map) -> Iterator[Row]:
+    from bpf.maps.masquerade import decode_key
+
+    keys = sorted(decode_key(key) for key, _ in opened.items())
+    for address, length in keys:
+        yield {"prefix": f"{ip_address(address)}/{length}"}
 
 
 def _nodes(opened: Map) -> Iterator[Row]:

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masquerading, wired: Node objects, options and a file -> exclusions -> maps of programs.
+
+addresses that rest -> flows of pods that are gone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cilia.cluster.wiring import ClusterPart
+from cilia.datapath.wiring import DatapathPart
+from cilia.masquerade.ended_flows import EndedFlows
+from cilia.masquerade.exclusions import ExclusionsController
+from cilia.masquerade.ip_masq_agent import IPMasqAgentFile
+from cilia.masquerade.options import MasqueradeOptions
+from cilia.program.health import HealthReporter
+from cilia.program.parts import Context, Part
+from reconcilers.masquerade.exclusions import exclusion_operations
+from reconcilers.reconciler import Reconciler
+from statedb import DB, Channel, RWTable, Table
+from tables.ipam.ip_allocations import IPAllocation
+from tables.masquerade.exclusions import MasqueradeExclusion, new_masquerade_exclusions_table
+
+__all__ = ["MasqueradePart", "build"]
+
+
+@dataclass(kw_only=True)
+class MasqueradePart(Part):
+    exclusions: RWTable[MasqueradeExclusion]
+    reconciler: Reconciler[MasqueradeExclusion]
+    listed: Channel
+
+    async def synchronised(self, db: DB) -> None:
+        """Wait until all nodes were listed, and what they and the file say is in the maps."""
+        await self.listed.wait()
+        await self.reconciler.wait_until_reconciled(db.look(self.exclusions.revision))
+
+
+def build(
+    ctx: Context,
+    options: MasqueradeOptions,
+    cluster: ClusterPart,
+    datapath: DatapathPart,
+    allocations: Table[IPAllocation],
+) -> MasqueradePart | None:
+    """Masquerade, or not; `allocations`: the addresses of this node's pods."""
+    flows = datapath.edge.flows
+    if not options.masqueraded or flows is None:
+        return None
+    exclusions = new_masquerade_exclusions_table(ctx.db)
+    reconciler = ctx.reconciler(exclusions, exclusion_operations(flows.masquerade))
+    file = None
+    if options.enable_ip_masq_agent:
+        health = HealthReporter(ctx.db, ctx.health, "masquerade", "ip-masq-agent")
+        file = IPMasqAgentFile(options.ip_masq_agent_config_path, health)
+        file.look()
+    controller = ExclusionsController(ctx.db, cluster.nodes, exclusions, options, file)
+    part = MasqueradePart(exclusions=exclusions, reconciler=reconciler, listed=controller.listed)
+    if file is not None:
+        part.jobs["ip-masq-agent"] = file.run
+    closed_s = options.conntrack_timeouts_s["regular_tcp_fin"]
+    ended = EndedFlows(ctx.db, allocations, flows.conntrack.translations, closed_s)
+    part.jobs |= {
+        "masquerade-exclusions": controller.run,
+        "reconcile-masquerade-exclusions": reconciler.run,
+        "ended-flows": ended.run,
+    }
+    return part
