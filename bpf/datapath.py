@@ -69,6 +69,7 @@ class NodeDatapath:
             carried=SOCKET_MAPS | FLOW_MAPS,
             cache_dir=config.cache_dir,
             in_use=self._maps_in_use,
+            unwanted=self._packets.unwanted,
         )
         self._programs: dict[str, Program] = {}
         #: Ids of these programs, by name.

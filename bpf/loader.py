@@ -55,13 +55,14 @@ class Loader:
         carried: frozenset[str] = frozenset(),
         cache_dir: Path | None = None,
         in_use: Callable[[], Iterable[int]] = tuple,
+        unwanted: frozenset[str] = frozenset(),
     ) -> None:
         """Nothing is opened yet.
 
         ``in_use``: ids of the maps of programs in force; one that lost its pin gets it back.
         ``entries``: size of a map by name, None for that of the source. ``carried``: maps that
         programs write, whose entries move to a successor of the same layout; all others are filled
-        by the caller.
+        by the caller. ``unwanted``: names of programs that are left out.
         """
         self.names = names
         self.maps_dir = maps_dir
@@ -69,6 +70,7 @@ class Loader:
         self._carried = carried
         self._cache_dir = cache_dir
         self._in_use = in_use
+        self._unwanted = unwanted
         self._elves: dict[str, bytes] = {}
         #: The maps of this build, by name.
         self.maps: dict[str, Map] = {}
@@ -120,6 +122,7 @@ class Loader:
                 with Object.open(name, self._elves[name]) as obj:
                     self._reuse(obj)
                     used |= _set_constants(obj, constants)
+                    obj.keep_programs(lambda program: program not in self._unwanted)
                     obj.load()
                     programs += obj.programs()
         for constant in constants.keys() - used:

@@ -5,6 +5,8 @@
  *	from_pod (ingress): where the workload has its network from us, it sends in nobody else's name
  *		(lib/endpoint.h). What it sends to a service goes to a backend. If that is the
  *		workload itself, it goes straight back with the loopback address as its source.
+ *	from_other_pod (ingress): the same for the workload of another plugin on a node whose pod network
+ *		is ours. It sends in whatever name that plugin allows, but in none of our workloads'.
  *	to_pod (egress): what backends answer gets the service's address as its source.
  *
  * What belongs to no service passes untouched, unless its port is that of a service's connection.
@@ -134,12 +136,12 @@ static __always_inline int refuse(ctx_t *ctx, const struct packet *packet, int r
 }
 
 /* Where a packet of a workload goes on: to another one of this node, or by the stack. */
-static __always_inline int goes_on(ctx_t *ctx, struct packet *packet, bool other)
+static __always_inline int goes_on(ctx_t *ctx, struct packet *packet, bool other, const bool ours)
 {
 	const struct endpoint_place *place;
 	int refused = 0;
 
-	if (!pod_network)
+	if (!ours)
 		return CTX_OK;
 	place = deliver_to(ctx, packet);
 	if (!place || place->ifindex == ctx_ifindex(ctx))
@@ -151,10 +153,10 @@ static __always_inline int goes_on(ctx_t *ctx, struct packet *packet, bool other
 	return deliver(ctx, packet, place, DIRECTION_INGRESS);
 }
 
-SEC("tc")
-int from_pod(ctx_t *ctx)
+/* ours: the workload has its network from us. */
+static __always_inline int sends(ctx_t *ctx, const bool ours)
 {
-	int result = pod_network ? endpoint_verify(ctx) : 0;
+	int result = ours ? endpoint_verify(ctx) : pod_network ? endpoint_of_others(ctx) : 0;
 	struct packet *packet;
 
 	if (result == ENDPOINT_ANSWERED)
@@ -165,7 +167,7 @@ int from_pod(ctx_t *ctx)
 	if (!packet)
 		return CTX_DROP;
 	if (result == PACKET_OTHER)
-		return goes_on(ctx, packet, true);
+		return goes_on(ctx, packet, true, ours);
 	if (!result)
 		result = BY_FAMILY(packet->flags & PACKET_V6, from, ctx, packet);
 	if (result == LB_RETURN) {
@@ -177,10 +179,22 @@ int from_pod(ctx_t *ctx)
 	if (result < 0)
 		return refuse(ctx, packet, result);
 	if (result != TURN_BACK)
-		return goes_on(ctx, packet, false);
+		return goes_on(ctx, packet, false, ours);
 	if (ctx_swap_macs(ctx))
 		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_EGRESS);
 	return ctx_redirect(ctx, ctx_ifindex(ctx));
+}
+
+SEC("tc")
+int from_pod(ctx_t *ctx)
+{
+	return sends(ctx, pod_network);
+}
+
+SEC("tc")
+int from_other_pod(ctx_t *ctx)
+{
+	return sends(ctx, false);
 }
 
 SEC("tc")

@@ -19,6 +19,8 @@ class PacketConfig(NamedTuple):
     constants: Mapping[str, bytes]
     #: Entries by map, where they differ from the source.
     entries: Mapping[str, int]
+    #: Programs of these objects that nobody attaches: they are not verified.
+    unwanted: frozenset[str] = frozenset()
 
 
 #: Maps that programs write and that a successor takes over.

@@ -10,6 +10,7 @@
  */
 #include "neighbor.h"
 #include "drop.h"
+#include "endpoint_place.h"
 
 /* Set before load: this node's workloads have their network from us. */
 const volatile bool pod_network = false;
@@ -128,4 +129,34 @@ static __noinline __attribute__((unused)) int endpoint_verify(ctx_t *ctx)
 	default:
 		return REFUSE(DROP_UNKNOWN_L3);
 	}
+}
+
+/* Whether a device that belongs to none of our workloads may send the frame: not in the name of one of them.
+ * Another plugin answers for its own. 0 or a refusal. */
+static __noinline __attribute__((unused)) int endpoint_of_others(ctx_t *ctx)
+{
+	struct arp4 arp;
+	__be32 source[4] = {};
+	int cut;
+
+	switch (ctx_protocol(ctx)) {
+	case bpf_htons(ETH_P_IP):
+		cut = ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct iphdr, saddr), source,
+				     sizeof(source[0]));
+		break;
+	case bpf_htons(ETH_P_IPV6):
+		cut = ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, saddr), source,
+				     sizeof(source));
+		break;
+	case bpf_htons(ETH_P_ARP):
+		cut = ctx_load_bytes(ctx, ETH_HLEN, &arp, sizeof(arp));
+		__builtin_memcpy(source, arp.sender, sizeof(source[0]));
+		break;
+	default:
+		return 0;
+	}
+	if (cut)
+		return REFUSE(DROP_INVALID_PACKET);
+	return endpoint_at(source, ctx_protocol(ctx) == bpf_htons(ETH_P_IPV6)) ?
+		       REFUSE(DROP_INVALID_SOURCE) : 0;
 }

@@ -8,9 +8,9 @@ knows. Durations are written as Go does (`10s`, `2h13m20s`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bpf.xdp import XdpMode
 from cilia.program.instance import InstanceOptions
@@ -46,14 +46,15 @@ class DatapathOptions(InstanceOptions):
         bool,
         Field(
             description="Be the pod network of this node: answer the CNI plugin of the container"
-            " runtime. Without it, pods of another plugin are served (--pod-devices)."
+            " runtime. Pods of another plugin are served with and without it (--pod-devices)."
         ),
     ] = False
     pod_devices: Annotated[
         str,
         Field(
-            description="Comma list of device name patterns that lead to pods of this node"
-            " (veth+, !veth9); devices that face other nodes are never among them."
+            description="Comma list of device name patterns that lead to another plugin's pods of"
+            " this node (veth+, !veth9); devices that face other nodes are never among them, nor"
+            " those of pods whose network is from cilia."
         ),
     ] = POD_DEVICES
     enable_host_legacy_routing: Annotated[
@@ -121,20 +122,9 @@ class DatapathOptions(InstanceOptions):
         """Return how XDP is attached (None: not at all), and True if a driver may refuse."""
         return ACCELERATION[self.bpf_lb_acceleration]
 
-    @model_validator(mode="after")
-    def _one_pod_network(self) -> Self:
-        if self.pod_network and "pod_devices" in self.model_fields_set:
-            raise ValueError(
-                "--pod-devices names pods of another plugin: leave it out with --pod-network, which"
-                " knows its own"
-            )
-        return self
-
     @property
     def pod_device_patterns(self) -> tuple[str, ...]:
         """Names of devices of pods that another plugin made."""
-        if self.pod_network:
-            return ()
         return tuple(name.strip() for name in self.pod_devices.split(",") if name.strip())
 
     @property

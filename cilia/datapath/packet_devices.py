@@ -3,6 +3,7 @@
 
 Devices that face other nodes (*selected*) get the programs of the node, and a row in ``netdevs``
 with the addresses that translated packets leave with; host ends of pods' devices get those of pods.
+Devices of pods whose network is ours are not among these: their endpoints ask for their programs.
 Everything else is left alone.
 """
 
@@ -15,6 +16,7 @@ from typing import Final
 import msgspec
 
 from cilia.datapath.options import DatapathOptions
+from cilia.datapath.packets import OTHER_POD
 from cilia.node.device_selection import DeviceFilter
 from cilia.node.node_addresses import choose_address, sorted_addresses
 from cilia.node.own_addresses import OwnAddresses, none_known
@@ -22,7 +24,7 @@ from statedb import DB, ReadTxn, RWTable, Table, WatchSet, WriteTxn, wait_initia
 from tables.addressing import IP
 from tables.datapath.attachments import AttachHook, Attachment, attachment_key
 from tables.datapath.netdevs import Netdev
-from tables.node.devices import Device, names
+from tables.node.devices import GROUP_ENDPOINT, Device, names
 from tables.node.routes import RouteScope
 
 __all__ = ["OWNER", "POD_PROGRAMS", "PacketDevicesController"]
@@ -33,6 +35,7 @@ OWNER: Final = "cilia"
 #: Program of each hook, by the kind of device.
 NODE_PROGRAMS: Final = {AttachHook.INGRESS: "from_netdev", AttachHook.EGRESS: "to_netdev"}
 POD_PROGRAMS: Final = {AttachHook.INGRESS: "from_pod", AttachHook.EGRESS: "to_pod"}
+OTHER_POD_PROGRAMS: Final = POD_PROGRAMS | {AttachHook.INGRESS: OTHER_POD}
 XDP_PROGRAM: Final = "from_netdev_xdp"
 
 
@@ -62,6 +65,7 @@ class PacketDevicesController:
         self._attachments = attachments
         self._xdp, self._xdp_optional = options.xdp
         self._pod_devices = DeviceFilter(options.pod_device_patterns)
+        self._pod_programs = OTHER_POD_PROGRAMS if options.pod_network else POD_PROGRAMS
         self._programs_dir = programs_dir
         self._own = own
         self._before = before
@@ -94,7 +98,7 @@ class PacketDevicesController:
                 netdevs[dev.index] = netdev_of(dev, own, held.get(dev.index), self._before)
                 attachments += self._node_attachments(dev)
             elif dev.is_up and self._is_pod_device(dev):
-                attachments += self._of(dev, POD_PROGRAMS)
+                attachments += self._of(dev, self._pod_programs)
         with self._db.write_txn(self._netdevs, self._attachments) as wtxn:
             self._write_netdevs(wtxn, netdevs)
             self._write_attachments(wtxn, attachments)
@@ -102,7 +106,11 @@ class PacketDevicesController:
                 self._initialized.pop()(wtxn)
 
     def _is_pod_device(self, dev: Device) -> bool:
-        """Without a pattern there is none."""
+        """Without a pattern there is none; an endpoint's is known by its group from its first
+        moment on.
+        """
+        if dev.group == GROUP_ENDPOINT:
+            return False
         return not self._pod_devices.is_empty and self._pod_devices.matches(names(dev))
 
     def _node_attachments(self, dev: Device) -> Iterator[Attachment]:

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from bpf.maps.map import Map
     from bpf.maps.percpu import PerCpuMap
 
-__all__ = ["NETFILTER_LOOKUP", "FlowMaps", "constant", "packet_config"]
+__all__ = ["NETFILTER_LOOKUP", "OTHER_POD", "FlowMaps", "constant", "packet_config"]
 
 METRICS: Final = "cilia_metrics"
+
+#: The program of another plugin's pods where the pod network is ours; else they have the usual one.
+OTHER_POD: Final = "from_other_pod"
 
 #: The constant of programs that look up netfilter's connections.
 NETFILTER_LOOKUP: Final = "netfilter_lookup"
@@ -96,7 +99,9 @@ class FlowMaps:
 
 def packet_config(options: DatapathOptions, features: Mapping[str, bytes]) -> PacketConfig:
     """Return objects, constants (with those of `features`) and sizes for the loader."""
-    return PacketConfig(_objects(options), {**_constants(options), **features}, _entries(options))
+    constants = {**_constants(options), **features}
+    unwanted = frozenset() if options.pod_network else frozenset({OTHER_POD})
+    return PacketConfig(_objects(options), constants, _entries(options), unwanted)
 
 
 def constant(value: int) -> bytes:

@@ -30,12 +30,10 @@ from cilia.linux.netns import NetNS
 from cilia.linux.requests import add_address, add_route, create_veth, delete_link, set_link
 from cilia.linux.sysctl import Sysctl
 from tables.addressing import IP
+from tables.node.devices import GROUP_ENDPOINT
 from tables.node.routes import TABLE_MAIN, RouteScope
 
 __all__ = ["Interior", "Pair", "configure", "delete_pair", "device_name", "make_pair", "own_pairs"]
-
-#: IFLA_GROUP of the node's ends: "CIE" in ASCII, for cilia and endpoint.
-GROUP_ENDPOINT: Final = 0x434945
 
 PREFIX: Final = "lxc"
 NAME_DIGITS: Final = 12

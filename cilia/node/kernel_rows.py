@@ -28,6 +28,7 @@ def device_row(message: rtnl.LinkMessage, old: Device | None) -> Device:
         master_index=message.master,
         peer_index=message.peer,
         oper_state=message.oper_state,
+        group=message.group,
         addresses=old.addresses if old else (),
         selected=old.selected if old else False,
         not_selected_reason=old.not_selected_reason if old else "",

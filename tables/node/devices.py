@@ -18,6 +18,9 @@ from tables.node.routes import RouteScope
 
 TABLE_NAME: Final = "devices"
 
+#: Group of the node's ends of our pods' devices: "CIE" in ASCII, for cilia and endpoint.
+GROUP_ENDPOINT: Final = 0x434945
+
 IFF_UP: Final = 0x1
 IFF_LOOPBACK: Final = 0x8
 IFF_SLAVE: Final = 0x800
@@ -61,6 +64,7 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     master_index: int = 0  # the bridge or bond it is a port of; 0: none
     peer_index: int = 0  # the other end of a veth, in whatever namespace; 0: none
     oper_state: int = 0  # IF_OPER_*
+    group: int = 0  # a number that a device is made with
     # IPv4 first, by address: the kernel's own order differs between events and dumps.
     addresses: tuple[DeviceAddress, ...] = ()
     # Decided by the reflector from all of the above, the routes and the configured patterns.

@@ -25,7 +25,17 @@ from scapy.packet import Packet, Raw
 from bpf.layout import header
 from bpf.maps import endpoints as codec
 from tests.bpf.datapath_world import Datapath, loaded, packed
-from tests.bpf.lxc_world import GO_ON, REDIRECT, V4, V6, refused
+from tests.bpf.lxc_world import (
+    CLIENT_PORT,
+    GO_ON,
+    REDIRECT,
+    V4,
+    V6,
+    Family,
+    expect,
+    packet,
+    refused,
+)
 from tests.bpf.packets import MAC_NODE_ONE, MAC_POD_ONE, packet_diff
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
@@ -311,3 +321,67 @@ def test_a_value_comes_back_as_it_was() -> None:
     for address in (V4.pod, V6.pod):
         raw = codec.encode_address(packed(address))
         assert (len(raw), codec.decode_address(raw)) == (20, packed(address))
+
+
+# -- pods of another plugin, on a node whose pod network is ours
+
+FOREIGN = {"v4": four("10.9.9.9"), "v6": six("fd09::9")}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *FOREIGN.values(),
+        arp("10.9.9.9"),
+        arp("0.0.0.0"),
+        six("fe80::9", NODE_LINK_LOCAL),
+        eth() / Dot1Q(vlan=5) / IP(src=V4.pod, dst="192.0.2.7") / UDP(),
+        eth(MAC_THIEF) / IP(src="10.9.9.9", dst="192.0.2.7", proto=47) / Raw(b"gre"),
+    ],
+)
+def test_pods_of_another_plugin_send_as_it_allows(datapath: Datapath, sent: Packet) -> None:
+    workload(datapath)
+    result = datapath.program("from_other_pod").run(bytes(sent))
+    assert (result.retval, result.data) == (GO_ON, bytes(sent))
+
+
+@pytest.mark.parametrize(
+    "sent", [four(V4.pod), six(V6.pod), arp(V4.pod), four(V4.pod) / Raw(bytes(100))]
+)
+def test_pods_of_another_plugin_do_not_send_in_the_name_of_ours(
+    datapath: Datapath, sent: Packet
+) -> None:
+    workload(datapath)
+    assert refused(datapath, "from_other_pod", sent) == REASONS["INVALID_SOURCE"]
+
+
+def test_arp_of_another_plugins_pod_that_is_cut_is_refused(datapath: Datapath) -> None:
+    cut = bytes(arp("10.9.9.9"))[:20]
+    assert refused(datapath, "from_other_pod", cut) == REASONS["INVALID_PACKET"]
+
+
+def workload(datapath: Datapath) -> None:
+    for address in (V4.pod, V6.pod):
+        datapath.workload(address)
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+def test_pods_of_another_plugin_reach_services(datapath: Datapath, family: Family) -> None:
+    client = "fd09::9" if family is V6 else "10.9.9.9"
+    datapath.service(family.service, 80, 17, [(family.backend, 8080)], rev_nat=1)
+    sent = packet("udp", client, CLIENT_PORT, family.service, 80)
+    expect(
+        datapath,
+        "from_other_pod",
+        sent,
+        GO_ON,
+        packet("udp", client, CLIENT_PORT, family.backend, 8080),
+    )
+    answer = packet("udp", family.backend, 8080, client, CLIENT_PORT)
+    expect(
+        datapath,
+        "to_pod",
+        answer,
+        GO_ON,
+        packet("udp", family.service, 80, client, CLIENT_PORT),
+    )

@@ -15,7 +15,7 @@ from statedb.status import done
 from tables.addressing import IP
 from tables.datapath import attachments, netdevs
 from tables.datapath.attachments import AttachHook, Attachment
-from tables.node.devices import IFF_UP, Device, DeviceAddress, new_devices_table
+from tables.node.devices import GROUP_ENDPOINT, IFF_UP, Device, DeviceAddress, new_devices_table
 from tables.node.routes import RouteScope
 
 
@@ -106,6 +106,22 @@ def test_each_kind_of_device_gets_its_programs() -> None:
         ("eth0", "egress", "/pins/to_netdev"),
         ("veth1", "ingress", "/pins/from_pod"),
         ("veth1", "egress", "/pins/to_pod"),
+    }
+
+
+def test_pods_of_another_plugin_are_served_beside_ours() -> None:
+    """An endpoint's device is known by its group; its programs are asked for elsewhere."""
+    world = World(pod_network=True, pod_devices="veth+,lxc+")
+    ours = Device(8, "lxc1", type="veth", flags=IFF_UP, group=GROUP_ENDPOINT)
+    theirs = Device(9, "lxc2", type="veth", flags=IFF_UP)
+    world.controller.step([UPLINK, POD, OTHER, ours, theirs])
+    assert world.programs() == {
+        ("eth0", "ingress", "/pins/from_netdev"),
+        ("eth0", "egress", "/pins/to_netdev"),
+        ("veth1", "ingress", "/pins/from_other_pod"),
+        ("veth1", "egress", "/pins/to_pod"),
+        ("lxc2", "ingress", "/pins/from_other_pod"),
+        ("lxc2", "egress", "/pins/to_pod"),
     }
 
 
