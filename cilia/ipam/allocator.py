@@ -91,15 +91,15 @@ class Allocator:
         return ""
 
     def claim(self, wtxn: WriteTxn, ip: IP, owner: str, endpoint_id: int = 0) -> None:
-        """Take one address, by name. Raises: AddressTaken if another one has it."""
+        """Take one address, by name; nothing is written for its owner.
+
+        Raises: AddressTaken if another one has it.
+        """
         held = self._table.get(wtxn, ip)
-        if (
-            held is not None
-            and not held.free_at
-            and (held.owner, held.endpoint_id) != (owner, endpoint_id)
-        ):
+        if held is None or held.free_at:
+            self._give(wtxn, ip, owner, endpoint_id)
+        elif (held.owner, held.endpoint_id) != (owner, endpoint_id):
             raise AddressTaken(f"{ip} is in use by {held.owner}")
-        self._give(wtxn, ip, owner, endpoint_id)
 
     def release(self, wtxn: WriteTxn, ip: IP, endpoint_id: int = 0) -> None:
         """Let an address rest. Nothing happens if it is not this endpoint's."""

@@ -68,6 +68,14 @@ def test_nothing_is_taken_when_one_family_is_full() -> None:
     assert rows == []
 
 
+def test_what_is_claimed_already_is_not_written_again() -> None:
+    """Who claims looks again at each write."""
+    world = World()
+    for _ in range(3):
+        world.claim(router_of(POOL4), ROUTER)
+    assert world.db.look(world.table.revision) == 1
+
+
 def test_a_node_without_prefixes_says_so() -> None:
     world = World()
     with world.db.write_txn(world.table) as wtxn, pytest.raises(NoPool):
