@@ -11,6 +11,7 @@
 #include "neighbor.h"
 #include "drop.h"
 #include "endpoint_place.h"
+#include "ipcache.h"
 
 /* Set before load: this node's workloads have their network from us. */
 const volatile bool pod_network = false;

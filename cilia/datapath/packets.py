@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bpf import events
-from bpf.maps import endpoints, netdev
+from bpf.maps import endpoints, ipcache, netdev
 from bpf.maps.ct import CT_MAPS
 from bpf.maps.masquerade import NAMES as MASQUERADE_MAPS
 from bpf.maps.masquerade import MasqueradeMaps
@@ -137,6 +137,10 @@ def _entries(options: DatapathOptions) -> dict[str, int]:
         "cilia_nodes{}": options.bpf_node_map_max,
     }
     entries = {name.format(family): size for name, size in sizes.items() for family in (4, 6)}
-    # Nobody is in it while another plugin makes the pods' devices.
-    number = endpoints.ENTRIES if options.pod_network else 1
-    return entries | {endpoints.NAME: number, endpoints.BY_ADDRESS: 2 * number}
+    # Nobody is in them while another plugin makes the pods' devices.
+    number, prefixes = (endpoints.ENTRIES, ipcache.ENTRIES) if options.pod_network else (1, 1)
+    return entries | {
+        endpoints.NAME: number,
+        endpoints.BY_ADDRESS: 2 * number,
+        ipcache.NAME: prefixes,
+    }
