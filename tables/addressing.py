@@ -144,6 +144,8 @@ class Prefix(bytes):
     >>> prefix = Prefix.parse("10.0.0.0/8")
     >>> str(prefix), prefix.length, prefix.is_ipv6, prefix.contains(IP.parse("10.1.2.3"))
     ('10.0.0.0/8', 8, False, True)
+    >>> prefix.packed, len(Prefix.parse("fd00::/8").packed)
+    (b'\\n\\x00\\x00\\x00', 16)
     >>> Prefix.parse("::/0") < Prefix.parse("0.0.0.0/0") < Prefix.parse("2001::/16")
     True
     """
@@ -170,6 +172,11 @@ class Prefix(bytes):
     @property
     def ip(self) -> IP:
         return IP(self[:16])
+
+    @property
+    def packed(self) -> bytes:
+        """Its address, 4 or 16 bytes in network order."""
+        return self[AT_IPV4] if self.startswith(V4_PREFIX) else self[AT_IP]
 
     @property
     def length(self) -> int:
