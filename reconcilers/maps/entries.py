@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from bpf.errors import NotFound
+from bpf.errors import MapFull, NotFound
 from bpf.maps.raw import RawMap
+from reconcilers.maps.staged import NoRoomError
 from statedb import ReadTxn
 
 __all__ = ["MapEntries"]
@@ -39,8 +40,13 @@ class MapEntries(Generic[T]):
         self._text = text
 
     def update(self, txn: ReadTxn, revision: int, obj: T) -> T | None:
+        """Raises: NoRoomError; what is in force of the row stays."""
         key = self._key(obj)
-        self._of(key).update(key, self._value(obj))
+        raw = self._of(key)
+        try:
+            raw.update(key, self._value(obj))
+        except MapFull:
+            raise NoRoomError(raw) from None
         return None
 
     def delete(self, txn: ReadTxn, revision: int, obj: T) -> None:
