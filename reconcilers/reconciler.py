@@ -166,6 +166,10 @@ class Reconciler(Generic[T]):
     def progress(self) -> Mark:
         return self._progress.mark
 
+    def retries(self, key: Any) -> bool:
+        """Return True while the last attempt at the object with this primary key failed."""
+        return key in self._retries
+
     async def wait_until_reconciled(self, revision: int, *, settled: bool = False) -> Mark:
         """Wait until every object up to `revision` was attempted.
 

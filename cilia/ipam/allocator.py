@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses out of the pools of this node: each to one owner, and freed ones rest for a while.
 
+A freed address is given out again after 30 seconds at the earliest, and not before the datapath has
+forgotten whose it was (`quarantine.py`).
+
 The table ``ip-allocations`` is the state; who restores endpoints claims theirs before anything is
 given out. The next address follows the one that was given last (as the field does), so one that
 was freed comes again as late as possible.
@@ -85,7 +88,7 @@ class Allocator:
         for ipv6 in (False, True):
             candidates = [pool for pool in pools if pool.is_ipv6 is ipv6]
             rows = _rows_of(self._table, txn, candidates)
-            taken = sum(1 for row in rows if not row.free_at or row.free_at > now)
+            taken = sum(not _has_rested(row, now) for row in rows)
             if candidates and taken >= sum(usable(pool)[1] for pool in candidates):
                 return _exhausted(self._table, txn, candidates)
         return ""
@@ -107,12 +110,17 @@ class Allocator:
         if held is None or held.free_at or held.endpoint_id != endpoint_id:
             return
         free_at = self._clock() + self._quarantine_s
-        self._table.insert(wtxn, msgspec.structs.replace(held, free_at=free_at, since=time.time()))
+        row = msgspec.structs.replace(held, free_at=free_at, since=time.time(), in_ipcache=True)
+        self._table.insert(wtxn, row)
+
+    def forgotten(self, wtxn: WriteTxn, freed: IPAllocation) -> None:
+        """Note that the datapath has nobody behind a freed address, if it was not taken since."""
+        if self._table.get(wtxn, freed.ip) == freed:
+            self._table.insert(wtxn, msgspec.structs.replace(freed, in_ipcache=False))
 
     def _release_rested(self, wtxn: WriteTxn) -> None:
         now = self._clock()
-        rested = [row for row in self._table.all(wtxn) if row.free_at and row.free_at <= now]
-        for row in rested:
+        for row in [row for row in self._table.all(wtxn) if _has_rested(row, now)]:
             self._table.delete(wtxn, row)
 
     def _first(
@@ -139,6 +147,10 @@ class Allocator:
     def _give(self, wtxn: WriteTxn, ip: IP, owner: str, endpoint_id: int) -> None:
         row = IPAllocation(ip=ip, owner=owner, endpoint_id=endpoint_id, since=time.time())
         self._table.insert(wtxn, row)
+
+
+def _has_rested(row: IPAllocation, now: float) -> bool:
+    return 0 < row.free_at <= now and not row.in_ipcache
 
 
 def usable(pool: Prefix) -> tuple[int, int]:

@@ -28,6 +28,8 @@ class IPAllocation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     since: float  # seconds since the epoch
     # When it may be given out again, on the monotonic clock; 0: it is in use.
     free_at: float = 0.0
+    # Freed, and the datapath may still have its former owner's identity for it.
+    in_ipcache: bool = False
 
     @property
     def state(self) -> str:
@@ -40,6 +42,7 @@ def to_json(row: IPAllocation) -> dict[str, Any]:
         "Owner": row.owner,
         "EndpointID": row.endpoint_id,
         "State": row.state,
+        "InIPCache": row.in_ipcache,
         "Since": row.since,
     }
 

@@ -47,6 +47,12 @@ class World:
         with self.db.write_txn(self.table) as wtxn:
             self.allocator.release(wtxn, ip, number)
 
+    def forget(self, ip: IP) -> None:
+        with self.db.write_txn(self.table) as wtxn:
+            row = self.table.get(wtxn, ip)
+            assert row is not None
+            self.allocator.forgotten(wtxn, row)
+
 
 def test_families_come_together_and_the_gateway_is_nobodys() -> None:
     world = World()
@@ -76,6 +82,38 @@ def test_what_is_claimed_already_is_not_written_again() -> None:
     assert world.db.look(world.table.revision) == 1
 
 
+def test_an_address_rests_until_the_datapath_has_forgotten_it() -> None:
+    world = World()
+    small = Prefix.parse("10.2.0.0/30")
+    (ip, _), (other, _) = (world.allocate("a", number, small) for number in (1, 2))
+    assert ip is not None
+    world.release(ip, 1)
+    world.now += QUARANTINE_S + 1
+    with pytest.raises(PoolExhausted, match="1 in use, 1 of deleted pods rest"):
+        world.allocate("b", 3, small)
+    assert "is free" in world.db.look(lambda txn: world.allocator.lacks(txn, (small,)))
+    world.forget(ip)
+    assert world.db.look(lambda txn: world.allocator.lacks(txn, (small,))) == ""
+    assert world.allocate("b", 3, small) == (ip, None)
+    assert other is not None
+
+
+def test_what_was_taken_since_is_not_forgotten() -> None:
+    world = World()
+    ip, _ = world.allocate("a", 1, POOL4)
+    assert ip is not None
+    world.release(ip, 1)
+    freed = world.db.look(lambda txn: world.table.get(txn, ip))
+    assert freed is not None
+    world.claim(ip, "b", 2)
+    world.release(ip, 2)
+    with world.db.write_txn(world.table) as wtxn:
+        world.allocator.forgotten(wtxn, freed)
+    row = world.db.look(lambda txn: world.table.get(txn, ip))
+    assert row is not None
+    assert row.in_ipcache
+
+
 def test_a_node_without_prefixes_says_so() -> None:
     world = World()
     with world.db.write_txn(world.table) as wtxn, pytest.raises(NoPool):
@@ -90,6 +128,7 @@ class Pool(RuleBasedStateMachine):
         self.world = World()
         self.held: dict[IP, int] = {}
         self.rests: dict[IP, float] = {}
+        self.known: set[IP] = set()  # freed, and the datapath has not forgotten it
         self.number = 0
 
     def _free(self, pool: Prefix) -> int:
@@ -98,7 +137,8 @@ class Pool(RuleBasedStateMachine):
         return size - len(taken)
 
     def _resting(self) -> list[IP]:
-        return [ip for ip, until in self.rests.items() if until > self.world.now]
+        now = self.world.now
+        return [ip for ip, until in self.rests.items() if until > now or ip in self.known]
 
     @rule()
     def allocate(self) -> None:
@@ -128,6 +168,14 @@ class Pool(RuleBasedStateMachine):
         if not other:
             del self.held[ip]
             self.rests[ip] = self.world.now + QUARANTINE_S
+            self.known.add(ip)
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        ip = data.draw(st.sampled_from(sorted(self.known)))
+        self.known.remove(ip)
+        self.world.forget(ip)
 
     @rule(seconds=st.sampled_from([1.0, 29.0, 31.0]))
     def wait(self, seconds: float) -> None:
@@ -141,6 +189,7 @@ class Pool(RuleBasedStateMachine):
         self.world = World()
         self.world.now = before
         self.rests = {}
+        self.known = set()
         for ip, number in held.items():
             self.world.claim(ip, "o", number)
 
