@@ -60,6 +60,7 @@ def build(
             _coexistence(config, node, datapath, loadbalancer),
             programs,
             datapath.needed,
+            datapath.pressure.watched,
             "none" if programs is None else config.translated_sockets,
         ),
         sampler=MetricsSampler(ctx.registry, config.metrics_sampling_interval_s),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,6 +53,8 @@ class StatusView:
     programs: Programs | None = None
     # What else the programs need; their rows have a `status`.
     needed: Sequence[Table[Any]] = ()
+    # Maps that features named, beside those of the datapath.
+    more_maps: Callable[[], list[dict[str, Any]]] = list
     # Whose sockets are translated: "all", "node" or "none".
     sockets: str = "none"
     started: float = field(default_factory=time.time)
@@ -80,7 +82,7 @@ class StatusView:
                 "mode": self.datapath.mode(),
                 "sockets": self.sockets,
                 "links": [] if self.programs is None else self.programs.links(),
-                "maps": self.datapath.map_usage(),
+                "maps": [*self.datapath.map_usage(), *self.more_maps()],
             },
             "watches": [watch_dict(row) for row in self.watches.all(txn)],
             "tables": [self._table_dict(txn, table) for table in self.db.tables()],

@@ -48,7 +48,8 @@ def build(
     families = frozenset({False} if config.enable_ipv4 else ()) | (
         {True} if config.enable_ipv6 else set()
     )
-    endpoints_ = endpoints.build(ctx, config, cluster_, node_, datapath_, families)
+    backends = loadbalancer_.tables.backends
+    endpoints_ = endpoints.build(ctx, config, cluster_, node_, datapath_, backends, families)
     masquerade_ = None
     if endpoints_ is not None:
         masquerade_ = masquerade.build(ctx, config, cluster_, datapath_, endpoints_.allocations)

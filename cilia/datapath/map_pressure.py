@@ -8,7 +8,7 @@ are counted at a low rate and in a worker thread, because the kernel tells no nu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -54,10 +54,24 @@ class MapPressure(Collector):
         """`tell`: gets False and a sentence while maps that `OPTIONS` names are nearly full."""
         self._maps = {raw.name: raw for raw in maps}
         self._known: list[Callable[[], Mapping[str, int]]] = []
+        self._watched: dict[str, Callable[[], int]] = {}
         self._interval_s = interval_s
         self._tell = tell
         self._counted: dict[str, int] = {}
         self._full: set[str] = set()
+
+    def watch(self, raw: RawMap, entries: Callable[[], int]) -> None:
+        """Look at a further map, whose entries a feature knows; the status shows it too."""
+        self._maps[raw.name] = raw
+        self._watched[raw.name] = entries
+        self.know(lambda: {raw.name: entries()})
+
+    def watched(self) -> list[dict[str, Any]]:
+        """Return what the status shows of the maps that features named."""
+        return [
+            {"name": name, "entries": entries(), "max_entries": self._maps[name].max_entries}
+            for name, entries in self._watched.items()
+        ]
 
     def know(self, entries: Callable[[], Mapping[str, int]]) -> None:
         """Name entries by the name of the map, of maps that need not be counted."""

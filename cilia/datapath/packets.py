@@ -50,6 +50,7 @@ class FlowMaps:
     endpoint_addresses: RawMap
     # Where these keep their source.
     masquerade: MasqueradeMaps
+    ipcache: RawMap
     metrics: PerCpuMap
     signal: Map
     programs_dir: Path
@@ -61,7 +62,15 @@ class FlowMaps:
         from bpf.maps.percpu import PerCpuMap
 
         of_endpoints = (endpoints.NAME, endpoints.BY_ADDRESS)
-        names = (*CT_MAPS, *NAT_MAPS, SWEPT, netdev.NAME, *of_endpoints, *MASQUERADE_MAPS)
+        names = (
+            *CT_MAPS,
+            *NAT_MAPS,
+            SWEPT,
+            netdev.NAME,
+            *of_endpoints,
+            *MASQUERADE_MAPS,
+            ipcache.NAME,
+        )
         opened = {name: node.map(name) for name in names}
         metrics = PerCpuMap(node.map(METRICS).detach_fd())
         signal = node.map(SIGNAL)
@@ -73,6 +82,7 @@ class FlowMaps:
             opened[endpoints.NAME],
             opened[endpoints.BY_ADDRESS],
             MasqueradeMaps(*(opened[name] for name in MASQUERADE_MAPS)),
+            opened[ipcache.NAME],
             metrics,
             signal,
             node.programs_dir,

@@ -30,8 +30,11 @@ from cilia.endpoints.saved import SavedEndpoints
 from cilia.endpoints.saving import EndpointFiles
 from cilia.identity import wiring as identity
 from cilia.identity.wiring import IdentityPart
+from cilia.identity.ipcache import wiring as ipcache
+from cilia.identity.ipcache.wiring import IPCachePart
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.pools import NodePools
+from cilia.ipam.quarantine import Quarantine
 from cilia.linux.sysctl import Sysctl
 from cilia.node import desired
 from cilia.node.repairs import Repairs
@@ -40,10 +43,11 @@ from cilia.program.health import HealthReporter
 from cilia.program.parts import Context, Job, Part
 from reconcilers.endpoints.endpoints import EndpointOperations
 from reconcilers.reconciler import Reconciler
-from statedb import DB, RWTable, wait_initialized
+from statedb import DB, RWTable, Table, wait_initialized
 from tables.datapath.attachments import Attachment
 from tables.endpoints.endpoints import Endpoint, new_endpoints_table
 from tables.ipam.ip_allocations import IPAllocation, new_ip_allocations_table
+from tables.loadbalancer.backends import Backend
 from tables.node.desired_routes import DesiredRoute
 from tables.node.devices import SELECTED
 
@@ -59,11 +63,13 @@ class EndpointsPart(Part):
     identity: IdentityPart
     allocations: RWTable[IPAllocation]
     reconciler: Reconciler[Endpoint]
+    ipcache: IPCachePart
 
     async def synchronised(self, db: DB) -> None:
-        """Wait until the endpoints of the run before are in the map."""
+        """Wait until the endpoints of the run before are in the maps."""
         await wait_initialized(db, self.endpoints)
         await self.reconciler.wait_until_reconciled(db.look(self.endpoints.revision))
+        await self.ipcache.synchronised(db)
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def build(
     cluster: ClusterPart,
     node: NodePart,
     datapath: DatapathPart,
+    backends: Table[Backend],
     families: frozenset[bool],
 ) -> EndpointsPart | None:
     """Be the pod network of this node, or not; `families`: True for IPv6, False for IPv4."""
@@ -101,13 +108,16 @@ def build(
     reconciler = ctx.reconciler(
         endpoints, EndpointOperations(flows.endpoints, flows.endpoint_addresses)
     )
+    inputs = ipcache.Inputs(endpoints, network.observed.devices, cluster.nodes, backends)
     part = EndpointsPart(
         endpoints=endpoints,
         identity=identity.build(ctx),
         allocations=new_ip_allocations_table(ctx.db),
         reconciler=reconciler,
+        ipcache=ipcache.build(ctx, inputs, flows.ipcache, options.node_name, families),
     )
     datapath.needed.append(endpoints)
+    datapath.pressure.watch(flows.ipcache, lambda: part.ipcache.entries(ctx.db))
     repairs = Repairs(ctx, network)
     routes = desired.build_routes(repairs)
     pools = NodePools(
@@ -134,6 +144,8 @@ def build(
         "endpoints": _following(ground, part, controller),
         "reconcile-endpoints": reconciler.run,
         "router": _router(ground, repairs, part).run,
+        "quarantine": _quarantine(ground, part).run,
+        **part.ipcache.jobs,
         **_requests(ground, part, controller),
         **part.identity.jobs,
         **repairs.jobs,
@@ -239,6 +251,16 @@ def _router(ground: _Ground, repairs: Repairs, part: EndpointsPart) -> RouterCon
     for wanted in (devices, addresses, sysctls):
         wanted.owners_known(ground.ctx.db)
     return controller
+
+
+def _quarantine(ground: _Ground, part: EndpointsPart) -> Quarantine:
+    return Quarantine(
+        ground.ctx.db,
+        part.allocations,
+        ground.allocator,
+        part.ipcache.table,
+        part.ipcache.reconciler,
+    )
 
 
 def _mtu(options: EndpointOptions, network: Network, db: DB) -> int:

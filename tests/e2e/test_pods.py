@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils6 import in6_mactoifaceid
 
+from bpf.maps import ipcache
+from bpf.maps.map import Map
 from cilia.api.client import ApiError
 from tests.e2e.manifests import endpoint_slice, service
 from tests.e2e.nodes import Connection, Server, ask, run, write_sysctl
@@ -260,6 +263,7 @@ def test_a_deleted_pod_leaves_nothing(fresh: PodNode) -> None:
     fresh.cni("CHECK", pod)
     fresh.cni("DEL", pod)
     assert left_of(fresh, pod) == NOTHING
+    fresh.world.eventually(lambda: pod.address(4) not in in_ipcache(fresh))
     fresh.cni("DEL", pod)
     fresh.cni("DEL", pod, environment={"CNI_NETNS": ""})
     with pytest.raises(CNIFailed, match="no endpoint is known"):
@@ -376,13 +380,25 @@ def test_a_prefix_that_this_node_loses_is_another_nodes(fresh: PodNode) -> None:
 def test_a_pod_that_goes_while_no_agent_runs_is_forgotten(fresh: PodNode) -> None:
     agent = fresh.start()
     pod, other = fresh.add("one"), fresh.add("two")
+    gone = {pod.address(family) for family in FAMILIES} | {other.address(6)}
+    fresh.world.eventually(lambda: gone <= in_ipcache(fresh))
     agent.send_signal(signal.SIGKILL)
     agent.wait()
+    assert gone <= in_ipcache(fresh), "what is in force stays without an agent"
     fresh.cni("DEL", pod)  # the plugin queues it
     fresh.forget(fresh.pods.pop("two"))  # the machine's own end of a container
     fresh.start()
     fresh.world.eventually(lambda: left_of(fresh, pod) == NOTHING)
     assert left_of(fresh, other) == NOTHING
+    fresh.world.eventually(lambda: not gone & in_ipcache(fresh))
+
+
+def in_ipcache(node: PodNode) -> set[str]:
+    """The addresses that the datapath knows an identity of, by the pinned map."""
+    path = node.world.bpf_root / node.world.namespace / "maps" / ipcache.NAME
+    with Map.open_pinned(path) as opened:
+        keys = [ipcache.decode_key(key) for key, _ in opened.items()]
+    return {str(ip_address(key.address)) for key in keys}
 
 
 def test_an_add_that_was_killed_leaves_nothing(fresh: PodNode) -> None:
@@ -512,6 +528,7 @@ def test_labels_that_change_make_another_identity(fresh: PodNode) -> None:
 def test_commands_show_what_there_is(node: PodNode) -> None:
     w, one = node.world, node.pods["one"]
     (row,) = [row for row in node.rows("endpoints") if row["Pod"] == "one"]
+    before = revisions(node)
     for arguments, shown in (
         (("endpoint", "list"), rf"test/one +{row['Identity']} +{one.address(4)} .* ready"),
         (
@@ -538,6 +555,15 @@ def test_commands_show_what_there_is(node: PodNode) -> None:
         done = w.cilia(*arguments)
         assert done.returncode != 0
         assert error in done.stderr
+    assert "cilia_ipcache" in {row["name"] for row in w.get("/status")["datapath"]["maps"]}
+    assert revisions(node) == before, "an agent with nothing to do writes its tables"
+
+
+def revisions(node: PodNode) -> dict[str, int]:
+    """Revisions of the tables of pods."""
+    tables = {row["name"]: row["revision"] for row in node.world.get("/status")["tables"]}
+    names = ("endpoints", "identities", "ip-allocations", "ipcache", "attachments")
+    return {name: tables[name] for name in (*names, "desired-routes", "desired-addresses")}
 
 
 def test_a_broken_manifest_keeps_no_pod_from_its_network(fresh: PodNode) -> None:

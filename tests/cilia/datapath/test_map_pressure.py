@@ -53,6 +53,13 @@ async def test_what_a_reconciler_knows_is_not_counted_and_the_others_are() -> No
     assert pressure(registry, "services") == 1.0
 
 
+def test_a_map_that_a_feature_names_is_shown_with_what_the_feature_knows() -> None:
+    watched = MapPressure([filled("connections", 5)])
+    watched.watch(filled("prefixes", 0), lambda: 4)
+    assert watched.watched() == [{"name": "prefixes", "entries": 4, "max_entries": 10}]
+    assert watched.pressures() == {"prefixes": 0.4}
+
+
 async def test_a_map_that_is_nearly_full_is_said_once_until_it_has_room_again() -> None:
     full = filled("connections", 8)
     watched = MapPressure([full], interval_s=0.001)
