@@ -35,6 +35,10 @@ COMMANDS = {
     ),
     "identity": ("cilia.identity.cli:identity", "List security identities."),
     "install": ("cilia.cli.install.install:install", "Install on a Kubernetes cluster."),
+    "ip": (
+        "cilia.identity.ipcache.cli:ip",
+        "List which identity is behind which address.",
+    ),
     "ipam": ("cilia.ipam.cli:ipam", "List the addresses of this node's pods."),
     "operator": ("cilia.operator.command:operator", "Run the cluster-wide program."),
     "lb": ("cilia.loadbalancer.cli.lb:lb", "Ask which backend a client gets, and why."),

@@ -27,8 +27,10 @@ def show(value: Any, output: str, text: str) -> None:
         click.echo(text, nl=False)
 
 
-def pod_network_rows(socket: str, table: str) -> list[dict[str, Any]]:
-    """Return the rows of a table that an agent has if it is the pod network.
+def pod_network_rows(
+    socket: str, table: str, kind: str = "all", key: str = "", index: str | None = None
+) -> list[dict[str, Any]]:
+    """Return rows of a table that an agent has if it is the pod network; `kind`: of the query.
 
     Raises: ClickException.
     """
@@ -41,7 +43,8 @@ def pod_network_rows(socket: str, table: str) -> list[dict[str, Any]]:
             raise click.ClickException(
                 "cilia is not the pod network of this node: its agent runs without --pod-network"
             )
-        return list(db.table(table).all(db.read_txn()))
+        with db.table(table).rows(db.read_txn(), kind, key, index) as rows:
+            return [row["object"] for row in rows]
     except StateDBError as error:
         raise click.ClickException(str(error)) from None
 

@@ -543,6 +543,14 @@ def test_commands_show_what_there_is(node: PodNode) -> None:
         (("ipam", "list"), r"IPv4: \d+ in-use"),
         (("identity", "list", "k8s:app=web"), rf"{row['Identity']} +k8s:app=web"),
         (("identity", "get", "1"), "reserved:host"),
+        (("ip", "list"), rf"{one.address(4)}/32 +k8s:app=web +local\n +k8s:io.c"),
+        (("ip", "list", "-l", "reserved:host"), r"10\.207\.0\.1/32 +reserved:host +local"),
+        (("ip", "get", one.address(6), "-n"), rf"{one.address(6)}/128 +{row['Identity']} +local"),
+        (("ip", "get", "192.0.2.7", "-o", "wide"), r"0\.0\.0\.0/0 +reserved:world-ipv4 .* done"),
+        (
+            ("bpf", "ipcache", "get", one.address(4), f"--bpf-root={w.bpf_root}"),
+            f"{one.address(4)} maps to identity identity={row['Identity']} encryptkey=0",
+        ),
     ):
         done = w.cilia(*arguments)
         assert done.returncode == 0, done.stderr
@@ -551,6 +559,7 @@ def test_commands_show_what_there_is(node: PodNode) -> None:
         (("endpoint", "get", "9999"), "no endpoint 9999"),
         (("endpoint", "get", "x:1"), "'x' is no kind of id"),
         (("identity", "get", "9999"), "this node knows no identity 9999"),
+        (("ip", "get", "10.207.0.1@7"), "no prefix covers 10.207.0.1@7"),
     ):
         done = w.cilia(*arguments)
         assert done.returncode != 0

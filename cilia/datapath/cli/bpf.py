@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cilia.datapath.cli.bpf_flows import BPF_ROOT, ct, ipmasq, metrics, nat, nodes
+from cilia.datapath.cli.bpf_ipcache import ipcache
 from cilia.program.output import pinned_lb_maps
 
 
@@ -16,7 +17,7 @@ def bpf() -> None:
     """Read the pinned BPF maps, also while no agent runs."""
 
 
-for group in (ct, nat, ipmasq, nodes, metrics):
+for group in (ct, nat, ipmasq, nodes, metrics, ipcache):
     bpf.add_command(group)
 
 

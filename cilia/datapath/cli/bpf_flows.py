@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def list_connections(ctx: click.Context, bpf_root: Path, output: str) -> None:
     """
     from bpf.maps.ct import CT_MAPS
 
-    rows = list(_rows(_maps_dir(ctx, bpf_root), CT_MAPS, _connections))
+    rows = list(_rows(maps_dir(ctx, bpf_root), CT_MAPS, _connections))
     columns = ["protocol", "direction", "source", "destination", "translated", "expires_in_s"]
     _show(rows, [*columns, "backend_id", "rev_nat", "flags", "packets", "bytes"], output)
 
@@ -77,7 +77,7 @@ def list_translations(ctx: click.Context, bpf_root: Path, output: str) -> None:
     """
     from bpf.maps.nat import NAT_MAPS
 
-    rows = list(_rows(_maps_dir(ctx, bpf_root), NAT_MAPS, _translations))
+    rows = list(_rows(maps_dir(ctx, bpf_root), NAT_MAPS, _translations))
     columns = ["protocol", "direction", "source", "destination", "translated", "owner"]
     _show(rows, [*columns, "expires_in_s", "rev_nat", "flags"], output)
 
@@ -101,7 +101,7 @@ def list_exclusions(ctx: click.Context, bpf_root: Path, output: str) -> None:
     """
     from bpf.maps.masquerade import NAMES
 
-    rows = list(_rows(_maps_dir(ctx, bpf_root), NAMES, _exclusions))
+    rows = list(_rows(maps_dir(ctx, bpf_root), NAMES, _exclusions))
     _show(rows, ["prefix"], output)
 
 
@@ -124,7 +124,7 @@ def list_nodes(ctx: click.Context, bpf_root: Path, output: str) -> None:
     """
     from bpf.maps.cluster_nodes import NAMES
 
-    rows = list(_rows(_maps_dir(ctx, bpf_root), NAMES, _nodes))
+    rows = list(_rows(maps_dir(ctx, bpf_root), NAMES, _nodes))
     rows.sort(key=lambda row: row["address"])
     _show(rows, ["address", "flags"], output)
 
@@ -146,17 +146,25 @@ def list_metrics(ctx: click.Context, bpf_root: Path, output: str) -> None:
       cilia bpf metrics list
       cilia bpf metrics list -o json
     """
-    rows = list(_rows(_maps_dir(ctx, bpf_root), ["cilia_metrics"], _counters))
+    rows = list(_rows(maps_dir(ctx, bpf_root), ["cilia_metrics"], _counters))
     rows.sort(key=lambda row: (row["reason"], row["direction"], row["file"], row["line"]))
     _show(rows, ["reason", "direction", "packets", "bytes", "line", "file"], output)
 
 
-def _maps_dir(ctx: click.Context, bpf_root: Path) -> Path:
+def maps_dir(ctx: click.Context, bpf_root: Path) -> Path:
     return bpf_root / str(ctx.obj["instance"]) / "maps"
 
 
-def _rows(directory: Path, names: Any, read: Callable[[Map], Iterator[Row]]) -> Iterator[Row]:
-    """What `read` finds in each of the pinned maps.
+def _rows(
+    directory: Path, names: Iterable[str], read: Callable[[Map], Iterator[Row]]
+) -> Iterator[Row]:
+    """What `read` finds in each of the pinned maps. Raises: ClickException."""
+    for opened in opened_maps(directory, names):
+        yield from read(opened)
+
+
+def opened_maps(directory: Path, names: Iterable[str]) -> Iterator[Map]:
+    """Those of the maps that are pinned, each open until the next one is asked for.
 
     Raises: ClickException when none is pinned, or when one cannot be opened.
     """
@@ -173,7 +181,7 @@ def _rows(directory: Path, names: Any, read: Callable[[Map], Iterator[Row]]) -> 
             raise click.ClickException(f"{error}: run this as root") from None
         found = True
         with opened:
-            yield from read(opened)
+            yield opened
     if not found:
         raise click.ClickException(
             f"{', '.join(names)}: not pinned below {directory}: no agent of this instance has run"
