@@ -29,9 +29,9 @@ from cilia.endpoints.router import HOST_DEVICE, RouterController
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.endpoints.saving import EndpointFiles
 from cilia.identity import wiring as identity
-from cilia.identity.wiring import IdentityPart
 from cilia.identity.ipcache import wiring as ipcache
 from cilia.identity.ipcache.wiring import IPCachePart
+from cilia.identity.wiring import IdentityPart
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.pools import NodePools
 from cilia.ipam.quarantine import Quarantine
