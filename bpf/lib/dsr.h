@@ -34,10 +34,11 @@ struct dsr6_header {
 #define DSR4_BYTES 8
 #define DSR6_BYTES 24
 
-/* Bytes that a packet grows by. */
-static __always_inline __u16 dsr_growth(const struct packet *packet, const bool v6)
+/* Bytes that a packet grows by. What continues a connection brings no frontend; what is in the middle of one
+ * and goes to another backend does, so that the client believes the reset. */
+static __always_inline __u16 dsr_growth(const struct packet *packet, bool continues, const bool v6)
 {
-	if (packet->tuple.proto == IPPROTO_TCP && !packet_opens_tcp(packet))
+	if (packet->tuple.proto == IPPROTO_TCP && !packet_opens_tcp(packet) && continues)
 		return 0;
 	return v6 ? DSR6_BYTES : DSR4_BYTES;
 }

@@ -94,7 +94,7 @@ static __always_inline int nodeport_way(ctx_t *ctx, struct packet *packet, struc
 	plan->growth = 0;
 	if (plan->direct)
 		plan->growth = nodeport_dispatch == DISPATCH_IPIP ? ipip_growth(v6) :
-								    dsr_growth(packet, v6);
+								    dsr_growth(packet, continues, v6);
 	if (v6 && plan->growth && !continues && length < IPV6_LEAST_MTU)
 		length = IPV6_LEAST_MTU;
 	return route_find(ctx, &plan->route, packet->tuple.saddr, plan->decision.target.address,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 
 import pytest
@@ -17,6 +18,7 @@ from tests.e2e.direct_return import (
     ANSWER_S,
     FIRST_PORT,
     FRONTENDS,
+    OTHER_POD,
     Direct,
     cells,
     direct_world,
@@ -24,6 +26,7 @@ from tests.e2e.direct_return import (
 )
 from tests.e2e.nodes import POD_RANGE, Connection, client_address, node_address, pod_address
 from tests.e2e.passes import FAMILIES, KINDS, LOCAL, REMOTE, TARGET_PORT, Service
+from tests.e2e.world import World
 from tests.expected_failure import must_work
 from tests.kernel import Kernel
 
@@ -222,3 +225,61 @@ def test_uploads_go_on(w: Direct, mtu: int, family: int, target: Service) -> Non
     address, port = target.frontend("NodePort", family)
     with Connection(w.first.nodes.client, address, port, socket.SOCK_STREAM) as connection:
         assert connection.ask(b"z" * 200_000)[2] == "z" * 200_000
+
+
+# -- backends that leave
+
+MOVED = """\
+apiVersion: v1
+kind: Service
+metadata: {{name: moved, namespace: test}}
+spec:
+  clusterIP: {cluster}
+  clusterIPs: ["{cluster}"]
+  ipFamilies: [IPv{family}]
+  externalIPs: ["{external}"]
+  ports: [{{name: tcp, protocol: TCP, port: 80, targetPort: {port}}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: moved-1, namespace: test, labels: {{kubernetes.io/service-name: moved}}}}
+addressType: IPv{family}
+ports: [{{name: tcp, protocol: TCP, port: {port}}}]
+endpoints: [{{addresses: ["{backend}"]}}]
+"""
+CLUSTER = {4: "203.0.113.120", 6: "fd00:203::120"}
+EXTERNAL = {4: "203.0.113.121", 6: "fd00:203::121"}
+
+
+def serve_by(w: Direct, family: int, backend: str) -> None:
+    """A Service of its own has this backend, on both nodes."""
+    fields = {"cluster": CLUSTER[family], "external": EXTERNAL[family], "backend": backend}
+    w.first.write("moved.yaml", MOVED.format(family=family, port=TARGET_PORT, **fields))
+    for each in w.agents:
+        each.eventually(partial(leads_to, each, EXTERNAL[family], backend))
+
+
+def leads_to(each: World, external: str, backend: str) -> bool:
+    """A backend is all that is in force behind an address."""
+    rows = each.get("/statedb/dump")["tables"]["frontends"]
+    (row,) = [row for row in rows if external in row["Address"]] or [None]
+    is_done = row is not None and row["Status"]["kind"] == "done"
+    return is_done and [be["Address"] for be in row["Backends"]] == [at(backend, TARGET_PORT)]
+
+
+def at(address: str, port: int) -> str:
+    return f"[{address}]:{port}/TCP" if ":" in address else f"{address}:{port}/TCP"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_connection_whose_backend_left_is_reset(w: Direct, family: int) -> None:
+    """The pod that gets it instead knows nothing of it, and must say so in the frontend's name."""
+    w.route(family, 1)
+    serve_by(w, family, pod_address(2, family))
+    with Connection(w.first.nodes.client, EXTERNAL[family], 80, socket.SOCK_STREAM) as connection:
+        with must_work():
+            assert connection.ask()[0] == REMOTE.name
+        serve_by(w, family, pod_address(OTHER_POD, family))
+        with pytest.raises(ConnectionResetError):
+            connection.ask()
+    (w.first.manifests / "moved.yaml").unlink()
