@@ -24,7 +24,14 @@ from tests.e2e.direct_return import (
     direct_world,
     expected,
 )
-from tests.e2e.nodes import POD_RANGE, Connection, client_address, node_address, pod_address
+from tests.e2e.nodes import (
+    POD_RANGE,
+    Connection,
+    Server,
+    client_address,
+    node_address,
+    pod_address,
+)
 from tests.e2e.passes import FAMILIES, KINDS, LOCAL, REMOTE, TARGET_PORT, Service
 from tests.e2e.world import World
 from tests.expected_failure import must_work
@@ -275,11 +282,16 @@ def at(address: str, port: int) -> str:
 def test_a_connection_whose_backend_left_is_reset(w: Direct, family: int) -> None:
     """The pod that gets it instead knows nothing of it, and must say so in the frontend's name."""
     w.route(family, 1)
-    serve_by(w, family, pod_address(2, family))
-    with Connection(w.first.nodes.client, EXTERNAL[family], 80, socket.SOCK_STREAM) as connection:
+    leaving = pod_address(OTHER_POD, family)
+    with ExitStack() as stack:
+        server = Server(w.other_pod, "leaving", leaving, TARGET_PORT, socket.SOCK_STREAM)
+        stack.callback(server.close)
+        serve_by(w, family, leaving)
+        stack.callback((w.first.manifests / "moved.yaml").unlink)
+        client = (w.first.nodes.client, EXTERNAL[family], 80, socket.SOCK_STREAM)
+        connection = stack.enter_context(Connection(*client))
         with must_work():
-            assert connection.ask()[0] == REMOTE.name
-        serve_by(w, family, pod_address(OTHER_POD, family))
+            assert connection.ask()[0] == "leaving"
+        serve_by(w, family, pod_address(2, family))
         with pytest.raises(ConnectionResetError):
             connection.ask()
-    (w.first.manifests / "moved.yaml").unlink()

@@ -114,9 +114,13 @@ class BackendAudit:
         another flow has made since the look stays.
         """
         stale: list[tuple[bytes, bytes]] = []
+        returned: list[tuple[bytes, bytes]] = []
         for raw_key, raw_value in raw.items():
             key, value = nat.decode_key(raw_key), nat.decode_value(raw_value)
-            if key.direction == nat.NatDirection.IN and value.rev_nat:
+            if value.flags & nat.NatFlag.DSR:
+                if not self._is_returned(txn, key, value):
+                    returned.append((raw_key, raw_value))
+            elif key.direction == nat.NatDirection.IN and value.rev_nat:
                 backend = key.source + lb.encode_port(key.source_port)
                 number, frontend = lb.encode_id(value.rev_nat), _place(value.asked)
                 if not self._is_served(txn, _Claim(number, frontend, backend, key.proto)):
@@ -125,7 +129,19 @@ class BackendAudit:
         size = nat.VALUE_SIZE[raw.name]
         deleted = raw.delete_unchanged(stale, nat.REV_NAT[size])
         left = [entry for key, _ in deleted if (entry := partners[key]) is not None]
+        left += returned
         return len(deleted) + len(raw.delete_unchanged(left, nat.CREATED[size]))
+
+    def _is_returned(self, txn: ReadTxn, reply: nat.NatKey, value: nat.NatValue) -> bool:
+        """Return True if the backend that the replies come from serves the frontend in whose name
+        it answers, by direct return; or if nobody does, since that may be made anew.
+        """
+        if reply.proto not in _CONNECTIONLESS:
+            return True
+        frontend = lb.RevNatValue(value.address, value.port)
+        rows = list(self._rows_at(txn, frontend, PROTOCOL_NAMES[reply.proto]))
+        serving = [be.address.packed_place for fe in rows for be in fe.backends]
+        return not serving or reply.source + lb.encode_port(reply.source_port) in serving
 
     def _claim_of(self, key: ct.CtKey, value: bytes) -> _Claim | None:
         """Return None if the number of the backend is gone: programs look for it by address."""

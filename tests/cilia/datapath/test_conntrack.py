@@ -85,6 +85,13 @@ def translation(
     raw.update(nat.encode_key(nat.partner(out, to_node)), nat.encode_value(to_client))
 
 
+def returned(maps: ConntrackMaps, backend: str, frontend: str, *, proto: int = UDP) -> None:
+    """A flow of CLIENT to a backend of this node, which answers it in the frontend's name."""
+    reply = nat.NatKey(packed(CLIENT), packed(backend), 4000, 53, proto, nat.NatDirection.OUT)
+    value = nat.NatValue(packed(frontend), 53, int(nat.NatFlag.DSR), expires_s=100)
+    maps.translations["cilia_snat4"].update(nat.encode_key(reply), nat.encode_value(value))
+
+
 def left(maps: ConntrackMaps) -> list[str]:
     return sorted(str(key) for raw in maps.connections.values() for key, _ in ct.connections(raw))
 
@@ -241,6 +248,23 @@ async def test_entries_towards_a_removed_backend_go_and_others_stay() -> None:
         f"{CLIENT}:4000 -> {VIP}:53",
     ]
     assert not dict(maps.translations["cilia_snat4"].items())
+
+
+@pytest.mark.parametrize("kind", [FrontendType.CLUSTER_IP, FrontendType.NODE_PORT])
+async def test_a_backend_answers_in_no_name_that_has_become_anothers(kind: FrontendType) -> None:
+    """By direct return: its replies take the frontend from an entry of its node."""
+    is_node_port = kind is FrontendType.NODE_PORT
+    asked, address = (NODE, "0.0.0.0:53/UDP") if is_node_port else (VIP, f"{VIP}:53/UDP")
+    world, maps = LBWorld(), new_maps()
+    returned(maps, A, asked)
+    returned(maps, A, asked, proto=TCP)
+    returned(maps, B, "198.51.100.1")
+    async with running(world.reconciler):
+        for backends, deleted in (([A, B], 0), ([], 0), ([B], 1)):
+            world.put(frontend(address, [f"{be}:53/UDP" for be in backends], kind))
+            await world.settled()
+            assert audit(world, maps) == deleted
+    assert maps.translations["cilia_snat4"].count() == 2, "TCP, and a frontend that is unknown"
 
 
 async def test_a_flow_that_got_another_backend_while_it_was_audited_stays() -> None:
