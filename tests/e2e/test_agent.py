@@ -57,7 +57,7 @@ def counted(w: World, loop: int, wanted: int) -> bool:
 
 def maps_of(w: World) -> str:
     """The load-balancer maps as the kernel has them."""
-    return w.cilia("bpf", "lb", "list", f"--bpf-root={w.bpf_root}").stdout
+    return w.cilia("bpf", "lb", "list").stdout
 
 
 def cpu_of_children_s() -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.kernel import Kernel
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
 V4, V6 = "10.203.0.10", "fd00:203::10"
+OPTIONS = ("--bpf-lb-algorithm=maglev", "--bpf-lb-external-clusterip", "--devices=eth0")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +27,7 @@ def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.write("echo.yaml", served("echo", V4, POD_V4[:3]))
         made.write("echo6.yaml", served("echo6", V6, POD_V6[:2]))
         made.write("nobody.yaml", served("nobody", "10.203.0.20", []))
-        made.start_agent(
-            *("--bpf-lb-algorithm=maglev", "--bpf-lb-external-clusterip", "--devices=eth0")
-        )
+        made.start_agent(*OPTIONS)
         made.eventually(made.ready)
         yield made
 
@@ -96,6 +96,29 @@ def test_a_wrong_question_gets_one_sentence(w: World, arguments: list[str], says
     assert done.returncode != 0
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_a_service_lacks_is_refused_as_the_kernel_does(w: World) -> None:
+    answers = explain(w, "10.244.9.9:40000", f"{V4}:81")
+    assert {answer["outcome"] for answer in answers} == {"refused"}
+    nowhere = w.cilia("lb", "explain", "10.244.9.9:40000", "10.9.9.9:81")
+    assert "no frontend of IPv4 matches 10.9.9.9:81" in nowhere.stderr
+
+
+def test_a_frontend_that_is_kept_without_a_row_is_explained(w: World) -> None:
+    """Its file is unread, and nothing tells what was in it."""
+    w.kill_agent()
+    shutil.rmtree(w.state_dir / "manifests")
+    w.write("echo6.yaml", "{")
+    w.start_agent(*OPTIONS)
+    try:
+        w.eventually(lambda: "echo6.yaml is not read" in w.cilia("status").stdout)
+        shown = w.cilia("lb", "explain", "[fd00::9]:40000", f"[{V6}]:80")
+        assert "the agent has no row of it" in shown.stdout
+        assert f"goes to [{POD_V6[0][:4]}" in shown.stdout
+    finally:
+        w.write("echo6.yaml", served("echo6", V6, POD_V6[:2]))
+    w.eventually(w.ready)
 
 
 TAKEN = """\

@@ -16,6 +16,7 @@ import click
 import cilia
 from cilia.cli.sysdump.archive import Writer
 from cilia.cli.sysdump.parts import EXPECTED, Node, Part, parts
+from cilia.datapath.cli.bpf_flows import BPF_ROOT
 
 MIB = 1 << 20
 
@@ -35,13 +36,7 @@ MIB = 1 << 20
     metavar="MIB",
     help="Of all that is gathered, before compression.",
 )
-@click.option(
-    "--bpf-root",
-    type=click.Path(path_type=Path),
-    default=Path("/sys/fs/bpf"),
-    show_default=True,
-    help="As given to the agent.",
-)
+@BPF_ROOT
 @click.pass_context
 def sysdump(ctx: click.Context, output: Path | None, max_size: int, bpf_root: Path) -> None:
     """Gather what this node knows in one archive: tables, maps, links, logs, options, versions.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,12 +20,29 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+DEFAULT_ROOT: Final = Path("/sys/fs/bpf")
+
+
+def _root_of(ctx: click.Context, _: click.Parameter, given: Path | None) -> Path:
+    """The one that was given, else where the instance has its pins, which its agent wrote down."""
+    from cilia.datapath.mounts import pin_dirs
+
+    if given is not None:
+        return given
+    try:
+        pins = [
+            path for path in pin_dirs(Path(ctx.obj["socket"]).parent) if (path / "maps").is_dir()
+        ]
+    except OSError:  # not for this user, who cannot read the maps either
+        return DEFAULT_ROOT
+    return pins[-1].parent if pins else DEFAULT_ROOT
+
+
 BPF_ROOT = click.option(
     "--bpf-root",
     type=click.Path(path_type=Path),
-    default=Path("/sys/fs/bpf"),
-    show_default=True,
-    help="As given to the agent.",
+    callback=_root_of,
+    help=f"As given to the agent; by default where it has its maps, else {DEFAULT_ROOT}.",
 )
 OUTPUT = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table"

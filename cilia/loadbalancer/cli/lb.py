@@ -91,13 +91,11 @@ def explain(
         frontends = list(_frontends(ctx.obj["socket"], service, client[0].version, wanted))
         options = _options(ctx.obj["socket"])
         chooser = _chooser(bpf_root / ctx.obj["instance"] / "maps", options)
-        answers = [
-            {
-                **_answer(chooser, client, row, revision, outside),
-                "sockets": sockets_of(options),
-            }
-            for row, revision in frontends
-        ]
+        answers = [_answer(chooser, client, row, revision, outside) for row, revision in frontends]
+        if not answers:
+            rows = _rowless(service, client[0].version, wanted)
+            found = (_answer(chooser, client, row, 0, outside) for row in rows)
+            answers = [answer for answer in found if answer["outcome"] != "pass"]
     except NotFound:
         raise click.ClickException(
             "no maps are pinned: no agent of this instance has run"
@@ -113,6 +111,7 @@ def explain(
     lines = [visible(line) for answer in answers for line in _lines(answer)]
     if not outside and sockets_of(options) != "all":
         lines.append(f"Sockets: {SOCKETS[sockets_of(options)]}")
+    answers = [{**answer, "sockets": sockets_of(options)} for answer in answers]
     show(answers, output, "".join(f"{line}\n" for line in lines))
 
 
@@ -135,6 +134,22 @@ def _frontends(
         matches = protocol is None or proto.split("/")[0] == protocol
         if found and matches and (6 if address.startswith("[") else 4) == version:
             yield found
+
+
+def _rowless(service: str, version: int, protocol: str | None) -> Iterator[dict[str, Any]]:
+    """What stands for rows of an address that the agent has none of: the maps may have it, from
+    before, while an input is unread.
+    """
+    host, port = _split_port(service)
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return
+    if address.version != version or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        return
+    at = f"[{address}]:{port}" if version == 6 else f"{address}:{port}"
+    for proto in (protocol,) if protocol else ("TCP", "UDP", "SCTP"):
+        yield {"Address": f"{at}/{proto}", "ServiceName": "", "Type": "", "Status": {"kind": ""}}
 
 
 def _split_port(text: str) -> tuple[str, str]:
@@ -243,7 +258,10 @@ _WORDS = {
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:
     words = {**answer, "backends": ", ".join(answer["backends"])}
-    yield "{frontend} ({type} of {service}, revision {revision})".format(**answer)
+    if answer["service"]:
+        yield "{frontend} ({type} of {service}, revision {revision})".format(**answer)
+    else:
+        yield f"{answer['frontend']} (the agent has no row of it: see cilia status)"
     for line in answer["not_in_force"]:
         yield f"  is {line}; a packet to this address"
     yield "  " + _WORDS[answer["outcome"]].format(**words)
