@@ -40,6 +40,8 @@ from bpf.maps.switch import Switch
 from bpf.packet_programs import FLOW_MAPS, PacketConfig
 from bpf.program import Program
 from bpf.sock import (
+    COPIED_MAPS,
+    NUMBERED_MAPS,
     SERVICE_MAPS,
     SOCKET_MAPS,
     SockConfig,
@@ -67,6 +69,8 @@ class NodeDatapath:
             self.maps_dir,
             entries=self._entries,
             carried=SOCKET_MAPS | FLOW_MAPS,
+            together=NUMBERED_MAPS,
+            copied=COPIED_MAPS,
             cache_dir=config.cache_dir,
             in_use=self._maps_in_use,
             unwanted=self._packets.unwanted,

@@ -7,10 +7,11 @@
     DIR/NAME~next     its successor, when this build wants another layout or size
 
 Steps, each idempotent: ``open_maps`` adopts a pinned map that has this build's layout and size, or
-makes one (as ``~next`` unless nothing was pinned before at all). The caller fills what is
-``fresh``. ``load`` verifies the programs on these maps; nothing is attached yet. The caller
-switches its hooks, calling ``carry`` directly before and after. ``settle`` renames each successor
-over its predecessor.
+makes one (as ``~next`` unless nothing was pinned before at all). Maps that name each other's
+entries are adopted all or none, and a successor begins with what a predecessor of its layout has.
+The caller fills what is ``fresh``. ``load`` verifies the programs on these maps; nothing is
+attached yet. The caller switches its hooks, calling ``carry`` directly before and after. ``settle``
+renames each successor over its predecessor.
 
 A kill between any two steps leaves programs and maps in force that belong together; the next start,
 of this build or the one before, finds the maps that fit it under one of the two names. While there
@@ -53,6 +54,8 @@ class Loader:
         *,
         entries: Callable[[str], int | None] = lambda name: None,
         carried: frozenset[str] = frozenset(),
+        together: frozenset[str] = frozenset(),
+        copied: frozenset[str] = frozenset(),
         cache_dir: Path | None = None,
         in_use: Callable[[], Iterable[int]] = tuple,
         unwanted: frozenset[str] = frozenset(),
@@ -62,12 +65,17 @@ class Loader:
         ``in_use``: ids of the maps of programs in force; one that lost its pin gets it back.
         ``entries``: size of a map by name, None for that of the source. ``carried``: maps that
         programs write, whose entries move to a successor of the same layout; all others are filled
-        by the caller. ``unwanted``: names of programs that are left out.
+        by the caller. ``together``: maps that all get a successor where one of them needs one.
+        ``copied``: those that begin with what a predecessor of the same layout has. ``unwanted``:
+        names of programs that are left out.
         """
         self.names = names
         self.maps_dir = maps_dir
         self._entries = entries
         self._carried = carried
+        self._together = together
+        self._copied = copied
+        self._succeed = False
         self._cache_dir = cache_dir
         self._in_use = in_use
         self._unwanted = unwanted
@@ -94,9 +102,12 @@ class Loader:
         pinned = [path.name for path in self.maps_dir.iterdir()]
         settled = not any(name.endswith(NEXT) for name in pinned)
         with self.timed("maps"):
+            self._succeed = bool(pinned) and not self._fit_together()
             for name in self.names:
                 with Object.open(name, self._elves[name]) as obj:
                     self._open_maps_of(obj, settled, first=not pinned)
+            for name in self._copied & set(self.fresh):
+                self._copy_from_predecessor(name)
 
     def _open_maps_of(self, obj: Object, settled: bool, *, first: bool) -> None:
         missing = []
@@ -132,12 +143,8 @@ class Loader:
     def carry(self) -> None:
         """Copy entries that programs wrote into predecessors, without touching newer ones."""
         for name in self._carried & set(self.fresh):
-            try:
-                old = Map.open_pinned(self.maps_dir / name)
-            except NotFound:
-                continue
-            with old:
-                if old.info.id != self.maps[name].info.id and same_layout(old, self.maps[name]):
+            with self._predecessor(name) as old:
+                if old is not None:
                     _copy(old, self.maps[name])
 
     def settle(self) -> None:
@@ -196,6 +203,43 @@ class Loader:
                         found.replace_pin(self.maps_dir / known)
                     self.put_back.append(known)
 
+    @contextmanager
+    def _predecessor(self, name: str) -> Iterator[Map | None]:
+        """The map of the same layout that a successor is to take the place of, if there is one."""
+        try:
+            old = Map.open_pinned(self.maps_dir / name)
+        except NotFound:
+            yield None
+            return
+        with old:
+            new = self.maps[name]
+            yield old if old.info.id != new.info.id and same_layout(old, new) else None
+
+    def _copy_from_predecessor(self, name: str) -> None:
+        """Have its entries, also where the successor is left of a start that was killed."""
+        with self._predecessor(name) as old:
+            if old is not None:
+                entries = dict(old.items())
+                self.maps[name].update_batch(list(entries), list(entries.values()))
+
+    def _fit_together(self) -> bool:
+        """Return True if all maps that name each other's entries can be used as they are.
+
+        One that lacks is another build's, or nobody uses it and its pin was lost with others.
+        """
+        for elf_name, elf in self._elves.items():
+            with Object.open(elf_name, elf) as obj:
+                for wanted in map(self._sized, obj.map_definitions()):
+                    if wanted.name not in self._together:
+                        continue
+                    path = self.maps_dir / wanted.name
+                    found = _open_fitting(path, wanted)
+                    if found is not None:
+                        found.close()
+                    elif path.exists() or not self.put_back:
+                        return False
+        return True
+
     def _sized(self, definition: MapDefinition) -> MapDefinition:
         wanted = self._entries(definition.name)
         return definition if wanted is None else definition._replace(max_entries=wanted)
@@ -203,10 +247,13 @@ class Loader:
     def _adopt(self, wanted: MapDefinition, settled: bool) -> bool:
         """Open a pinned map and return True if it fits. ``settled``: there are no successors."""
         successor = self.maps_dir / (wanted.name + NEXT)
-        found = _open_fitting(successor, wanted)
+        is_member = wanted.name in self._together
+        found = None
+        if not is_member or self._succeed:
+            found = _open_fitting(successor, wanted)
         perhaps_old = found is not None or successor.exists()
         perhaps_old |= not settled and wanted.name not in self._carried
-        if found is None:
+        if found is None and not (is_member and self._succeed):
             found = _open_fitting(self.maps_dir / wanted.name, wanted)
         if found is None:
             return False

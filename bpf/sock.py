@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from bpf import features
-from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS
+from bpf.maps.lb import SERVICE_ENTRIES, SOCKET_ENTRIES, SPECS, Kind
 from bpf.maps.lb_numbers import Algorithm
 from bpf.maps.redirect_skips import NAMES
 
@@ -23,6 +23,14 @@ SOCKET_MAPS = frozenset({"cilia_lb4_sk", "cilia_lb6_sk", "cilia_lb4_aff", "cilia
 
 #: Maps that follow the number of services. All others are of the size that their source names.
 SERVICE_MAPS = frozenset(spec.name for spec in SPECS) | set(NAMES)
+
+#: Maps whose entries name each other by numbers. In force, or in the making, is the whole set: a
+#: number of one set means another entry in the other, or none.
+NUMBERED_MAPS = frozenset(spec.name for spec in SPECS) - SOCKET_MAPS
+
+#: Of these, those that can be copied, so that what is in force keeps its numbers in a larger map.
+#: Tables are made anew.
+COPIED_MAPS = NUMBERED_MAPS - frozenset(spec.name for spec in SPECS if spec.kind is Kind.TABLES)
 
 #: What an option takes out of force. All others stay: a socket that was translated once needs the
 #: way back for as long as it lives.
