@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from cilia.agent.config import AgentConfig
 from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
 from cilia.cluster.own_node import OWN_NODE_FILE
-from cilia.datapath.mounts import PINS, RECORD, mounts_of, remember_mounts, remember_pins
+from cilia.datapath.mounts import RECORD, mounts_of, remember_mounts, remember_pins
 from cilia.endpoints.cni import delete_queue, server
 from cilia.endpoints.cni_files import RECORD as CNI_FILES
 from cilia.endpoints.saved import DIRECTORY as ENDPOINTS
@@ -34,6 +34,7 @@ from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
 from cilia.program.health import HealthReporter
 from cilia.program.instance import SOCKET, InstanceOptions
+from cilia.program.pins import PINS
 from cilia.program.serving import serve, unix_socket
 
 __all__ = ["ControlSocket", "entries", "locked", "make_and_lock", "sentence"]

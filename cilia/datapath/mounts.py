@@ -23,11 +23,11 @@ from cilia.linux.mounts import mount, outlives_process
 from cilia.linux.records import read_record, write_record
 from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
+from cilia.program.pins import PINS
 
 log = structlog.get_logger("agent")
 
 RECORD = "mounts.json"
-PINS = "pins.json"
 MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cilia.program.output import show
+from cilia.program.pins import pins_in_force
 from statedb.shown.columns import layout
 
 if TYPE_CHECKING:
@@ -24,18 +25,11 @@ DEFAULT_ROOT: Final = Path("/sys/fs/bpf")
 
 
 def _root_of(ctx: click.Context, _: click.Parameter, given: Path | None) -> Path:
-    """The one that was given, else where the instance has its pins, which its agent wrote down."""
-    from cilia.datapath.mounts import pin_dirs
-
+    """The one that was given, else where the instance has its pins."""
     if given is not None:
         return given
-    try:
-        pins = [
-            path for path in pin_dirs(Path(ctx.obj["socket"]).parent) if (path / "maps").is_dir()
-        ]
-    except OSError:  # not for this user, who cannot read the maps either
-        return DEFAULT_ROOT
-    return pins[-1].parent if pins else DEFAULT_ROOT
+    pins = pins_in_force(Path(ctx.obj["socket"]).parent)
+    return DEFAULT_ROOT if pins is None else pins.parent
 
 
 BPF_ROOT = click.option(
