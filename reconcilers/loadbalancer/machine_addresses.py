@@ -56,6 +56,9 @@ class MachineAddresses:
         self._objects: list[Table[Any]] = [t for t in (nodes, pods) if t is not None]
         self._tables = [t for t in (node_addresses, nodes, devices, pods) if t is not None]
         self._revisions: list[int] = []
+        # Of Node objects, of which there are thousands while pods change all the time.
+        self._of_nodes: frozenset[Prefix] = frozenset()
+        self._nodes_revision = -1
         self._all = AddressSet()
         #: True if each Node object, and each pod of this node, is known.
         self.complete = True
@@ -76,16 +79,24 @@ class MachineAddresses:
 
     def read(self, txn: ReadTxn) -> frozenset[Prefix]:
         found: list[IP] = [row.address for row in self._node_addresses.all(txn)]
-        prefixes: set[Prefix] = set()
-        for node in self._nodes.all(txn) if self._nodes is not None else ():
-            found += node.internal_ips + node.external_ips
-            prefixes.update(node.pod_prefixes)
         for dev in self._devices.all(txn) if self._devices is not None else ():
             found += [row.address for row in dev.addresses]
         for pod in self._pods.all(txn) if self._pods is not None else ():
             found += pod.ips
-        prefixes.update([Prefix.of(ip, ip.bits) for ip in found])
-        return frozenset(prefixes)
+        return self._read_nodes(txn).union([Prefix.of(ip, ip.bits) for ip in found])
+
+    def _read_nodes(self, txn: ReadTxn) -> frozenset[Prefix]:
+        if self._nodes is None:
+            return self._of_nodes
+        revision = self._nodes.revision(txn)
+        if revision != self._nodes_revision:
+            prefixes: set[Prefix] = set()
+            for node in self._nodes.all(txn):
+                prefixes.update(node.pod_prefixes)
+                for ip in node.internal_ips + node.external_ips:
+                    prefixes.add(Prefix.of(ip, ip.bits))
+            self._of_nodes, self._nodes_revision = frozenset(prefixes), revision
+        return self._of_nodes
 
     def read_own(self, txn: ReadTxn) -> tuple[IP, ...]:
         return tuple(sorted({row.address for row in self._node_addresses.all(txn)}))
