@@ -18,7 +18,7 @@ from bpf.errors import NotFound
 from bpf.maps import nat
 from bpf.maps.nat import NatDirection, NatFlag
 from bpf.maps.raw import EXIST, RawMap
-from statedb import DB, Table
+from statedb import DB, Table, WatchSet
 from tables.addressing import IP
 from tables.ipam.ip_allocations import IPAllocation
 
@@ -55,8 +55,7 @@ class EndedFlows:
             if ended:
                 await anyio.to_thread.run_sync(self.end, ended)
             self._done = resting
-            await changed.wait()
-            await anyio.sleep(SETTLE_S)
+            await WatchSet(changed).wait(SETTLE_S)
 
     def end(self, addresses: Collection[IP]) -> int:
         """End all flows of these addresses; return how many. Blocks for a look at the maps."""
