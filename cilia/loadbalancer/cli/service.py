@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cilia.datapath.cli.bpf_flows import BPF_ROOT
+from cilia.loadbalancer.cli.unread import tell_unread
 from cilia.program.output import show
 from statedb.errors import StateDBError
 from statedb.shown.columns import layout
@@ -70,7 +71,9 @@ def connections(
 
 def _frontends(socket: str, namespace: str | None) -> list[dict[str, Any]]:
     db = RemoteDB(socket)
-    rows: list[dict[str, Any]] = list(db.table("frontends").all(db.read_txn()))
+    txn = db.read_txn()
+    rows: list[dict[str, Any]] = list(db.table("frontends").all(txn))
+    tell_unread(db, txn)
     if namespace is None:
         return rows
     return [row for row in rows if row["ServiceName"].split("/")[-2] == namespace]
