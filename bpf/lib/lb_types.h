@@ -82,7 +82,7 @@ struct lb_service {
 	__u16 weight;			/* slot > 0 */
 	__u8 type;			/* LB_TYPE_* */
 	__u8 algorithm;			/* LB_ALG_* */
-	__u16 pad;
+	__u16 owner;			/* slot 0: hash of the Service's name for agents to come, 0 = not told */
 };
 
 /* cilia_lb4_be: backend id -> address that serves. */

@@ -52,6 +52,7 @@ class ServiceValue(msgspec.Struct, frozen=True):
     weight: int = 0
     type: int = 0
     algorithm: int = 0
+    owner: int = 0
 
 
 class BackendValue(msgspec.Struct, frozen=True):
@@ -240,25 +241,14 @@ def encode_service(value: ServiceValue) -> bytes:
         value.weight,
         value.type,
         value.algorithm,
+        value.owner,
     )
 
 
 def decode_service(raw: bytes) -> ServiceValue:
-    backend_id, rev_nat, timeout_s, flags, count, qcount, l7_port, weight, kind, algorithm = (
-        SERVICE_VALUE.unpack(raw)
-    )
-    return ServiceValue(
-        backend_id,
-        rev_nat,
-        timeout_s,
-        flags,
-        count,
-        qcount,
-        decode_port(l7_port),
-        weight,
-        kind,
-        algorithm,
-    )
+    backend_id, rev_nat, timeout_s, flags, count, qcount, l7_port, *rest = SERVICE_VALUE.unpack(raw)
+    port = decode_port(l7_port)
+    return ServiceValue(backend_id, rev_nat, timeout_s, flags, count, qcount, port, *rest)
 
 
 def encode_backend(value: BackendValue) -> bytes:

@@ -31,6 +31,8 @@ _ALL_SERVICES: Final = frozenset(map(initializer_of, Source))
 # Names beside those of initializers.
 _LISTS: Final = "lists of services and endpointslices"
 _OWN_NODE: Final = "own node"
+# An API server allocates them.
+_GIVEN: Final = (FrontendType.CLUSTER_IP, FrontendType.NODE_PORT)
 # Frontends of pods and policies, which need no Service object.
 _OF_OTHERS: Final = (FrontendType.HOST_PORT, FrontendType.LOCAL_REDIRECT)
 
@@ -80,6 +82,10 @@ class UnreadInputs:
         """True while a Service or endpoints of one may be in what is unread: several sources may
         have endpoints of one Service."""
         return not _ALL_SERVICES.isdisjoint(unread)
+
+    def is_given(self, unread: frozenset[str], fe: Frontend) -> bool:
+        """True if the source gives such an address to one Service at a time, and is read whole."""
+        return fe.type in _GIVEN and initializer_of(fe.service.source) not in unread
 
     def watch(self, txn: ReadTxn) -> Iterable[Channel]:
         """Return what closes when `unread` may return something else."""

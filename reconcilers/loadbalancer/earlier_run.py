@@ -3,15 +3,15 @@
 
 A Service may have its slices in several files, of which one is broken now. Its backends of before
 stay beside those that were read, until all is read; one that a row has named and names no more is
-gone for certain. An address of before may belong to a Service that is unread: a row of another type
-does not get it meanwhile.
+gone for certain. An address of before may belong to a Service that is unread: a row of another
+Service, or of another type, does not get it meanwhile.
 """
 
 from typing import Final
 
 import msgspec
 
-from bpf.maps.lb import decode_backend, decode_service
+from bpf.maps.lb import ServiceValue, decode_backend, decode_service
 from bpf.maps.lb_numbers import EntryState, FrontendType
 from reconcilers.loadbalancer import frontend_entries as layout
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
@@ -52,22 +52,30 @@ class EarlierRun:
         backends = sorted((*fe.backends, *unseen.values()), key=lambda be: be.address)
         return msgspec.structs.replace(fe, backends=tuple(backends))
 
-    def refusal(self, fe: Frontend) -> str:
-        """Return why a row may not have its address, or nothing."""
+    def refusal(self, fe: Frontend, *, is_given: bool) -> str:
+        """Return why a row may not have its address, or nothing. `is_given`: no other Service of
+        its type can have it.
+        """
         address = fe.address
         if address in self._planner.programmed or address not in self._planner.restored.slots:
             return ""
-        key = layout.service_keys(address).slot(0)
-        master = self._maps.of(address).service.content.get(key)
-        if master is None or decode_service(master).type == layout.entry_type(fe):
+        master = self._master(address)
+        if master is None:
             return ""
-        return "the address is in force as another type's, whose Service may be unread"
+        if master.type != layout.entry_type(fe):
+            return "the address is in force as another type's, whose Service may be unread"
+        if not is_given and fe.type not in _OF_PODS and _is_anothers(master, fe):
+            return "the address is in force as another Service's, which may be unread"
+        return ""
 
     def forget(self) -> None:
         """All is read."""
         self._unseen.clear()
 
     def _backends(self, fe: Frontend) -> dict[L3n4Addr, Backend]:
+        master = self._master(fe.address)
+        if master is not None and _is_anothers(master, fe):
+            return {}
         found = {}
         for target, number in self._maps.of(fe.address).leads_to(fe.address):
             raw = target.content.get(number)
@@ -76,6 +84,16 @@ class EarlierRun:
                 state = _STATES.get(decode_backend(raw).state, BackendState.ACTIVE)
                 found[address] = Backend(fe.service_name, address, state=state)
         return found
+
+    def _master(self, address: L3n4Addr) -> ServiceValue | None:
+        key = layout.service_keys(address).slot(0)
+        raw = self._maps.of(address).service.content.get(key)
+        return None if raw is None else decode_service(raw)
+
+
+def _is_anothers(master: ServiceValue, fe: Frontend) -> bool:
+    """True if the entry says so; those of agents that were older say nothing."""
+    return master.owner not in (0, layout.owner(fe))
 
 
 __all__ = ["EarlierRun"]

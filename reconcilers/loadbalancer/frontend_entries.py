@@ -10,6 +10,7 @@ from functools import cache
 from ipaddress import ip_address
 from struct import Struct
 from typing import Final
+from zlib import crc32
 
 from bpf.maps.lb import (
     IPV4,
@@ -351,7 +352,13 @@ def master_value(
         0,
         entry_type(fe),
         algorithm(fe, config),
+        owner(fe),
     )
+
+
+def owner(fe: Frontend) -> int:
+    """Return what the master entry says of the Service whose address it is; never 0."""
+    return 1 + crc32(str(fe.service_name).encode()) % 0xFFFF
 
 
 def slot_values(
@@ -364,15 +371,15 @@ def slot_values(
     values = []
     for position, be in enumerate(choice.shown):
         own = healthy if position < choice.healthy else healthy | _QUARANTINED
-        backend_id = backend_ids[be.address]
-        values.append(pack(backend_id, number, 0, own, 0, 0, _NO_PORT, be.weight & 0xFFFF, kind, 0))
+        backend_id, weight = backend_ids[be.address], be.weight & 0xFFFF
+        values.append(pack(backend_id, number, 0, own, 0, 0, _NO_PORT, weight, kind, 0, 0))
     return values
 
 
 @cache
 def wildcard_value(kind: int) -> bytes:
     """Slot 0 without id and backends: traffic to unknown ports ends here."""
-    return SERVICE_VALUE.pack(0, 0, 0, _NON_ROUTABLE, 0, 0, _NO_PORT, 0, kind, 0)
+    return SERVICE_VALUE.pack(0, 0, 0, _NON_ROUTABLE, 0, 0, _NO_PORT, 0, kind, 0, 0)
 
 
 def wants_wildcard(fe: Frontend, config: FrontendConfig) -> bool:

@@ -23,6 +23,9 @@ class Holds(Protocol):
         """True if backends of a row, or an owner of its address, may be in what is unread."""
         ...
 
+    def is_given(self, unread: frozenset[str], fe: Frontend) -> bool:
+        """True if no Service that is unread can have the row's address."""
+
     def watch(self, txn: ReadTxn) -> Iterable[Channel]:
         """Return what closes when `unread` may return something else."""
         ...

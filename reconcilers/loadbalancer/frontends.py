@@ -239,7 +239,8 @@ class FrontendOperations:
         if not entry.deleted:
             reason = self._holds.reason(unread, entry.obj)
             if not reason and self._holds.may_lack_services(unread):
-                reason = self._earlier.refusal(entry.obj)
+                is_given = self._holds.is_given(unread, entry.obj)
+                reason = self._earlier.refusal(entry.obj, is_given=is_given)
             return reason
         if address in self._planner.programmed or address in self._expanded:
             return "it is removed once all inputs are read"

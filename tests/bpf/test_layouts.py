@@ -54,7 +54,7 @@ def test_service_key_is_the_c_struct(struct: str, address: bytes) -> None:
 
 
 def test_service_value_is_the_c_struct() -> None:
-    value = lb.ServiceValue(0x01020304, 0x05060708, 10800, 0x1234, 7, 9, 8443, 100, 3, 2)
+    value = lb.ServiceValue(0x01020304, 0x05060708, 10800, 0x1234, 7, 9, 8443, 100, 3, 2, 0x0A0B)
     assert fields_of("lb_service", lb.encode_service(value)) == {
         "backend_id": 0x01020304,
         "rev_nat": 0x05060708,
@@ -66,7 +66,7 @@ def test_service_value_is_the_c_struct() -> None:
         "weight": 100,
         "type": 3,
         "algorithm": 2,
-        "pad": 0,
+        "owner": 0x0A0B,
     }
 
 

@@ -18,7 +18,7 @@ from reconcilers import Config
 from reconcilers.loadbalancer.frontend_start import FrontendStart
 from reconcilers.loadbalancer.frontends import PruneError
 from statedb import Initializer, RWTable, StatusKind
-from tables.addressing import IP
+from tables.addressing import IP, ServiceName
 from tables.cluster.k8s_watches import K8sWatch, new_k8s_watches_table
 from tables.cluster.nodes import Node
 from tables.loadbalancer.backends import BackendState
@@ -36,6 +36,8 @@ from tests.reconcilers.loadbalancer.lb_world import (
 )
 
 SERVICES = initializer_of(Source.K8S)
+OTHERS = initializer_of(Source.API)
+OTHER = ServiceName("test/other")
 OLD, VIP, NEW = "10.96.0.9:80/TCP", "10.96.0.1:80/TCP", "10.96.0.2:80/TCP"
 FOREIGN = "10.99.0.1:80/TCP"
 ONE, TWO = "10.244.1.1:80/TCP", "10.244.1.2:80/TCP"
@@ -285,6 +287,34 @@ async def test_an_address_in_force_does_not_go_to_another_type_of_frontend(
         world.put(frontend(VIP, [TWO], kind))
         await world.until(lambda: world.is_done(VIP))
         assert TWO in slots(world, VIP)[1], "its Service was read, and gave it up"
+
+
+@pytest.mark.parametrize("kind", [FrontendType.CLUSTER_IP, FrontendType.EXTERNAL_IPS])
+async def test_an_address_in_force_does_not_go_to_another_service(kind: FrontendType) -> None:
+    """Two files may say the same address, and the one that had it is broken now."""
+    thief = service(OTHER)
+    before = frontend(VIP, [ONE], kind)
+    world = StartWorld(await lived(before), PLAIN, SERVICES)
+    world.put(frontend(VIP, [TWO], kind, thief), frontend(NEW, [TWO], kind, thief))
+    async with started(world):
+        world.stall_nodes()
+        await world.waits(VIP, "in force as another Service's, which may be unread")
+        await world.until(lambda: world.is_done(NEW))
+        assert slots(world, VIP) == (1, {ONE})
+        world.read_nodes()
+        world.read(SERVICES)
+        await world.until(lambda: world.is_done(VIP))
+        assert slots(world, VIP) == (1, {TWO})
+
+
+async def test_an_address_of_the_api_server_goes_to_its_next_service() -> None:
+    """Another source that is unread holds no ClusterIP back that another Service got since."""
+    world = StartWorld(await lived(frontend(VIP, [ONE])), PLAIN, OTHERS)
+    world.put(frontend(VIP, [TWO], svc=service(OTHER)))
+    async with started(world):
+        world.stall_nodes()
+        await world.until(lambda: world.is_done(VIP))
+        assert slots(world, VIP) == (1, {TWO}), "none of the Service that had it"
 
 
 async def test_a_row_that_goes_is_in_force_until_all_is_read() -> None:
