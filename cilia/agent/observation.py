@@ -12,10 +12,13 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.health_history import HealthHistory
 from cilia.agent.metrics import TableMetrics
 from cilia.agent.metrics_samples import MetricsSampler
+from cilia.agent.set_aside import SetAside
 from cilia.agent.status import StatusView
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.coexistence import Coexistence
 from cilia.datapath.wiring import DatapathPart
+from cilia.endpoints import saved
+from cilia.endpoints.cni import delete_queue
 from cilia.loadbalancer.wiring import LoadBalancerPart
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Part
@@ -67,6 +70,10 @@ def build(
         health_history=HealthHistory(ctx.db, ctx.health),
     )
     part.jobs = {"sample-metrics": part.sampler.run, "health-history": part.health_history.run}
+    if programs is not None:
+        run_dir = config.run_dir
+        directories = [run_dir, run_dir / saved.DIRECTORY, run_dir / delete_queue.DIRECTORY]
+        part.jobs["set-aside"] = SetAside(ctx.db, ctx.problems, directories).run
     return part
 
 

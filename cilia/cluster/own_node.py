@@ -14,13 +14,16 @@ from typing import Final
 
 import anyio.to_thread
 import msgspec
+import structlog
 
-from cilia.linux.records import read_record, write_record
+from cilia.linux.records import read_record, set_aside, write_record
 from statedb import DB, Table
 from tables.addressing import IP
 from tables.cluster.nodes import Node
 
 __all__ = ["OWN_NODE_FILE", "OwnNodeFile"]
+
+log = structlog.get_logger("cluster")
 
 #: In the state directory.
 OWN_NODE_FILE: Final = "own-node.json"
@@ -43,15 +46,20 @@ class OwnNodeFile:
         self._name = name
 
     def read(self) -> Node | None:
-        """Return the row of before. Raises: OSError."""
-        found = read_record(self._path, Record)
+        """Return the row of before; None if there is none that can be read."""
+        try:
+            found = read_record(self._path, Record)
+        except OSError as error:
+            log.error("the node of before is not known", path=str(self._path), error=str(error))
+            return None
         if found is None or found.name != self._name:
             return None
         try:
             internal = tuple(map(IP.parse, found.internal_ips))
             external = tuple(map(IP.parse, found.external_ips))
-        except ValueError:
-            return None  # nobody but an agent writes here
+        except ValueError as error:
+            set_aside(self._path, str(error))
+            return None
         cidrs = tuple(found.pod_cidrs)
         return Node(found.name, found.labels, found.annotations, internal, external, cidrs)
 

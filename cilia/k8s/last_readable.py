@@ -30,6 +30,7 @@ from cilia.k8s.manifest_files import decode_file
 from cilia.k8s.objects import K8sObject, ObjectKey
 from cilia.linux.identity import Place
 from cilia.linux.records import NEW, replace_file
+from cilia.regular_files import read_regular
 
 __all__ = ["LastReadable", "is_copy"]
 
@@ -113,7 +114,7 @@ class LastReadable:
     def last_place(self) -> Place | None:
         """Return the directory whose files have copies here; None if that is not known."""
         try:
-            device, inode, born = (self.directory / _COMPLETE).read_text().split()
+            device, inode, born = read_regular(self.directory / _COMPLETE).split()
             return Place(int(device), int(inode), int(born))
         except (OSError, ValueError):
             return None
@@ -140,7 +141,7 @@ class LastReadable:
         Raises: FileNotFoundError, NotADirectoryError.
         """
         try:
-            content = decode_file(path.name, path.read_bytes())
+            content = decode_file(path.name, read_regular(path))
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
@@ -218,7 +219,7 @@ class LastReadable:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -34,6 +34,7 @@ from cilia.k8s.object_writer import CONFLICT, NOT_FOUND, Form
 from cilia.k8s.objects import K8sObject
 from cilia.linux.lock import holder_of
 from cilia.linux.records import replace_file
+from cilia.regular_files import NotRegular, read_regular
 
 __all__ = ["ObjectFiles", "object_files_source"]
 
@@ -149,12 +150,11 @@ class ObjectFiles:
     def _read(self, place: _Place) -> Form:
         """Raises: StatusError, StorageFailed, OSError."""
         try:
-            text = (self.directory / place.file).read_bytes()
+            text = read_regular(self.directory / place.file)
+            msgspec.json.decode(text, type=_Stored)
         except FileNotFoundError:
             raise StatusError(NOT_FOUND, f"{place.path} is not there") from None
-        try:
-            msgspec.json.decode(text, type=_Stored)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, NotRegular) as error:
             reason = str(error)
         else:
             return orjson.loads(text)  # type: ignore[no-any-return]

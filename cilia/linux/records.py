@@ -15,7 +15,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
-__all__ = ["BROKEN", "NEW", "read_record", "replace_file", "write_record"]
+from cilia.regular_files import NotRegular, read_regular
+
+__all__ = ["BROKEN", "NEW", "read_record", "replace_file", "set_aside", "write_record"]
 
 T = TypeVar("T")
 
@@ -65,14 +67,24 @@ def read_record(path: Path, form: type[T]) -> T | None:
     Raises: OSError other than that it is not there.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=form)
+        return msgspec.json.decode(read_regular(path), type=form)
     except FileNotFoundError:
         return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        aside = path.with_name(path.name + BROKEN)
-        path.replace(aside)
-        log.warning("a broken record was set aside", path=str(aside), error=str(error))
+    except (msgspec.MsgspecError, UnicodeDecodeError, NotRegular) as error:
+        set_aside(path, str(error))
         return None
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Give what is there another name, under which nobody reads it; one from before is replaced."""
+    aside = path.with_name(path.name + BROKEN)
+    try:
+        path.replace(aside)
+    except OSError as error:
+        text = "a broken record cannot be set aside, and is left out"
+        log.error(text, path=str(path), reason=reason, error=str(error))
+        return
+    log.warning("a broken record was set aside", path=str(aside), error=reason)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cilia.k8s.yaml_values import Malformed, parse_yaml
 from cilia.linux.path_watch import PathWatch
 from cilia.program.health import HealthReporter
+from cilia.regular_files import read_regular
 from statedb import Channel
 from tables.addressing import Prefix
 
@@ -130,6 +131,6 @@ class IPMasqAgentFile:
     def _bytes(self) -> bytes:
         """Raises: OSError, but not for a file that is missing: it is as an empty one."""
         try:
-            return self._path.read_bytes()
+            return read_regular(self._path)
         except FileNotFoundError:
             return b""

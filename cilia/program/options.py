@@ -21,6 +21,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
+from cilia.regular_files import read_regular
+
 __all__ = [
     "ProgramConfig",
     "Setting",
@@ -202,7 +204,13 @@ def _directory(model: type[M], directory: Path, unknown: list[str]) -> Given:
         paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
         for path in paths:
             if path.name in fields:
-                _take(model, found, fields[path.name], path.read_text().strip(), f"file {path}")
+                _take(
+                    model,
+                    found,
+                    fields[path.name],
+                    read_regular(path).decode().strip(),
+                    f"file {path}",
+                )
             else:
                 unknown.append(f"{path} is no option{_meant(path.name, fields)}")
     except (OSError, UnicodeDecodeError) as error:

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Final
 
+from cilia.regular_files import read_regular
+
 __all__ = ["PINS", "pins_in_force"]
 
 PINS: Final = "pins.json"
@@ -19,7 +21,7 @@ PINS: Final = "pins.json"
 def pins_in_force(run_dir: Path) -> Path | None:
     """Return the last noted directory that holds maps; None if there is none to be seen."""
     try:
-        noted = json.loads((run_dir / PINS).read_bytes())
+        noted = json.loads(read_regular(run_dir / PINS))
     except (OSError, ValueError):
         return None
     paths = [Path(text) for text in noted if isinstance(text, str)] if type(noted) is list else []

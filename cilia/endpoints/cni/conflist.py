@@ -21,6 +21,7 @@ import structlog
 
 from cilia.endpoints.cni.forwarder import NAME, built
 from cilia.linux.records import replace_file
+from cilia.regular_files import read_regular
 
 __all__ = [
     "FILE",
@@ -76,7 +77,7 @@ def custom(path: Path) -> bytes:
         ConflistError: it is no list with our plugin in it.
         OSError: it cannot be read.
     """
-    text = path.read_bytes()
+    text = read_regular(path)
     try:
         form = msgspec.json.decode(text)
         types = [plugin["type"] for plugin in form["plugins"]]

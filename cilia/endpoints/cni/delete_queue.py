@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from cilia.endpoints.cni.errors import CNIError, Code, WireError
 from cilia.endpoints.cni.requests import Attachment, Command, Request, parse
 from cilia.endpoints.cni.wire import MAX_REQUEST, split
 from cilia.linux.records import BROKEN
+from cilia.regular_files import read_regular
 
 __all__ = ["DIRECTORY", "DeleteQueue"]
 
@@ -77,7 +77,7 @@ class DeleteQueue:
         """Return the DEL of an attachment, if one is queued; what is none is set aside and told."""
         path = self._path(attachment)
         try:
-            request = parse(*split(_content(path)))
+            request = parse(*split(read_regular(path, MAX_REQUEST, follow=False)))
             if request.command is not Command.DEL or request.attachment != attachment:
                 raise WireError("it is not the DEL that its name says")
         except FileNotFoundError:
@@ -111,22 +111,6 @@ class DeleteQueue:
             path.rename(aside)
         except OSError as error:
             log.warning("it stays where it is", path=str(path), error=str(error))
-
-
-def _content(path: Path) -> bytes:
-    """Return what is in a file. Raises: WireError if it is none, or too long; OSError."""
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise WireError("it is no file")
-        content = file.read(MAX_REQUEST + 1)
-    if len(content) > MAX_REQUEST:
-        raise WireError("it is too long for a request")
-    return content
-
-
-def _without_waiting(path: str, mode: int) -> int:
-    """Open no pipe that nobody writes to, and no link."""
-    return os.open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def _is_taken(descriptor: int) -> bool:

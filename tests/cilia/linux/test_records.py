@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from structlog.testing import capture_logs
 
 from cilia.k8s.api_servers import Server, Servers
 from cilia.linux.records import BROKEN, read_record, write_record
+from cilia.regular_files import MOST_BYTES
 from tests.full_disk import small_disk
 
 
@@ -43,6 +46,34 @@ def test_a_broken_record_is_set_aside_and_told(tmp_path: Path, content: bytes) -
     assert path.with_name(path.name + BROKEN).read_bytes() == content
     assert not path.exists()
     assert [line["event"] for line in logs] == ["a broken record was set aside"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "socket", "too large"])
+def test_what_is_no_file_is_set_aside_and_nobody_waits_for_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "record.json"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "directory":
+            (path / "below").mkdir(parents=True)
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            listener.bind(str(path))
+        else:
+            path.touch()
+            os.truncate(path, MOST_BYTES + 1)
+        assert read_record(path, list[str]) is None
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json" + BROKEN]
+    write_record(path, ["new"])
+    assert read_record(path, list[str]) == ["new"]
+
+
+def test_what_cannot_be_set_aside_is_told_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(b"{")
+    (tmp_path / f"record.json{BROKEN}" / "below").mkdir(parents=True)
+    with capture_logs() as logs:
+        assert read_record(path, list[str]) is None
+    assert [line["log_level"] for line in logs] == ["error"]
 
 
 @pytest.mark.root
