@@ -3,7 +3,7 @@
 
 Its labels decide over zones and its addresses over node ports. What was in force by them stays so
 while the object cannot be read at a start: the row of before is in ``k8s-nodes`` until a whole list
-says otherwise.
+says otherwise. A row that goes takes the file along.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class OwnNodeFile:
             row, changed = db.look(partial(nodes.get_watch, key=self._name))
             if row is not None and row != written:
                 await anyio.to_thread.run_sync(partial(write_record, self._path, _record(row)))
-                written = row
+            elif row is None and written is not None:
+                await anyio.to_thread.run_sync(partial(self._path.unlink, missing_ok=True))
+            written = row
             await changed.wait()
 
 
