@@ -33,6 +33,7 @@
 					 * (CT_SERVICE), or the client's own one */
 #define CT_OTHER_NODE 0x0800		/* CT_EGRESS: a node port that another node was asked for: the frontend
 					 * of the maps has the address 0 */
+#define CT_LOCAL 0x1000			/* CT_SERVICE: the backend was on this node when it began */
 
 /* cilia_ct4_tcp, cilia_ct4_any (UDP, SCTP, ICMP): LRU. For ICMP echo the identifier stands in both
  * ports' places: sport in a request, dport in an answer, the other 0. */
@@ -75,6 +76,7 @@ struct ct_entry {
 	__u8 tcp_flags;		/* all seen from who opened it */
 	__u8 reply_tcp_flags;
 	__be16 nat_port;	/* CT_SNAT, CT_OTHER_PORT */
-	__be32 nat_address[4];	/* CT_SNAT; CT_EGRESS: of the frontend that was asked. An IPv4 address is the
-				 * first word */
+	__be32 nat_address[4];	/* CT_SNAT; CT_EGRESS: of the frontend that was asked; CT_SERVICE of what is
+				 * returned directly: the next hop that was told the frontend, or 0. An IPv4
+				 * address is the first word */
 };

@@ -105,7 +105,7 @@ static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u1
 		ct_create(tuple, &new, v6);
 		return 0;
 	}
-	refused = lb_track_both(ctx, packet, &asked, behind, &to, &new, v6);
+	refused = lb_track_both(ctx, packet, &asked, behind, &to, &new, NULL, v6);
 	if (refused)
 		return refused;
 	address_copy(source, tuple->saddr, true);

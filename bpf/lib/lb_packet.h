@@ -365,10 +365,12 @@ static __always_inline bool lb_may_change_port(const struct packet *packet)
 	       (packet->tuple.proto == IPPROTO_TCP || packet->tuple.proto == IPPROTO_UDP);
 }
 
-/* Make or refresh both entries of a connection. 0 or a refusal. */
+/* Make or refresh both entries of a connection; next_hop: where packets to another node go, or NULL. 0 or a
+ * refusal. */
 static __always_inline int lb_track_both(ctx_t *ctx, const struct packet *packet,
 					 const struct lb_asked *asked, struct ct_entry *behind,
-					 const struct tuple *to, struct ct_new *new, const bool v6)
+					 const struct tuple *to, struct ct_new *new,
+					 const __be32 *next_hop, const bool v6)
 {
 	int refused;
 
@@ -382,7 +384,7 @@ static __always_inline int lb_track_both(ctx_t *ctx, const struct packet *packet
 		return 0;
 	}
 	new->direction = CT_SERVICE;
-	return ct_create_snat(&packet->tuple, new, NULL,
+	return ct_create_snat(&packet->tuple, new, next_hop,
 			      new->flags & CT_OTHER_PORT ? to->sport : 0, v6);
 }
 
@@ -431,7 +433,7 @@ static __always_inline int lb_resolve(ctx_t *ctx, const struct packet *packet,
 	if (decision->hairpin)
 		new.flags |= CT_HAIRPIN;
 	new.backend_id = decision->target.id;
-	return lb_track_both(ctx, packet, &asked, behind, &to, &new, v6);
+	return lb_track_both(ctx, packet, &asked, behind, &to, &new, NULL, v6);
 }
 
 /* Send the packet to the backend that was decided. 0 or a refusal. */

@@ -113,13 +113,37 @@ static __always_inline bool nodeport_allows_direct(const struct nodeport_plan *p
 	       plan->route.fib.mtu_result >= IPV6_LEAST_MTU + plan->growth;
 }
 
+static __always_inline const __be32 *nodeport_next_hop(const struct nodeport_plan *plan, const bool v6)
+{
+	return v6 ? (const __be32 *)plan->route.fib.ipv6_dst : &plan->route.fib.ipv4_dst;
+}
+
+/* Whether the backend of an open connection is at another node than before, which was not told the frontend:
+ * its address moved. Each packet tells it, for any of them may be lost. */
+static __always_inline bool nodeport_has_moved(const struct packet *packet, const struct nodeport_plan *plan,
+					       const struct lb_asked *asked, int way, const bool v6)
+{
+	const struct ct_entry *entry = asked->service;
+
+	if (!nodeport_dsr || nodeport_dispatch != DISPATCH_OPT || packet->tuple.proto != IPPROTO_TCP)
+		return false;
+	if (!plan->direct || !asked->continues || way < 0 || way == ROUTE_STACK || !plan->route.outside)
+		return false;
+	if (entry->flags & CT_LOCAL)
+		return true;
+	return entry->nat_address[0] &&
+	       !address_equal(entry->nat_address, nodeport_next_hop(plan, v6), v6);
+}
+
 /* A function of its own, because the stack of the calls from the device to the choice of a port is full. */
 static __noinline int nodeport_route(ctx_t *ctx, struct packet *packet, struct nodeport_plan *plan,
-				     bool continues, bool v6)
+				     const struct lb_asked *asked, bool v6)
 {
-	int way = nodeport_way(ctx, packet, plan, continues, v6);
+	int way = nodeport_way(ctx, packet, plan, asked->continues, v6);
 
-	if (!plan->direct || continues || !plan->route.outside ||
+	if (nodeport_has_moved(packet, plan, asked, way, v6))
+		return nodeport_way(ctx, packet, plan, false, v6);
+	if (!plan->direct || asked->continues || !plan->route.outside ||
 	    nodeport_allows_direct(plan, way, v6))
 		return way;
 	plan->direct = false;
@@ -234,6 +258,7 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 	struct lb_decision *decision = &plan->decision;
 	struct ct_new *new = &plan->new;
 	struct lb_asked asked;
+	const __be32 *next_hop = NULL;
 	struct ct_entry *behind;
 	int done, tries;
 
@@ -252,7 +277,7 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 		if (!lb_pick(&asked, decision, &packet->tuple, tries, v6))
 			return REFUSE(DROP_NO_BACKEND);
 		new->backend_id = decision->target.id;
-		plan->way = nodeport_route(ctx, packet, plan, asked.continues, v6);
+		plan->way = nodeport_route(ctx, packet, plan, &asked, v6);
 		if (plan->way < 0)
 			return plan->way;
 		if (in_xdp && (plan->way != ROUTE_OUT || !plan->route.outside))
@@ -278,7 +303,11 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 	}
 	if (tries > LB_CHOICES)
 		return REFUSE(DROP_CT_COLLISION);
-	return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, v6);
+	if (nodeport_leads_out(plan))
+		next_hop = nodeport_next_hop(plan, v6);
+	else
+		new->flags |= CT_LOCAL;
+	return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, next_hop, v6);
 }
 
 PER_FAMILY_WITH(nodeport_resolve, struct nodeport_plan, NODEPORT_PASS)

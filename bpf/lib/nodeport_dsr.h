@@ -236,7 +236,7 @@ static __always_inline int nodeport_unwrap(ctx_t *ctx, const struct packet *oute
 	}
 	decision->sport = plan->to.sport;
 	if (!(packet.flags & PACKET_ICMP_ERROR) || asked.continues) {
-		refused = lb_track_both(ctx, &packet, &asked, behind, &plan->to, new, v6);
+		refused = lb_track_both(ctx, &packet, &asked, behind, &plan->to, new, NULL, v6);
 		if (refused)
 			return refused;
 	}

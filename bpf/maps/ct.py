@@ -62,6 +62,7 @@ class CtFlag(IntFlag):
     NON_SYN = _CT["NON_SYN"]
     OTHER_PORT = _CT["OTHER_PORT"]
     OTHER_NODE = _CT["OTHER_NODE"]
+    LOCAL = _CT["LOCAL"]
 
 
 CLOSING: Final = CtFlag.ORIGIN_CLOSING | CtFlag.REPLY_CLOSING

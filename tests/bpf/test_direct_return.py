@@ -423,3 +423,37 @@ def test_packet_in_another_keeps_its_port_when_its_frontend_is_made_anew(
         out = ipip.run(inside(family, vip, 80, transport, **fields))[1]
         assert (out[1].dst, out[transport].sport) == (POD[family], moved)
     assert answered(ipip, family, transport, port=moved) == (vip, 80)
+
+
+def names_frontend(node: Node, family: int, flags: str) -> tuple[str, bool]:
+    """Where a client's packet to the node port goes, and whether it brings the frontend along."""
+    verdict, out = node.run(request(family, TCP, flags=flags))
+    assert verdict in (SENT["tc"], PASS["tc"]), "or the stack brings it to the pod"
+    brings = bool(out[IP].options) if family == 4 else IPv6ExtHdrDestOpt in out
+    return out[1].dst, brings
+
+
+@FAMILIES
+@pytest.mark.parametrize("where", ["on this node", "on another node"])
+def test_an_open_connection_names_the_frontend_where_its_backend_moves_to(
+    opt: Node, family: int, where: str
+) -> None:
+    """The backend keeps its address, as a virtual machine does; its new node knows no frontend."""
+    begins, hops = (POD, OTHER_NODE) if where == "on this node" else (BACKEND, THIRD_NODE)
+    backend, hop = begins[family], hops[family]
+    opt.serve(family, socket.IPPROTO_TCP, backend, ServiceFlag.DSR)
+    assert names_frontend(opt, family, "S") == (backend, begins is BACKEND)
+    assert names_frontend(opt, family, "A") == (backend, False)
+    narrow = [f"-{family}", "route", "replace", f"{backend}/{32 if family == 4 else 128}"]
+    neighbour = ["neigh", "replace", hop, "lladdr", MAC_CLIENT, "dev", "eth0", "nud", "permanent"]
+    opt.namespace.run(*neighbour)
+    opt.namespace.run(*narrow, "via", hop)
+    try:
+        for _ in range(2):
+            assert names_frontend(opt, family, "A") == (backend, True), "any of them may be lost"
+    finally:
+        if begins is POD:
+            opt.namespace.run(*narrow, "dev", "lxc0")
+        else:
+            opt.namespace.run(f"-{family}", "route", "del", narrow[-1], "via", hop)
+    assert names_frontend(opt, family, "A") == (backend, False)
