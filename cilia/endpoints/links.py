@@ -38,8 +38,11 @@ __all__ = ["Interior", "Pair", "configure", "delete_pair", "device_name", "make_
 PREFIX: Final = "lxc"
 NAME_DIGITS: Final = 12
 
-#: What the node's end takes from no workload, whatever the node's defaults are.
-DEAF_TO: Final = (
+#: What is off at the node's end, whatever the node's defaults are: it takes nothing from a
+#: workload, and looks for no duplicate of its address on a link of two ends, which would hold up
+#: for two seconds what the node sends by IPv6.
+OFF: Final = (
+    ("ipv6", "accept_dad"),
     ("ipv6", "accept_ra"),
     ("ipv6", "accept_redirects"),
     ("ipv6", "autoconf"),
@@ -136,7 +139,7 @@ def make_pair(
     link = netlink.link(device)
     if link is None:
         raise NoDevice(device)
-    for family, name in DEAF_TO:
+    for family, name in OFF:
         try:
             sysctls.write(f"net.{family}.conf.{device}.{name}", "0")
         except FileNotFoundError:

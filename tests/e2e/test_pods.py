@@ -122,6 +122,16 @@ def test_node_and_pod_talk(node: PodNode, family: int, kind: int) -> None:
         assert ask(one, gateway, port, kind)[:2] == ["node", one.address(family)]
 
 
+def test_the_node_speaks_ipv6_to_a_pod_as_soon_as_add_answers(node: PodNode) -> None:
+    """An address that the kernel still looks for duplicates of asks for no neighbour."""
+    made = node.add("fresh")
+    device = made.result["interfaces"][0]["name"]
+    found = node.node.ip(f"-6 addr show dev {device}")
+    node.delete("fresh")
+    assert "inet6 fe80:" in found
+    assert "tentative" not in found
+
+
 @EACH_FAMILY
 def test_the_node_speaks_to_pods_with_its_own_addresses(node: PodNode, family: int) -> None:
     """A server at all addresses lets the kernel choose the source of its answer: had it the
