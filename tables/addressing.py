@@ -160,14 +160,20 @@ class Prefix(bytes):
     @classmethod
     def parse(cls, text: str) -> Prefix:
         """``ADDRESS/LENGTH``; a bare address is a prefix of full length; host bits are cleared.
+        Mapped ones are of IPv4, as mapped addresses are.
 
         Raises ValueError when the text is no prefix.
+
+        >>> str(Prefix.parse("::ffff:10.0.0.0/104"))
+        '10.0.0.0/8'
         """
         try:
             network = ipaddress.ip_network(text, strict=False)
         except ValueError:
             raise ValueError(f"{text!r} is not a prefix") from None
-        return cls.of(IP.from_packed(network.network_address.packed), network.prefixlen)
+        ip, length = IP.from_packed(network.network_address.packed), network.prefixlen
+        is_mapped = network.version == 6 and not ip.is_ipv6
+        return cls.of(ip, length - 96 if is_mapped else length)
 
     @property
     def ip(self) -> IP:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import anyio.to_thread
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -111,13 +112,13 @@ class IPMasqAgentFile:
         """Follow the file for ever."""
         while True:
             with PathWatch([self._path]) as watch:
-                self.look()
+                await self.look()
                 await watch.wait(LOOK_AGAIN_S)
 
-    def look(self) -> None:
-        """Read the file now."""
+    async def look(self) -> None:
+        """Read the file now, in a thread: its file system may hang."""
         try:
-            prefixes = read(self._bytes())
+            prefixes = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
         except (OSError, ValueError) as error:
             kept = "what was read before stays" if self._prefixes is not None else "none is known"
             self._health.degraded(f"{self._path} cannot be read: {kept}", error)
@@ -128,9 +129,10 @@ class IPMasqAgentFile:
             self._prefixes = prefixes
             changed.close()
 
-    def _bytes(self) -> bytes:
-        """Raises: OSError, but not for a file that is missing: it is as an empty one."""
+    def _read(self) -> tuple[Prefix, ...]:
+        """A file that is missing is as an empty one. Raises: OSError, ValueError."""
         try:
-            return read_regular(self._path)
+            data = read_regular(self._path)
         except FileNotFoundError:
-            return b""
+            data = b""
+        return read(data)

@@ -54,7 +54,6 @@ def build(
     if options.enable_ip_masq_agent:
         health = HealthReporter(ctx.db, ctx.health, "masquerade", "ip-masq-agent")
         file = IPMasqAgentFile(options.ip_masq_agent_config_path, health)
-        file.look()
     controller = ExclusionsController(ctx.db, cluster.nodes, exclusions, options, file)
     part = MasqueradePart(exclusions=exclusions, reconciler=reconciler, listed=controller.listed)
     if file is not None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -110,9 +112,12 @@ async def test_a_file_is_read_again_when_it_changes_and_not_while_it_is_broken(
         group.cancel_scope.cancel()
 
 
-def test_what_a_file_says_that_is_broken_from_the_beginning_is_not_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+async def test_what_a_file_says_that_is_broken_from_the_beginning_is_not_known(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     world = World(tmp_path)
-    world.path.mkdir()
-    world.file.look()
+    make(world.path)
+    await world.file.look()
     assert world.file.prefixes_watch()[0] is None
     assert world.level() is Level.DEGRADED
