@@ -28,6 +28,7 @@ from cilia.loadbalancer.node_port_conflicts import NodePortConflicts
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.loadbalancer.redirects import wiring as redirects
 from cilia.loadbalancer.redirects.controller import RedirectTables
+from cilia.loadbalancer.services.orphans import Orphans
 from cilia.loadbalancer.services.reflector import ServiceReflector
 from cilia.loadbalancer.services.writer import LoadBalancerTables, Writer
 from cilia.loadbalancer.this_node import LocalNode
@@ -95,11 +96,12 @@ def build(
         reconciler=_reconciler(ctx, options, tables, operations),
     )
     datapath.pressure.know(operations.map_entries)
+    orphans = Orphans()
     part.jobs = {
-        **_control_plane(ctx, options, part, cluster),
+        **_control_plane(ctx, options, part, orphans, cluster),
         **_datapath(ctx, options, part, cluster, node, datapath),
         **_health_checks(ctx, options, part, cluster, health_check_address),
-        **_state_file(ctx, options, part.writer, cluster),
+        **_state_file(ctx, options, part.writer, orphans, cluster),
         **redirects.build(
             ctx,
             options,
@@ -139,7 +141,11 @@ def _weight(fe: Frontend) -> int:
 
 
 def _control_plane(
-    ctx: Context, options: LoadBalancerOptions, part: LoadBalancerPart, cluster: ClusterPart
+    ctx: Context,
+    options: LoadBalancerOptions,
+    part: LoadBalancerPart,
+    orphans: Orphans,
+    cluster: ClusterPart,
 ) -> dict[str, Job]:
     """Objects -> services, frontends, backends."""
     convergence = ConvergenceRecorder(
@@ -149,7 +155,9 @@ def _control_plane(
         part.reconciler.wait_until_reconciled,
         convergence_histogram(ctx.registry),
     )
-    services = ServiceReflector(ctx.objects, part.writer, committed=convergence.committed)
+    services = ServiceReflector(
+        ctx.objects, part.writer, orphans=orphans, committed=convergence.committed
+    )
     local_node = LocalNodeController(
         part.writer, cluster.nodes, changed=services.reconvert_node_dependent
     )
@@ -237,7 +245,11 @@ def _connection_counter(datapath: DatapathPart) -> ConnectionCounter | None:
 
 
 def _state_file(
-    ctx: Context, options: LoadBalancerOptions, writer: Writer, cluster: ClusterPart
+    ctx: Context,
+    options: LoadBalancerOptions,
+    writer: Writer,
+    orphans: Orphans,
+    cluster: ClusterPart,
 ) -> dict[str, Job]:
     """Services of `--lb-state-file`, less preferred than those of the API server; or nothing."""
     if options.lb_state_file is None:
@@ -246,7 +258,7 @@ def _state_file(
     source = state_file_source(options.lb_state_file, options.lb_state_file_interval_s, copies)
     watch = K8sWatchReflector(ctx.db, cluster.watches, ctx.health_of("k8s"))
     source.observe(watch.report)
-    services = ServiceReflector(source, writer, origin=Source.API)
+    services = ServiceReflector(source, writer, origin=Source.API, orphans=orphans)
     refused = ProblemReflector(source, ctx.db, ctx.problems, name="lb-state-file")
     return {
         "watch-state-file": source.run,

@@ -20,12 +20,14 @@ SERVICE_LABEL = f"metadata.labels[{EndpointSlice.SERVICE_LABEL}]"
 
 
 class Complaints:
-    """Those of one reflector. They are noted in a batch, and count once it is written."""
+    """Those of one reflector. They are noted in a batch, and count once it is written. `with_rows`
+    is shared by those whose batches may have each other's.
+    """
 
-    def __init__(self, table: RWTable[Problem], origin: Origin) -> None:
+    def __init__(self, table: RWTable[Problem], origin: Origin, with_rows: set[str]) -> None:
         self._table = table
         self._origin = origin
-        self._with_rows: set[str] = set()
+        self._with_rows = with_rows
 
     def note(self, key: ObjectKey, warnings: Warnings, batch: Batch) -> None:
         """Note what is wrong with an object now, if it or its last reading has anything."""

@@ -46,6 +46,13 @@ class KnownObjects:
     def has_service(self, name: ServiceName) -> bool:
         return name in self._services
 
+    def slices_of(self, name: ServiceName) -> tuple[ObjectKey, ...]:
+        return self._slices.keys_of(name)
+
+    def services_missing(self) -> set[ServiceName]:
+        """Return those that slices name, and that the source does not have."""
+        return self._slices.services() - self._services.keys()
+
     def backends_of(self, name: ServiceName) -> Backends:
         return self._slices.backends_of(name)
 
@@ -89,15 +96,6 @@ class KnownObjects:
         """Convert again what is meant for some nodes only."""
         for name, svc in self._for_some_nodes.items():
             self._convert(svc.key, svc, name, batch)
-
-    def note_orphans(self, name: ServiceName, batch: Batch) -> None:
-        """Note slices of a service that is not there. Right once all services have been listed."""
-        slices = () if name in self._services else self._slices.keys_of(name)
-        self._complaints.note_orphans(name, slices, batch)
-
-    def note_all_orphans(self, batch: Batch) -> None:
-        for name in sorted(self._slices.services() - self._services.keys()):
-            self.note_orphans(name, batch)
 
     # -- services
 

@@ -23,6 +23,7 @@ from cilia.loadbalancer.services.batch import Batch
 from cilia.loadbalancer.services.batch_writer import BatchWriter, Committed
 from cilia.loadbalancer.services.complaints import Complaints
 from cilia.loadbalancer.services.known_objects import KnownObjects
+from cilia.loadbalancer.services.orphans import Orphans
 from cilia.loadbalancer.services.writer import Writer
 from tables.sources import Source as Origin
 
@@ -61,17 +62,20 @@ class ServiceReflector:
         writer: Writer,
         *,
         origin: Origin = Origin.K8S,
+        orphans: Orphans | None = None,
         wait_s: float = WAIT_S,
         report: Callable[[Report], None] = lambda report: None,
         committed: Committed = lambda changes, revision: None,
     ) -> None:
-        """``committed`` is told changes with a time once they are in the tables, and the revision
-        that the frontends had before."""
+        """``orphans`` is shared by all sources of an agent. ``committed`` is told changes with a
+        time once they are in the tables, and the revision that the frontends had before."""
         self._source = source
         self._wait_s = wait_s
         self._report = report
-        complaints = Complaints(writer.tables.problems, origin)
+        self._orphans = orphans or Orphans()
+        complaints = Complaints(writer.tables.problems, origin, self._orphans.with_rows)
         self._known = KnownObjects(writer, origin, complaints)
+        self._number = self._orphans.add(self._known, complaints)
         self._batch_writer = BatchWriter(writer, origin, self._known, complaints, committed)
         self._complete = writer.register_initializer(initializer_of(origin))
         self._completed = False
@@ -128,13 +132,12 @@ class ServiceReflector:
             stalled = self._unlisted <= self._unread
             self._batch_writer.write(batch, self._complete.stall if stalled else None)
             return
-        # A slice without its service is an error only when all services have been seen.
         for name in batch.touched:
-            self._known.note_orphans(name, batch)
+            self._orphans.note(name, batch)
         if self._completed:
             self._batch_writer.write(batch)
             return
-        self._known.note_all_orphans(batch)
+        self._orphans.listed(self._number, batch)
         self._batch_writer.write(batch, self._complete)
         self._completed = True
 

@@ -20,6 +20,7 @@ from cilia.k8s.store import ObjectStore
 from cilia.k8s.watch import PROBLEMS, Delete, Event, Invalid, Listed, Listing, Upsert
 from cilia.k8s.watch import Problem as Refusal
 from cilia.loadbalancer.services import reflector
+from cilia.loadbalancer.services.orphans import Orphans
 from cilia.loadbalancer.services.reflector import Report, ServiceReflector
 from cilia.loadbalancer.services.writer import Writer
 from cilia.loadbalancer.this_node import LocalNode
@@ -27,6 +28,7 @@ from statedb import ChangeIterator
 from tables.addressing import ServiceName
 from tables.loadbalancer.backends import Backend
 from tables.loadbalancer.frontends import Frontend, FrontendParams
+from tables.sources import Source
 from tests.cilia.k8s.forms import service_form, slice_form, with_metadata
 from tests.cilia.loadbalancer.world import World
 
@@ -186,6 +188,23 @@ def test_a_slice_without_its_service_is_a_problem_once_all_is_listed(world: Refl
     world.take(no_svc())
     assert len(world.problems) == 1
     world.take(no_eps())
+    assert world.problems == []
+
+
+def test_a_slice_of_one_source_may_be_of_a_service_of_another() -> None:
+    world, orphans = World(), Orphans()
+    one = ServiceReflector(ObjectStore(), world.writer, orphans=orphans)
+    other = ServiceReflector(ObjectStore(), world.writer, origin=Source.API, orphans=orphans)
+    other.apply([*LISTING, eps(), eps("lost-1", service="lost"), *LISTED])
+    assert world.problems == [], "the other source may have the Services"
+    one.apply([*LISTING, svc(), *LISTED])
+    [lost] = world.problems
+    assert "there is no Service test/lost" in lost
+    one.apply([no_svc()])
+    assert len(world.problems) == 2
+    one.apply([svc()])
+    assert world.problems == [lost]
+    other.apply([no_eps("lost-1")])
     assert world.problems == []
 
 
