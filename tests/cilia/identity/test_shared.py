@@ -51,6 +51,11 @@ async def given(node: Node, name: str) -> int:
     return node.identity_of(name)
 
 
+def knows(node: Node, number: int) -> bool:
+    """The node has seen the object of an identity."""
+    return node.db.look(lambda txn: node.identity.identities.get(txn, number)) is not None
+
+
 def reason(node: Node, name: str) -> str:
     """Why an endpoint is not ready, as a request to add it is told."""
     controller: EndpointsController = node.controller
@@ -62,6 +67,7 @@ async def test_equal_labels_have_one_number_on_all_nodes(tmp_path: Path) -> None
         one, two = c.node(), c.node()
         one.add("a", "web")
         number = await given(one, "a")
+        await two.until(lambda: knows(two, number))  # at the same moment each may make one
         two.add("b", "web")
         two.add("c", "db")
         assert await given(two, "b") == number
