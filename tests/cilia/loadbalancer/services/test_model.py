@@ -193,7 +193,7 @@ def steps(draw: st.DrawFn) -> Step:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(steps(), min_size=1, max_size=3), max_size=12))
 def test_tables_are_what_a_recomputation_gives(batches: Sequence[Sequence[Step]]) -> None:
     world, model = World(CONFIG, NODE), Model()
