@@ -20,6 +20,7 @@ from reconcilers.loadbalancer.frontend_config import FrontendConfig
 from reconcilers.loadbalancer.frontend_holds import Holds
 from reconcilers.loadbalancer.frontend_maps import FrontendMaps
 from reconcilers.loadbalancer.frontend_plans import FrontendPlanner
+from reconcilers.loadbalancer.id_allocator import IdsExhaustedError
 from reconcilers.loadbalancer.machine_addresses import MachineAddresses
 from reconcilers.loadbalancer.node_ports import NodePortAddresses, surrogate_of
 from reconcilers.maps.staged import BEFORE_BACKENDS_GO, Phase, Plan, Step, admit, write
@@ -84,6 +85,8 @@ class FrontendOperations:
         self._expanded: dict[L3n4Addr, tuple[L3n4Addr, ...]] = {}
         # What a failed attempt of a row has still to write and delete.
         self._unfinished: dict[L3n4Addr, list[tuple[Phase, Step]]] = {}
+        # Rows that nobody could say the entries of: an earlier run's may be theirs.
+        self._unplanned: set[L3n4Addr] = set()
         # A batch was cut short: what it has in the maps may be what no row knows of.
         self._in_doubt = False
         self._had_entries = bool(self._planner.restored.slots)
@@ -164,6 +167,8 @@ class FrontendOperations:
         """
         if self._held_back:
             raise PruneError(f"{len(self._held_back)} frontends wait for inputs that are unread")
+        if self._unplanned:
+            raise PruneError(f"{len(self._unplanned)} frontends failed: what was theirs is unknown")
         planner = self._planner
         if self._unfinished or self._in_doubt or planner.retired or self._maps.have_unclaimed():
             self._prune()
@@ -336,11 +341,17 @@ class FrontendOperations:
         plan_of: Callable[[ReadTxn, Frontend], Plan],
     ) -> None:
         doubtful, self._in_doubt = self._in_doubt, True
-        self._node_ports.refresh(txn)
-        self._machines.refresh(txn)
+        try:
+            self._node_ports.refresh(txn)
+            self._machines.refresh(txn)
+        except Exception:
+            self._unplanned.update(entry.obj.address for entry in entries)
+            raise
         untold = self._tell_meanings()
         plans = [plan_of(txn, entry.obj) for entry in entries]
-        for plan in plans:
+        for entry, plan in zip(entries, plans, strict=True):
+            if plan.error is not None or self._unplanned:
+                self._note_unplanned(entry.obj.address, plan.error)
             plan.error = plan.error or untold
         admit(plans, self._maps.all())
         write(plans, BEFORE_BACKENDS_GO)
@@ -362,6 +373,12 @@ class FrontendOperations:
             write([plan], (Phase.DETAIL,))
             self._told = plan.error is None
         return plan.error
+
+    def _note_unplanned(self, address: L3n4Addr, error: Exception | None) -> None:
+        if error is None or isinstance(error, IdsExhaustedError):  # a prune makes room for those
+            self._unplanned.discard(address)
+        else:
+            self._unplanned.add(address)
 
     def _note_unfinished(self, entries: Sequence[Entry[Frontend]], plans: Sequence[Plan]) -> None:
         for entry, plan in zip(entries, plans, strict=True):

@@ -17,7 +17,8 @@ from cilia.loadbalancer.unread_inputs import UnreadInputs
 from reconcilers import Config
 from reconcilers.loadbalancer.frontend_start import FrontendStart
 from reconcilers.loadbalancer.frontends import PruneError
-from statedb import Initializer, RWTable, StatusKind
+from reconcilers.loadbalancer.machine_addresses import MachineAddresses
+from statedb import Initializer, ReadTxn, RWTable, StatusKind
 from tables.addressing import IP, ServiceName
 from tables.cluster.k8s_watches import K8sWatch, new_k8s_watches_table
 from tables.cluster.nodes import Node
@@ -315,6 +316,33 @@ async def test_an_address_of_the_api_server_goes_to_its_next_service() -> None:
         world.stall_nodes()
         await world.until(lambda: world.is_done(VIP))
         assert slots(world, VIP) == (1, {TWO}), "none of the Service that had it"
+
+
+async def test_nothing_is_pruned_while_no_row_can_be_worked_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One object that nobody foresaw makes every round fail."""
+    world = StartWorld(await lived(frontend(VIP, [ONE]), frontend(OLD, [TWO])), PLAIN, SERVICES)
+    world.put(frontend(VIP, [ONE]))
+
+    def refresh(machines: MachineAddresses, txn: ReadTxn) -> None:
+        raise ValueError("negative shift count")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MachineAddresses, "refresh", refresh)
+        async with started(world):
+            world.read_nodes()
+            world.read(SERVICES)
+            await world.waits(VIP, "negative shift count")
+            txn = world.db.read_txn()
+            with pytest.raises(PruneError, match="1 frontends failed"):
+                world.ops.prune(txn, world.frontends.all(txn))
+            assert slots(world, VIP) == (1, {ONE})
+            patched.undo()
+            world.reconciler.retry_now()
+            await world.until(lambda: world.is_done(VIP))
+            world.reconciler.prune_now()
+            await world.until(lambda: OLD not in world.dump())
 
 
 async def test_a_row_that_goes_is_in_force_until_all_is_read() -> None:
