@@ -8,7 +8,6 @@ is what Go writes for an empty one. Sequences are read with ``or ()`` by their u
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from socket import AF_INET, AF_INET6, inet_pton
@@ -25,6 +24,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from statedb.shown.text import shortened
+from tables.addressing import Prefix
 
 _NAME: Final = re.compile(r"[-a-z0-9.]{1,253}")
 _NAMESPACE: Final = re.compile(r"[-a-z0-9.]{0,253}")
@@ -59,8 +59,7 @@ def _optional_ip(value: str) -> str:
 
 
 def _cidr(value: str) -> str:
-    ipaddress.ip_network(value.strip(), strict=False)
-    return value.strip()
+    return str(Prefix.parse(value.strip()))
 
 
 Name = Annotated[str, AfterValidator(_object_name)]

@@ -433,7 +433,7 @@ def test_the_rest_of_the_spec_is_kept() -> None:
     service = convert(
         labels={"a": "b"},
         selector={"app": "echo"},
-        loadBalancerSourceRanges=["10.0.0.0/8", " fd00::/8 "],
+        loadBalancerSourceRanges=["10.0.0.0/8", " fd00::/8 ", "::ffff:203.0.113.0/120"],
         healthCheckNodePort=31000,
         loadBalancerClass="example.com/lb",
     ).service
@@ -441,6 +441,7 @@ def test_the_rest_of_the_spec_is_kept() -> None:
     assert service.source_ranges == (
         ipaddress.ip_network("10.0.0.0/8"),
         ipaddress.ip_network("fd00::/8"),
+        ipaddress.ip_network("203.0.113.0/24"),
     )
     assert service.health_check_node_port == 31000
     assert service.load_balancer_class == "example.com/lb"
