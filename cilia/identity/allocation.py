@@ -17,60 +17,34 @@ that was made and is not seen yet is looked for before another one is made.
 
 from __future__ import annotations
 
-import math
 import random
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup
 
+from cilia.cluster.object_reconciler import SEEN_WAIT_S, ObjectReconciler, Plan, Work
 from cilia.identity.desired import Labels, watch_claim, with_labels
 from cilia.identity.numbers import IdentitiesExhausted, TakenNumber
 from cilia.identity.objects import IdentityObjects
-from cilia.k8s.errors import ApiError, StatusError
+from cilia.k8s.errors import StatusError
 from cilia.k8s.object_writer import CONFLICT
 from cilia.program.health import HealthReporter
-from reconcilers.retries import Retries
-from statedb import (
-    DB,
-    Channel,
-    ReadTxn,
-    RWTable,
-    Status,
-    StatusKind,
-    Table,
-    WatchSet,
-    wait_filled,
-    wait_initialized,
-)
-from statedb.status import done, error, set_status
-from tables.identity.desired_identities import DesiredIdentity, Key, desired_identity_key
+from statedb import DB, ReadTxn, RWTable, Table
+from tables.identity.desired_identities import DesiredIdentity
 from tables.identity.identities import CLUSTER_MAX, CLUSTER_MIN, Identity
 
 __all__ = ["IdentityAllocator"]
 
 log = structlog.get_logger("identity")
 
-#: Between tries of one row: others change objects within milliseconds, a server is away for longer.
-RETRY_MIN_S: Final = 0.05
-RETRY_MAX_S: Final = 5.0
 #: Numbers that are tried in a row, as in the field, and what is waited between two of them.
 MOST_TRIES: Final = 16
 CONFLICT_WAIT_S: Final = 0.02
 #: Random numbers that are looked at before the free ones are listed.
 MOST_GUESSES: Final = 64
-#: How long an object that was written may take to be seen.
-SEEN_WAIT_S: Final = 5.0
-
-Work = Callable[[], Awaitable[None]]
-
-
-class NotSeen(ApiError):
-    """A write succeeded, and the watch of identities does not show it."""
 
 
 class IdentityAllocator:
@@ -92,71 +66,28 @@ class IdentityAllocator:
         self._objects = objects
         self._desired = desired
         self._edge = edge
-        self._health = health
         self._numbers = numbers
         self._rng = rng or random.Random()
-        self._seen_wait_s = seen_wait_s
-        self._retries = Retries[DesiredIdentity](RETRY_MIN_S, RETRY_MAX_S, 0.5, time.monotonic)
-        self._busy: set[Key] = set()
         # Numbers of objects that were made and not seen yet.
         self._made: dict[Labels, int] = {}
-        self._ended = Channel()
+        plan = Plan(
+            rows=desired,
+            objects=objects,
+            work=self._work,
+            watch=partial(watch_claim, objects),
+            well="all endpoints' labels have an identity",
+            failed="{} identities are not as they should be: endpoints keep what they have, new"
+            " ones wait",
+            failures=(IdentitiesExhausted,),
+        )
+        self._reconciler = ObjectReconciler(db, plan, health, seen_wait_s=seen_wait_s)
 
     async def run(self) -> None:
         """Follow what is desired for ever, once the objects that there are were read."""
-        await wait_filled(self._db, self._objects)
-        await wait_initialized(self._db, self._desired)
-        self._busy.clear()  # of a run that failed
-        self._forget_others({})
-        async with anyio.create_task_group() as group:
-            while True:
-                watches = self._look(group)
-                next_due = self._retries.next_due()
-                wait_s = math.inf if next_due is None else next_due - time.monotonic()
-                with anyio.move_on_after(max(wait_s, 0)):
-                    await watches.wait()
-
-    def _look(self, group: TaskGroup) -> WatchSet:
-        """Begin what is to be done; return what to wait for."""
-        txn = self._db.read_txn()
-        found, changed = self._desired.all_watch(txn)
-        rows = {desired_identity_key(row): row for row in found}
-        self._ended = Channel()
-        watches = WatchSet(changed, self._ended)
-        self._forget_others(rows)
-        due = {item.key for item in self._retries.take_due(len(self._retries))}
-        for key, row in rows.items():
-            watches.add(watch_claim(self._objects, txn, row))
-            if key not in self._busy:
-                self._consider(txn, key, row, group, is_due=key in due)
-        self._tell_health(rows.values())
-        return watches
-
-    def _forget_others(self, rows: dict[Key, DesiredIdentity]) -> None:
-        for item in list(self._retries):
-            if item.key not in rows:
-                self._retries.clear(item.key)
-        labels = {row.labels for row in rows.values() if not row.number}
-        self._made = {made: number for made, number in self._made.items() if made in labels}
-
-    def _consider(
-        self, txn: ReadTxn, key: Key, row: DesiredIdentity, group: TaskGroup, *, is_due: bool
-    ) -> None:
-        try:
-            work = self._work(txn, row)
-        except TakenNumber as failure:
-            self._retries.clear(key)
-            self._tell(key, error(str(failure)))
-            return
-        if work is None:
-            self._retries.clear(key)
-            self._tell(key, done())
-        elif is_due or key not in self._retries:
-            self._busy.add(key)
-            group.start_soon(self._do, key, row, work)
+        await self._reconciler.run()
 
     def _work(self, txn: ReadTxn, row: DesiredIdentity) -> Work | None:
-        """Return what is to be done for a row, None for nothing. Raises: TakenNumber."""
+        """Return what is to be done for a row, None for nothing. Raises: Refusal."""
         if not row.labels:
             return None
         if row.number:
@@ -174,43 +105,14 @@ class IdentityAllocator:
             raise TakenNumber(row.number, found.labels)
         return partial(self._edge.unmark, row.number) if found.is_marked else None
 
-    async def _do(self, key: Key, row: DesiredIdentity, work: Work) -> None:
-        try:
-            await work()
-            await self._seen(key, row)
-        except (ApiError, IdentitiesExhausted) as failure:
-            self._retries.add(key, row, 0, False, str(failure))
-            self._tell(key, error(str(failure)))
-        else:
-            self._retries.clear(key)
-        finally:
-            self._busy.discard(key)
-            self._ended.close()
-
-    async def _seen(self, key: Key, row: DesiredIdentity) -> None:
-        """Wait until nothing is to be done for a row, or it is gone. Raises: NotSeen."""
-        with anyio.move_on_after(self._seen_wait_s):
-            look = partial(self._watch_unmet, key=key, row=row)
-            while watches := self._db.look(look):
-                await watches.wait()
-            return
-        raise NotSeen(
-            f"an identity was written {self._seen_wait_s:g} s ago and its watch does not show it"
-        )
-
-    def _watch_unmet(self, txn: ReadTxn, key: Key, row: DesiredIdentity) -> WatchSet | None:
-        """Return what to wait for while something is to be done for a row; else None."""
-        there, changed = self._desired.get_watch(txn, key)
-        try:
-            work = None if there is None else self._work(txn, row)
-        except TakenNumber:
-            work = None  # nothing that could be done here
-        return None if work is None else WatchSet(changed, watch_claim(self._objects, txn, row))
-
     # -- writes --
 
     async def _make(self, labels: Labels) -> None:
         """Make an object with any free number. Raises: ApiError, IdentitiesExhausted."""
+        asked = self._db.look(
+            lambda txn: {r.labels for r in self._desired.all(txn) if not r.number}
+        )
+        self._made = {made: number for made, number in self._made.items() if made in asked}
         made = self._made.get(labels)
         if made is not None and await self._edge.has(made, labels):
             return
@@ -242,25 +144,3 @@ class IdentityAllocator:
         if not free:
             raise IdentitiesExhausted
         return self._rng.choice(free)
-
-    # -- what people see --
-
-    def _tell(self, key: Key, status: Status) -> None:
-        row = self._desired.get(self._db.read_txn(), key)
-        if row is None or (row.status.kind, row.status.error) == (status.kind, status.error):
-            return
-        with self._db.write_txn(self._desired) as wtxn:
-            row = self._desired.get(wtxn, key)
-            if row is not None:
-                self._desired.insert(wtxn, set_status(row, status))
-
-    def _tell_health(self, rows: Iterable[DesiredIdentity]) -> None:
-        failed = [row.status.error for row in rows if row.status.kind is StatusKind.ERROR]
-        if failed:
-            self._health.degraded(
-                f"{len(failed)} identities are not as they should be: endpoints keep what they"
-                " have, new ones wait",
-                failed[0],
-            )
-        else:
-            self._health.ok("all endpoints' labels have an identity")

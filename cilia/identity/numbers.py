@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from reconcilers.operations import Refusal
 from tables.identity.identities import CLUSTER_MAX, CLUSTER_MIN, labels_text
 
 __all__ = ["NUMBERS", "IdentitiesExhausted", "TakenNumber"]
@@ -23,7 +24,7 @@ class IdentitiesExhausted(Exception):
         )
 
 
-class TakenNumber(Exception):
+class TakenNumber(Refusal):
     """A number that is in force has become that of other labels."""
 
     def __init__(self, number: int, labels: tuple[str, ...]) -> None:

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from cilia.identity.desired import Labels
 from cilia.k8s.crds.identities import HEARTBEAT, CiliumIdentity, identity_form
-from cilia.k8s.errors import Garbage, StatusError
-from cilia.k8s.object_writer import CONFLICT, NOT_FOUND, Form, ObjectWriter, object_path
+from cilia.k8s.errors import StatusError
+from cilia.k8s.object_writer import (
+    CONFLICT,
+    NOT_FOUND,
+    Form,
+    ObjectWriter,
+    object_path,
+    read_object,
+    unregistered,
+)
 
 __all__ = ["IdentityObjects"]
 
@@ -26,16 +30,14 @@ class IdentityObjects:
         try:
             await self._writer.create(_path(number), identity_form(number, labels))
         except StatusError as failure:
-            if failure.code == NOT_FOUND:
-                raise StatusError(
-                    NOT_FOUND,
-                    "the API server does not know the kind CiliumIdentity: run `cilia operator"
-                    " --pod-network`, which registers it",
-                ) from None
-            if failure.code != CONFLICT:
+            code = failure.code
+            if code not in (CONFLICT, NOT_FOUND):
                 raise
-            return False
-        return True
+        else:
+            return True
+        if code == NOT_FOUND:
+            raise unregistered(CiliumIdentity)
+        return False
 
     async def has(self, number: int, labels: Labels) -> bool:
         """Return True if there is an object of this number with these labels."""
@@ -56,14 +58,7 @@ class IdentityObjects:
             await self._writer.replace(_path(number), form)
 
     async def _read(self, number: int) -> Form:
-        data = await self._writer.fetch(_path(number))
-        try:
-            form = msgspec.json.decode(data, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError) as failure:
-            reason = str(failure)
-        else:
-            return form
-        raise Garbage(f"identity {number} is no object: {reason}")
+        return await read_object(self._writer, _path(number))
 
 
 def _path(number: int) -> str:

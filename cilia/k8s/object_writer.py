@@ -9,10 +9,22 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
+
+from cilia.k8s.errors import Garbage, StatusError
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.watch import Source
 
-__all__ = ["CONFLICT", "NOT_FOUND", "Form", "ObjectWriter", "SharedObjects", "object_path"]
+__all__ = [
+    "CONFLICT",
+    "NOT_FOUND",
+    "Form",
+    "ObjectWriter",
+    "SharedObjects",
+    "object_path",
+    "read_object",
+    "unregistered",
+]
 
 #: Codes of a `StatusError`.
 NOT_FOUND: Final = 404
@@ -55,3 +67,24 @@ def object_path(kind: type[K8sObject], name: str, namespace: str = "") -> str:
     within = f"namespaces/{namespace}/" if namespace else ""
     root = "apis" if "/" in version else "api"
     return f"/{root}/{version}/{within}{kind.RESOURCE}/{name}"
+
+
+async def read_object(writer: ObjectWriter, path: str) -> Form:
+    """Return an object in plain form. Raises: ApiError."""
+    data = await writer.fetch(path)
+    try:
+        form: Form = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as failure:
+        reason = str(failure)
+    else:
+        return form
+    raise Garbage(f"{path} is no object: {reason}")
+
+
+def unregistered(kind: type[K8sObject]) -> StatusError:
+    """Return what an agent says when the API server answers 404 to the creation of an object."""
+    return StatusError(
+        NOT_FOUND,
+        f"the API server does not know the kind {kind.KIND}: run `cilia operator --pod-network`,"
+        " which registers it",
+    )
