@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cilia.k8s.crds import DEFINITIONS
+from cilia.k8s.crds.definitions import SCHEMA_NUMBER
 
 from .apiserver import ApiServer
 from .operators import Replica
@@ -96,8 +97,9 @@ def test_a_newer_schema_is_not_lowered(
             eventually(
                 lambda: (
                     api_server.get(path)["metadata"]["labels"]
-                    == {"cilia.io/crd-schema": "1", "kept": "yes"}
+                    == {"cilia.io/crd-schema": str(SCHEMA_NUMBER), "kept": "yes"}
                 )
             )
         finally:
-            api_server.patch(path, {"metadata": {"labels": {"cilia.io/crd-schema": "1"}}})
+            own = {"cilia.io/crd-schema": str(SCHEMA_NUMBER)}
+            api_server.patch(path, {"metadata": {"labels": own}})

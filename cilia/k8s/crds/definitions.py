@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cilia.k8s.crds.endpoints import CiliumEndpoint
 from cilia.k8s.crds.identities import CiliumIdentity
 from cilia.k8s.crds.node_configs import CiliumNodeConfig
 from cilia.k8s.crds.redirect_policies import CiliumLocalRedirectPolicy
@@ -28,7 +29,7 @@ __all__ = [
 
 SCHEMA_LABEL: Final = "cilia.io/crd-schema"
 # To be raised with each change of any definition; a test holds the definitions against it.
-SCHEMA_NUMBER: Final = 1
+SCHEMA_NUMBER: Final = 2
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Definition:
     kind: type[K8sObject]
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ("cilium",)
-    #: Columns of `kubectl get` before the age: heading and path of a text.
-    columns: Mapping[str, str] = field(default_factory=dict)
+    #: Columns of `kubectl get` before the age: heading, path and type.
+    columns: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def group(self) -> str:
@@ -84,8 +85,8 @@ class Definition:
             "storage": True,
             "additionalPrinterColumns": [
                 *(
-                    {"name": name, "type": "string", "jsonPath": path}
-                    for name, path in self.columns.items()
+                    {"name": name, "type": type_, "jsonPath": path}
+                    for name, (path, type_) in self.columns.items()
                 ),
                 {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
             ],
@@ -120,8 +121,18 @@ DEFINITIONS: Final = (
 #: Of a cluster whose pods have their network from us, beside the others.
 POD_NETWORK_DEFINITIONS: Final = (
     Definition(
+        CiliumEndpoint,
+        short_names=("ciliumep", "cep"),
+        columns={
+            "Security Identity": (".status.identity.id", "integer"),
+            "Endpoint State": (".status.state", "string"),
+            "IPv4": (".status.networking.addressing[0].ipv4", "string"),
+            "IPv6": (".status.networking.addressing[0].ipv6", "string"),
+        },
+    ),
+    Definition(
         CiliumIdentity,
         short_names=("ciliumid",),
-        columns={"Namespace": r".metadata.labels.io\.kubernetes\.pod\.namespace"},
+        columns={"Namespace": (r".metadata.labels.io\.kubernetes\.pod\.namespace", "string")},
     ),
 )

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from cilia.k8s.crds import (
     DEFINITIONS,
     POD_NETWORK_DEFINITIONS,
+    CiliumEndpoint,
     CiliumIdentity,
     CiliumLocalRedirectPolicy,
     CiliumNodeConfig,
@@ -27,8 +28,8 @@ from cilia.k8s.objects import decode
 
 # Number and content of all definitions. A test that fails here says: raise SCHEMA_NUMBER, or
 # operators that know the former schema leave it in place.
-KNOWN = (1, "239035d6e31a39bc")
-KNOWN_OF_POD_NETWORK = (1, "a3851db97937ebf1")
+KNOWN = (2, "37bf534e6ee7bf90")
+KNOWN_OF_POD_NETWORK = (2, "ccff10d2790c5ca7")
 ALL = (*DEFINITIONS, *POD_NETWORK_DEFINITIONS)
 OF_EVERY_KIND = ("apiVersion", "kind", "metadata")
 
@@ -91,7 +92,7 @@ def test_schemas_are_structural_and_prune_nothing(definition: Definition) -> Non
 
 
 def test_an_identity_is_the_fields() -> None:
-    (definition,) = POD_NETWORK_DEFINITIONS
+    (definition,) = [d for d in POD_NETWORK_DEFINITIONS if d.kind is CiliumIdentity]
     spec = definition.manifest()["spec"]
     assert (spec["scope"], spec["names"]["plural"]) == ("Cluster", "ciliumidentities")
     assert spec["names"]["shortNames"] == ["ciliumid"]
@@ -103,6 +104,29 @@ def test_an_identity_is_the_fields() -> None:
     assert [column["name"] for column in version["additionalPrinterColumns"]] == [
         "Namespace",
         "Age",
+    ]
+
+
+def test_an_endpoint_is_the_fields() -> None:
+    (definition,) = [d for d in POD_NETWORK_DEFINITIONS if d.kind is CiliumEndpoint]
+    spec = definition.manifest()["spec"]
+    assert (spec["scope"], spec["names"]["plural"]) == ("Namespaced", "ciliumendpoints")
+    assert spec["names"]["shortNames"] == ["ciliumep", "cep"]
+    (version,) = spec["versions"]
+    assert version["name"] == "v2"
+    assert "subresources" not in version, "one write has metadata and status"
+    status = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    assert sorted(status) == [
+        *("external-identifiers", "id", "identity", "named-ports", "networking", "state")
+    ]
+    assert status["networking"]["required"] == ["addressing"]
+    columns = [(c["name"], c["type"]) for c in version["additionalPrinterColumns"]]
+    assert columns == [
+        ("Security Identity", "integer"),
+        ("Endpoint State", "string"),
+        ("IPv4", "string"),
+        ("IPv6", "string"),
+        ("Age", "date"),
     ]
 
 
