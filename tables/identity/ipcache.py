@@ -7,8 +7,8 @@
                     node two (k8s): remote-node      shadowed: it counts again when the first goes
 
 A row a prefix. Each writer has a claim of its own in it; they are in the order of their sources
-(`tables.sources`), and of one source the newest is first. The first claim is what is in force.
-Writers go through `cilia/identity/ipcache/writer.py`; the reconciler
+(`tables.sources`), and of one source the one that began last is first, else the newest. The first
+claim is what is in force. Writers go through `cilia/identity/ipcache/writer.py`; the reconciler
 (`reconcilers/identity/ipcache.py`) writes what is in force to the map ``cilia_ipcache`` and gives
 back ``status``.
 """
@@ -47,6 +47,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     # The node behind which the prefix is; None: this one, or none.
     host: IP | None = None
     encrypt_key: int = 0
+    # When its writer says that it began, seconds since the epoch; 0: unknown.
+    since: float = 0.0
     namespace: str = ""
     pod: str = ""
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The claims that rows of other tables make: endpoints, devices, nodes; and those of the world.
 
-======================  =========  ==========================================
-prefix                  source     identity
-======================  =========  ==========================================
-address of an endpoint  local      the endpoint's
-address of a device     local      host
-of this Node object     local      host
-of another Node object  k8s        remote-node
-0.0.0.0/0, ::/0         local      world, with two families one for each
-======================  =========  ==========================================
+=========================  ===============  ==========================================
+prefix                     source           identity
+=========================  ===============  ==========================================
+address of an endpoint     local            the endpoint's
+address of a device        local            host
+of this Node object        local            host
+of another Node object     k8s              remote-node
+of a pod of another node   custom-resource  that of its CiliumEndpoint
+0.0.0.0/0, ::/0            local            world, with two families one for each
+=========================  ===============  ==========================================
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cilia.identity.ipcache.writer import Claims
 from tables.addressing import IP, Prefix, special_use
 from tables.cluster.nodes import Node
 from tables.endpoints.endpoints import Endpoint
+from tables.endpoints.k8s_endpoints import K8sEndpoint
 from tables.identity.identities import RESERVED
 from tables.identity.ipcache import Claim
 from tables.node.devices import Device
@@ -62,6 +64,21 @@ class ClaimsOf:
             pod=ep.pod,
         )
         return {host_prefix(ip): claim for ip in ep.addresses if ip.is_ipv6 in self.families}
+
+    def remote_endpoint(self, obj: K8sEndpoint) -> Claims:
+        """Return the claims of a pod of another node, behind which it is."""
+        if not obj.identity:
+            return {}
+        claim = Claim(
+            source=Source.CUSTOM_RESOURCE,
+            owner=f"pod {obj.pod_name}",
+            identity=obj.identity,
+            host=obj.node,
+            since=obj.created_at,
+            namespace=obj.namespace,
+            pod=obj.name,
+        )
+        return {host_prefix(ip): claim for ip in obj.addresses if ip.is_ipv6 in self.families}
 
     def device(self, dev: Device) -> Claims:
         """Return the claims of this node's own addresses, also on devices that serve nobody.

@@ -13,13 +13,16 @@ from bpf.maps.raw import RawMap
 from cilia.identity.ipcache.apiservers import ApiServersController
 from cilia.identity.ipcache.claims import ClaimsOf
 from cilia.identity.ipcache.follower import Follower
+from cilia.identity.ipcache.remote import RemoteEndpoints
 from cilia.identity.ipcache.writer import IPCacheWriter
+from cilia.node.own_addresses import OwnAddresses, none_known
 from cilia.program.parts import Context, Part
 from reconcilers.identity.ipcache import CONFIG, ipcache_operations
 from reconcilers.reconciler import Reconciler
 from statedb import DB, RWTable, Table, wait_filled
 from tables.cluster.nodes import Node
 from tables.endpoints.endpoints import Endpoint
+from tables.endpoints.k8s_endpoints import K8sEndpoint
 from tables.identity.ipcache import IPCacheEntry, new_ipcache_table
 from tables.loadbalancer.backends import Backend
 from tables.node.devices import Device
@@ -35,6 +38,8 @@ class Inputs:
     devices: RWTable[Device]
     nodes: RWTable[Node]
     backends: Table[Backend]
+    # None: nobody tells of other nodes' pods.
+    remote: RWTable[K8sEndpoint] | None = None
 
 
 @dataclass(kw_only=True)
@@ -58,9 +63,17 @@ class IPCachePart(Part):
 
 
 def build(
-    ctx: Context, inputs: Inputs, raw: RawMap, node_name: str, families: frozenset[bool]
+    ctx: Context,
+    inputs: Inputs,
+    raw: RawMap,
+    node_name: str,
+    families: frozenset[bool],
+    own: OwnAddresses = none_known,
 ) -> IPCachePart:
-    """Make the table and all that writes and reads it; `families`: True for IPv6."""
+    """Make the table and all that writes and reads it; `families`: True for IPv6.
+
+    `own`: the addresses of this node's Node object.
+    """
     db = ctx.db
     table = new_ipcache_table(db)
     reconciler = ctx.reconciler(table, ipcache_operations(raw), config=CONFIG)
@@ -78,4 +91,7 @@ def build(
         ).run,
         "reconcile-ipcache": part.reconcile,
     }
+    if inputs.remote is not None:
+        remote = RemoteEndpoints(db, inputs.remote, writer, claims, own)
+        part.jobs["ipcache-remote-endpoints"] = remote.run
     return part

@@ -82,13 +82,22 @@ class IPCacheWriter:
 
 
 def _with(claims: tuple[Claim, ...], claim: Claim) -> tuple[Claim, ...]:
-    """Put a new claim in front of those of its source; one that is known keeps its place."""
-    for place, known in enumerate(claims):
+    """Put a new claim in front of those of its source that did not begin after it; one that is
+    known, and began when it did, keeps its place.
+    """
+    place = sum(_goes_before(known, claim) for known in claims)
+    for at, known in enumerate(claims):
         if (known.source, known.owner) == (claim.source, claim.owner):
-            return (*claims[:place], claim, *claims[place + 1 :])
-    rank = PRIORITY[claim.source]
-    place = sum(PRIORITY[known.source] < rank for known in claims)
+            claims = (*claims[:at], *claims[at + 1 :])
+            place = at if known.since == claim.since else place - (at < place)
+            break
     return (*claims[:place], claim, *claims[place:])
+
+
+def _goes_before(known: Claim, claim: Claim) -> bool:
+    """Return True if a claim goes before a new one."""
+    rank, new_rank = PRIORITY[known.source], PRIORITY[claim.source]
+    return rank < new_rank or (rank == new_rank and known.since > claim.since)
 
 
 def _entry(claim: Claim) -> tuple[object, ...]:

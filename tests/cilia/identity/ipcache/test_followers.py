@@ -147,9 +147,10 @@ def missing(world: World) -> set[str]:
 async def test_the_table_is_known_when_all_that_claims_are_made_from_is() -> None:
     world = World()
     async with world.running():
-        assert missing(world) == {"endpoints", "devices", "k8s-nodes", "api-servers"}
+        first = {"endpoints", "devices", "k8s-nodes", "api-servers", "k8s-endpoints"}
+        assert missing(world) == first
         # Whether an API server is this node is not known before its devices are.
-        world.all_read("backends", "k8s-nodes")
+        world.all_read("backends", "k8s-nodes", "k8s-endpoints")
         await initializers(world, {"endpoints", "devices", "api-servers"})
         world.all_read("devices")
         await initializers(world, {"endpoints", "api-servers"})
@@ -168,7 +169,7 @@ async def initializers(world: World, wanted: set[str]) -> None:
 async def test_an_input_that_cannot_be_read_holds_nothing_up_and_removes_nothing() -> None:
     world = World()
     async with world.running():
-        world.all_read("backends", "endpoints", "devices")
+        world.all_read("backends", "endpoints", "devices", "k8s-endpoints")
         with world.db.write_txn(world.nodes) as wtxn:
             world.read["k8s-nodes"].stall(wtxn)
         with anyio.fail_after(5):

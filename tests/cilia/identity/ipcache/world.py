@@ -12,11 +12,14 @@ import anyio
 from cilia.identity.ipcache.apiservers import ApiServersController
 from cilia.identity.ipcache.claims import ClaimsOf
 from cilia.identity.ipcache.follower import Follower
+from cilia.identity.ipcache.remote import RemoteEndpoints
 from cilia.identity.ipcache.writer import IPCacheWriter
+from cilia.node.own_addresses import own_addresses
 from statedb import DB, RWTable
 from tables.addressing import IP, L3n4Addr, ServiceName
 from tables.cluster.nodes import Node, new_nodes_table
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState, new_endpoints_table
+from tables.endpoints.k8s_endpoints import NODE, K8sEndpoint, new_k8s_endpoints_table
 from tables.identity.ipcache import new_ipcache_table, prefix_text
 from tables.loadbalancer.backends import Backend, new_backends_table
 from tables.node.devices import Device, DeviceAddress, new_devices_table
@@ -44,6 +47,24 @@ def endpoint(number: int, *ips: str, identity: int = 300, pod: str = "web") -> E
     )
 
 
+def remote(
+    pod: str, *ips: str, at: str, identity: int = 400, created_at: float = 0.0
+) -> K8sEndpoint:
+    """The CiliumEndpoint of a pod of the node at an address."""
+    return K8sEndpoint(
+        namespace="test",
+        name=pod,
+        uid=f"o-{pod}",
+        version="1",
+        created_at=created_at,
+        pod_uid=f"u-{pod}",
+        identity=identity,
+        addresses=tuple(map(IP.parse, ips)),
+        node=IP.parse(at) if at else None,
+        content=0,
+    )
+
+
 def device(index: int, name: str, *ips: str) -> Device:
     return Device(index, name, addresses=tuple(DeviceAddress(IP.parse(ip), 24) for ip in ips))
 
@@ -64,8 +85,9 @@ class World:
         self.devices = new_devices_table(db)
         self.nodes = new_nodes_table(db)
         self.backends = new_backends_table(db)
+        self.remote = new_k8s_endpoints_table(db, NODE)
         self.inputs: tuple[RWTable[Any], ...] = (
-            *(self.endpoints, self.devices, self.nodes, self.backends),
+            *(self.endpoints, self.devices, self.nodes, self.backends, self.remote),
         )
         with db.write_txn(*self.inputs) as wtxn:
             self.read = {t.name: t.register_initializer(wtxn, "test") for t in self.inputs}
@@ -78,6 +100,8 @@ class World:
             Follower(db, self.devices, writer, claims.device),
             Follower(db, self.nodes, writer, claims.node),
         ]
+        own = own_addresses(self.nodes, "one")
+        self.remotes = RemoteEndpoints(db, self.remote, writer, claims, own)
         local = frozenset({"endpoints", "devices"})
         self.apiservers = ApiServersController(db, self.backends, writer, local, families)
 
@@ -108,6 +132,7 @@ class World:
         async with anyio.create_task_group() as group:
             for follower in self.followers:
                 group.start_soon(follower.run)
+            group.start_soon(self.remotes.run)
             group.start_soon(self.apiservers.run)
             yield
             group.cancel_scope.cancel()
