@@ -27,6 +27,6 @@ def resources(config: AgentConfig) -> list[Resource]:
 
 def shared_kinds(config: AgentConfig) -> list[type[K8sObject]]:
     """Return the kinds that agents write and agree by."""
-    from cilia.k8s.crds import CiliumIdentity
+    from cilia.k8s.crds import CiliumEndpoint, CiliumIdentity
 
-    return [CiliumIdentity] if config.pod_network and not config.dry_run else []
+    return [CiliumIdentity, CiliumEndpoint] if config.pod_network and not config.dry_run else []

@@ -154,6 +154,7 @@ class ObjectReconciler(Generic[T]):
             if row is not None:
                 self._retries.add(key, row, 0, False, str(failure))
             self._tell(key, error(str(failure)))
+            self._tell_health(self._db.look(lambda txn: list(self._rows.all(txn))))
         else:
             self._retries.clear(key)
         finally:
@@ -169,12 +170,15 @@ class ObjectReconciler(Generic[T]):
             return row, None  # told by whoever looks at all rows
 
     async def _seen(self, key: Any, row: T | None) -> None:
-        """Wait until the work for a row is seen, or it is another row. Raises: ApiError."""
+        """Wait until the work for a row is seen, or its object changed in another way, or the row.
+
+        Raises: ApiError.
+        """
         if row is None:
             return
         with anyio.move_on_after(self._seen_wait_s):
-            look = partial(self._watch_unmet, key, row)
-            while watches := self._db.look(look):
+            watches = self._db.look(partial(self._watch_unmet, key, row))
+            if watches is not None:
                 await watches.wait()
             return
         raise ApiError(

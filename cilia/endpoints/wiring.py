@@ -20,6 +20,8 @@ from cilia.endpoints.cni_files import CNIFiles
 from cilia.endpoints.collector import Collector
 from cilia.endpoints.controller import OWNER, EndpointsController
 from cilia.endpoints.inputs import Inputs
+from cilia.endpoints.k8s_endpoints import wiring as k8s_endpoints
+from cilia.endpoints.k8s_endpoints.wiring import K8sEndpointsPart
 from cilia.endpoints.known import Known
 from cilia.endpoints.options import EndpointOptions
 from cilia.endpoints.plugin import EndpointPlugin
@@ -64,6 +66,8 @@ class EndpointsPart(Part):
     allocations: RWTable[IPAllocation]
     reconciler: Reconciler[Endpoint]
     ipcache: IPCachePart
+    # None: this node is alone.
+    k8s_endpoints: K8sEndpointsPart | None
 
     async def synchronised(self, db: DB) -> None:
         """Wait until the endpoints of the run before are in the maps."""
@@ -108,13 +112,23 @@ def build(
     reconciler = ctx.reconciler(
         endpoints, EndpointOperations(flows.endpoints, flows.endpoint_addresses)
     )
-    inputs = ipcache.Inputs(endpoints, network.observed.devices, cluster.nodes, backends)
+    k8s = None
+    if ctx.shared is not None:
+        k8s = k8s_endpoints.build(ctx, ctx.shared, endpoints, cluster.pods, node.own)
+    inputs = ipcache.Inputs(
+        endpoints,
+        network.observed.devices,
+        cluster.nodes,
+        backends,
+        None if k8s is None else k8s.objects,
+    )
     part = EndpointsPart(
         endpoints=endpoints,
         identity=identity.build(ctx),
         allocations=new_ip_allocations_table(ctx.db),
         reconciler=reconciler,
-        ipcache=ipcache.build(ctx, inputs, flows.ipcache, options.node_name, families),
+        ipcache=ipcache.build(ctx, inputs, flows.ipcache, options.node_name, families, node.own),
+        k8s_endpoints=k8s,
     )
     datapath.needed.append(endpoints)
     datapath.pressure.watch(flows.ipcache, lambda: part.ipcache.entries(ctx.db))
@@ -148,6 +162,7 @@ def build(
         **part.ipcache.jobs,
         **_requests(ground, part, controller),
         **part.identity.jobs,
+        **({} if k8s is None else k8s.jobs),
         **repairs.jobs,
     }
     routes.owners_known(ctx.db)

@@ -30,6 +30,7 @@ apiVersion: v1
 kind: Node
 metadata: {{name: {name}}}
 spec: {{podCIDRs: [{pools}]}}
+status: {{addresses: [{addresses}]}}
 """
 
 POD_OBJECT = """\
@@ -82,8 +83,10 @@ class Pod(Kernel):
 class PodNode:
     """A node whose pods' network is ours."""
 
-    def __init__(self, on: World, pools: Sequence[str] = POOLS) -> None:
+    def __init__(self, on: World, pools: Sequence[str] = POOLS, address: str = "") -> None:
+        """`address`: that of the Node object."""
         self.world = on
+        self._address = address
         self.pods: dict[str, Pod] = {}
         self._objects: dict[str, str] = {}
         self._pools = pools
@@ -94,7 +97,9 @@ class PodNode:
         """Write the Node object, with other prefixes if there are some."""
         self._pools = pools or self._pools
         quoted = ", ".join(f'"{pool}"' for pool in self._pools)
-        self.world.write("node.yaml", NODE_OBJECT.format(name=NODE, pools=quoted))
+        addresses = f"{{type: InternalIP, address: {self._address}}}" if self._address else ""
+        text = NODE_OBJECT.format(name=NODE, pools=quoted, addresses=addresses)
+        self.world.write("node.yaml", text)
 
     @property
     def node(self) -> Kernel:
@@ -183,10 +188,12 @@ class PodNode:
 
 
 @contextmanager
-def pod_node(directory: Path, name: str, pools: Sequence[str] = POOLS) -> Iterator[PodNode]:
+def pod_node(
+    directory: Path, name: str, pools: Sequence[str] = POOLS, address: str = ""
+) -> Iterator[PodNode]:
     """A node without pods; the agent is not started."""
     with world(directory, name) as on:
-        made = PodNode(on, pools)
+        made = PodNode(on, pools, address)
         try:
             yield made
         finally:

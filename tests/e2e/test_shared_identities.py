@@ -29,8 +29,14 @@ class Shared:
             node.start(f"--k8s-objects-dir={directory}")
 
     def objects(self) -> dict[int, dict[str, Any]]:
-        forms = [json.loads(path.read_text()) for path in self.directory.glob("[!.]*.json")]
-        return {int(form["metadata"]["name"]): form for form in forms}
+        return {int(form["metadata"]["name"]): form for form in self._forms("ciliumidentities")}
+
+    def endpoints(self) -> dict[str, dict[str, Any]]:
+        return {form["metadata"]["name"]: form for form in self._forms("ciliumendpoints")}
+
+    def _forms(self, resource: str) -> list[dict[str, Any]]:
+        paths = self.directory.glob(f"{resource}.cilium.io_*.json")
+        return [json.loads(path.read_text()) for path in paths]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +44,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     objects = tmp_path_factory.mktemp("objects")
     with ExitStack() as stack:
         nodes = [
-            stack.enter_context(pod_node(tmp_path_factory.mktemp(name), f"id-{name}", [pool]))
-            for name, pool in (("one", "10.207.0.0/24"), ("two", "10.208.0.0/24"))
+            stack.enter_context(pod_node(tmp_path_factory.mktemp(name), f"id-{name}", [pool], ip))
+            for name, pool, ip in (
+                ("one", "10.207.0.0/24", "192.0.2.11"),
+                ("two", "10.208.0.0/24", "192.0.2.12"),
+            )
         ]
         yield Shared(objects, nodes)
 
@@ -60,6 +69,26 @@ def test_pods_of_equal_labels_have_one_number_on_both_nodes(shared: Shared) -> N
     one.world.eventually(lambda: number in {row["ID"] for row in two.rows("identities")})
     done = two.world.cilia("identity", "list", "k8s:app=web")
     assert str(number) in done.stdout
+
+
+def test_each_node_knows_the_pods_of_the_other_while_they_run(shared: Shared) -> None:
+    one, two = shared.nodes
+    pod = one.add("far", app="far")
+    prefix = f"{pod.address(4)}/32"
+
+    def row() -> dict[str, Any]:
+        return next((row for row in two.rows("ipcache") if row["Prefix"] == prefix), {})
+
+    two.world.eventually(lambda: row().get("Status") == "done")
+    assert (row()["Identity"], row()["Source"]) == (identity(one, "far"), "custom-resource")
+    assert (row()["HostIP"], row()["Pod"]) == ("192.0.2.11", "far")
+    assert prefix in two.world.cilia("bpf", "ipcache", "list").stdout
+    assert two.world.cilia("ip", "get", pod.address(4), "-o", "wide").stdout.count("test/far")
+    assert "far" in shared.endpoints()
+    one.delete("far")
+    one.remove_pod("far")
+    two.world.eventually(lambda: not row())
+    assert "far" not in shared.endpoints()
 
 
 def test_an_object_that_somebody_deletes_is_made_again_and_survives_a_kill(shared: Shared) -> None:

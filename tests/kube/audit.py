@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import yaml
 
 ACCOUNT = "system:serviceaccount"
+#: That of the accounts.
+OWN_NAMESPACE = "kube-system"
 
 
 class Right(NamedTuple):
@@ -102,13 +104,21 @@ def rights(rule: dict[str, Any], namespace: str = "") -> Iterator[Right]:
 
 
 def unneeded(rights: Iterable[Right], uses: Iterable[Right]) -> set[Right]:
-    """Rights that nobody used; one of all namespaces is used by asking for all of them."""
+    """Rights that nobody used.
+
+    One of all namespaces is used by asking for all of them, or for one that is not our own.
+    """
     asked = list(uses)
     return {
         right
         for right in rights
-        if not any(right.allows(use) and right.namespace == use.namespace for use in asked)
+        if not any(right.allows(use) and _needs(right, use) for use in asked)
     }
+
+
+def _needs(right: Right, use: Right) -> bool:
+    """Return True if no narrower right would do for a use that it allows."""
+    return right.namespace == use.namespace or use.namespace != OWN_NAMESPACE
 
 
 def not_granted(rights: Iterable[Right], uses: Iterable[Right]) -> set[Right]:

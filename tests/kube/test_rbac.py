@@ -170,6 +170,8 @@ def test_the_agent_uses_every_right_it_has_and_no_other(
         "spec": {"podCIDR": POOL, "podCIDRs": [POOL]},
     }
     operated.server.post("/api/v1/nodes", node)
+    address = {"addresses": [{"type": "InternalIP", "address": "192.0.2.11"}]}
+    operated.server.patch("/api/v1/nodes/node-1/status", {"status": address})
     operated.server.apply(NODE_CONFIG)
     build_config(account, tmp_path / "config")
     w.source = [f"--k8s-kubeconfig-path={account}", "--node-name=node-1", "--pod-network"]
@@ -193,6 +195,7 @@ def add_pods(server: ApiServer, w: World) -> None:
         server.post(path_of(300).rpartition("/")[0], marked)
         add_pod(server, nodes, "marked")
         assert {row["Identity"] for row in nodes.rows("endpoints")} > {300}
+        change_pod(server, nodes, "made")
     finally:
         nodes.close()
 
@@ -211,6 +214,18 @@ def add_pod(server: ApiServer, nodes: PodNode, name: str) -> None:
     pod.result = nodes.cni("ADD", pod, environment={"CNI_ARGS": arguments})
 
 
+def change_pod(server: ApiServer, nodes: PodNode, name: str) -> None:
+    """Give a pod other labels, then delete it: what is said of it changes, and goes."""
+    path = f"/apis/cilium.io/v2/namespaces/test/ciliumendpoints/{name}"
+    eventually(lambda: server.request("GET", path)[0] == 200)
+    before = server.get(path)["status"]["identity"]
+    patch = {"metadata": {"labels": {"app": "changed"}}}
+    server.patch(f"/api/v1/namespaces/test/pods/{name}", patch)
+    eventually(lambda: server.get(path)["status"]["identity"] != before)
+    nodes.delete(name)
+    eventually(lambda: server.request("GET", path)[0] == 404)
+
+
 def test_a_right_too_many_and_one_too_few_are_found() -> None:
     """The comparison itself, with a use of each scope."""
     every = Right("list", "", "pods")
@@ -220,5 +235,7 @@ def test_a_right_too_many_and_one_too_few_are_found() -> None:
     assert unneeded({every}, {ours}) == {every}, "a role of the namespace would do"
     assert not_granted({ours}, {every}) == {every}
     assert not not_granted({one}, {one})
+    theirs = Right("list", "", "pods", "shop")
+    assert not unneeded({every}, {theirs}), "no role of our namespace would do"
     assert not_granted({one}, {one._replace(name="b")})
     assert unneeded({one}, {one._replace(verb="list")}) == {one}

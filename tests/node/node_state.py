@@ -16,6 +16,7 @@ TABLES: Final = {
     "desired-routes": "Prefix",
     "ip-allocations": "IP",
     "desired-identities": "Labels",
+    "desired-k8s-endpoints": "Pod",
 }
 PLACES: Final = ("/run/cilia", "/run/netns", "/run/node/cni")
 

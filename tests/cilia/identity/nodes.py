@@ -11,7 +11,7 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from cilia.endpoints.controller import OWNER, EndpointsController
+from cilia.endpoints.k8s_endpoints import wiring as k8s_endpoints
 from cilia.endpoints.known import Known
 from cilia.endpoints.registry import Registry
 from cilia.identity import wiring
@@ -29,15 +30,19 @@ from cilia.identity.desired import Claim
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.options import IPAMOptions
 from cilia.ipam.pools import NodePools
-from cilia.k8s.crds.identities import CiliumIdentity
+from cilia.k8s.crds import CiliumEndpoint, CiliumIdentity
 from cilia.k8s.errors import ConnectionLost, Unreachable
 from cilia.k8s.object_files import ObjectFiles, object_files_source
 from cilia.k8s.object_writer import Form, ObjectWriter, SharedObjects
 from cilia.k8s.objects import K8sObject
 from cilia.k8s.watch import Event, Source
 from cilia.linux.path_watch import PathWatch
-from statedb import DB, ReadTxn, wait_any
+from cilia.node.own_addresses import own_addresses
+from reconcilers.reconciler import Reconciler
+from statedb import DB, ReadTxn, RWTable, wait_any
+from tables.addressing import IP
 from tables.cluster.namespaces import new_namespaces_table
+from tables.cluster.nodes import Node as ClusterNode
 from tables.cluster.nodes import new_nodes_table
 from tables.cluster.pods import Pod, new_pods_table
 from tables.datapath.attachments import new_attachments_table
@@ -49,7 +54,7 @@ from tables.endpoints.endpoints import (
 )
 from tables.ipam.ip_allocations import new_ip_allocations_table
 from tables.node.desired_routes import new_desired_routes_table
-from tables.node.devices import new_devices_table
+from tables.node.devices import Device, new_devices_table
 from tests.context import new_context
 from tests.patience import PATIENCE
 
@@ -63,23 +68,27 @@ InForce = dict[str, tuple[tuple[str, ...], int]]
 class Node:
     """One agent's part. `run` it in a task group; `stop` it as a kill does."""
 
-    def __init__(self, shared: SharedObjects | None) -> None:
+    def __init__(self, shared: SharedObjects | None, address: str = "192.0.2.1") -> None:
         self.ctx = dataclasses.replace(new_context(), shared=shared)
         self.db: DB = self.ctx.db
+        self.address = address
         self.identity = wiring.build(self.ctx)
         self.endpoints = new_endpoints_table(self.db)
         self.pods = new_pods_table(self.db)
+        self.nodes = new_nodes_table(self.db)
+        self.namespaces = new_namespaces_table(self.db)
+        self.devices = new_devices_table(self.db)
         attachments, routes = new_attachments_table(self.db), new_desired_routes_table(self.db)
-        devices, allocations = new_devices_table(self.db), new_ip_allocations_table(self.db)
+        allocations = new_ip_allocations_table(self.db)
         self.controller = EndpointsController(
             self.db,
             self.endpoints,
             self.identity.owned_by(OWNER),
             self.pods,
-            new_namespaces_table(self.db),
+            self.namespaces,
             attachments,
             routes,
-            devices,
+            self.devices,
             Path("/nowhere"),
         )
         self.registry = Registry(
@@ -87,40 +96,67 @@ class Node:
             self.endpoints,
             allocations,
             Allocator(allocations),
-            NodePools(IPAMOptions(), new_nodes_table(self.db), devices, frozenset(), frozenset()),
+            NodePools(IPAMOptions(), self.nodes, self.devices, frozenset(), frozenset()),
             self.controller,
         )
+        own = own_addresses(self.nodes, address)
+        self.k8s = None
+        if shared is not None:
+            self.k8s = k8s_endpoints.build(self.ctx, shared, self.endpoints, self.pods, own)
         self._known = Known(self.db, OWNER, attachments, routes, self.identity.desired)
+        self._restored = Known(self.db, "restore", self.endpoints)
+        self._reconcilers: list[Reconciler[Any]] = [
+            self.ctx.reconciler(self.endpoints, _KernelThatTakesAll()),
+            self.ctx.reconciler(attachments, _KernelThatTakesAll()),
+            self.ctx.reconciler(routes, _KernelThatTakesAll()),
+        ]
         self.scope = anyio.CancelScope()
         self._numbers = 0
+        with self.db.write_txn(self.nodes) as wtxn:
+            self.nodes.insert(wtxn, ClusterNode(address, internal_ips=(IP.parse(address),)))
 
     async def run(self) -> None:
         """Run all jobs until cancelled."""
         async with anyio.create_task_group() as group:
+            self._restored.say()
             self.controller.step()
             self._known.say()
             self.ctx.start(group, self.identity.jobs)
             self.ctx.start(group, {"endpoints": self.controller.run})
+            self.ctx.start(group, {f"reconcile-{r.name}": r.run for r in self._reconcilers})
+            if self.k8s is not None:
+                self.ctx.start(group, self.k8s.jobs)
 
     def stop(self) -> None:
         self.scope.cancel()
 
     # -- pods --
 
-    def add(self, name: str, app: str) -> None:
+    def add(self, name: str, app: str, uid: str = "") -> None:
         """Make a pod, and the endpoint that the runtime asks for."""
-        self.label(name, app)
+        self.label(name, app, uid)
         self._numbers += 1
-        self.insert(name, self._numbers)
+        self.insert(name, self._numbers, uid=uid)
 
-    def insert(self, name: str, number: int, in_force: Claim = ((), 0)) -> None:
+    def insert(
+        self,
+        name: str,
+        number: int,
+        in_force: Claim = ((), 0),
+        uid: str = "",
+        ifname: str = "eth0",
+    ) -> None:
         """Make a row: a new one, or of the run before, with what its file and the kernel say."""
+        device = f"lxc{number}"
         row = Endpoint(
             id=number,
-            attachment=Attachment("cilia", name, "eth0"),
+            attachment=Attachment("cilia", f"{name}-{uid}", ifname),
             namespace="test",
             pod=name,
-            device=f"lxc{name}",
+            pod_uid=uid,
+            ipv4=IP.parse(f"10.{self.address.rpartition('.')[2]}.0.{number}"),
+            device=device,
+            index=number,
             node_mac=bytes(6),
             mac=bytes(6),
             created_at=time.time(),
@@ -128,17 +164,29 @@ class Node:
             labels=in_force[0],
             identity=in_force[1],
         )
-        with self.db.write_txn(self.endpoints) as wtxn:
+        with self.db.write_txn(self.endpoints, self.devices) as wtxn:
+            self.devices.insert(wtxn, Device(number, device))
             self.endpoints.insert(wtxn, row)
 
-    def label(self, name: str, app: str) -> None:
+    def label(self, name: str, app: str, uid: str = "") -> None:
         with self.db.write_txn(self.pods) as wtxn:
-            self.pods.insert(wtxn, Pod("test", name, labels={"app": app}))
+            held = self.pods.get(wtxn, f"test/{name}")
+            uid = uid or (held.uid if held is not None else "")
+            self.pods.insert(wtxn, Pod("test", name, uid=uid, labels={"app": app}))
 
     def remove(self, name: str) -> None:
-        with self.db.write_txn(self.endpoints, self.pods) as wtxn:
-            self.endpoints.delete(wtxn, self.endpoint(name, wtxn))
+        self.remove_pod(name)
+        self.remove_endpoint(name)
+
+    def remove_pod(self, name: str) -> None:
+        """Take the object of a pod away."""
+        with self.db.write_txn(self.pods) as wtxn:
             self.pods.delete_key(wtxn, f"test/{name}")
+
+    def remove_endpoint(self, name: str) -> None:
+        """Take the endpoint of a pod away, as the runtime asks for."""
+        with self.db.write_txn(self.endpoints) as wtxn:
+            self.endpoints.delete(wtxn, self.endpoint(name, wtxn))
 
     # -- what is in force --
 
@@ -155,10 +203,11 @@ class Node:
 
     def successor(self, shared: SharedObjects | None, *, has_files: bool = True) -> Node:
         """The next run: it knows the numbers from the kernel, and their labels from the files."""
-        node = Node(shared)
+        node = type(self)(shared, self.address)
         node._numbers = self._numbers
         for ep in self.endpoints.all(self.db.read_txn()):
-            node.insert(ep.pod, ep.id, (ep.labels if has_files else (), ep.identity))
+            in_force = (ep.labels if has_files else (), ep.identity)
+            node.insert(ep.pod, ep.id, in_force, ep.pod_uid)
         with node.db.write_txn(node.pods) as wtxn:
             node.pods.insert_many(wtxn, list(self.pods.all(self.db.read_txn())))
         return node
@@ -168,11 +217,28 @@ class Node:
         with anyio.fail_after(wait_s * PATIENCE):
             while True:
                 txn = self.db.read_txn()
-                tables = (self.endpoints, self.identity.identities, self.identity.desired)
+                tables: list[RWTable[Any]] = [
+                    *(self.endpoints, self.identity.identities, self.identity.desired)
+                ]
+                if self.k8s is not None:
+                    tables += [self.k8s.objects, self.k8s.desired]
                 channels = [table.all_watch(txn)[1] for table in tables]
                 if condition():
                     return
                 await wait_any(channels)
+
+
+class _KernelThatTakesAll:
+    """Operations of a kernel in which everything is in force at once."""
+
+    def update(self, txn: ReadTxn, revision: int, obj: Any) -> None:
+        return None
+
+    def delete(self, txn: ReadTxn, revision: int, obj: Any) -> None:
+        return None
+
+    def prune(self, txn: ReadTxn, objects: Iterable[Any]) -> None:
+        return None
 
 
 class Faulty:
@@ -180,7 +246,8 @@ class Faulty:
 
     def __init__(self, writer: ObjectWriter, loses: Callable[[], bool] = lambda: False) -> None:
         self.away = False
-        self.writes = 0
+        #: Method and path of each write that was carried out.
+        self.writes: list[tuple[str, str]] = []
         self._writer = writer
         self._loses = loses
 
@@ -190,22 +257,23 @@ class Faulty:
 
     async def create(self, path: str, form: Form) -> Form:
         self._reach()
-        return self._answer(await self._writer.create(path, form))
+        return self._answer("create", path, await self._writer.create(path, form))
 
     async def replace(self, path: str, form: Form) -> Form:
         self._reach()
-        return self._answer(await self._writer.replace(path, form))
+        return self._answer("replace", path, await self._writer.replace(path, form))
 
     async def delete(self, path: str, uid: str, options: Form, version: str = "") -> Form:
         self._reach()
-        return self._answer(await self._writer.delete(path, uid, options, version))
+        form = await self._writer.delete(path, uid, options, version)
+        return self._answer("delete", path, form)
 
     def _reach(self) -> None:
         if self.away:
             raise Unreachable("the API server is away")
 
-    def _answer(self, form: Form) -> Form:
-        self.writes += 1
+    def _answer(self, method: str, path: str, form: Form) -> Form:
+        self.writes.append((method, path))
         if self._loses():
             raise ConnectionLost("the answer was lost")
         return form
@@ -239,6 +307,7 @@ class Cluster:
         self.files = ObjectFiles(directory)
         self._directory = directory
         self._group = group
+        self._nodes = 0
 
     def node(
         self,
@@ -252,10 +321,11 @@ class Cluster:
 
         `late_s`: it sees what happens to objects so much later.
         """
-        source = object_files_source(self._directory, CiliumIdentity)
+        source = object_files_source(self._directory, CiliumIdentity, CiliumEndpoint)
         shared = SharedObjects(_Late(source, late_s), writer or self.files)
         if before is None:
-            node = Node(shared)
+            self._nodes += 1
+            node = Node(shared, f"192.0.2.{self._nodes}")
         else:
             before.stop()
             node = before.successor(shared, has_files=has_files)
@@ -277,9 +347,17 @@ class Cluster:
                     await watch.wait(LOOK_AGAIN_S)
 
     def objects(self) -> dict[int, Form]:
-        """All that there are, as they are on the disk."""
-        forms = [json.loads(path.read_text()) for path in self._directory.glob("[!.]*.json")]
-        return {int(form["metadata"]["name"]): form for form in forms}
+        """All identities, as they are on the disk."""
+        return {int(name): form for name, form in self._forms(CiliumIdentity).items()}
+
+    def endpoints(self) -> dict[str, Form]:
+        """All CiliumEndpoints by their names, as they are on the disk."""
+        return self._forms(CiliumEndpoint)
+
+    def _forms(self, kind: type[K8sObject]) -> dict[str, Form]:
+        paths = self._directory.glob(f"{kind.RESOURCE}.*.json")
+        forms = [json.loads(path.read_text()) for path in paths]
+        return {form["metadata"]["name"]: form for form in forms}
 
 
 @asynccontextmanager
