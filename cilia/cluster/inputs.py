@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from cilia.cluster.access_options import open_client, open_writing_client
-from cilia.cluster.options import ClusterOptions
+from cilia.cluster.options import ClusterOptions, SourceOptions
 from cilia.k8s.last_readable import LastReadable
 from cilia.k8s.manifests import ManifestSource
 from cilia.k8s.narrowed import NarrowedSource
@@ -31,7 +33,7 @@ if TYPE_CHECKING:  # without an API server the `kubernetes` package is not loade
     from cilia.k8s.api_source import ApiSource
     from cilia.k8s.resource import Resource
 
-__all__ = ["Input", "cluster_resources", "file_copies", "open_input"]
+__all__ = ["Input", "Kept", "cluster_resources", "file_copies", "open_input", "open_source"]
 
 # The addresses of API servers that the cluster last said, in the state directory.
 SERVERS_FILE: Final = "api-servers.json"
@@ -52,12 +54,40 @@ class Input(msgspec.Struct, frozen=True):
     writing: AbstractAsyncContextManager[object] = nullcontext()
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What of a source outlives the program; called once the options are found right."""
+
+    # The file with the last known addresses of API servers.
+    servers: Callable[[], Path | None] = lambda: None
+    # Copies of what is in force from files.
+    copies: Callable[[], LastReadable | None] = lambda: None
+
+
 def open_input(
     options: ClusterOptions,
     resources: Sequence[Resource],
     shared: Sequence[type[K8sObject]] = (),
 ) -> Input:
+    """Open an agent's source of `resources`, and of the kinds that are shared.
+
+    Raises: ProgramError, as `open_source`.
+    """
+    copies = partial(file_copies, options, COPIES_DIRECTORY)
+    return open_source(options, resources, shared, Kept(partial(_servers_file, options), copies))
+
+
+def open_source(
+    options: SourceOptions,
+    resources: Sequence[Resource],
+    shared: Sequence[type[K8sObject]],
+    kept: Kept,
+    *,
+    service_address: bool = False,
+) -> Input:
     """Open the source of `resources`, and of the kinds that are shared; nothing is connected yet.
+
+    `service_address`: see `open_writing_client`.
 
     Raises:
         ProgramError: no source is named, two are, or the one that is named cannot be read.
@@ -73,13 +103,12 @@ def open_input(
                 "--k8s-objects-dir goes with --k8s-manifests: an API server has the objects that"
                 " nodes share"
             )
-        return _api_server(options, resources, shared)
+        return _api_server(options, resources, shared, kept, service_address=service_address)
     if options.reads_api_server:
         raise ProgramError("--k8s-manifests and an API server are two sources: name one of them")
     if not options.k8s_manifests.is_dir():
         raise ProgramError(f"--k8s-manifests={options.k8s_manifests} is no directory")
-    copies = file_copies(options, COPIES_DIRECTORY)
-    manifests = ManifestSource(options.k8s_manifests, copies=copies)
+    manifests = ManifestSource(options.k8s_manifests, copies=kept.copies())
     source = NarrowedSource(manifests, resources)
     jobs = {"watch-manifests": source.run}
     if options.k8s_objects_dir is None or not shared:
@@ -104,20 +133,29 @@ def file_copies(options: InstanceOptions, name: str) -> LastReadable | None:
     return LastReadable(options.run_dir / name, after_restart=after_restart)
 
 
+def _servers_file(options: ClusterOptions) -> Path | None:
+    if options.dry_run:
+        return None
+    options.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return options.run_dir / SERVERS_FILE
+
+
 def _api_server(
-    options: ClusterOptions,
+    options: SourceOptions,
     resources: Sequence[Resource],
     shared: Sequence[type[K8sObject]],
+    kept: Kept,
+    *,
+    service_address: bool,
 ) -> Input:
     from cilia.k8s.api_source import ApiSource
     from cilia.k8s.resource_watch import Options
 
-    kept = None
-    if not options.dry_run:
-        options.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = options.run_dir / SERVERS_FILE
-    writer = open_writing_client(options, kept=kept) if shared else None
-    client = writer or open_client(options, kept=kept)
+    file = kept.servers()
+    writer = None
+    if shared:
+        writer = open_writing_client(options, kept=file, service_address=service_address)
+    client = writer or open_client(options, kept=file)
     reading = Options(options.k8s_watch_list_page_size, options.proof_interval_s)
     source = ApiSource(client, resources, reading)
     name = ", ".join(map(str, client.servers.known))

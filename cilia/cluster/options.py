@@ -13,11 +13,11 @@ from cilia.program.instance import InstanceOptions
 from cilia.program.values import PositiveDuration
 from cilia.script.environment import parse_duration
 
-__all__ = ["ClusterOptions"]
+__all__ = ["ClusterOptions", "SourceOptions"]
 
 
-class ClusterOptions(KubernetesOptions, InstanceOptions):
-    """The source of objects, what of the cluster is read, and how it is checked."""
+class SourceOptions(KubernetesOptions):
+    """The source of objects, and how it is read and checked."""
 
     k8s_manifests: Annotated[
         Path | None,
@@ -28,14 +28,11 @@ class ClusterOptions(KubernetesOptions, InstanceOptions):
         Path | None,
         Field(
             description="With --pod-network and --k8s-manifests: directory of the objects that"
-            " agents of one machine write and share (identities), in place of an API server."
+            " the agents and the operator of one machine write and share (identities, endpoints),"
+            " in place of an API server."
         ),
     ] = None
 
-    # The pages of the first lists come at once.
-    k8s_client_burst: Annotated[
-        int, Field(ge=1, description="Requests to the API server at once.")
-    ] = 100
     k8s_watch_list_page_size: Annotated[
         int, Field(ge=1, le=10_000, description="Objects in a page of a list.")
     ] = 1000
@@ -53,3 +50,12 @@ class ClusterOptions(KubernetesOptions, InstanceOptions):
         """Somebody said where an API server is, or who we are to it."""
         named = self.k8s_api_server or self.k8s_api_server_urls or self.k8s_kubeconfig_path
         return bool(named)
+
+
+class ClusterOptions(SourceOptions, InstanceOptions):
+    """What an agent reads of the cluster."""
+
+    # The pages of the first lists come at once.
+    k8s_client_burst: Annotated[
+        int, Field(ge=1, description="Requests to the API server at once.")
+    ] = 100
