@@ -51,7 +51,7 @@ SEEN_WAIT_S: Final = 5.0
 #: Writes of one table under way: requests have a rate, and others wait behind these.
 MOST_AT_ONCE: Final = 4
 
-Work = Callable[[], Awaitable[None]]
+Work = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True)

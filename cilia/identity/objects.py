@@ -57,6 +57,26 @@ class IdentityObjects:
         if annotations.pop(HEARTBEAT, None) is not None:
             await self._writer.replace(_path(number), form)
 
+    async def mark(self, number: int, mark: str) -> bool:
+        """Mark an object as one that is to be deleted; return False if it is marked already."""
+        form = await self._read(number)
+        annotations = form["metadata"].get("annotations") or {}
+        if HEARTBEAT in annotations:
+            return False
+        form["metadata"]["annotations"] = {**annotations, HEARTBEAT: mark}
+        await self._writer.replace(_path(number), form)
+        return True
+
+    async def delete_marked(self, number: int) -> bool:
+        """Delete an object; return False if its mark was taken away."""
+        metadata = (await self._read(number))["metadata"]
+        if HEARTBEAT not in (metadata.get("annotations") or {}):
+            return False
+        await self._writer.delete(
+            _path(number), metadata["uid"], {}, version=metadata["resourceVersion"]
+        )
+        return True
+
     async def _read(self, number: int) -> Form:
         return await read_object(self._writer, _path(number))
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -26,3 +27,31 @@ class ElectionMetrics(Collector):
             "How often the Lease went from one replica to another.",
             self._election.transitions,
         )
+
+
+class CollectionMetrics:
+    """`cilia_operator_gc_runs_total` and `cilia_operator_gc_objects_total`, by collector."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._runs = Counter(
+            "cilia_operator_gc_runs",
+            "Looks at all objects for those that nobody uses.",
+            ["collector", "outcome"],
+            registry=registry,
+        )
+        self._objects = Counter(
+            "cilia_operator_gc_objects",
+            "Objects by what became of them; those in use count at each look.",
+            ["collector", "outcome"],
+            registry=registry,
+        )
+
+    def collected(self, collector: str, outcomes: Mapping[str, int]) -> None:
+        """Count a look that did not fail."""
+        self._runs.labels(collector, "success").inc()
+        for outcome, number in outcomes.items():
+            self._objects.labels(collector, outcome).inc(number)
+
+    def failed(self, collector: str) -> None:
+        """Count a look that failed."""
+        self._runs.labels(collector, "fail").inc()

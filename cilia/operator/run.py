@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import structlog
@@ -15,8 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from cilia.cluster.access_options import open_writing_client
+from cilia.k8s.object_files import ObjectFiles
+from cilia.k8s.object_writer import ObjectWriter
+from cilia.operator.collection import open_objects
 from cilia.operator.config import OperatorConfig
 from cilia.operator.wiring import Operator, build
+from cilia.program.errors import ProgramError
 from cilia.program.serving import application, metrics_routes, serve, tcp_socket
 
 log = structlog.get_logger("operator")
@@ -29,13 +35,30 @@ async def run(config: OperatorConfig) -> None:
         ProgramError: no API server is named, no credentials, or an address is taken.
     """
     identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    async with open_writing_client(config, service_address=True) as client:
-        operator = build(config, client, identity)
+    async with _writer(config) as writer:
+        operator = build(config, writer, identity)
         async with anyio.create_task_group() as group:
             for app, listener in _listeners(operator):
                 group.start_soon(serve, app, listener)
             log.info("started", identity=identity, namespace=config.k8s_namespace)
             await operator.election.run(operator.lead)
+
+
+@asynccontextmanager
+async def _writer(config: OperatorConfig) -> AsyncIterator[ObjectWriter]:
+    """What writes the Lease and, but for files, kinds. Raises: ProgramError."""
+    if config.pod_network and (config.k8s_manifests or config.k8s_objects_dir):
+        open_objects(config)  # raises before anybody leads
+    if config.k8s_manifests is None:
+        async with open_writing_client(config, service_address=True) as client:
+            yield client
+    elif config.pod_network and config.k8s_objects_dir is not None:
+        yield ObjectFiles(config.k8s_objects_dir)
+    else:
+        raise ProgramError(
+            "--k8s-manifests needs --k8s-objects-dir and --pod-network: an operator has nothing to"
+            " do for manifests alone"
+        )
 
 
 def _listeners(operator: Operator) -> list[tuple[Starlette, socket.socket]]:

@@ -18,10 +18,11 @@ from prometheus_client import CollectorRegistry
 
 from cilia.k8s.crds import DEFINITIONS, POD_NETWORK_DEFINITIONS
 from cilia.k8s.object_writer import ObjectWriter
+from cilia.operator.collection import collect
 from cilia.operator.config import OperatorConfig
 from cilia.operator.crds import register
 from cilia.operator.election import Election
-from cilia.operator.metrics import ElectionMetrics
+from cilia.operator.metrics import CollectionMetrics, ElectionMetrics
 from cilia.program.health import HealthReporter
 from cilia.program.jobs import run_job
 from statedb import DB, RWTable
@@ -52,13 +53,13 @@ class Operator:
         """What the leader does, until cancelled."""
         try:
             if self.prepare is not None:
-                await run_job(REGISTER, self.prepare, self._reporter(REGISTER))
+                await run_job(REGISTER, self.prepare, self.reporter(REGISTER))
             async with anyio.create_task_group() as group:
                 for name, work in self.jobs.items():
-                    group.start_soon(run_job, name, work, self._reporter(name))
+                    group.start_soon(run_job, name, work, self.reporter(name))
         finally:
             for name in (REGISTER, *self.jobs):
-                self._reporter(name).stopped("Another replica leads")
+                self.reporter(name).stopped("Another replica leads")
 
     def degraded(self) -> list[dict[str, str]]:
         return [
@@ -67,7 +68,8 @@ class Operator:
             if row.level is Level.DEGRADED
         ]
 
-    def _reporter(self, name: str) -> HealthReporter:
+    def reporter(self, name: str) -> HealthReporter:
+        """Return what tells the health of one component."""
         return HealthReporter(self.db, self.health, "operator", name)
 
 
@@ -86,5 +88,11 @@ def build(config: OperatorConfig, api: ObjectWriter, identity: str) -> Operator:
     )
     registry.register(ElectionMetrics(election))
     kinds = (*DEFINITIONS, *(POD_NETWORK_DEFINITIONS if config.pod_network else ()))
-    prepare = None if config.skip_crd_creation else partial(register, api, kinds)
-    return Operator(config, db, health, registry, election, prepare)
+    # Objects in files need no kinds.
+    no_kinds = config.skip_crd_creation or config.k8s_objects_dir is not None
+    prepare = None if no_kinds else partial(register, api, kinds)
+    operator = Operator(config, db, health, registry, election, prepare)
+    if config.pod_network:
+        metrics = CollectionMetrics(registry)
+        operator.jobs["collect"] = partial(collect, config, operator.reporter, metrics)
+    return operator

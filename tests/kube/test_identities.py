@@ -41,9 +41,9 @@ async def nodes(config: AgentConfig, number: int) -> AsyncIterator[list[Node]]:
     """Nodes that read and write as agents do."""
     async with anyio.create_task_group() as group:
         made = []
-        for _ in range(number):
+        for place in range(1, number + 1):
             opened = open_input(config, resources(config), shared_kinds(config))
-            node = Node(opened.shared)
+            node = Node(opened.shared, f"192.0.2.{place}")
             made.append(node)
             group.start_soon(_run, node, opened)
         yield made
@@ -51,9 +51,10 @@ async def nodes(config: AgentConfig, number: int) -> AsyncIterator[list[Node]]:
 
 
 async def _run(node: Node, opened: Any) -> None:
-    async with opened.writing, anyio.create_task_group() as group:
-        node.ctx.start(group, opened.jobs)
-        group.start_soon(node.run)
+    with node.scope:
+        async with opened.writing, anyio.create_task_group() as group:
+            node.ctx.start(group, opened.jobs)
+            group.start_soon(node.run)
 
 
 async def test_nodes_agree_by_an_api_server(api_server: ApiServer, config: AgentConfig) -> None:

@@ -119,7 +119,9 @@ def operated(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Clus
     names = [definition.name for definition in (*DEFINITIONS, *POD_NETWORK_DEFINITIONS)]
     directory = tmp_path_factory.mktemp("operator")
     account = cluster.kubeconfig(OPERATOR)
-    with Replica(directory, "operator", account, "--pod-network=true") as operator:
+    flags = ["--pod-network=true", "--cilium-endpoint-gc-interval=500ms"]
+    flags += ["--identity-gc-interval=500ms", "--identity-heartbeat-timeout=1s"]
+    with Replica(directory, "operator", account, *flags) as operator:
         operator.start()
         eventually(lambda: all(map(label, names)))
         operator.program.stop()
@@ -128,8 +130,21 @@ def operated(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Clus
             cluster.server.patch(f"{CRDS}/{name}", lower)
         operator.start()
         eventually(lambda: all(label(name)["cilia.io/crd-schema"] != "0" for name in names))
+        leave_behind(cluster.server)
         cluster.wait(OPERATOR)
     return cluster
+
+
+def leave_behind(server: ApiServer) -> None:
+    """An identity that nobody uses, and the CiliumEndpoint of a pod that is gone."""
+    server.post(path_of(299).rpartition("/")[0], identity_form(299, ["k8s:app=unused"]))
+    endpoint = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumEndpoint",
+        "metadata": {"name": "gone"},
+        "status": {"networking": {"addressing": []}},
+    }
+    server.post("/apis/cilium.io/v2/namespaces/default/ciliumendpoints", endpoint)
 
 
 def test_the_operator_uses_every_right_it_has_and_no_other(operated: Cluster) -> None:

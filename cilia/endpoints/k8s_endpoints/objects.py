@@ -98,14 +98,19 @@ class EndpointObjects:
         metadata["ownerReferences"] = wanted["metadata"].get("ownerReferences", [])
         await self._writer.replace(path, {**form, "status": wanted["status"]})
 
-    async def delete(self, found: K8sEndpoint) -> None:
-        """Delete an object if it is as it was found; it may be gone. Raises: ApiError."""
+    async def delete(self, found: K8sEndpoint) -> bool:
+        """Delete an object if it is as it was found; return False if it is gone already.
+
+        Raises: ApiError.
+        """
         path = _path(found.namespace, found.name)
         try:
             await self._writer.delete(path, found.uid, {}, found.version)
         except StatusError as failure:
             if failure.code != NOT_FOUND:
                 raise
+            return False
+        return True
 
 
 async def _no_address() -> None:

@@ -183,19 +183,24 @@ class Node:
         with self.db.write_txn(self.pods) as wtxn:
             self.pods.delete_key(wtxn, f"test/{name}")
 
-    def remove_endpoint(self, name: str) -> None:
+    def remove_endpoint(self, name: str, uid: str = "") -> None:
         """Take the endpoint of a pod away, as the runtime asks for."""
         with self.db.write_txn(self.endpoints) as wtxn:
-            self.endpoints.delete(wtxn, self.endpoint(name, wtxn))
+            self.endpoints.delete(wtxn, self.endpoint(name, wtxn, uid))
 
     # -- what is in force --
 
-    def endpoint(self, name: str, txn: ReadTxn | None = None) -> Endpoint:
-        (found,) = [ep for ep in self.endpoints.all(txn or self.db.read_txn()) if ep.pod == name]
+    def endpoint(self, name: str, txn: ReadTxn | None = None, uid: str = "") -> Endpoint:
+        rows = self.endpoints.all(txn or self.db.read_txn())
+        (found,) = [ep for ep in rows if ep.pod == name and uid in ("", ep.pod_uid)]
         return found
 
     def identity_of(self, name: str) -> int:
         return self.endpoint(name).identity
+
+    def used(self) -> set[int]:
+        """Identities that are in force, also of pods of one name."""
+        return {ep.identity for ep in self.endpoints.all(self.db.read_txn()) if ep.identity}
 
     def in_force(self) -> InForce:
         rows = self.endpoints.all(self.db.read_txn())
