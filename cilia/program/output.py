@@ -7,12 +7,18 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from cilia.program.unread import tell_unread
+
 if TYPE_CHECKING:
     from bpf.maps.lb import LBMaps
+
+
+#: What shows the map that a table goes to.
+_IN_THE_KERNEL: Final = {"ipcache": "bpf ipcache list"}
 
 
 def show(value: Any, output: str, text: str) -> None:
@@ -30,7 +36,8 @@ def show(value: Any, output: str, text: str) -> None:
 def pod_network_rows(
     socket: str, table: str, kind: str = "all", key: str = "", index: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return rows of a table that an agent has if it is the pod network; `kind`: of the query.
+    """Return rows of a table that an agent has if it is the pod network, and say if more may be in
+    force; `kind`: of the query.
 
     Raises: ClickException.
     """
@@ -39,10 +46,13 @@ def pod_network_rows(
 
     db = RemoteDB(socket)
     try:
-        if table not in {known["name"] for known in db.summary()["tables"]}:
+        tables = {known["name"]: known for known in db.summary()["tables"]}
+        if table not in tables:
             raise click.ClickException(
                 "cilia is not the pod network of this node: its agent runs without --pod-network"
             )
+        if command := _IN_THE_KERNEL.get(table):
+            tell_unread(tables[table]["pending_initializers"], command)
         with db.table(table).rows(db.read_txn(), kind, key, index) as rows:
             return [row["object"] for row in rows]
     except StateDBError as error:

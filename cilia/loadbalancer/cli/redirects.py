@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from cilia.loadbalancer.cli.unread import tell_unread
 from cilia.program.output import show
+from cilia.program.unread import tell_unread
 from statedb.errors import StateDBError
 from statedb.shown.columns import layout
 from statedb.web.remote import RemoteDB
@@ -49,7 +49,7 @@ def _policies(socket: str) -> list[dict[str, Any]]:
         backends = [be["Address"] for be in fe["Backends"]]
         found = {"Frontend": fe["Address"], "Backends": backends}
         redirected.setdefault(service, []).append(found)
-    tell_unread(db, txn)
+    tell_unread(db.table("frontends").pending_initializers(txn), "bpf lb list")
     return [
         {**policy, "Redirected": redirected.get(f"{policy['Name']}:local-redirect", [])}
         for policy in db.table("localredirectpolicies").all(txn)

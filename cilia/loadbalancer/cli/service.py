@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from cilia.datapath.cli.bpf_flows import BPF_ROOT
-from cilia.loadbalancer.cli.unread import tell_unread
 from cilia.program.output import show
+from cilia.program.unread import tell_unread
 from statedb.errors import StateDBError
 from statedb.shown.columns import layout
 from statedb.web.remote import RemoteDB
@@ -73,7 +73,7 @@ def _frontends(socket: str, namespace: str | None) -> list[dict[str, Any]]:
     db = RemoteDB(socket)
     txn = db.read_txn()
     rows: list[dict[str, Any]] = list(db.table("frontends").all(txn))
-    tell_unread(db, txn)
+    tell_unread(db.table("frontends").pending_initializers(txn), "bpf lb list")
     if namespace is None:
         return rows
     return [row for row in rows if row["ServiceName"].split("/")[-2] == namespace]

@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-import click
+from collections.abc import Sequence
 
-from statedb.web.remote import RemoteDB, RemoteTxn
+import click
 
 __all__ = ["tell_unread"]
 
 
-def tell_unread(db: RemoteDB, txn: RemoteTxn) -> None:
-    """Say on standard error which inputs of frontends are unread, and what shows the rest."""
-    names = db.table("frontends").pending_initializers(txn)
+def tell_unread(names: Sequence[str], command: str) -> None:
+    """Say on standard error which inputs of a table are unread; `command` shows what the kernel
+    has.
+    """
     if names:
         click.echo(
             f"Not all is read yet ({', '.join(names)}): what was in force before stays, and may not"
-            " be listed here. The kernel's own entries: cilia bpf lb list; what cannot be read:"
+            f" be listed here. The kernel's own entries: cilia {command}; what cannot be read:"
             " cilia db show problems.",
             err=True,
         )
