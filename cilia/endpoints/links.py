@@ -171,13 +171,14 @@ def own_pairs(netlink: Netlink) -> dict[str, rtnl.LinkMessage]:
     return {link.name: link for link in netlink.links() if link.group == GROUP_ENDPOINT}
 
 
-def configure(netns: NetNS, interior: Interior) -> None:
-    """Give the workload's end its addresses and routes, and bring it up.
+def configure(netns: NetNS, sysctls: Sysctl, interior: Interior) -> None:
+    """Give the workload's end its addresses and routes, and bring it up. `sysctls` are those of its
+    namespace.
 
     Raises: NoDevice, NetlinkError, OSError.
     """
     if any(ip.is_ipv6 for ip in interior.addresses):
-        _enable_ipv6(netns)
+        _enable_ipv6(sysctls)
     with Netlink(netns) as inside:
         link = inside.link(interior.ifname)
         if link is None:
@@ -215,10 +216,10 @@ def _family_text(ip: IP) -> str:
     return "IPv6" if ip.is_ipv6 else "IPv4"
 
 
-def _enable_ipv6(netns: NetNS) -> None:
+def _enable_ipv6(sysctls: Sysctl) -> None:
     for name in ("all", "default"):
         try:
-            Sysctl(netns).write(f"net.ipv6.conf.{name}.disable_ipv6", "0")
+            sysctls.write(f"net.ipv6.conf.{name}.disable_ipv6", "0")
         except FileNotFoundError:
             raise KernelError(
                 errno.EAFNOSUPPORT, "this kernel has no IPv6: start with --enable-ipv6=false"

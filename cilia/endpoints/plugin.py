@@ -163,7 +163,7 @@ class EndpointPlugin:
             index = links.make_pair(
                 self._netlink, self._sysctls, netns, ep.device, ifname, ep.mac, ep.node_mac, mtu
             )
-            links.configure(netns, self._interior(ep, mtu))
+            links.configure(netns, self._sysctls.inside(netns), self._interior(ep, mtu))
         return msgspec.structs.replace(ep, index=index)
 
     def _interior(self, ep: Endpoint, mtu: int = 0) -> links.Interior:

@@ -37,7 +37,6 @@ from cilia.identity.wiring import IdentityPart
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.pools import NodePools
 from cilia.ipam.quarantine import Quarantine
-from cilia.linux.sysctl import Sysctl
 from cilia.node import desired
 from cilia.node.repairs import Repairs
 from cilia.node.wiring import Network, NodePart
@@ -232,7 +231,7 @@ def _requests(
         registry,
         ground.saved,
         ground.network.netlink,
-        Sysctl(ground.network.netns),
+        ground.network.sysctls,
         partial(_mtu, options, ground.network, db),
         turns,
     )

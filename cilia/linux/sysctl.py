@@ -4,25 +4,30 @@
 Names are written as sysctl(8) does: dots between the parts, and a slash for a dot inside one
 (`net.ipv4.conf.eth0/100.rp_filter` is device `eth0.100`). `net.*` exists once a network namespace:
 the file belongs to the namespace of the thread that opens it.
+
+A container's own /proc/sys is read-only. The node's is mounted elsewhere in it then; the parameters
+are the same.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from cilia.linux.errors import KernelError
 from cilia.linux.netns import NetNS
 
 __all__ = ["Sysctl", "sysctl_name", "sysctl_path"]
 
 T = TypeVar("T")
 
-PROC_SYS = Path("/proc/sys")
+PROC = Path("/proc")
 _SWAP = str.maketrans("./", "/.")
 
 
-def sysctl_path(name: str, root: Path = PROC_SYS) -> Path:
+def sysctl_path(name: str, proc: Path = PROC) -> Path:
     """The file of a parameter.
 
     Raises:
@@ -31,7 +36,7 @@ def sysctl_path(name: str, root: Path = PROC_SYS) -> Path:
     parts = name.translate(_SWAP).split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"not the name of a kernel parameter: {name!r}")
-    return root.joinpath(*parts)
+    return proc.joinpath("sys", *parts)
 
 
 def sysctl_name(*parts: str) -> str:
@@ -44,11 +49,15 @@ def sysctl_name(*parts: str) -> str:
 
 
 class Sysctl:
-    """The parameters as one network namespace sees them; `root` is another tree, for tests."""
+    """The parameters as one network namespace sees them; `proc` is where a proc file system is."""
 
-    def __init__(self, netns: NetNS | None = None, root: Path = PROC_SYS) -> None:
+    def __init__(self, netns: NetNS | None = None, proc: Path = PROC) -> None:
         self._netns = netns
-        self._root = root
+        self._proc = proc
+
+    def inside(self, netns: NetNS) -> Sysctl:
+        """Return the parameters as another namespace sees them, in the same file system."""
+        return Sysctl(netns, self._proc)
 
     def read(self, name: str) -> str:
         """The value, without its newline; several values keep their tabs.
@@ -56,7 +65,7 @@ class Sysctl:
         Raises:
             FileNotFoundError: this kernel (or namespace) has no such parameter.
         """
-        path = sysctl_path(name, self._root)
+        path = sysctl_path(name, self._proc)
         return self._inside(lambda: path.read_text().rstrip("\n"))
 
     def write(self, name: str, value: str) -> None:
@@ -64,16 +73,23 @@ class Sysctl:
 
         Raises:
             FileNotFoundError: this kernel (or namespace) has no such parameter.
+            KernelError: the file system is read-only.
             OSError: the kernel refused the value (EINVAL) or the writer (EACCES, EPERM).
         """
-        path = sysctl_path(name, self._root)
+        path = sysctl_path(name, self._proc)
 
         def write() -> None:
             # One write(2) without truncation or creation, as the kernel expects.
             with path.open("r+b", buffering=0) as file:
                 file.write(value.encode() + b"\n")
 
-        self._inside(write)
+        try:
+            self._inside(write)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            text = f"{path} is read-only: say with --procfs where the node's /proc can be written"
+            raise KernelError(errno.EROFS, text) from None
 
     def _inside(self, work: Callable[[], T]) -> T:
         return work() if self._netns is None else self._netns.run(work)

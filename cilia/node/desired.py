@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from cilia.linux.sysctl import Sysctl
 from cilia.node.repairs import Desired, Repairs
 from reconcilers.config import Config
 from reconcilers.node.addresses import AddressOperations, concerns_addresses
@@ -81,5 +80,5 @@ def build_sysctl(repairs: Repairs) -> Desired[SysctlSetting]:
     """Kernel parameters below /proc/sys."""
     db = repairs.ctx.db
     table = sysctl.new_sysctl_table(db)
-    operations = SysctlOperations(db, Sysctl(repairs.network.netns), table)
+    operations = SysctlOperations(db, repairs.network.sysctls, table)
     return repairs.reconcile(table, operations, SYSCTL_CONFIG)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -39,6 +40,14 @@ class NodeOptions(ProgramConfig):
         ),
         AfterValidator(_network_list),
     ] = ""
+
+    procfs: Annotated[
+        Path,
+        Field(
+            description="Where the node's proc file system is: parameters of the kernel are written"
+            " below its sys/. In a container /proc/sys is read-only, and the node's is elsewhere."
+        ),
+    ] = Path("/proc")
 
     @property
     def node_port_ranges(self) -> tuple[Prefix, ...]:

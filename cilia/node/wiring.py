@@ -9,6 +9,7 @@ from functools import partial
 
 from cilia.linux.netlink import Netlink
 from cilia.linux.netns import NetNS
+from cilia.linux.sysctl import Sysctl
 from cilia.node.device_selection import DeviceFilter
 from cilia.node.devices import DevicesReflector
 from cilia.node.kernel_batch import KernelTables
@@ -16,6 +17,7 @@ from cilia.node.named_devices import NamedDevices
 from cilia.node.node_addresses import InForce, NodeAddressConfig, NodeAddressController
 from cilia.node.options import NodeOptions
 from cilia.node.own_addresses import OwnAddresses, none_known
+from cilia.program.errors import ProgramError
 from cilia.program.parts import Context, Part
 from statedb import RWTable
 from tables.node.devices import new_devices_table
@@ -34,6 +36,7 @@ class Network:
     observed: KernelTables
     netlink: Netlink
     netns: NetNS | None
+    sysctls: Sysctl
 
 
 @dataclass(kw_only=True)
@@ -60,15 +63,18 @@ def build(
 
     Raises:
         OSError: no netlink socket.
+        ProgramError: `--procfs` leads to no proc file system.
     """
     db = ctx.db
     part = NodePart(addresses=new_node_addresses_table(db), own=own)
     if not observe:
         return part
+    if not (options.procfs / "sys" / "net").is_dir():
+        raise ProgramError(f"--procfs={options.procfs}: no proc file system with sys/net is there")
     observed = KernelTables(
         new_devices_table(db), new_routes_table(db), new_neighbors_table(db), new_rules_table(db)
     )
-    part.network = network = Network(observed, Netlink(netns), netns)
+    part.network = network = Network(observed, Netlink(netns), netns, Sysctl(netns, options.procfs))
     patterns = DeviceFilter(options.device_patterns)
     part.jobs = {
         "reflect-devices": DevicesReflector(db, observed, netns=netns, patterns=patterns).run,

@@ -266,6 +266,33 @@ def test_rules_of_the_node_see_what_takes_its_stack(
                 assert client.ask()[0] == "two"
 
 
+#: As in a container: /proc/sys cannot be written, and the node's network part is mounted besides.
+IN_A_CONTAINER = """
+set -e
+mount --bind /proc/sys/net "$0/sys/net"
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+exec "$@"
+"""
+
+
+def test_kernel_parameters_are_written_where_the_nodes_are(fresh: PodNode) -> None:
+    procfs = fresh.world.directory / "proc"
+    (procfs / "sys/net").mkdir(parents=True)
+    start = ["unshare", "--mount", "sh", "-c", IN_A_CONTAINER, str(procfs)]
+    fresh.world.program = [*start, *fresh.world.program]
+    one = fresh.namespace("one")
+    for name in ("default/disable_ipv6", "all/disable_ipv6"):
+        write_sysctl(one, f"ipv6/conf/{name}", "1")
+    fresh.start(f"--procfs={procfs}")
+    fresh.write_pod("one")
+    one.result = fresh.cni("ADD", one)
+    with ExitStack() as stack:
+        for family in FAMILIES:
+            port = serve(stack, one, "one", one.address(family), TCP)
+            assert ask(fresh.node, one.address(family), port, TCP)[0] == "one"
+
+
 def test_a_deleted_pod_leaves_nothing(fresh: PodNode) -> None:
     fresh.start()
     pod = fresh.add("short")

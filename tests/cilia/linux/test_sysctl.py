@@ -25,16 +25,16 @@ def test_a_name_that_leaves_the_tree_is_refused(name: str) -> None:
 
 
 def test_read_and_write(tmp_path: Path) -> None:
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net/x").write_text("0\n")
-    sysctl = Sysctl(root=tmp_path)
+    (tmp_path / "sys/net").mkdir(parents=True)
+    (tmp_path / "sys/net/x").write_text("0\n")
+    sysctl = Sysctl(proc=tmp_path)
     assert sysctl.read("net.x") == "0"
     sysctl.write("net.x", "1")
     assert sysctl.read("net.x") == "1"
 
 
 def test_an_unknown_parameter_is_not_made(tmp_path: Path) -> None:
-    sysctl = Sysctl(root=tmp_path)
+    sysctl = Sysctl(proc=tmp_path)
     with pytest.raises(FileNotFoundError):
         sysctl.write("x", "1")
     assert not list(tmp_path.iterdir())
