@@ -166,7 +166,7 @@ test-images:
 	@install/kube-assets.sh
 	@install/containers/local-base.sh localhost/debian:12
 	@BASE=localhost/debian:12 ARCHIVES=build/images EXTRA="--network=host --isolation=chroot" install/containers/build.sh
-	@ARCHIVES=$(CURDIR)/build/images $(PYTEST) -q --timeout=300 tests/install/images.py tests/node/installed.py $(ARGS)
+	@ARCHIVES=$(CURDIR)/build/images $(PYTEST) -q --timeout=300 tests/install/images.py tests/node/installed.py tests/node/installed_alone.py $(ARGS)
 
 rendered: setup
 	@install/kube-assets.sh helm

@@ -34,7 +34,9 @@ ALL = (
     "--set=localRedirectPolicies.addressMatcherCIDRs={169.254.0.0/16,fd00::/8}",
     "--set=imagePullSecrets[0].name=pull,resources.requests.cpu=100m,podLabels.a=b",
     "--set=podAnnotations.c=d,extraArgs[0]=--log-format=json,k8sServicePort=443",
+    "--set=podNetwork.enabled=true,ipMasqAgent.enabled=true,cni.configMap=own-list,MTU=1400",
 )
+POD_NETWORK = (HOST, "--set=podNetwork.enabled=true")
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -68,6 +70,80 @@ def test_options_of_the_chart_are_options_of_the_programs(
     with click.Context(operator):
         given = operator.make_context("operator", list(pod["containers"][0]["args"])).params
     assert validated(OperatorConfig, given).k8s_namespace == "kube-system"
+
+
+def options_and_mounts(*arguments: str) -> tuple[AgentConfig, dict[str, tuple[str, str]]]:
+    """The agent's options, and by mount path in its container the node's path and `rw` or `ro`."""
+    forms = documents(template(*arguments))
+    given = of(forms, "ConfigMap", "cilia-config")["data"]
+    pod = of(forms, "DaemonSet", "cilia")["spec"]["template"]["spec"]
+    paths = {v["name"]: v.get("hostPath", {}).get("path", "") for v in pod["volumes"]}
+    (agent,) = pod["containers"]
+    mounts = {
+        mount["mountPath"]: (paths[mount["name"]], "ro" if mount.get("readOnly") else "rw")
+        for mount in agent["volumeMounts"]
+    }
+    options = {name.replace("-", "_"): value for name, value in given.items() if value}
+    return validated(AgentConfig, options), mounts
+
+
+def test_a_pod_network_has_the_directories_of_its_options() -> None:
+    """At the node's own paths where the options are told on, to the runtime or to a cleanup."""
+    off, before = options_and_mounts(HOST)
+    config, mounts = options_and_mounts(*POD_NETWORK)
+    assert config.pod_network and not off.pod_network
+    for path in (config.cni_bin_path, config.cni_conf_path, config.run_dir):
+        assert mounts[str(path)] == (str(path), "rw")
+    assert mounts[f"{config.procfs}/sys/net"] == ("/proc/sys/net", "rw")
+    added = {node for node, _ in mounts.values()} - {node for node, _ in before.values()}
+    assert added == {"/opt/cni/bin", "/etc/cni/net.d", "/proc/sys/net"}
+
+
+def test_a_pod_network_needs_no_right_in_the_kernel_that_services_do_not() -> None:
+    def security(*arguments: str) -> list[Any]:
+        pod = of(documents(template(*arguments)), "DaemonSet", "cilia")["spec"]["template"]["spec"]
+        return [c["securityContext"] for c in (*pod["initContainers"], *pod["containers"])]
+
+    assert security(*POD_NETWORK) == security(HOST)
+    *_, agent = security(*POD_NETWORK)
+    assert "privileged" not in agent and agent["capabilities"]["drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize(
+    ("values", "option", "path"),
+    [
+        ("cni.install=false", "cni_bin_path", "/opt/cni/bin"),
+        ("cni.customConf=true", "cni_conf_path", "/etc/cni/net.d"),
+    ],
+)
+def test_what_somebody_else_installs_is_not_touched(values: str, option: str, path: str) -> None:
+    config, mounts = options_and_mounts(*POD_NETWORK, f"--set={values}")
+    assert getattr(config, option) is None
+    assert path not in mounts
+
+
+def test_lists_and_prefixes_of_ones_own_come_from_config_maps() -> None:
+    values = "cni.configMap=own,cni.configMapKey=list,ipMasqAgent.enabled=true"
+    config, mounts = options_and_mounts(*POD_NETWORK, f"--set={values}")
+    assert config.read_cni_conf is not None and config.read_cni_conf.name == "list"
+    for path in (config.read_cni_conf, config.ip_masq_agent_config_path):
+        assert mounts[str(path.parent)] == ("", "ro")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ("extraConfig.pod-network=true", "say podNetwork.enabled=true"),
+        (
+            "podNetwork.enabled=true,cni.customConf=true,cni.configMap=own",
+            "cni.configMap would not be used",
+        ),
+    ],
+)
+def test_values_that_cannot_be_in_force_are_refused(values: str, why: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        template(HOST, f"--set={values}")
+    assert why in refused.value.stderr
 
 
 def test_an_option_that_is_none_does_not_start_an_agent(tmp_path: Path) -> None:

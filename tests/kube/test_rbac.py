@@ -53,7 +53,7 @@ class Cluster:
         text = template(
             f"--set=k8sServiceHost=127.0.0.1,k8sServicePort={server.port}",
             "--set=localRedirectPolicies.enabled=true",
-            "--set-string=extraConfig.pod-network=true",
+            "--set=podNetwork.enabled=true",
         )
         server.apply(text)
         self.forms = [form for form in yaml.safe_load_all(text) if form]

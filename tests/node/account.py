@@ -41,5 +41,5 @@ def agents_token(api: ApiServer, *, pod_network: bool = False) -> str:
 def _chart(pod_network: bool) -> list[dict[str, Any]]:
     if not pod_network:
         return manifests(Values(api_server="", namespace=NAMESPACE))
-    text = template("--set=k8sServiceHost=unused", "--set-string=extraConfig.pod-network=true")
+    text = template("--set=k8sServiceHost=unused", "--set=podNetwork.enabled=true")
     return [form for form in yaml.safe_load_all(text) if form]

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from cilia.k8s.crds import POD_NETWORK_DEFINITIONS, Definition
 from tables.loadbalancer.backends import BackendState
+from tests.e2e.world import Inside
 from tests.kube.apiserver import ADMIN, ApiServer, Settings, free_port
 from tests.kube.assets import asset
 from tests.kube.programs import Program
@@ -386,6 +387,11 @@ class Cluster:
         node, pid, procs = self._process(namespace, name)
         enter = in_namespaces(pid, procs, "net")
         return Caller(f"network of pod {name} on {node}", enter, str(asset("workload")))
+
+    def process_at_pod(self, namespace: str, name: str) -> Inside:
+        """Start a process in a running pod's network and control group; whoever calls ends it."""
+        _, pid, procs = self._process(namespace, name)
+        return Inside(f"/proc/{pid}/ns/net", Path(procs).parent)
 
     def _process(self, namespace: str, name: str) -> tuple[str, int, str]:
         """The node of a running pod, its first process, and the file that lets others join it."""

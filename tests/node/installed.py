@@ -10,26 +10,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cilia.k8s.crds import DEFINITIONS, CiliumNodeConfig
-from tests.install.images import archive, tag
+from tests.install.images import tag
 
-from .agent import Agent
 from .cluster import KUBE_PROXY, Cluster
+from .installation import NAMESPACE, cilia, find_agents, nodes_with_images, pods_on
 from .kube_proxy import KubeProxy
-from .machine import REPOSITORY, Machine
 from .plan import API_PORT, BRIDGE_V4
 from .traffic import Traffic, nothing_failed
 
 pytestmark = pytest.mark.timeout(600)
 
-NAMESPACE = "kube-system"
 API_SERVER = f"https://{BRIDGE_V4}:{API_PORT}"
 IMAGES = (f"--image={tag('agent')}", f"--operator-image={tag('operator')}")
 WAIT = ("--wait", "--wait-duration=120")
@@ -37,47 +31,16 @@ WAIT = ("--wait", "--wait-duration=120")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes that have the images; nobody serves Services yet."""
     directory = tmp_path_factory.mktemp("installed")
-    with Cluster(f"cilia-installed-{os.getpid()}", directory, say=print) as made:
-        for node in made.nodes.values():
-            for target in ("agent", "operator"):
-                node.import_image(archive(target))
-        made.register(*DEFINITIONS)
-        made.create(NAMESPACE, *(options_of(node) for node in made.nodes.values()))
+    with nodes_with_images(f"cilia-installed-{os.getpid()}", directory) as made:
         yield made
-
-
-def options_of(node: Machine) -> dict[str, Any]:
-    """Two nodes share the hierarchy of control groups here, so that each has its part of it."""
-    below = node.group.relative_to("/sys/fs/cgroup")
-    return {
-        "apiVersion": CiliumNodeConfig.API_VERSION,
-        "kind": CiliumNodeConfig.KIND,
-        "metadata": {"name": node.name},
-        "spec": {
-            "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": node.name}},
-            "defaults": {"cgroup-root": f"/run/cilia-cgroup/{below}"},
-        },
-    }
-
-
-def cilia(cluster: Cluster, command: str, *arguments: str) -> str:
-    """What our command line says, against the cluster. Raises: CalledProcessError."""
-    where = f"--kubeconfig={cluster.api.kubeconfig}"
-    words = [sys.executable, "-m", "cilia", command, where, *arguments]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    print(f"$ cilia {command} {' '.join(arguments)}\n{done.stdout}{done.stderr}")
-    done.check_returncode()
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def agents(cluster: Cluster) -> Cluster:
     """Installed; each pod's agent answers at the socket of its node."""
     cilia(cluster, "install", f"--api-server={API_SERVER}", *IMAGES, *WAIT)
-    for node in cluster.nodes.values():
-        cluster.agents[node.name] = Agent(node, Path("in-a-pod"))
+    find_agents(cluster)
     return cluster
 
 
@@ -101,11 +64,6 @@ def test_an_agent_in_its_pod_says_that_all_is_well(agents: Cluster) -> None:
         (pod,) = pods_on(agents, node)
         status = agents.kubectl(NAMESPACE, "exec", pod, "-c=cilia-agent", "--", "cilia", "status")
         assert "OK" in status and "synchronised" in status
-
-
-def pods_on(cluster: Cluster, node: str) -> list[str]:
-    chosen = ("-l=k8s-app=cilia", f"--field-selector=spec.nodeName={node}", "-o=name")
-    return cluster.kubectl(NAMESPACE, "get", "pods", *chosen).split()
 
 
 def test_no_request_fails_while_ten_servers_are_replaced(traffic: Traffic) -> None:

@@ -67,6 +67,8 @@ def install(
       cilia install --config bpf-lb-map-max=262144 --config devices=eth+
     """
 
+    named_options = dict(map(_option, options))
+
     async def work(client: WritingClient) -> Rollout | None:
         values = Values(
             api_server=_server(api_server or str(client.servers.current)),
@@ -74,7 +76,7 @@ def install(
             image=image,
             operator_image=operator_image,
             operator_replicas=min(2, await _nodes(client)),
-            options=dict(map(_option, options)),
+            options=named_options,
         )
         for form in manifests(values):
             done = await apply(client, form, dry_run=dry_run)
@@ -101,6 +103,11 @@ def _option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.UsageError(f"--config {text}: expected NAME=VALUE")
+    if name == "pod-network":
+        raise click.UsageError(
+            f"--config {text}: agents need rights and directories of their nodes for it, which the"
+            " Helm chart gives them (install/helm/cilia with podNetwork.enabled=true)"
+        )
     return name, value
 
 

@@ -10,9 +10,15 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{{ .Values.k8sServicePort }}
 {{- end }}
 
-{{/* "true" where cilia is the pods' network too, which extraConfig says. */}}
+{{/* "true" where cilia is the pods' network too. */}}
 {{- define "cilia.podNetwork" -}}
-{{- get .Values.extraConfig "pod-network" | toString | default "false" -}}
+{{- if hasKey .Values.extraConfig "pod-network" -}}
+{{- fail "extraConfig.pod-network: say podNetwork.enabled=true, which gives the agents rights and directories for it too" -}}
+{{- end -}}
+{{- if and .Values.podNetwork.enabled .Values.cni.customConf .Values.cni.configMap -}}
+{{- fail "cni.customConf leaves the list to somebody else, and cni.configMap would not be used: leave one of them out" -}}
+{{- end -}}
+{{- .Values.podNetwork.enabled -}}
 {{- end }}
 
 {{- define "cilia.image" -}}
@@ -47,6 +53,24 @@ https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{
 -}}
 {{- if .Values.prometheus.enabled }}
 {{- $_ := set $options "prometheus-serve-addr" (printf "[::]:%v" .Values.prometheus.port) }}
+{{- end }}
+{{- if eq (include "cilia.podNetwork" .) "true" }}
+{{- $options = merge $options (dict
+  "cni-bin-path" (ternary .Values.cni.binPath "" .Values.cni.install)
+  "cni-conf-path" (ternary "" .Values.cni.confPath .Values.cni.customConf)
+  "cni-exclusive" .Values.cni.exclusive
+  "enable-ip-masq-agent" .Values.ipMasqAgent.enabled
+  "enable-ipv4-masquerade" .Values.enableIPv4Masquerade
+  "enable-ipv6-masquerade" .Values.enableIPv6Masquerade
+  "ipam" .Values.ipam.mode
+  "ipv4-native-routing-cidr" .Values.ipv4NativeRoutingCIDR
+  "ipv6-native-routing-cidr" .Values.ipv6NativeRoutingCIDR
+  "mtu" .Values.MTU
+  "pod-network" true
+  "procfs" "/run/cilia-proc"
+  "read-cni-conf" (ternary (printf "/run/cilia-cni/%s" .Values.cni.configMapKey) "" (not (empty .Values.cni.configMap)))
+  "routing-mode" .Values.routingMode
+) }}
 {{- end }}
 {{- range $name, $value := .Values.extraConfig }}
 {{- $_ := set $options $name $value }}
