@@ -191,31 +191,6 @@ def configure(netns: NetNS, sysctls: Sysctl, interior: Interior) -> None:
                 inside.request(add_route(route))
 
 
-def lacking(netns: NetNS, interior: Interior) -> str:
-    """Return what the workload's end has no more, in a sentence, or nothing.
-
-    Raises: OSError.
-    """
-    with Netlink(netns) as inside:
-        link = inside.link(interior.ifname)
-        if link is None:
-            return f"there is no device {interior.ifname}"
-        found = {row.address for row in inside.addresses() if row.index == link.index}
-        for ip in interior.addresses:
-            if ip.packed not in found:
-                return f"{interior.ifname} has no address {ip}"
-        routes = {(row.destination, row.prefix_len) for row in inside.routes(index=link.index)}
-        for router in interior.routers:
-            zero = bytes(len(router.packed))
-            if (zero, 0) not in routes:
-                return f"there is no default route of {interior.ifname} for {_family_text(router)}"
-    return ""
-
-
-def _family_text(ip: IP) -> str:
-    return "IPv6" if ip.is_ipv6 else "IPv4"
-
-
 def _enable_ipv6(sysctls: Sysctl) -> None:
     for name in ("all", "default"):
         try:

@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from cilia.endpoints import links
+from cilia.endpoints.checking import EndpointCheck
 from cilia.endpoints.cni import results
 from cilia.endpoints.cni.errors import CNIError, Code
 from cilia.endpoints.cni.requests import Request
@@ -64,6 +65,7 @@ class EndpointPlugin:
         sysctls: Sysctl,
         mtu: Callable[[], int],
         turns: Turns,
+        checking: EndpointCheck,
     ) -> None:
         """`netlink` and `sysctls` are those of the node, `mtu` is that of its pods' devices.
 
@@ -77,6 +79,7 @@ class EndpointPlugin:
         self._sysctls = sysctls
         self._mtu = mtu
         self._turns = turns
+        self._checking = checking
 
     # -- ADD --
 
@@ -176,7 +179,8 @@ class EndpointPlugin:
         if missing:
             raise CNIError(
                 Code.TRY_AGAIN_LATER,
-                f"the endpoint is not in force after {READY_WAIT_S:.0f} s: {missing}",
+                f"the endpoint is not in force after {READY_WAIT_S:.0f} s: {missing}; look at"
+                " `cilia status` on the node",
             )
 
     def _result(self, ep: Endpoint, request: Request) -> Result:
@@ -268,18 +272,21 @@ class EndpointPlugin:
                 UNHEALTHY, f"no endpoint is known as {request.container_id}/{request.ifname}"
             )
         missing = self._registry.waits_for(ep)
-        if not missing and request.netns_fd is not None:
-            work = partial(self._lacking, request, ep)
-            missing = await anyio.to_thread.run_sync(work)
-        if missing:
-            raise CNIError(UNHEALTHY, f"endpoint {ep.id} ({ep.device}): {missing}")
+        found = await anyio.to_thread.run_sync(self._differences, request, ep)
+        differences = "; ".join([missing, *found] if missing else found)
+        if differences:
+            raise CNIError(
+                UNHEALTHY,
+                f"endpoint {ep.id} ({ep.device}) is not as it was made: {differences}",
+            )
 
-    def _lacking(self, request: Request, ep: Endpoint) -> str:
-        assert request.netns_fd is not None
+    def _differences(self, request: Request, ep: Endpoint) -> list[str]:
         # Who lost its file does not know the name of its interface.
         interior = dataclasses.replace(self._interior(ep), ifname=request.ifname)
+        if request.netns_fd is None:
+            return self._checking.differences(ep, None, interior)
         with links.open_netns(request.netns_fd) as netns:
-            return links.lacking(netns, interior)
+            return self._checking.differences(ep, netns, interior)
 
     async def status(self, request: Request) -> None:
         """Raises: CNIError where ADD would fail."""

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import anyio
 import msgspec
 
 from cilia.endpoints.controller import EndpointsController
+from cilia.identity.ipcache.known import KnownAddresses
 from cilia.ipam.allocator import Allocator, NoPool
 from cilia.ipam.pools import NodePools
-from statedb import DB, ReadTxn, RWTable
+from statedb import DB, ReadTxn, RWTable, WatchSet
 from tables.addressing import Prefix
 from tables.endpoints.endpoints import (
     DEVICE,
@@ -26,6 +28,7 @@ from tables.ipam.ip_allocations import IPAllocation
 __all__ = ["NoNumber", "Registry"]
 
 NUMBERS: Final = ID_MAX - ID_MIN + 1
+DELETED: Final = "it was deleted meanwhile"
 
 
 class NoNumber(Exception):
@@ -43,6 +46,7 @@ class Registry:
         allocator: Allocator,
         pools: NodePools,
         controller: EndpointsController,
+        addresses: KnownAddresses,
     ) -> None:
         self._db = db
         self._endpoints = endpoints
@@ -50,6 +54,7 @@ class Registry:
         self._allocator = allocator
         self._pools = pools
         self._controller = controller
+        self._addresses = addresses
         self._last = 0
 
     # -- a new one --
@@ -90,17 +95,26 @@ class Registry:
                 self._endpoints.insert(wtxn, msgspec.structs.replace(row, phases=phases))
 
     async def wait_ready(self, number: int, wait_s: float) -> str:
-        """Wait until an endpoint is ready; return what is missing after `wait_s`, or nothing."""
-        ep: Endpoint | None = None
+        """Wait until an endpoint is ready, and the datapath knows its addresses by its identity;
+        return what is missing after `wait_s`, or nothing.
+        """
         with anyio.move_on_after(wait_s):
             while True:
-                ep, changed = self._db.look(lambda txn: self._endpoints.get_watch(txn, number))
-                if ep is None:
-                    return "it was deleted meanwhile"
-                if ep.state is EndpointState.READY:
-                    return ""
-                await changed.wait()
-        return self.waits_for(ep) if ep is not None else ""
+                watches = WatchSet()
+                missing = self._db.look(partial(self._lacks, number, watches))
+                if missing in ("", DELETED):
+                    return missing
+                await watches.wait()
+        return self._db.look(partial(self._lacks, number, WatchSet()))
+
+    def _lacks(self, number: int, watches: WatchSet, txn: ReadTxn) -> str:
+        ep, changed = self._endpoints.get_watch(txn, number)
+        watches.add(changed)
+        if ep is None:
+            return DELETED
+        if ep.state is not EndpointState.READY:
+            return self._controller.waits_for(txn, ep) or f"its state is {ep.state}"
+        return self._addresses.lacks(txn, ep.addresses, ep.identity, watches)
 
     # -- one that is there --
 
@@ -118,7 +132,12 @@ class Registry:
 
     def waits_for(self, ep: Endpoint) -> str:
         """Return what is not in force of an endpoint, or nothing."""
-        return self._db.look(lambda txn: self._controller.waits_for(txn, ep))
+
+        def read(txn: ReadTxn) -> str:
+            missing = self._controller.waits_for(txn, ep)
+            return missing or self._addresses.lacks(txn, ep.addresses, ep.identity)
+
+        return self._db.look(read)
 
     def pools_of(self, ep: Endpoint) -> list[Prefix]:
         """Return the pools that its addresses are of, IPv4 first."""

@@ -14,6 +14,7 @@ import anyio
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.packets import FlowMaps
 from cilia.datapath.wiring import DatapathPart
+from cilia.endpoints.checking import EndpointCheck
 from cilia.endpoints.cni.server import Server
 from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.cni_files import CNIFiles
@@ -61,6 +62,7 @@ MTU_DEFAULT = 1500
 @dataclass(kw_only=True)
 class EndpointsPart(Part):
     endpoints: RWTable[Endpoint]
+    operations: EndpointOperations
     identity: IdentityPart
     allocations: RWTable[IPAllocation]
     reconciler: Reconciler[Endpoint]
@@ -108,9 +110,8 @@ def build(
     if not options.pod_network or flows is None or network is None or attachments is None:
         return None
     endpoints = new_endpoints_table(ctx.db)
-    reconciler = ctx.reconciler(
-        endpoints, EndpointOperations(flows.endpoints, flows.endpoint_addresses)
-    )
+    operations = EndpointOperations(flows.endpoints, flows.endpoint_addresses)
+    reconciler = ctx.reconciler(endpoints, operations)
     k8s = None
     if ctx.shared is not None:
         k8s = k8s_endpoints.build(ctx, ctx.shared, endpoints, cluster.pods, node.own)
@@ -123,6 +124,7 @@ def build(
     )
     part = EndpointsPart(
         endpoints=endpoints,
+        operations=operations,
         identity=identity.build(ctx),
         allocations=new_ip_allocations_table(ctx.db),
         reconciler=reconciler,
@@ -217,6 +219,7 @@ def _requests(
         ground.allocator,
         ground.pools,
         controller,
+        part.ipcache.known,
     )
     turns = Turns()
     plugin = EndpointPlugin(
@@ -234,6 +237,7 @@ def _requests(
         ground.network.sysctls,
         partial(_mtu, options, ground.network, db),
         turns,
+        EndpointCheck(ground.network.netlink, part.operations, part.ipcache.known),
     )
     server = Server(options.cni_socket_path, plugin)
     files = CNIFiles(db, options, ground.pools, ground.health("cni"))

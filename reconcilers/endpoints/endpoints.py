@@ -44,6 +44,14 @@ class EndpointOperations:
         for raw, key, value in self._entries(obj):
             raw.update(key, value)
 
+    def differences(self, ep: Endpoint) -> Iterator[str]:
+        """Yield what the maps lack of an endpoint, or have otherwise; a sentence each."""
+        for raw, key, value in self._entries(ep):
+            found = raw.lookup(key)
+            if found != value:
+                what, _ = self.describe((raw.name, key), None)
+                yield f"{raw.name} has {'no' if found is None else 'another'} entry of {what}"
+
     def delete(self, txn: ReadTxn, revision: int, obj: Endpoint) -> None:
         for raw, key, _ in reversed(list(self._entries(obj))):
             try:

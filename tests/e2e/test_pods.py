@@ -309,13 +309,24 @@ def test_a_deleted_pod_leaves_nothing(fresh: PodNode) -> None:
     assert fresh.add("next").address(4) != pod.address(4)
 
 
-def test_a_check_finds_what_somebody_took(fresh: PodNode) -> None:
+def test_a_check_finds_all_that_somebody_took(fresh: PodNode) -> None:
     fresh.start()
     pod = fresh.add("one")
-    pod.ip(f"addr del {pod.address(4)}/32 dev eth0")
-    with pytest.raises(CNIFailed, match="eth0 has no address") as failed:
+    fresh.cni("CHECK", pod)
+    v4, v6, foreign = pod.address(4), pod.address(6), "02:00:00:00:00:99"
+    pod.ip(f"addr del {v4}/32 dev eth0")
+    pod.ip(f"neigh replace 10.207.0.1 lladdr {foreign} dev eth0 nud permanent")
+    with Map.open_pinned(pinned_ipcache(fresh)) as opened:
+        opened.delete(ipcache.encode_key(ipcache.IPCacheKey(ip_address(v6).packed, 128)))
+    with pytest.raises(CNIFailed) as failed:
         fresh.cni("CHECK", pod)
     assert failed.value.code == 101
+    for sentence in (
+        f"eth0 has no address {v4}",
+        f"eth0 takes {foreign} for 10.207.0.1",
+        f"cilia_ipcache has identity 10 behind {v6}, not ",
+    ):
+        assert sentence in failed.value.form["msg"]
 
 
 def test_connections_outlive_kills_and_rows_come_back(fresh: PodNode) -> None:
@@ -418,7 +429,7 @@ def test_a_pod_that_goes_while_no_agent_runs_is_forgotten(fresh: PodNode) -> Non
     agent = fresh.start()
     pod, other = fresh.add("one"), fresh.add("two")
     gone = {pod.address(family) for family in FAMILIES} | {other.address(6)}
-    fresh.world.eventually(lambda: gone <= in_ipcache(fresh))
+    assert gone <= in_ipcache(fresh)
     agent.send_signal(signal.SIGKILL)
     agent.wait()
     assert gone <= in_ipcache(fresh), "what is in force stays without an agent"
@@ -432,10 +443,13 @@ def test_a_pod_that_goes_while_no_agent_runs_is_forgotten(fresh: PodNode) -> Non
 
 def in_ipcache(node: PodNode) -> set[str]:
     """The addresses that the datapath knows an identity of, by the pinned map."""
-    path = node.world.bpf_root / node.world.namespace / "maps" / ipcache.NAME
-    with Map.open_pinned(path) as opened:
+    with Map.open_pinned(pinned_ipcache(node)) as opened:
         keys = [ipcache.decode_key(key) for key, _ in opened.items()]
     return {str(ip_address(key.address)) for key in keys}
+
+
+def pinned_ipcache(node: PodNode) -> Path:
+    return node.world.bpf_root / node.world.namespace / "maps" / ipcache.NAME
 
 
 def test_an_add_that_was_killed_leaves_nothing(fresh: PodNode) -> None:

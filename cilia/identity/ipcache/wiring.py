@@ -13,6 +13,7 @@ from bpf.maps.raw import RawMap
 from cilia.identity.ipcache.apiservers import ApiServersController
 from cilia.identity.ipcache.claims import ClaimsOf
 from cilia.identity.ipcache.follower import Follower
+from cilia.identity.ipcache.known import KnownAddresses
 from cilia.identity.ipcache.remote import RemoteEndpoints
 from cilia.identity.ipcache.writer import IPCacheWriter
 from cilia.node.own_addresses import OwnAddresses, none_known
@@ -46,6 +47,7 @@ class Inputs:
 class IPCachePart(Part):
     table: RWTable[IPCacheEntry]
     reconciler: Reconciler[IPCacheEntry]
+    known: KnownAddresses
 
     def entries(self, db: DB) -> int:
         """Return how many prefixes are to be in the map."""
@@ -80,7 +82,8 @@ def build(
     writer, claims = IPCacheWriter(table), ClaimsOf(families, node_name)
     with db.write_txn(table) as wtxn:
         writer.exchange(wtxn, [({}, claims.world())])
-    part = IPCachePart(table=table, reconciler=reconciler)
+    known = KnownAddresses(table, raw, families)
+    part = IPCachePart(table=table, reconciler=reconciler, known=known)
     local = frozenset({inputs.endpoints.name, inputs.devices.name})
     part.jobs = {
         "ipcache-endpoints": Follower(db, inputs.endpoints, writer, claims.endpoint).run,

@@ -20,6 +20,8 @@ import anyio
 import pytest
 from anyio.abc import TaskGroup
 
+from bpf.maps import ipcache as codec
+from bpf.maps.fake import FakeMap
 from cilia.endpoints.controller import OWNER, EndpointsController
 from cilia.endpoints.k8s_endpoints import wiring as k8s_endpoints
 from cilia.endpoints.known import Known
@@ -27,6 +29,7 @@ from cilia.endpoints.registry import Registry
 from cilia.identity import wiring
 from cilia.identity.allocation import IdentityAllocator
 from cilia.identity.desired import Claim
+from cilia.identity.ipcache.known import KnownAddresses
 from cilia.ipam.allocator import Allocator
 from cilia.ipam.options import IPAMOptions
 from cilia.ipam.pools import NodePools
@@ -52,6 +55,7 @@ from tables.endpoints.endpoints import (
     EndpointState,
     new_endpoints_table,
 )
+from tables.identity.ipcache import new_ipcache_table
 from tables.ipam.ip_allocations import new_ip_allocations_table
 from tables.node.desired_routes import new_desired_routes_table
 from tables.node.devices import Device, new_devices_table
@@ -98,6 +102,11 @@ class Node:
             Allocator(allocations),
             NodePools(IPAMOptions(), self.nodes, self.devices, frozenset(), frozenset()),
             self.controller,
+            KnownAddresses(
+                new_ipcache_table(self.db),
+                FakeMap(codec.NAME, codec.KEY_BYTES, codec.VALUE_BYTES),
+                frozenset(),
+            ),
         )
         own = own_addresses(self.nodes, address)
         self.k8s = None
