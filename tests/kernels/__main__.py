@@ -27,6 +27,9 @@ from tests.soak.journal import Journal, journal
 QEMU = "qemu-system-x86_64"
 TIMEOUT_S = 3600
 
+#: Kernels and archives that were fetched and made.
+CACHE = default_cache_dir().parent / "kernels"
+
 #: Exit code of pytest when it found no test.
 NOTHING_LEFT = 5
 
@@ -46,7 +49,7 @@ def main() -> int:
         return 1
     failed = []
     for package in packages:
-        kernel = fetch(package, default_cache_dir().parent / "kernels")
+        kernel = fetch(package, CACHE)
         print(f"== {kernel.name}", flush=True)
         start = time.monotonic()
         with journal(f"kernels-{kernel.name}", {"tests": [*tests]}) as done:
@@ -77,7 +80,7 @@ def boot(kernel: Kernel, tests: Sequence[str], done: Journal) -> int:
     """
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory) / "initrd"
-        initrd.write_bytes(image.build(kernel, tests, done.pieces))
+        initrd.write_bytes(image.build(kernel, tests, done.pieces, CACHE))
         command = [
             *(QEMU, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "4096", "-no-reboot"),
             *("-nographic", "-nodefaults", "-serial", "stdio", "-net", "none"),

@@ -31,14 +31,14 @@ DONE = "cilia-tests-exit-code:"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(root: str, packages: str, tests: list[str]) -> None:
-    """Run everything; never returns."""
+def main(root: str, packages: str, tests: list[str], patience: float) -> None:
+    """Run everything; never returns. `patience`: that of the tests."""
     try:
         for kind, place in MOUNTS:
             _checked(_libc.mount(kind.encode(), place.encode(), kind.encode(), 0, None), place)
         _load(Path("/modules"))
         subprocess.run(["/usr/bin/ip", "link", "set", "lo", "up"], check=True)
-        code = _run_tests(root, packages, tests)
+        code = _run_tests(root, packages, tests, patience)
     except BaseException:  # noqa: BLE001  (the console is the only witness)
         traceback.print_exc()
         code = 99
@@ -61,9 +61,9 @@ def _load(directory: Path) -> None:
             _checked(rc, str(path))
 
 
-def _run_tests(root: str, packages: str, tests: list[str]) -> int:
+def _run_tests(root: str, packages: str, tests: list[str], patience: float) -> int:
     env = {"PYTHONPATH": f"{root}:{packages}", "PATH": "/usr/bin", "HOME": "/root", "TERM": "dumb"}
-    env["CILIA_TEST_PATIENCE"] = "3"
+    env["CILIA_TEST_PATIENCE"] = str(patience)
     command = ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-n", "2", "-m", "root", *tests]
     # Emulated CPUs are slow, above all to verify programs, which fixtures do.
     options = ["-p", "no:cacheprovider", "--timeout=40", "-o", "timeout_func_only=true"]

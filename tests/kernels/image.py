@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An initial file system with Python, the project and its BPF tests.
 
-It holds files of this machine: the interpreter and its standard library, the packages that the
-tests import, the commands that they run, and every shared library that these need. Nothing is
+It holds files of this machine: the interpreter and its standard library, the packages that agent
+and tests import, the commands that they run, and every shared library that these need. Nothing is
 compiled inside: the project's objects are packed as in a wheel, test programs from the cache of
 ``tests.bpf.sources``. Files keep their times, or no compiled Python would be used.
+
+The kernel unpacks several archives one after the other. The first one, Python and the packages, is
+made once for each lock; the second one has the project as it is.
 """
 
 from __future__ import annotations
@@ -17,59 +20,39 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from bpf import compile as bpf_compile
 from tests.bpf.sources import CACHE_DIR
 from tests.kernels.guest import ON_DEMAND
 from tests.kernels.kernels import Kernel
 from tests.kernels.telling import DONE_BEFORE
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Packages from the virtual environment that the tests import, directly or not.
-PACKAGES = (
-    "anyio-*.dist-info",
-    "execnet-*.dist-info",
-    "pluggy-*.dist-info",
-    "pytest-*.dist-info",
-    "pytest_asyncio-*.dist-info",
-    "pytest_timeout-*.dist-info",
-    "pytest_xdist-*.dist-info",
-    "_cffi_backend*.so",
-    "_hypothesis_*.py",
-    "_pytest",
-    "anyio",
-    "attr",
-    "execnet",
-    "hypothesis",
-    "hypothesis-*.dist-info",
-    "idna",
-    "iniconfig",
-    "inotify_simple.py",
-    "msgspec",
-    "mypy_extensions.py",
-    "packaging",
-    "pluggy",
-    "py.py",
-    "pygments",
-    "pyroute2",
-    "pytest",
-    "pytest_asyncio*",
-    "pytest_timeout.py",
+#: What runs inside, with all that these need: the agent, and its tests.
+DISTRIBUTIONS = (
+    "cilia",
+    *("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist"),
     "scapy",
-    "sniffio",
-    "sortedcontainers",
-    "structlog",
-    "typing_extensions.py",
-    "xdist",
 )
+#: Half of the size, with its own needs; nobody inside writes to an API server.
+LEFT_OUT = {"kubernetes"}
+
+#: How many times slower tests are on emulated processors.
+EMULATED = 3
 
 #: Parts of the standard library that are large and that nothing here imports.
 NOT_PACKED = {"test", "idlelib", "tkinter", "ensurepip", "turtledemo", "lib2to3", "site-packages"}
 
 #: What the tests run besides Python.
-COMMANDS = ("ip", "nsenter", "ethtool", "nft")
+COMMANDS = ("ip", "nsenter", "ethtool", "nft", "sh", "mount", "unshare")
 
 #: Of the project: what the programs are made of, and what the tests of packets import.
 PROJECT = (
@@ -86,34 +69,59 @@ PROJECT = (
 DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "modules", "root", "var")
 
 
-def build(kernel: Kernel, tests: Sequence[str], done: Sequence[str]) -> bytes:
-    """The archive, in the format that the kernel unpacks (cpio "newc").
+def build(kernel: Kernel, tests: Sequence[str], done: Sequence[str], cache: Path) -> bytes:
+    """Return the archives, in the format that the kernel unpacks (cpio "newc").
 
     ``tests``: what pytest is told to run. ``done``: the tests of these that it leaves out.
+    ``cache``: directory of archives that were made before.
     """
+    return _base(cache) + _project_archive(kernel, tests, done)
+
+
+def _base(cache: Path) -> bytes:
+    """Return Python with its packages; in ``cache`` there is one of these for each checkout."""
+    lock, code = (ROOT / "requirements.lock").read_text(), Path(__file__).read_text()
+    checkout, content = _digest(str(ROOT)), _digest(sys.version, lock, code)
+    path = cache / f"python-{checkout}-{content}.cpio"
+    if not path.exists():
+        for former in cache.glob(f"python-{checkout}-*"):
+            former.unlink()
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(_python())
+        partial.rename(path)
+    return path.read_bytes()
+
+
+def _digest(*texts: str) -> str:
+    return sha256("\0".join(texts).encode()).hexdigest()[:12]
+
+
+def _python() -> bytes:
     python = Path(sys.executable).resolve()
-    stdlib = Path(sysconfig.get_path("stdlib"))
+    files = [*_tree(Path(sysconfig.get_path("stdlib"))), *_packages()]
+    archive = Archive()
+    for path in files:
+        archive.add(path)
+    _add_libraries(archive, [python, *files])
+    for name in (str(python), "/usr/bin/python3"):
+        archive.file(name, python.read_bytes(), 0o755)
+    return archive.finish()
+
+
+def _project_archive(kernel: Kernel, tests: Sequence[str], done: Sequence[str]) -> bytes:
     commands = [_command(name) for name in COMMANDS]
     archive = Archive()
     for directory in DIRECTORIES:
         archive.directory(directory)
-    files = [
-        *_tree(stdlib),
-        *_packages(Path(sysconfig.get_path("purelib"))),
-        *_project(),
-        *CACHE_DIR.glob("*.o"),
-    ]
     for name, content in _objects():
         archive.file(name, content, 0o644)
+    files = [*_project(), *CACHE_DIR.glob("*.o")]
     for path in files:
         archive.add(path)
-    extensions = [path for path in files if ".so" in path.suffixes]
-    for path in _libraries([python, *commands, *extensions]):
-        archive.file(str(path), path.resolve().read_bytes(), 0o755)
-    archive.file(str(python), python.read_bytes(), 0o755)
-    archive.file("/usr/bin/python3", python.read_bytes(), 0o755)
+    _add_libraries(archive, [*commands, *files])
     for command in commands:
         archive.file(f"/usr/bin/{command.name}", command.read_bytes(), 0o755)
+    archive.file("/bin/sh", _command("sh").read_bytes(), 0o755)
     for number, module in enumerate(kernel.modules):
         archive.file(f"/modules/{number:02}.ko", module, 0o644)
     for alias, modules in kernel.on_demand.items():
@@ -125,6 +133,17 @@ def build(kernel: Kernel, tests: Sequence[str], done: Sequence[str]) -> bytes:
     return archive.finish()
 
 
+def _add_libraries(archive: Archive, files: Sequence[Path]) -> None:
+    """Add what programs and extension modules of these files load."""
+    for path in _libraries(path for path in files if _is_elf(path)):
+        archive.file(str(path), path.resolve().read_bytes(), 0o755)
+
+
+def _is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
 def _init(tests: Sequence[str]) -> bytes:
     """The first process, told where things are and what to run."""
     packages = sysconfig.get_path("purelib")
@@ -132,7 +151,7 @@ def _init(tests: Sequence[str]) -> bytes:
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {packages!r}]
 from tests.kernels.guest import main
-main({str(ROOT)!r}, {packages!r}, {list(tests)!r})
+main({str(ROOT)!r}, {packages!r}, {list(tests)!r}, {EMULATED * PATIENCE})
 """.encode()
 
 
@@ -177,10 +196,30 @@ def _command(name: str) -> Path:
     return Path(found)
 
 
-def _packages(site: Path) -> Iterator[Path]:
-    for pattern in PACKAGES:
-        for path in site.glob(pattern):
-            yield from _tree(path) if path.is_dir() else [path]
+def _packages() -> Iterator[Path]:
+    """Yield the files of all distributions that are needed inside, as far as they are imported."""
+    site = Path(sysconfig.get_path("purelib"))
+    for needed in _needed(DISTRIBUTIONS):
+        for file in needed.files or ():
+            path = Path(str(needed.locate_file(file)))
+            if path.is_relative_to(site) and path.is_file():
+                yield path
+
+
+def _needed(names: Iterable[str]) -> list[Distribution]:
+    """Return these distributions and those that they require, here."""
+    found: dict[str, Distribution] = {}
+    waiting = [canonicalize_name(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in LEFT_OUT:
+            continue
+        found[name] = distribution(name)
+        for text in found[name].requires or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(canonicalize_name(requirement.name))
+    return list(found.values())
 
 
 def _tree(directory: Path) -> Iterator[Path]:
