@@ -17,10 +17,11 @@ from cilia.linux.rtnl import AddressMessage
 from tables.addressing import IP
 from tests.kernel import Kernel
 from tests.kernel_world import World, reflecting
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.root
 
-LATENCY_S = 0.050
+LATENCY_S = 0.050 * PATIENCE
 ROUTES = 10_000
 
 
