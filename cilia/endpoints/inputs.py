@@ -82,7 +82,7 @@ class Inputs:
                 pod, changed = self._db.look(
                     lambda txn: self._pods.get_watch(txn, f"{namespace}/{name}")
                 )
-                if pod is not None and uid in ("", pod.uid):
+                if pod is not None and uid in ("", pod.uid, pod.runtime_uid):
                     return pod
                 await changed.wait()
         raise CNIError(

@@ -28,6 +28,10 @@ class ContainerPort(msgspec.Struct, frozen=True, gc=False):
         return f"{self.port}/{self.protocol}"
 
 
+#: Annotation of the object of a static pod.
+MIRROR: Final = "kubernetes.io/config.mirror"
+
+
 class Container(msgspec.Struct, frozen=True, gc=False):
     name: str
     ports: tuple[ContainerPort, ...] = ()
@@ -53,6 +57,13 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     service_account: str = ""
     # Seconds since the epoch; 0: unknown.
     created_at: float = 0.0
+
+    @property
+    def runtime_uid(self) -> str:
+        """The uid that kubelet and the container runtime know the pod by. A static pod has one that
+        is made of its file; its object is a mirror, and has another one.
+        """
+        return self.annotations.get(MIRROR, self.uid)
 
 
 def pod_key(pod: Pod) -> str:
