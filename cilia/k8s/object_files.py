@@ -126,7 +126,7 @@ class ObjectFiles:
                 raise StatusError(INVALID, "metadata.resourceVersion: must say what is replaced")
             if said != found["resourceVersion"] or form["metadata"].get("uid") != found["uid"]:
                 raise StatusError(CONFLICT, f"{place.path} is not what it was when it was read")
-            managed = {key: found[key] for key in ("uid", "creationTimestamp")}
+            managed = {"uid": found["uid"], "creationTimestamp": found.get("creationTimestamp")}
             return self._write(place, form, managed, _next_version(found["resourceVersion"]))
 
     def _delete(self, place: _Place, uid: str, version: str) -> Form:
@@ -190,12 +190,13 @@ class ObjectFiles:
 
 
 class _StoredMetadata(msgspec.Struct, rename="camel"):
-    """Fields that every object has, by which its versions are told."""
+    """Fields by which the versions of an object are told."""
 
     name: str
     uid: str
     resource_version: str
-    creation_timestamp: str
+    # A person who writes a file may leave it out.
+    creation_timestamp: str | None = None
 
 
 class _Stored(msgspec.Struct):

@@ -78,6 +78,19 @@ async def test_a_version_is_replaced_once(files: ObjectFiles) -> None:
     assert await refused(files.replace(PATH, identity())) == 422, "it names no version"
 
 
+async def test_an_object_that_says_no_time_of_creation_is_one_all_the_same(
+    files: ObjectFiles,
+) -> None:
+    """A person wrote it: who reads it and who writes it have to agree."""
+    made = await files.create(PATH, identity())
+    path = files.directory / "ciliumidentities.cilium.io_300.json"
+    del made["metadata"]["creationTimestamp"]
+    path.write_text(json.dumps(made))
+    second = await files.replace(PATH, made)
+    await files.delete(PATH, second["metadata"]["uid"], {})
+    assert not path.exists()
+
+
 async def test_only_the_object_that_was_seen_is_deleted(files: ObjectFiles) -> None:
     first = await files.create(PATH, identity())
     uid, version = first["metadata"]["uid"], first["metadata"]["resourceVersion"]
