@@ -94,9 +94,10 @@ def _lines(row: dict[str, Any]) -> list[list[str]]:
 
 
 def refusal(row: dict[str, Any]) -> list[str]:
-    """Return a line that says why a frontend is not in force, if it is to stay so."""
+    """Return a line that says why a frontend is not in force as its row is."""
     status = row["Status"]
-    return [f"refused: {status['error']}"] if status["kind"] == "refused" else []
+    words = {"refused": "refused", "error": "not as it is here"}.get(status["kind"])
+    return [f"{words}: {status['error']}"] if words else []
 
 
 #: By the number that tables give to a state of a backend.
