@@ -36,6 +36,11 @@ HOST: Final = _NUMBERS["host"]
 REMOTE_NODE: Final = _NUMBERS["remote-node"]
 KUBE_APISERVER: Final = _NUMBERS["kube-apiserver"]
 
+#: Reserved identities that are of no pod.
+NOT_OF_PODS: Final = frozenset(RESERVED) - {
+    _NUMBERS[name] for name in ("unmanaged", "health", "init")
+}
+
 _EVERYTHING: Final = {False: Prefix.parse("0.0.0.0/0"), True: Prefix.parse("::/0")}
 _WORLD_OF_TWO: Final = {False: "world-ipv4", True: "world-ipv6"}
 
@@ -66,8 +71,10 @@ class ClaimsOf:
         return {host_prefix(ip): claim for ip in ep.addresses if ip.is_ipv6 in self.families}
 
     def remote_endpoint(self, obj: K8sEndpoint) -> Claims:
-        """Return the claims of a pod of another node, behind which it is."""
-        if not obj.identity:
+        """Return the claims of a pod of another node, behind which it is; none for an identity that
+        no pod has.
+        """
+        if not obj.identity or obj.identity in NOT_OF_PODS:
             return {}
         claim = Claim(
             source=Source.CUSTOM_RESOURCE,
@@ -78,7 +85,11 @@ class ClaimsOf:
             namespace=obj.namespace,
             pod=obj.name,
         )
-        return {host_prefix(ip): claim for ip in obj.addresses if ip.is_ipv6 in self.families}
+        return {
+            host_prefix(ip): claim
+            for ip in obj.addresses
+            if ip.is_ipv6 in self.families and not special_use(ip.packed)
+        }
 
     def device(self, dev: Device) -> Claims:
         """Return the claims of this node's own addresses, also on devices that serve nobody.

@@ -104,3 +104,15 @@ async def test_a_pod_without_an_identity_claims_nothing() -> None:
         world.all_read()
         await world.until(lambda: len(claims(world, "10.2.0.8/32")) == 1)
         assert not claims(world)
+
+
+async def test_a_pod_has_no_reserved_identity_and_no_address_of_everybody() -> None:
+    world = World()
+    async with world.running():
+        world.write(node("one", "192.0.2.1"))
+        world.write(remote("host", "10.2.0.7", at="192.0.2.2", identity=1))
+        world.write(remote("odd", "127.0.0.1", "fe80::1", "10.2.0.9", at="192.0.2.2"))
+        world.all_read()
+        await world.until(lambda: len(claims(world, "10.2.0.9/32")) == 1)
+        for prefix in ("10.2.0.7/32", "127.0.0.1/32", "fe80::1/128"):
+            assert not claims(world, prefix)
