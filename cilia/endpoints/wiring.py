@@ -39,6 +39,7 @@ from cilia.ipam.allocator import Allocator
 from cilia.ipam.pools import NodePools
 from cilia.ipam.quarantine import Quarantine
 from cilia.node import desired
+from cilia.node.own_addresses import sole_addresses
 from cilia.node.repairs import Repairs
 from cilia.node.wiring import Network, NodePart
 from cilia.program.health import HealthReporter
@@ -114,7 +115,8 @@ def build(
     reconciler = ctx.reconciler(endpoints, operations)
     k8s = None
     if ctx.shared is not None:
-        k8s = k8s_endpoints.build(ctx, ctx.shared, endpoints, cluster.pods, node.own)
+        sole = sole_addresses(cluster.nodes, options.node_name)
+        k8s = k8s_endpoints.build(ctx, ctx.shared, endpoints, cluster.pods, node.own, sole)
     inputs = ipcache.Inputs(
         endpoints,
         network.observed.devices,

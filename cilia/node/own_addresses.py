@@ -9,7 +9,7 @@ from statedb import ReadTxn, Table, WatchSet
 from tables.addressing import IP
 from tables.cluster.nodes import Node
 
-__all__ = ["OwnAddresses", "own_addresses"]
+__all__ = ["OwnAddresses", "none_known", "own_addresses", "sole_addresses"]
 
 OwnAddresses = Callable[[ReadTxn, WatchSet], tuple[IP, ...] | None]
 """The addresses, the most preferred first; None as long as Node objects may still come. Adds to the
@@ -26,6 +26,26 @@ def own_addresses(nodes: Table[Node], name: str) -> OwnAddresses:
         if node is None:
             return () if filled else None
         return (*node.internal_ips, *node.external_ips)
+
+    return read
+
+
+def sole_addresses(nodes: Table[Node], name: str) -> OwnAddresses:
+    """As `own_addresses`, without those that another node has too: nobody can tell whose they
+    are.
+    """
+    own = own_addresses(nodes, name)
+
+    def read(txn: ReadTxn, watches: WatchSet) -> tuple[IP, ...] | None:
+        found = own(txn, watches)
+        if not found:
+            return found
+        rows, changed = nodes.all_watch(txn)
+        watches.add(changed)
+        others = {
+            ip for row in rows if row.name != name for ip in (*row.internal_ips, *row.external_ips)
+        }
+        return tuple(ip for ip in found if ip not in others)
 
     return read
 

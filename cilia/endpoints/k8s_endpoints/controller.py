@@ -135,14 +135,16 @@ class K8sEndpointsController:
         objects: Table[K8sEndpoint],
         desired: RWTable[DesiredK8sEndpoint],
         own: OwnAddresses,
+        sole: OwnAddresses,
     ) -> None:
-        """`own`: the addresses of this node's Node object."""
+        """`own`: the addresses of this node's Node object; `sole`: those that no other node has."""
         self._db = db
         self._endpoints = endpoints
         self._pods = pods
         self._objects = objects
         self._desired = desired
         self._own = own
+        self._sole = sole
 
     async def run(self) -> None:
         """Follow the tables for ever."""
@@ -174,7 +176,8 @@ class K8sEndpointsController:
             initialized, became_initialized = table.initialized_watch(txn)
             watches.add(became_initialized)
             is_read = is_read and initialized
-        for ip in own:
+        # An object says by an address which node it is of.
+        for ip in self._sole(txn, watches) or ():
             objects, changed = self._objects.list_watch(txn, ip, NODE)
             watches.add(changed)
             if is_read:

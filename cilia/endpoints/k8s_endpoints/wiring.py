@@ -37,6 +37,7 @@ def build(
     endpoints: Table[Endpoint],
     pods: Table[Pod],
     own: OwnAddresses,
+    sole: OwnAddresses,
 ) -> K8sEndpointsPart:
     """Say what this node's pods have, and read what all nodes say."""
     db = ctx.db
@@ -58,7 +59,9 @@ def build(
         "reflect-k8s-endpoints": k8s_endpoint_reflector(
             shared.source, db, objects, ctx.problems
         ).run,
-        "k8s-endpoints": K8sEndpointsController(db, endpoints, pods, objects, desired, own).run,
+        "k8s-endpoints": K8sEndpointsController(
+            db, endpoints, pods, objects, desired, own, sole
+        ).run,
         "write-k8s-endpoints": ObjectReconciler(db, plan, health).run,
     }
     return part

@@ -111,7 +111,7 @@ class Node:
         own = own_addresses(self.nodes, address)
         self.k8s = None
         if shared is not None:
-            self.k8s = k8s_endpoints.build(self.ctx, shared, self.endpoints, self.pods, own)
+            self.k8s = k8s_endpoints.build(self.ctx, shared, self.endpoints, self.pods, own, own)
         self._known = Known(self.db, OWNER, attachments, routes, self.identity.desired)
         self._restored = Known(self.db, "restore", self.endpoints)
         self._reconcilers: list[Reconciler[Any]] = [
