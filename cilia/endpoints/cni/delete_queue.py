@@ -21,7 +21,7 @@ import structlog
 from cilia.endpoints.cni.errors import CNIError, Code, WireError
 from cilia.endpoints.cni.requests import Attachment, Command, Request, parse
 from cilia.endpoints.cni.wire import MAX_REQUEST, split
-from cilia.linux.records import BROKEN
+from cilia.linux.records import set_aside
 from cilia.regular_files import read_regular
 
 __all__ = ["DIRECTORY", "DeleteQueue"]
@@ -70,7 +70,7 @@ class DeleteQueue:
             try:
                 found.append(Attachment(*name.removesuffix(SUFFIX).split(":")))
             except TypeError:
-                self._set_aside(self.directory / name, "its name is that of no attachment")
+                set_aside(self.directory / name, "its name is that of no attachment")
         return found
 
     def request_of(self, attachment: Attachment) -> Request | None:
@@ -83,7 +83,7 @@ class DeleteQueue:
         except FileNotFoundError:
             return None
         except (CNIError, WireError, OSError) as error:
-            self._set_aside(path, str(error))
+            set_aside(path, str(error))
             return None
         return request
 
@@ -102,15 +102,6 @@ class DeleteQueue:
 
     def _path(self, attachment: Attachment) -> Path:
         return self.directory / (":".join(attachment) + SUFFIX)
-
-    def _set_aside(self, path: Path, reason: str) -> None:
-        """It stops no other."""
-        aside = path.with_name(path.name + BROKEN)
-        log.warning("a queued DEL that is broken is set aside", path=str(aside), reason=reason)
-        try:
-            path.rename(aside)
-        except OSError as error:
-            log.warning("it stays where it is", path=str(path), error=str(error))
 
 
 def _is_taken(descriptor: int) -> bool:
