@@ -358,7 +358,7 @@ def master_value(
 
 def owner(fe: Frontend) -> int:
     """Return what the master entry says of the Service whose address it is; never 0."""
-    return 1 + crc32(str(fe.service_name).encode()) % 0xFFFF
+    return 1 + crc32(fe.service_name.encode()) % 0xFFFF
 
 
 def slot_values(
