@@ -45,11 +45,13 @@ class KnownAddresses:
         claim = row.in_force
         if claim.identity != identity:
             return f"{claim.owner} says that identity {claim.identity} is behind {ip}"
-        if row.status.kind is StatusKind.DONE:
+        status = row.status
+        if status.kind is StatusKind.DONE:
             return ""
+        said = f"failed: {status.error}" if status.error else f"is {status}"
         waiting = ", ".join(self._table.pending_initializers(txn))
         until = f" until these are known: {waiting}" if waiting else ""
-        return f"the identity behind {ip} is {row.status}{until}".replace("is Error:", "failed:")
+        return f"the identity behind {ip} {said}{until}"
 
     def differences(self, ips: Iterable[IP], identity: int) -> Iterator[str]:
         """Yield what the kernel's map has otherwise, a sentence each."""
