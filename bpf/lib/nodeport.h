@@ -118,9 +118,15 @@ static __always_inline const __be32 *nodeport_next_hop(const struct nodeport_pla
 	return v6 ? (const __be32 *)plan->route.fib.ipv6_dst : &plan->route.fib.ipv4_dst;
 }
 
-/* Whether the backend of an open connection is at another node than before, which was not told the frontend:
- * its address moved. Each packet tells it, for any of them may be lost. */
-static __always_inline bool nodeport_has_moved(const struct packet *packet, const struct nodeport_plan *plan,
+/* Whether nothing tells where the backend of an open connection was: an earlier version made the entry. */
+static __always_inline bool nodeport_lacks_place(const struct ct_entry *entry)
+{
+	return !(entry->flags & (CT_LOCAL | CT_SNAT)) && !entry->nat_address[0];
+}
+
+/* Whether the node of the backend of an open connection may not know the frontend: the backend's address
+ * moved, and each packet tells it, for any of them may be lost; or its place was never noted. */
+static __always_inline bool nodeport_must_name(const struct packet *packet, const struct nodeport_plan *plan,
 					       const struct lb_asked *asked, int way, const bool v6)
 {
 	const struct ct_entry *entry = asked->service;
@@ -129,10 +135,26 @@ static __always_inline bool nodeport_has_moved(const struct packet *packet, cons
 		return false;
 	if (!plan->direct || !asked->continues || way < 0 || way == ROUTE_STACK || !plan->route.outside)
 		return false;
-	if (entry->flags & CT_LOCAL)
+	if ((entry->flags & CT_LOCAL) || nodeport_lacks_place(entry))
 		return true;
-	return entry->nat_address[0] &&
-	       !address_equal(entry->nat_address, nodeport_next_hop(plan, v6), v6);
+	return !address_equal(entry->nat_address, nodeport_next_hop(plan, v6), v6);
+}
+
+/* Note where the backend of an open connection is, if an earlier version did not: its node was told the
+ * frontend by this packet. */
+static __always_inline void nodeport_note_place(const struct packet *packet, struct nodeport_plan *plan,
+						const struct lb_asked *asked, const __be32 *next_hop,
+						const bool v6)
+{
+	struct ct_entry *entry = asked->service;
+
+	if (!nodeport_dsr || !asked->continues || (packet->flags & PACKET_ICMP_ERROR) ||
+	    !nodeport_lacks_place(entry))
+		return;
+	if (!next_hop)
+		entry->flags |= CT_LOCAL;
+	else if (plan->growth)
+		address_copy(entry->nat_address, next_hop, v6);
 }
 
 /* A function of its own, because the stack of the calls from the device to the choice of a port is full. */
@@ -141,8 +163,13 @@ static __noinline int nodeport_route(ctx_t *ctx, struct packet *packet, struct n
 {
 	int way = nodeport_way(ctx, packet, plan, asked->continues, v6);
 
-	if (nodeport_has_moved(packet, plan, asked, way, v6))
-		return nodeport_way(ctx, packet, plan, false, v6);
+	if (nodeport_must_name(packet, plan, asked, way, v6)) {
+		way = nodeport_way(ctx, packet, plan, false, v6);
+		if (way >= 0 || !nodeport_lacks_place(asked->service))
+			return way;
+		/* A shorter one will have room for it. */
+		return nodeport_way(ctx, packet, plan, true, v6);
+	}
 	if (!plan->direct || asked->continues || !plan->route.outside ||
 	    nodeport_allows_direct(plan, way, v6))
 		return way;
@@ -307,7 +334,10 @@ static __always_inline int nodeport_resolve(ctx_t *ctx, struct packet *packet,
 		next_hop = nodeport_next_hop(plan, v6);
 	else
 		new->flags |= CT_LOCAL;
-	return lb_track_both(ctx, packet, &asked, behind, &plan->to, new, next_hop, v6);
+	done = lb_track_both(ctx, packet, &asked, behind, &plan->to, new, next_hop, v6);
+	if (!done)
+		nodeport_note_place(packet, plan, &asked, next_hop, v6);
+	return done;
 }
 
 PER_FAMILY_WITH(nodeport_resolve, struct nodeport_plan, NODEPORT_PASS)

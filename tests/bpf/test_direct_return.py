@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import msgspec
 import pytest
 from scapy.layers.inet import IP, TCP, UDP, IPOption, fragment
 from scapy.layers.inet6 import (
@@ -21,6 +22,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from bpf.maps import cluster_nodes
+from bpf.maps.ct import CtFlag, Direction, connections, encode_entry, encode_key
 from bpf.maps.lb_numbers import FrontendType, ServiceFlag
 from tests.bpf.datapath_world import drops, packed
 from tests.bpf.host_world import (
@@ -457,3 +459,60 @@ def test_an_open_connection_names_the_frontend_where_its_backend_moves_to(
         else:
             opt.namespace.run(f"-{family}", "route", "del", narrow[-1], "via", hop)
     assert names_frontend(opt, family, "A") == (backend, False)
+
+
+def as_an_earlier_version_left_it(node: Node, family: int) -> None:
+    """Take from the client's entry what this version notes of its backend's place."""
+    entries = node.datapath.maps[f"cilia_ct{family}_tcp"]
+    ((key, entry),) = [
+        pair for pair in connections(entries) if pair[0].direction == Direction.SERVICE
+    ]
+    flags = entry.flags & ~CtFlag.LOCAL
+    left = msgspec.structs.replace(entry, flags=flags, nat_address=bytes(16))
+    entries.update(encode_key(key), encode_entry(left))
+
+
+@FAMILIES
+def test_a_connection_of_an_earlier_version_names_its_frontend_once(opt: Node, family: int) -> None:
+    """Nothing tells whether its backend moved before: to a node that knows the connection it says
+    nothing new.
+    """
+    opt.serve(family, socket.IPPROTO_TCP, BACKEND[family], ServiceFlag.DSR)
+    names_frontend(opt, family, "S")
+    as_an_earlier_version_left_it(opt, family)
+    assert names_frontend(opt, family, "A") == (BACKEND[family], True)
+    assert names_frontend(opt, family, "A") == (BACKEND[family], False)
+
+
+@FAMILIES
+def test_a_long_packet_of_an_earlier_versions_connection_goes_without_its_frontend(
+    opt: Node, family: int
+) -> None:
+    opt.serve(family, socket.IPPROTO_TCP, BACKEND[family], ServiceFlag.DSR)
+    names_frontend(opt, family, "S")
+    as_an_earlier_version_left_it(opt, family)
+    head = 40 if family == 4 else 60
+    transport = TCP(sport=40000, dport=PORT, flags="A")
+    long = frame(CLIENT[family], NODE[family], transport, bytes(1500 - head))
+    verdict, out = opt.run(long)
+    assert (verdict, len(out)) == (SENT["tc"], 1514)
+    assert names_frontend(opt, family, "A") == (BACKEND[family], True)
+
+
+@FAMILIES
+def test_a_connection_of_an_earlier_version_whose_backend_moves_away_names_its_frontend(
+    opt: Node, family: int
+) -> None:
+    """One packet after the upgrade is enough to know that the backend was on this node."""
+    backend, hop = POD[family], OTHER_NODE[family]
+    opt.serve(family, socket.IPPROTO_TCP, backend, ServiceFlag.DSR)
+    names_frontend(opt, family, "S")
+    as_an_earlier_version_left_it(opt, family)
+    assert names_frontend(opt, family, "A") == (backend, False)
+    narrow = [f"-{family}", "route", "replace", f"{backend}/{32 if family == 4 else 128}"]
+    opt.namespace.run(*narrow, "via", hop)
+    try:
+        for _ in range(2):
+            assert names_frontend(opt, family, "A") == (backend, True)
+    finally:
+        opt.namespace.run(*narrow, "dev", "lxc0")
