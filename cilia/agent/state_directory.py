@@ -29,7 +29,7 @@ from cilia.endpoints.saved import is_endpoint_file
 from cilia.k8s.last_readable import is_copy
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
-from cilia.linux.records import BROKEN, NEW
+from cilia.linux.records import name_of_record
 from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
 from cilia.program.health import HealthReporter
@@ -91,7 +91,7 @@ def sentence() -> Iterator[None]:
     except PermissionError as error:
         raise ProgramError(f"{error.filename}: {error.strerror}: run the agent as root") from None
     except OSError as error:
-        raise ProgramError(f"{error.filename}: {error.strerror}") from None
+        raise ProgramError(f"{error.filename2 or error.filename}: {error.strerror}") from None
 
 
 def entries(directory: Path) -> tuple[list[Path], list[Path]]:
@@ -104,9 +104,7 @@ def entries(directory: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _is_ours(path: Path) -> bool:
-    name = path.name.removesuffix(BROKEN)
-    if name.startswith(".") and name.endswith(NEW):
-        name = name[1 : -len(NEW)]
+    name = name_of_record(path.name)
     # Manifests of a person have such a directory, too.
     if name in COPIES and path.is_dir() and not path.is_symlink():
         return all(is_copy(entry.name) for entry in path.iterdir())

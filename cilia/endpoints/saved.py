@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from cilia.linux.records import BROKEN, NEW, read_record, write_record
+from cilia.linux.records import NEW, name_of_record, read_record, write_record
 from tables.addressing import IP
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 
@@ -29,9 +29,7 @@ VERSION: Final = 1
 
 def is_endpoint_file(name: str) -> bool:
     """Return True for names of files that `SavedEndpoints` makes."""
-    if name.startswith(".") and name.endswith(NEW):
-        name = name[1 : -len(NEW)]
-    return name.removesuffix(BROKEN).removesuffix(SUFFIX).isdigit()
+    return name_of_record(name).removesuffix(SUFFIX).isdigit()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -17,7 +17,15 @@ import structlog
 
 from cilia.regular_files import NotRegular, read_regular
 
-__all__ = ["BROKEN", "NEW", "read_record", "replace_file", "set_aside", "write_record"]
+__all__ = [
+    "BROKEN",
+    "NEW",
+    "name_of_record",
+    "read_record",
+    "replace_file",
+    "set_aside",
+    "write_record",
+]
 
 T = TypeVar("T")
 
@@ -25,6 +33,9 @@ T = TypeVar("T")
 BROKEN: Final = ".broken"
 #: Ends the name of a file that is being written; it begins with a dot.
 NEW: Final = ".new"
+
+#: How many names with a number are tried where somebody's directory has the name without one.
+OTHER_NAMES: Final = 9
 
 log = structlog.get_logger("records")
 
@@ -76,15 +87,33 @@ def read_record(path: Path, form: type[T]) -> T | None:
 
 
 def set_aside(path: Path, reason: str) -> None:
-    """Give what is there another name, under which nobody reads it; one from before is replaced."""
-    aside = path.with_name(path.name + BROKEN)
-    try:
-        path.replace(aside)
-    except OSError as error:
-        text = "a broken record cannot be set aside, and is left out"
-        log.error(text, path=str(path), reason=reason, error=str(error))
-        return
-    log.warning("a broken record was set aside", path=str(aside), error=reason)
+    """Give what is there another name, under which nobody reads it; one from before is replaced.
+
+    A directory can be in the way of that, so there are further names: `x.json.1.broken`.
+    """
+    refusal = ""
+    for ending in ("", *(f".{number}" for number in range(1, OTHER_NAMES + 1))):
+        aside = path.with_name(path.name + ending + BROKEN)
+        try:
+            path.replace(aside)
+        except OSError as error:
+            refusal = str(error)
+        else:
+            log.warning("a broken record was set aside", path=str(aside), error=reason)
+            return
+    text = "a broken record cannot be set aside, and is left out"
+    log.error(text, path=str(path), reason=reason, error=refusal)
+
+
+def name_of_record(name: str) -> str:
+    """Return the record that a file is, was, or becomes: `7.json` of `7.json.2.broken`."""
+    if name.startswith(".") and name.endswith(NEW):
+        return name[1 : -len(NEW)]
+    if not name.endswith(BROKEN):
+        return name
+    name = name.removesuffix(BROKEN)
+    stem, _, number = name.rpartition(".")
+    return stem if stem and number.isdigit() else name
 
 
 def _sync_directory(directory: Path) -> None:

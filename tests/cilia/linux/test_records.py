@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cilia.k8s.api_servers import Server, Servers
-from cilia.linux.records import BROKEN, read_record, write_record
+from cilia.linux.records import BROKEN, OTHER_NAMES, name_of_record, read_record, write_record
 from cilia.regular_files import MOST_BYTES
 from tests.full_disk import small_disk
 
@@ -70,10 +70,40 @@ def test_what_is_no_file_is_set_aside_and_nobody_waits_for_it(tmp_path: Path, ki
 def test_what_cannot_be_set_aside_is_told_and_left_out(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(b"{")
-    (tmp_path / f"record.json{BROKEN}" / "below").mkdir(parents=True)
+    for ending in ("", *(f".{number}" for number in range(1, OTHER_NAMES + 1))):
+        (tmp_path / f"record.json{ending}{BROKEN}" / "below").mkdir(parents=True)
     with capture_logs() as logs:
         assert read_record(path, list[str]) is None
     assert [line["log_level"] for line in logs] == ["error"]
+
+
+def test_a_directory_that_has_the_name_of_what_is_set_aside_is_in_nobodys_way(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "record.json"
+    (path / "now").mkdir(parents=True)
+    (tmp_path / f"record.json{BROKEN}" / "before").mkdir(parents=True)
+    assert read_record(path, list[str]) is None
+    aside = tmp_path / f"record.json.1{BROKEN}"
+    assert [entry.name for entry in aside.iterdir()] == ["now"]
+    write_record(path, ["new"])
+    assert read_record(path, list[str]) == ["new"]
+    assert {name_of_record(entry.name) for entry in tmp_path.iterdir()} == {"record.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("7.json", "7.json"),
+        ("7.json.broken", "7.json"),
+        ("7.json.2.broken", "7.json"),
+        (".7.json.new", "7.json"),
+        ("cgroupv2", "cgroupv2"),
+        ("mine.txt.2", "mine.txt.2"),
+    ],
+)
+def test_files_beside_a_record_tell_its_name(name: str, record: str) -> None:
+    assert name_of_record(name) == record
 
 
 @pytest.mark.root
