@@ -13,6 +13,7 @@ from cilia.cluster.options import ClusterOptions
 from cilia.cluster.own_node import OWN_NODE_FILE, OwnNodeFile
 from cilia.cluster.pods import pod_reflector
 from cilia.cluster.problems import ProblemLog, ProblemReflector
+from cilia.cluster.shared_addresses import SharedAddresses
 from cilia.k8s.watch import FollowedSource
 from cilia.program.parts import Context, Part
 from statedb import RWTable
@@ -55,6 +56,7 @@ def build(ctx: Context, options: ClusterOptions, *, keeps: bool = False) -> Clus
         "log-problems": ProblemLog(db, ctx.problems).run,
         "reflect-pods": pod_reflector(source, db, part.pods, options.node_name, ctx.problems).run,
         "reflect-nodes": nodes.run,
+        "shared-node-addresses": SharedAddresses(db, part.nodes, ctx.problems).run,
         "reflect-namespaces": namespace_reflector(source, db, part.namespaces, ctx.problems).run,
     }
     if own is not None:
