@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cilia.agent.config import AgentConfig
 from cilia.agent.observation import Observation
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
-from cilia.endpoints.wiring import EndpointsPart
 from cilia.loadbalancer.wiring import LoadBalancerPart
-from cilia.masquerade.wiring import MasqueradePart
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Job, Part
+
+if TYPE_CHECKING:
+    from cilia.endpoints.wiring import EndpointsPart
+    from cilia.masquerade.wiring import MasqueradePart
 
 __all__ = ["Agent"]
 

@@ -17,8 +17,7 @@ from cilia.agent.status import StatusView
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.coexistence import Coexistence
 from cilia.datapath.wiring import DatapathPart
-from cilia.endpoints import saved
-from cilia.endpoints.cni import delete_queue
+from cilia.endpoints.state_files import DELETE_QUEUE, ENDPOINTS
 from cilia.loadbalancer.wiring import LoadBalancerPart
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Part
@@ -72,7 +71,7 @@ def build(
     part.jobs = {"sample-metrics": part.sampler.run, "health-history": part.health_history.run}
     if programs is not None:
         run_dir = config.run_dir
-        directories = [run_dir, run_dir / saved.DIRECTORY, run_dir / delete_queue.DIRECTORY]
+        directories = [run_dir, run_dir / ENDPOINTS, run_dir / DELETE_QUEUE]
         part.jobs["set-aside"] = SetAside(ctx.db, ctx.problems, directories).run
     return part
 

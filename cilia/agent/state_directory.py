@@ -22,10 +22,13 @@ from cilia.agent.config import AgentConfig
 from cilia.cluster.inputs import COPIES_DIRECTORY, SERVERS_FILE, STATE_FILE_COPIES
 from cilia.cluster.own_node import OWN_NODE_FILE
 from cilia.datapath.mounts import RECORD, mounts_of, remember_mounts, remember_pins
-from cilia.endpoints.cni import delete_queue, server
-from cilia.endpoints.cni_files import RECORD as CNI_FILES
-from cilia.endpoints.saved import DIRECTORY as ENDPOINTS
-from cilia.endpoints.saved import is_endpoint_file
+from cilia.endpoints.state_files import (
+    CNI_FILES,
+    CNI_SOCKET,
+    DELETE_QUEUE,
+    ENDPOINTS,
+    is_endpoint_file,
+)
 from cilia.k8s.last_readable import is_copy
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
@@ -45,8 +48,8 @@ log = structlog.get_logger("agent")
 NAMES: Final = frozenset(
     {
         SOCKET,
-        server.SOCKET,
-        delete_queue.DIRECTORY,
+        CNI_SOCKET,
+        DELETE_QUEUE,
         CNI_FILES,
         RECORD,
         PINS,

@@ -4,21 +4,29 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cilia.agent import observation
 from cilia.agent.agent import Agent
 from cilia.agent.config import AgentConfig
 from cilia.cluster import wiring as cluster
+from cilia.cluster.wiring import ClusterPart
 from cilia.datapath import wiring as datapath
 from cilia.datapath.addresses_in_force import addresses_in_force
 from cilia.datapath.opening import Datapath
 from cilia.datapath.programs import NodePrograms
-from cilia.endpoints import wiring as endpoints
+from cilia.datapath.wiring import DatapathPart
 from cilia.loadbalancer import wiring as loadbalancer
-from cilia.masquerade import wiring as masquerade
 from cilia.node import wiring as node
 from cilia.node.own_addresses import own_addresses
+from cilia.node.wiring import NodePart
 from cilia.program.parts import Context
+from statedb import Table
+from tables.loadbalancer.backends import Backend
+
+if TYPE_CHECKING:
+    from cilia.endpoints.wiring import EndpointsPart
+    from cilia.masquerade.wiring import MasqueradePart
 
 __all__ = ["Agent", "build"]
 
@@ -45,15 +53,31 @@ def build(
     loadbalancer_ = loadbalancer.build(
         ctx, config, cluster_, node_, datapath_, health_check_address=health_check_address
     )
-    families = frozenset({False} if config.enable_ipv4 else ()) | (
-        {True} if config.enable_ipv6 else set()
-    )
     backends = loadbalancer_.tables.backends
-    endpoints_ = endpoints.build(ctx, config, cluster_, node_, datapath_, backends, families)
-    masquerade_ = None
-    if endpoints_ is not None:
-        masquerade_ = masquerade.build(ctx, config, cluster_, datapath_, endpoints_.allocations)
+    endpoints_, masquerade_ = None, None
+    if config.pod_network:
+        endpoints_, masquerade_ = _pod_network(ctx, config, cluster_, node_, datapath_, backends)
     seen = observation.build(ctx, config, cluster_, node_, datapath_, loadbalancer_, source)
     return Agent(
         config, ctx, cluster_, node_, datapath_, endpoints_, masquerade_, loadbalancer_, seen
     )
+
+
+def _pod_network(
+    ctx: Context,
+    config: AgentConfig,
+    cluster_: ClusterPart,
+    node_: NodePart,
+    datapath_: DatapathPart,
+    backends: Table[Backend],
+) -> tuple[EndpointsPart | None, MasqueradePart | None]:
+    from cilia.endpoints import wiring as endpoints  # 70 modules that Services do without
+    from cilia.masquerade import wiring as masquerade
+
+    families = frozenset({False} if config.enable_ipv4 else ()) | (
+        {True} if config.enable_ipv6 else set()
+    )
+    endpoints_ = endpoints.build(ctx, config, cluster_, node_, datapath_, backends, families)
+    if endpoints_ is None:
+        return None, None
+    return endpoints_, masquerade.build(ctx, config, cluster_, datapath_, endpoints_.allocations)

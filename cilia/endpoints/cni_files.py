@@ -22,18 +22,16 @@ from cilia.endpoints.cni import conflist
 from cilia.endpoints.cni.conflist import ConflistError
 from cilia.endpoints.cni.forwarder import NAME, ForwarderError
 from cilia.endpoints.options import EndpointOptions
+from cilia.endpoints.state_files import CNI_FILES
 from cilia.ipam.pools import NodePools
 from cilia.linux.path_watch import PathWatch
 from cilia.linux.records import read_record, write_record
 from cilia.program.health import HealthReporter
 from statedb import DB, WatchSet
 
-__all__ = ["RECORD", "CNIFiles", "remove_files"]
+__all__ = ["CNIFiles", "remove_files"]
 
 log = structlog.get_logger("cni")
-
-#: In the state directory.
-RECORD: Final = "cni-files.json"
 
 #: Files that somebody took or changed are put back after this time at the latest.
 LOOK_AGAIN_S: Final = 60.0
@@ -49,15 +47,15 @@ class Record(msgspec.Struct, frozen=True):
 def remember(run_dir: Path, lists: Path | None, programs: Path | None) -> None:
     """Write down where files are about to be put. Raises: OSError."""
     record = Record(str(lists or ""), str(programs or ""))
-    if read_record(run_dir / RECORD, Record) != record:
-        write_record(run_dir / RECORD, record)
+    if read_record(run_dir / CNI_FILES, Record) != record:
+        write_record(run_dir / CNI_FILES, record)
 
 
 def remove_files(run_dir: Path) -> list[str]:
     """Take the list and the plugin away, and give lists back that were set aside; return what was
     done, a line each. Raises: OSError.
     """
-    record = read_record(run_dir / RECORD, Record)
+    record = read_record(run_dir / CNI_FILES, Record)
     if record is None:
         return []
     done = []

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field, field_validator
 
 from cilia.datapath.options import DatapathOptions
-from cilia.endpoints.cni.server import SOCKET
+from cilia.endpoints.state_files import CNI_SOCKET
 from cilia.identity.options import IdentityOptions
 from cilia.ipam.options import IPAMOptions
 
@@ -72,4 +72,4 @@ class EndpointOptions(IPAMOptions, IdentityOptions, DatapathOptions):
     @property
     def cni_socket_path(self) -> Path:
         """Where the CNI plugin finds the agent."""
-        return self.run_dir / SOCKET
+        return self.run_dir / CNI_SOCKET

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from cilia.endpoints import links
 from cilia.endpoints.router import HOST_DEVICE
-from cilia.endpoints.saved import DIRECTORY, SavedEndpoints
+from cilia.endpoints.saved import SavedEndpoints
+from cilia.endpoints.state_files import ENDPOINTS
 from cilia.linux.netlink import Netlink
 from cilia.linux.requests import delete_link, delete_route
 from reconcilers.node.devices import GROUP_CILIA
@@ -26,7 +27,7 @@ def remove_pod_network(run_dir: Path) -> list[str]:
 
     Pods lose their network. Raises: OSError.
     """
-    if not (run_dir / DIRECTORY).is_dir():
+    if not (run_dir / ENDPOINTS).is_dir():
         return []
     with Netlink() as netlink:
         devices = [ep.device for ep in SavedEndpoints(run_dir).read()]

@@ -14,22 +14,16 @@ from typing import Final
 import msgspec
 import structlog
 
-from cilia.linux.records import NEW, name_of_record, read_record, write_record
+from cilia.endpoints.state_files import ENDPOINTS, SUFFIX
+from cilia.linux.records import NEW, read_record, write_record
 from tables.addressing import IP
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 
-__all__ = ["DIRECTORY", "SavedEndpoints", "is_endpoint_file"]
+__all__ = ["SavedEndpoints"]
 
 log = structlog.get_logger("endpoints")
 
-DIRECTORY: Final = "endpoints"
-SUFFIX: Final = ".json"
 VERSION: Final = 1
-
-
-def is_endpoint_file(name: str) -> bool:
-    """Return True for names of files that `SavedEndpoints` makes."""
-    return name_of_record(name).removesuffix(SUFFIX).isdigit()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,7 +52,7 @@ class SavedEndpoints:
     """The directory of the files, in the agent's state directory. Methods block."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._directory = run_dir / DIRECTORY
+        self._directory = run_dir / ENDPOINTS
 
     def make_directory(self) -> None:
         """Have it before the first endpoint: it tells `cilia cleanup` that this instance is a pod

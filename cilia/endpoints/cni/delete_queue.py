@@ -24,10 +24,8 @@ from cilia.endpoints.cni.wire import MAX_REQUEST, split
 from cilia.linux.records import set_aside
 from cilia.regular_files import read_regular
 
-__all__ = ["DIRECTORY", "DeleteQueue"]
+__all__ = ["DeleteQueue"]
 
-#: Beside the socket.
-DIRECTORY: Final = "cni-queue"
 LOCKFILE: Final = "lockfile"
 SUFFIX: Final = ".delete"
 #: How long others may have the lock; a program that has it gives up sooner.

@@ -27,23 +27,22 @@ import structlog
 from anyio.abc import TaskGroup
 
 from cilia.endpoints.cni import wire
-from cilia.endpoints.cni.delete_queue import DIRECTORY, DeleteQueue
+from cilia.endpoints.cni.delete_queue import DeleteQueue
 from cilia.endpoints.cni.errors import CNIError, Code, WireError
 from cilia.endpoints.cni.plugin import Plugin
 from cilia.endpoints.cni.requests import Attachment, Command, Request, parse
 from cilia.endpoints.cni.results import VERSIONS, encoded
 from cilia.endpoints.cni.turns import Turns
+from cilia.endpoints.state_files import DELETE_QUEUE
 from cilia.linux.path_watch import PathWatch
 from cilia.program.directories import own_directory
 from cilia.program.serving import unix_socket
 from statedb.shown.text import shortened
 
-__all__ = ["SOCKET", "Server"]
+__all__ = ["Server"]
 
 T = TypeVar("T")
 
-#: In the state directory.
-SOCKET: Final = "cni.sock"
 #: Requests that are carried out at a time; STATUS, which nothing may hold up, is not counted.
 MAX_REQUESTS: Final = 64
 #: Connections at a time; those that are more wait in the socket's queue.
@@ -76,7 +75,7 @@ class Server:
         self.path = path
         self._plugin = plugin
         self._limits_s = limits_s
-        self._queue = DeleteQueue(path.with_name(DIRECTORY))
+        self._queue = DeleteQueue(path.with_name(DELETE_QUEUE))
         self._turns = Turns()
         self._requests = anyio.Semaphore(MAX_REQUESTS)
         self._connections = anyio.Semaphore(MAX_CONNECTIONS)

@@ -19,7 +19,8 @@ from cilia.endpoints.cni.requests import Command, Request
 from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.inputs import Inputs
 from cilia.endpoints.plugin import EndpointPlugin
-from cilia.endpoints.saved import DIRECTORY, SavedEndpoints
+from cilia.endpoints.saved import SavedEndpoints
+from cilia.endpoints.state_files import ENDPOINTS
 from cilia.linux.netlink import Netlink
 from cilia.linux.netns import NetNS
 from cilia.linux.sysctl import Sysctl
@@ -68,7 +69,7 @@ class Node:
         allocations = self.stage.allocations.all(txn)
         return {
             "devices": [line for line in self.kernel.ip("-o link").splitlines() if "lxc" in line],
-            "files": [path.name for path in (self.directory / DIRECTORY).iterdir()],
+            "files": [path.name for path in (self.directory / ENDPOINTS).iterdir()],
             "endpoints": [str(ep.id) for ep in self.agent.endpoints.all(txn)],
             "addresses": [
                 str(row.ip) for row in allocations if row.endpoint_id and not row.free_at

@@ -12,8 +12,9 @@ import anyio
 import msgspec
 
 from cilia.endpoints.cni.turns import Turns
-from cilia.endpoints.saved import DIRECTORY, SavedEndpoints
+from cilia.endpoints.saved import SavedEndpoints
 from cilia.endpoints.saving import EndpointFiles
+from cilia.endpoints.state_files import ENDPOINTS
 from cilia.linux.path_watch import PathWatch
 from statedb import DB
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState, new_endpoints_table
@@ -40,7 +41,7 @@ class Files:
         self.turns = Turns()
         self.saved = SavedEndpoints(directory)
         self.saved.make_directory()
-        self.directory = directory / DIRECTORY
+        self.directory = directory / ENDPOINTS
         self.job = EndpointFiles(self.db, self.table, self.saved, self.turns)
 
     def put(self, ep: Endpoint) -> None:
