@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -20,7 +21,7 @@ from cilia.datapath.wiring import DatapathPart
 from cilia.endpoints.state_files import DELETE_QUEUE, ENDPOINTS
 from cilia.loadbalancer.wiring import LoadBalancerPart
 from cilia.node.wiring import NodePart
-from cilia.program.parts import Context, Part
+from cilia.program.parts import Context, Part, Report
 
 __all__ = ["Observation", "build"]
 
@@ -42,6 +43,7 @@ def build(
     datapath: DatapathPart,
     loadbalancer: LoadBalancerPart,
     source: str,
+    reports: Mapping[str, Report],
 ) -> Observation:
     """Call it last: it looks at all tables. `source`: what people call the source of objects."""
     programs, frontends = datapath.programs, loadbalancer.tables.frontends
@@ -64,6 +66,7 @@ def build(
             datapath.needed,
             datapath.pressure.watched,
             "none" if programs is None else config.translated_sockets,
+            reports,
         ),
         sampler=MetricsSampler(ctx.registry, config.metrics_sampling_interval_s),
         health_history=HealthHistory(ctx.db, ctx.health),

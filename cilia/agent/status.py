@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cilia
 from bpf.maps.switch import Switch
 from cilia.datapath.coexistence import Coexistence
+from cilia.program.parts import Report
 from statedb import DB, ReadTxn, StatusKind, Table
 from tables.cluster.k8s_watches import K8sWatch
 from tables.health import Health, Level
@@ -57,6 +58,8 @@ class StatusView:
     more_maps: Callable[[], list[dict[str, Any]]] = list
     # Whose sockets are translated: "all", "node" or "none".
     sockets: str = "none"
+    # What features say of themselves, by key of the answer.
+    reports: Mapping[str, Report] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class StatusView:
                 "links": [] if self.programs is None else self.programs.links(),
                 "maps": [*self.datapath.map_usage(), *self.more_maps()],
             },
+            **{key: report(txn) for key, report in self.reports.items()},
             "watches": [watch_dict(row) for row in self.watches.all(txn)],
             "tables": [self._table_dict(txn, table) for table in self.db.tables()],
             "degraded": degraded,

@@ -57,7 +57,15 @@ def build(
     endpoints_, masquerade_ = None, None
     if config.pod_network:
         endpoints_, masquerade_ = _pod_network(ctx, config, cluster_, node_, datapath_, backends)
-    seen = observation.build(ctx, config, cluster_, node_, datapath_, loadbalancer_, source)
+    reports = {
+        key: report
+        for part in (endpoints_, masquerade_)
+        if part is not None
+        for key, report in part.reports.items()
+    }
+    seen = observation.build(
+        ctx, config, cluster_, node_, datapath_, loadbalancer_, source, reports
+    )
     return Agent(
         config, ctx, cluster_, node_, datapath_, endpoints_, masquerade_, loadbalancer_, seen
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -120,12 +121,54 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
         yield f"Sockets:     {SOCKETS[datapath['sockets']]}"
     yield f"New flows:   {REPLACEMENT[answer['replacement']]}"
     yield f"Frontends:   {_frontends(answer['frontends'])}"
+    if "pod_network" in answer:
+        yield from _pod_network(answer["pod_network"], answer.get("masquerade"))
     yield from _section("Watches", [_watch_line(row) for row in answer["watches"]])
     yield from _section("Maps", [_map_line(row) for row in datapath["maps"]])
     yield from _section("Tables", [_table_line(row) for row in answer["tables"]])
     yield from _section("Others", [*_other_lines(answer["others"])])
     yield from _section("Degraded", [_health_line(row) for row in answer["degraded"]])
     yield from _section("Problems", [_problem_line(row) for row in answer["problems"]])
+
+
+def _pod_network(pods: dict[str, Any], masquerade: dict[str, Any] | None) -> Iterator[str]:
+    states = ", ".join(f"{count} {state}" for state, count in sorted(pods["endpoints"].items()))
+    yield f"Endpoints:   {states or 'none yet'}, routing {pods['routing']}"
+    ipam = pods["ipam"]
+    pools = ", ".join(map(_pool, ipam["pools"]))
+    refused = [click.style(said, fg=BAD) for said in ipam["refused"]]
+    none = click.style("no prefix for pods yet", fg=WARN)
+    yield f"IPAM:        {ipam['mode']}, {'; '.join(refused) or pools or none}"
+    yield f"Masquerade:  {_masquerade(masquerade)}"
+
+
+def _pool(pool: dict[str, Any]) -> str:
+    taken = pool["in_use"] + pool["quarantined"]
+    text = f"{pool['prefix']} {pool['in_use']} of {_count(pool['size'])} in use"
+    if pool["quarantined"]:
+        text += f" and {pool['quarantined']} in quarantine"
+    return click.style(text, fg=WARN) if taken >= NEARLY_FULL * pool["size"] else text
+
+
+def _count(number: int) -> str:
+    """A number; those of IPv6 as a power of two."""
+    return str(number) if number < 1 << 20 else f"2^{round(math.log2(number))}"
+
+
+def _masquerade(masquerade: dict[str, Any] | None) -> str:
+    families = [
+        family
+        for key, family in (("ipv4", "IPv4"), ("ipv6", "IPv6"))
+        if (masquerade or {}).get(key)
+    ]
+    if masquerade is None or not families:
+        return "off: what pods send to the world keeps its source"
+    text = f"{' and '.join(families)} by programs of devices"
+    first = masquerade["first"]
+    more = masquerade["exclusions"] - len(first)
+    if first:
+        text += f", but not to {', '.join(first)}" + (f" and {more} more" if more else "")
+    return text
 
 
 def _section(title: str, rows: list[str]) -> Iterator[str]:

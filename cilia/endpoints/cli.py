@@ -10,6 +10,7 @@ import click
 
 from cilia.program.output import pod_network_rows, show
 from statedb.shown.columns import layout
+from tables.times import rfc3339
 
 __all__ = ["endpoint"]
 
@@ -61,13 +62,69 @@ def get(ctx: click.Context, which: str, output: str) -> None:
       cilia endpoint get 7
       cilia endpoint get pod-name:shop/web-0 -o json
     """
+    show(_rows(ctx, which), output, "")
+
+
+@endpoint.command()
+@click.argument("which", metavar="ID")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table")
+@click.pass_context
+def log(ctx: click.Context, which: str, output: str) -> None:
+    """The last states of an endpoint, and what it waited for in each.
+
+    ID is as in `cilia endpoint get`. A log begins anew with the agent.
+
+    \b
+    Examples:
+      cilia endpoint log 7
+      cilia endpoint log pod-name:shop/web-0 -o json
+    """
+    entries = [{"ID": row["ID"], **entry} for row in _rows(ctx, which) for entry in row["Log"]]
+    cells = [[rfc3339(round(e["At"], 3)), str(e["ID"]), e["State"], e["Message"]] for e in entries]
+    show(entries, output, layout([["Time", "Endpoint", "State", "Waits for"], *cells]))
+
+
+@endpoint.command()
+@click.argument("which", metavar="ID")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table")
+@click.pass_context
+def health(ctx: click.Context, which: str, output: str) -> None:
+    """The health of an endpoint: OK, Bootstrap, Pending, Failure or Disabled.
+
+    ID is as in `cilia endpoint get`. Ends with 0 if all that match are OK, else with 1.
+
+    \b
+    Examples:
+      cilia endpoint health 7
+      cilia endpoint health pod-name:shop/web-0 -o json
+    """
+    rows = [_health(row) for row in _rows(ctx, which)]
+    cells = [
+        [str(r["ID"]), r["Health"], "yes" if r["Connected"] else "no", r["Message"]] for r in rows
+    ]
+    show(rows, output, layout([["Endpoint", "Health", "Connected", "Waits for"], *cells]))
+    ctx.exit(0 if all(row["Health"] == "OK" for row in rows) else 1)
+
+
+def _health(row: Row) -> Row:
+    message = row["Error"] or (row["Log"][-1]["Message"] if row["Log"] else "")
+    return {
+        "ID": row["ID"],
+        "Health": row["Health"],
+        "Connected": row["State"] != "disconnected",
+        "Message": message,
+    }
+
+
+def _rows(ctx: click.Context, which: str) -> list[Row]:
+    """The endpoints that an ID means, at least one. Raises: ClickException."""
     matches = _matcher(which)
     rows = [row for row in pod_network_rows(ctx.obj["socket"], "endpoints") if matches(row)]
     if not rows:
         raise click.ClickException(
             f"no endpoint {which}: `cilia endpoint list` shows those there are"
         )
-    show(rows, output, "")
+    return rows
 
 
 def _matcher(which: str) -> Callable[[Row], bool]:

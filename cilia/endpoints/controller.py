@@ -12,6 +12,7 @@ no reconciler fails by a tenant's doing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -122,8 +123,9 @@ class EndpointsController:
         if row.identity != old.identity:
             row = msgspec.structs.replace(row, status=pending())
         state = self._state(wtxn, row)
-        if state is not row.state:
-            row = msgspec.structs.replace(row, state=state)
+        if state is not row.state or not row.log:
+            waits_for = "" if state is EndpointState.READY else self.waits_for(wtxn, row)
+            row = row.moved(state, time.time(), waits_for)
         if row is not old:
             self._endpoints.insert(wtxn, row)
 

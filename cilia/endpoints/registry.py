@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Final
@@ -167,7 +168,7 @@ class Registry:
             ep = self._by_device(wtxn, device)
             if ep is None:
                 return None
-            gone = msgspec.structs.replace(ep, state=EndpointState.DISCONNECTING)
+            gone = ep.moved(EndpointState.DISCONNECTING, time.time(), "it is being deleted")
             self._endpoints.insert(wtxn, gone)
         return gone
 

@@ -31,6 +31,7 @@ from cilia.endpoints.restoring import Restoring
 from cilia.endpoints.router import HOST_DEVICE, RouterController
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.endpoints.saving import EndpointFiles
+from cilia.endpoints.status import PodNetworkStatus
 from cilia.identity import wiring as identity
 from cilia.identity.ipcache import wiring as ipcache
 from cilia.identity.ipcache.wiring import IPCachePart
@@ -168,6 +169,7 @@ def build(
         **({} if k8s is None else k8s.jobs),
         **repairs.jobs,
     }
+    part.reports["pod_network"] = PodNetworkStatus(options, endpoints, part.allocations, pools)
     routes.owners_known(ctx.db)
     return part
 

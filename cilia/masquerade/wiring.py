@@ -7,6 +7,9 @@ addresses that rest -> flows of pods that are gone
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Final
 
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
@@ -18,11 +21,14 @@ from cilia.program.health import HealthReporter
 from cilia.program.parts import Context, Part
 from reconcilers.masquerade.exclusions import exclusion_operations
 from reconcilers.reconciler import Reconciler
-from statedb import DB, Channel, RWTable, Table
+from statedb import DB, Channel, ReadTxn, RWTable, Table
 from tables.ipam.ip_allocations import IPAllocation
 from tables.masquerade.exclusions import MasqueradeExclusion, new_masquerade_exclusions_table
 
 __all__ = ["MasqueradePart", "build"]
+
+#: Prefixes that fit into a line of `cilia status`.
+SHOWN: Final = 4
 
 
 @dataclass(kw_only=True)
@@ -65,4 +71,17 @@ def build(
         "reconcile-masquerade-exclusions": reconciler.run,
         "ended-flows": ended.run,
     }
+    part.reports["masquerade"] = partial(_report, options, exclusions)
     return part
+
+
+def _report(
+    options: MasqueradeOptions, exclusions: Table[MasqueradeExclusion], txn: ReadTxn
+) -> dict[str, Any]:
+    """The part of `/status`: prefixes that keep the source, beside the nodes."""
+    return {
+        "ipv4": options.enable_ipv4_masquerade,
+        "ipv6": options.enable_ipv6_masquerade,
+        "exclusions": exclusions.num_objects(txn),
+        "first": [str(row.prefix) for row in islice(exclusions.all(txn), SHOWN)],
+    }

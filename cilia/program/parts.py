@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
@@ -28,15 +28,17 @@ from reconcilers.metrics import Metrics
 from reconcilers.operations import Operations, VerifyOperations
 from reconcilers.reconciler import Reconciler
 from reconcilers.verify import Drift
-from statedb import DB, RWTable
+from statedb import DB, ReadTxn, RWTable
 from tables.health import Health
 from tables.problems import Problem
 
-__all__ = ["Context", "Job", "Part"]
+__all__ = ["Context", "Job", "Part", "Report"]
 
 T = TypeVar("T")
 
 Job = Callable[[], Awaitable[object]]
+Report = Callable[[ReadTxn], Any]
+"""What a feature adds to `/status`: JSON of one snapshot."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +98,5 @@ class Part:
     jobs: dict[str, Job] = field(default_factory=dict)
     # Called at the end; what is in force stays.
     closing: list[Callable[[], None]] = field(default_factory=list)
+    # By key of `/status`.
+    reports: dict[str, Report] = field(default_factory=dict)

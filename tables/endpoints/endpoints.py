@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from statedb import DB, Column, Index, RWTable, Status, new_table
+from statedb import DB, Column, Index, RWTable, Status, StatusKind, new_table
 from statedb.status import pending
 from tables.addressing import IP
 from tables.status_columns import STATUS_COLUMNS
@@ -30,6 +30,10 @@ TABLE_NAME: Final = "endpoints"
 #: Numbers of endpoints, as in the field.
 ID_MIN: Final = 1
 ID_MAX: Final = 65_535
+
+
+#: States of an endpoint that are kept.
+LOG_ENTRIES: Final = 32
 
 
 class EndpointState(StrEnum):
@@ -46,6 +50,17 @@ class EndpointState(StrEnum):
     DISCONNECTED = "disconnected"
 
 
+_HEALTH: Final = {
+    EndpointState.WAITING_FOR_IDENTITY: "Bootstrap",
+    EndpointState.RESTORING: "Bootstrap",
+    EndpointState.WAITING_TO_REGENERATE: "Bootstrap",
+    EndpointState.REGENERATING: "Pending",
+    EndpointState.READY: "OK",
+    EndpointState.DISCONNECTING: "Disabled",
+    EndpointState.DISCONNECTED: "Failure",
+}
+
+
 class Attachment(msgspec.Struct, frozen=True, order=True):
     """What a container runtime knows an endpoint by."""
 
@@ -55,6 +70,14 @@ class Attachment(msgspec.Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         return f"{self.network}/{self.container_id}/{self.ifname}"
+
+
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
+    """A state that an endpoint came to, and what it waits for in it."""
+
+    at: float  # seconds since the epoch
+    state: EndpointState
+    message: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +102,24 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     identity: int = 0  # 0: none yet
     # Seconds that each phase of its creation took.
     phases: Mapping[str, float] = {}
+    # The states that it had, the last ones of LOG_ENTRIES, since this agent started.
+    log: tuple[LogEntry, ...] = ()
     # Written by the reconciler.
     status: Status = msgspec.field(default_factory=pending)
+
+    @property
+    def health(self) -> str:
+        """Its health in the field's words: OK, Bootstrap, Pending, Failure, or Disabled."""
+        if self.status.kind is StatusKind.ERROR:
+            return "Failure"
+        return _HEALTH[self.state]
+
+    def moved(self, state: EndpointState, at: float, message: str = "") -> Endpoint:
+        """Return the endpoint in another state, with a log entry; itself if it has this state."""
+        if state is self.state and self.log:
+            return self
+        log = (*self.log, LogEntry(at, state, message))[-LOG_ENTRIES:]
+        return msgspec.structs.replace(self, state=state, log=log)
 
     @property
     def addresses(self) -> tuple[IP, ...]:
@@ -135,6 +174,8 @@ def to_json(ep: Endpoint) -> dict[str, Any]:
         "Identity": ep.identity,
         "Labels": list(ep.labels),
         "State": ep.state.value,
+        "Health": ep.health,
+        "Log": [{"At": e.at, "State": e.state.value, "Message": e.message} for e in ep.log],
         "PhasesMS": {name: round(s * 1000, 3) for name, s in ep.phases.items()},
         "Status": str(ep.status.kind),
         "Error": ep.status.error,

@@ -590,6 +590,13 @@ def test_commands_show_what_there_is(node: PodNode) -> None:
         (("endpoint", "get", "pod-name:test/one", "-o", "json"), f'"IPv4": "{one.address(4)}"'),
         (("endpoint", "get", f"ipv6:{one.address(6)}"), "Pod: one"),
         (("endpoint", "get", f"cni-attachment-id:{one.container_id}:eth0"), "Pod: one"),
+        (("endpoint", "health", "pod-name:test/one"), rf"{row['ID']} +OK +yes"),
+        (("endpoint", "log", str(row["ID"])), rf"T[0-9:.]+Z +{row['ID']} +ready"),
+        (
+            ("status",),
+            r"Endpoints: +\d+ ready, routing native\nIPAM: +kubernetes, 10\.207\.0\.0/\d+ ",
+        ),
+        (("status",), r"Masquerade: +IPv4 and IPv6 by programs of devices, but not to "),
         (("ipam", "list"), rf"{one.address(4)} +test/one +{row['ID']} +in-use"),
         (("ipam", "list"), r"IPv4: \d+ in-use"),
         (("identity", "list", "k8s:app=web"), rf"{row['Identity']} +k8s:app=web"),

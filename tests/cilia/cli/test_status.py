@@ -85,6 +85,53 @@ def test_it_says_whose_sockets_are_translated(sockets: str, says: str) -> None:
     assert says in line
 
 
+def pod_network(**fields: Any) -> list[str]:
+    """The lines of the pod network."""
+    pods = {
+        "endpoints": {"ready": 3, "waiting-for-identity": 1},
+        "routing": "native",
+        "ipam": {"mode": "kubernetes", "pools": [], "refused": [], **fields.pop("ipam", {})},
+    }
+    answer = {**ANSWER, "tables": [], "pod_network": pods, **fields}
+    starts = ("Endpoints:", "IPAM:", "Masquerade:")
+    return [click.unstyle(line) for line in lines(answer) if line.startswith(starts)]
+
+
+def test_the_pod_network_has_no_lines_where_it_is_off() -> None:
+    assert not any(line.startswith("IPAM:") for line in lines({**ANSWER, "tables": []}))
+
+
+def test_the_pod_network_says_how_full_its_prefixes_are() -> None:
+    four = {"prefix": "10.0.1.0/24", "size": 254, "in_use": 4, "quarantined": 2}
+    six = {"prefix": "fd00::/64", "size": 2**64 - 1, "in_use": 4, "quarantined": 0}
+    assert pod_network(ipam={"pools": [four, six]}) == [
+        "Endpoints:   3 ready, 1 waiting-for-identity, routing native",
+        "IPAM:        kubernetes, 10.0.1.0/24 4 of 254 in use and 2 in quarantine,"
+        " fd00::/64 4 of 2^64 in use",
+        "Masquerade:  off: what pods send to the world keeps its source",
+    ]
+
+
+def test_a_prefix_that_is_refused_says_why() -> None:
+    wrong = "10.0.1.0/24 has the node's own address 10.0.1.1 (eth0)"
+    assert pod_network(ipam={"refused": [wrong]})[1] == f"IPAM:        kubernetes, {wrong}"
+    assert pod_network()[1] == "IPAM:        kubernetes, no prefix for pods yet"
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        ({"ipv4": True, "ipv6": True, "exclusions": 0, "first": []}, "IPv4 and IPv6 by programs"),
+        (
+            {"ipv4": True, "ipv6": False, "exclusions": 3, "first": ["10.0.0.0/8", "10.1.0.0/16"]},
+            "IPv4 by programs of devices, but not to 10.0.0.0/8, 10.1.0.0/16 and 1 more",
+        ),
+    ],
+)
+def test_masquerading_says_where_the_source_is_kept(report: dict[str, Any], says: str) -> None:
+    assert says in pod_network(masquerade=report)[2]
+
+
 def test_a_table_over_its_budget_stands_out() -> None:
     red = click.style("x", fg="red").partition("x")[0]
     assert red in printed(bytes=2 << 20, budget_bytes=1 << 20)
