@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ from hypothesis import settings
 
 from tests.kernel import Kernel, new_kernel
 from tests.patience import PATIENCE
+
+# Bytecode is kept, also where the environment forbids it, as images often do: otherwise each worker
+# compiles all tests, and each command under test all of its modules. Workers and commands inherit
+# the environment.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # What decides about a change is the same each time; everybody else's runs go on searching.
 # The time of one example says nothing on a machine that is busy.
