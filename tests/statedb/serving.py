@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -16,15 +17,31 @@ from statedb.web.server import routes
 
 
 class Server(uvicorn.Server):
-    """Says when it listens, so that nobody has to poll."""
+    """Says when it listens, and ends when it is told to, so that nobody has to poll."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = threading.Event()
 
     async def startup(self, sockets: object = None) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         await super().startup()
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._ended.wait()
+
+    async def shutdown(self, sockets: object = None) -> None:
+        """Cut what is open: the event loop cancels the answers that are being made."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def end(self) -> None:
+        """Stop the server, from any thread."""
+        self._loop.call_soon_threadsafe(self._ended.set)
 
 
 @contextlib.contextmanager
@@ -35,7 +52,6 @@ def served(db: DB, socket: Path) -> Iterator[str]:
         uds=str(socket),
         lifespan="off",
         log_level="critical",
-        timeout_graceful_shutdown=0,
     )
     server = Server(config)
     thread = threading.Thread(target=server.run, name="statedb-server")
@@ -44,6 +60,6 @@ def served(db: DB, socket: Path) -> Iterator[str]:
         assert server.listening.wait(10), "the server did not start"
         yield str(socket)
     finally:
-        server.should_exit = True
+        server.end()
         thread.join(10)
         assert not thread.is_alive(), "the server did not stop"
