@@ -64,3 +64,17 @@ def kernel() -> Iterator[Kernel]:
     """Return a network namespace without a way out, with the `ip` command in it."""
     with new_kernel() as kernel:
         yield kernel
+
+
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait 0.05 s instead of a second until a file that is gone or empty has lost its objects."""
+    monkeypatch.setattr("cilia.k8s.directory_files.GRACE_S", 0.05)
+    monkeypatch.setattr("cilia.k8s.directory_files.HOPE_S", 0.1)
+
+
+@pytest.fixture
+def whole_grace(short_grace: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo `short_grace` for a test of what does not happen meanwhile."""
+    monkeypatch.setattr("cilia.k8s.directory_files.GRACE_S", 1.0)
+    monkeypatch.setattr("cilia.k8s.directory_files.HOPE_S", 2.0)

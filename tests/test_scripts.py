@@ -25,6 +25,8 @@ from cilia.script.errors import ScriptFailed
 from cilia.script.runner import Suite, run_file
 from tests.expected_failure import expected_failure
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 TESTDATA = Path(__file__).parent.parent / "testdata"
 AGENT_SUITE = "cilia.agent.script.application"
 #: A script that is to fail is not waited for as long as one that is to pass.

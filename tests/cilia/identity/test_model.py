@@ -24,6 +24,8 @@ from cilia.k8s.errors import StatusError
 from tests.cilia.identity.nodes import Cluster, Faulty, Node, cluster
 from tests.cilia.identity.test_shared import labels_of, path_of
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 APPS = [f"app{number}" for number in range(5)]
 
 

@@ -16,7 +16,7 @@ from cilia.k8s.errors import StatusError
 from cilia.k8s.object_writer import Form, object_path
 from tests.cilia.identity.nodes import Cluster, Faulty, Node, cluster, guess_alike
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("short_grace")]
 
 
 def labels_of(app: str) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ from tests.cilia.k8s.forms import service_form, slice_form, with_metadata, yaml_
 from tests.cilia.k8s.test_manifests import Reader
 from tests.cilia.k8s.test_state_file import state
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 BROKEN: dict[str, bytes] = {
     "no YAML": b"{",
     "wrong field": yaml_of(service_form("second", "10.96.0.2", type="None")),

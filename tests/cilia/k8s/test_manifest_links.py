@@ -15,6 +15,8 @@ from tests.bpf.world import unmount
 from tests.cilia.k8s.forms import service_form, yaml_of
 from tests.cilia.k8s.test_manifests import World
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 
 def directory(path: Path, *names: str) -> Path:
     """A directory with a Service of each name."""

@@ -20,6 +20,8 @@ from cilia.k8s.watch import Delete, Event, Invalid, Listed, Upsert
 from cilia.linux.path_watch import DEBOUNCE_S
 from tests.cilia.k8s.forms import service_form, yaml_of
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 
 class Reader:
     """Follows a source in a task of its own and lets a test wait for what it believes."""
@@ -127,6 +129,7 @@ async def test_save_by_rename_deletes_nothing(world: World) -> None:
     assert services.deleted == 0
 
 
+@pytest.mark.usefixtures("whole_grace")
 async def test_a_file_that_is_removed_and_made_anew_deletes_nothing(world: World) -> None:
     """As `git checkout` and `cp --remove-destination` do."""
     services, path = world.services, world.directory / "first.yaml"
@@ -139,6 +142,7 @@ async def test_a_file_that_is_removed_and_made_anew_deletes_nothing(world: World
     assert "first" in services.names
 
 
+@pytest.mark.usefixtures("whole_grace")
 async def test_what_another_file_has_changes_hands_at_once(world: World) -> None:
     services = world.services
     world.write("z.yaml", "first", ip="10.96.0.9")
@@ -170,6 +174,7 @@ async def test_an_empty_directory_in_the_place_of_another_removes_nothing(tmp_pa
     await world.close()
 
 
+@pytest.mark.usefixtures("whole_grace")
 async def test_save_in_place_deletes_nothing_between_truncation_and_content(
     tmp_path: Path,
 ) -> None:
@@ -211,6 +216,7 @@ async def test_a_broken_file_is_a_problem_until_it_is_mended(world: World) -> No
     await world.problems.until(lambda: not world.problems.complaints)
 
 
+@pytest.mark.usefixtures("whole_grace")
 async def test_a_renamed_file_changes_hands_without_a_word(world: World) -> None:
     (world.directory / "first.yaml").rename(world.directory / "other.yaml")
     await world.services.quiet()
@@ -349,6 +355,7 @@ def test_a_file_is_read_when_it_is_at_rest(tmp_path: Path) -> None:
     assert read_at_rest(path, stamp)[2] is None
 
 
+@pytest.mark.usefixtures("whole_grace")
 def test_a_file_that_shrank_or_is_empty_has_to_rest_longer(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"a: 1\n" * 2)
@@ -363,6 +370,7 @@ def test_a_file_that_shrank_or_is_empty_has_to_rest_longer(tmp_path: Path) -> No
         assert restless.value.wait_s > GRACE_S / 2
 
 
+@pytest.mark.usefixtures("whole_grace")
 async def test_a_file_written_in_place_loses_nothing_meanwhile(world: World) -> None:
     path = world.directory / "first.yaml"
     whole = yaml_of(service_form("first"), service_form("second", "10.96.0.2"))

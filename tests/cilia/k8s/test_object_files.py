@@ -29,6 +29,8 @@ from tests.cilia.k8s.test_manifests import Reader
 from tests.e2e.world import REPOSITORY
 from tests.full_disk import small_disk
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 LABELS = ("k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop")
 PATH = object_path(CiliumIdentity, "300")
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/lock"

@@ -20,6 +20,8 @@ from tests.cilia.k8s.fake_api import FakeApi
 from tests.cilia.k8s.forms import service_form
 from tests.cilia.k8s.reader import Reader
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 SERVICES = "/api/v1/services"
 PROOF_S = 0.2
 #: Enough for the new connection, a proof and a list.

@@ -12,6 +12,8 @@ from cilia.k8s.state_file import state_file_source
 from tests.cilia.k8s.forms import Form, service_form, slice_form
 from tests.cilia.k8s.test_manifests import Reader
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 
 def bare(form: Form) -> Form:
     """A list says what its items are."""

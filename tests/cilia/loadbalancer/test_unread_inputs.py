@@ -26,6 +26,8 @@ from tests.cilia.k8s.forms import service_form, slice_form, yaml_of
 from tests.kube.agents import api_source, running_agent
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 PODS, NODES, NAMESPACES = "/api/v1/pods", "/api/v1/nodes", "/api/v1/namespaces"

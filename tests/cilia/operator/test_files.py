@@ -21,6 +21,8 @@ from cilia.program.errors import ProgramError
 from tests.cilia.identity.test_shared import labels_of
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("short_grace")
+
 POD = """\
 apiVersion: v1
 kind: Pod

@@ -14,7 +14,7 @@ from statedb import StatusKind
 from tables.endpoints.desired_k8s_endpoints import DesiredK8sEndpoint
 from tests.cilia.identity.nodes import Cluster, Faulty, Node, cluster
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("short_grace")]
 
 
 def path_of(name: str) -> str:
