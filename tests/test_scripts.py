@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("short_grace")
 TESTDATA = Path(__file__).parent.parent / "testdata"
 AGENT_SUITE = "cilia.agent.script.application"
 #: A script that is to fail is not waited for as long as one that is to pass.
-FAILURE_DEADLINE_S = 1.0
+FAILURE_DEADLINE_S = 0.4
 
 
 def suite_of(folder: str) -> Suite:
