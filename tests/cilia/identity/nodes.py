@@ -63,7 +63,7 @@ from tests.context import new_context
 from tests.patience import PATIENCE
 
 #: Conditions may be about nodes, too.
-LOOK_AGAIN_S = 0.1
+LOOK_AGAIN_S = 0.02
 
 #: Endpoint number, labels and identity that are in force.
 InForce = dict[str, tuple[tuple[str, ...], int]]

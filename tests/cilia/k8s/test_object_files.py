@@ -168,14 +168,13 @@ WRITER = """
 import anyio, json, sys
 from pathlib import Path
 from cilia.k8s.object_files import ObjectFiles
-from tests.cilia.k8s.test_object_files import PATH
 
 async def main():
-    files = ObjectFiles(Path(sys.argv[1]))
+    files, path = ObjectFiles(Path(sys.argv[1])), sys.argv[2]
     while True:
-        form = json.loads(await files.fetch(PATH))
+        form = json.loads(await files.fetch(path))
         form["security-labels"]["n"] = str(int(form["security-labels"]["n"]) + 1)
-        await files.replace(PATH, form)
+        await files.replace(path, form)
         print(form["security-labels"]["n"], flush=True)
 
 anyio.run(main)
@@ -187,7 +186,7 @@ async def test_a_kill_leaves_the_old_object_or_the_new_one(tmp_path: Path) -> No
     await files.create(PATH, identity() | {"security-labels": {"n": "0"}})
     rng = random.Random(1)
     for _ in range(3):
-        command = [sys.executable, "-c", WRITER, str(tmp_path)]
+        command = [sys.executable, "-c", WRITER, str(tmp_path), PATH]
         with subprocess.Popen(
             command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
         ) as process:
