@@ -13,13 +13,15 @@ no reconciler fails by a tenant's doing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from cilia.datapath.packet_devices import POD_PROGRAMS
+from cilia.endpoints.concerned import Concerned
 from cilia.endpoints.identity_of import EndpointIdentities
 from cilia.identity.desired import Claim, DesiredIdentities
 from cilia.node.routes import DesiredRoutes
@@ -29,7 +31,7 @@ from tables.addressing import Prefix
 from tables.cluster.namespaces import Namespace
 from tables.cluster.pods import Pod
 from tables.datapath.attachments import Attachment, attachment_key
-from tables.endpoints.endpoints import Endpoint, EndpointState
+from tables.endpoints.endpoints import DEVICE, Endpoint, EndpointState
 from tables.node.desired_routes import DesiredRoute, desired_route_key
 from tables.node.devices import Device, device_by_name
 from tables.node.routes import RouteScope
@@ -54,62 +56,77 @@ class EndpointsController:
         db: DB,
         endpoints: RWTable[Endpoint],
         desired: DesiredIdentities,
-        pods: Table[Pod],
-        namespaces: Table[Namespace],
+        pods: RWTable[Pod],
+        namespaces: RWTable[Namespace],
         attachments: RWTable[Attachment],
         routes: RWTable[DesiredRoute],
-        devices: Table[Device],
+        devices: RWTable[Device],
         programs_dir: Path,
     ) -> None:
         self._db = db
         self._devices = devices
         self._endpoints = endpoints
         self._desired = desired
-        self._pods = pods
-        self._namespaces = namespaces
         self._attachments = attachments
         self._routes = routes
         self._route_writer = DesiredRoutes(routes)
         self._programs_dir = programs_dir
         self._identities_of = EndpointIdentities(pods, namespaces, desired)
+        self._concerned = Concerned(
+            db, endpoints, pods, namespaces, desired.identities, devices, attachments, routes
+        )
+        # By device, caches of ``desired-identities`` and of ``desired-routes``.
+        self._claims: dict[str, list[Claim]] = {}
+        self._routes_of: dict[str, tuple[DesiredRoute, ...]] = {}
 
     async def run(self) -> None:
-        """Follow the tables for ever."""
-        while True:
-            changed = self._db.look(self._watch)
-            self.step()
-            await changed.wait(SETTLE_S)
+        """Follow the tables for ever; may be called again after a failure."""
+        with self._concerned.following():
+            while True:
+                devices, changed = self._db.look(self._next)
+                self.step(devices)
+                await changed.wait(SETTLE_S)
 
-    def _watch(self, txn: ReadTxn) -> WatchSet:
-        tables = (
-            self._endpoints,
-            self._desired.table,
-            self._pods,
-            self._namespaces,
-            self._attachments,
-            self._routes,
-            self._devices,
-        )
-        watches = self._desired.watch(txn)
-        watches.add(*(table.all_watch(txn)[1] for table in tables))
-        return watches
+    def _next(self, txn: ReadTxn) -> tuple[set[str] | None, WatchSet]:
+        return self._concerned.next(txn, self._claims)
 
-    def step(self) -> None:
-        """Write what differs."""
+    def step(self, devices: Set[str] | None = None) -> None:
+        """Write what differs for the endpoints of some devices, by default for all."""
         tables = (self._endpoints, self._desired.table, self._attachments, self._routes)
         with self._db.write_txn(*tables) as wtxn:
-            devices = set()
-            claims = set[Claim]()
-            for ep in list(self._endpoints.all(wtxn)):
-                named = self._identities_of.named(wtxn, ep)
-                row, claimed = self._identities_of.assign(wtxn, named)
-                claims.update(claimed)
-                if self._is_there(wtxn, row):
-                    devices.add(row.device)
-                    self._write_rows(wtxn, row)
-                self._write_endpoint(wtxn, ep, row)
-            self._remove_others(wtxn, devices)
-            self._desired.replace(wtxn, claims)
+            before = dict(self._claims)
+            if devices is None:
+                self._look_at_all(wtxn)
+            else:
+                for device in devices:
+                    if not self._look_at(wtxn, device):
+                        self._remove_rows(wtxn, device)
+            if devices is None or self._claims != before:
+                self._desired.replace(wtxn, set(chain.from_iterable(self._claims.values())))
+
+    def _look_at_all(self, wtxn: WriteTxn) -> None:
+        held = {ep.device for ep in self._endpoints.all(wtxn)}
+        for device in self._claims.keys() - held:
+            del self._claims[device]
+        self._remove_others(wtxn, {device for device in held if self._look_at(wtxn, device)})
+
+    def _look_at(self, wtxn: WriteTxn, device: str) -> bool:
+        """Write what differs for one device; return True if it is there and an endpoint's."""
+        is_there = False
+        claims: list[Claim] = []
+        for ep in self._endpoints.list(wtxn, device, DEVICE):
+            named = self._identities_of.named(wtxn, ep)
+            row, claimed = self._identities_of.assign(wtxn, named)
+            claims += claimed
+            if self._is_there(wtxn, row):
+                is_there = True
+                self._write_rows(wtxn, row)
+            self._write_endpoint(wtxn, ep, row)
+        if claims:
+            self._claims[device] = claims
+        else:
+            self._claims.pop(device, None)
+        return is_there
 
     def waits_for(self, txn: ReadTxn, ep: Endpoint) -> str:
         """Return what is not in force yet of an endpoint, in a sentence; or nothing."""
@@ -158,7 +175,8 @@ class EndpointsController:
             found = self._attachments.get(wtxn, attachment_key(row))
             if found is None or found.program != row.program:
                 self._attachments.insert(wtxn, row)
-        for route in _wanted_routes(ep):
+        wanted = self._routes_of[ep.device] = tuple(_wanted_routes(ep))
+        for route in wanted:
             self._route_writer.upsert(wtxn, route)
 
     def _wanted_attachments(self, ep: Endpoint) -> Iterator[Attachment]:
@@ -170,7 +188,15 @@ class EndpointsController:
                 program=f"{self._programs_dir}/{program}",
             )
 
+    def _remove_rows(self, wtxn: WriteTxn, device: str) -> None:
+        for hook in POD_PROGRAMS:
+            self._attachments.delete_key(wtxn, (device, hook, OWNER))
+        for route in self._routes_of.pop(device, ()):
+            self._route_writer.delete(wtxn, route)
+
     def _remove_others(self, wtxn: WriteTxn, devices: set[str]) -> None:
+        for device in self._routes_of.keys() - devices:
+            del self._routes_of[device]
         for row in list(self._attachments.all(wtxn)):
             if row.owner == OWNER and row.target not in devices:
                 self._attachments.delete(wtxn, row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from statedb import Channel, ReadTxn, RWTable, Table, WatchSet, WriteTxn
+from statedb import Channel, ReadTxn, RWTable, Table, WriteTxn
 from tables.identity.desired_identities import DesiredIdentity
 from tables.identity.identities import LABELS, Identity, is_cluster_number, labels_text
 
@@ -26,19 +26,19 @@ class DesiredIdentities:
     def __init__(
         self,
         table: RWTable[DesiredIdentity],
-        identities: Table[Identity],
+        identities: RWTable[Identity],
         owner: str,
         *,
         adopts: bool,
     ) -> None:
         self.table = table
-        self._identities = identities
+        self.identities = identities
         self._owner = owner
         self._adopts = adopts
 
     def choose(self, txn: ReadTxn, labels: Labels, in_force: Claim) -> tuple[Claim, list[Claim]]:
         """Return labels and number that are to be in force, and what to ask for; see `choose`."""
-        return choose(self._identities, txn, labels, in_force, adopts=self._adopts)
+        return choose(self.identities, txn, labels, in_force, adopts=self._adopts)
 
     def replace(self, wtxn: WriteTxn, claims: Set[Claim]) -> None:
         """Have rows for these claims and no others; what stays keeps its status."""
@@ -47,13 +47,6 @@ class DesiredIdentities:
             self.table.delete(wtxn, held[claim])
         for labels, number in sorted(claims - held.keys()):
             self.table.insert(wtxn, DesiredIdentity(self._owner, labels, number))
-
-    def watch(self, txn: ReadTxn) -> WatchSet:
-        """Return what closes when a row's claim may be met in another way."""
-        watches = WatchSet(self._identities.filled_watch(txn)[1])
-        for row in self._rows(txn):
-            watches.add(watch_claim(self._identities, txn, row))
-        return watches
 
     def lacks(self, txn: ReadTxn, labels: Labels) -> str:
         """Return why a set of labels has no number, in a sentence."""
