@@ -128,6 +128,10 @@ class EndpointsController:
             self._claims.pop(device, None)
         return is_there
 
+    def with_identity(self, txn: ReadTxn, ep: Endpoint) -> Endpoint:
+        """Return a new endpoint with the identity of its labels, if there is one already."""
+        return self._identities_of.assign(txn, ep)[0]
+
     def waits_for(self, txn: ReadTxn, ep: Endpoint) -> str:
         """Return what is not in force yet of an endpoint, in a sentence; or nothing."""
         if not ep.identity:

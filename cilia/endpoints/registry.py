@@ -61,7 +61,8 @@ class Registry:
     # -- a new one --
 
     def allocate(self, ep: Endpoint) -> Endpoint:
-        """Return the endpoint with a number and addresses of its own.
+        """Return the endpoint with a number and addresses of its own, and with its identity if one
+        is there, so that its file and its entry in the map are written once.
 
         Raises: NoNumber, NoPool, PoolExhausted.
         """
@@ -72,6 +73,7 @@ class Registry:
             number = self._free_number(wtxn)
             owner = ep.pod_name or str(ep.attachment)
             ipv4, ipv6 = self._allocator.allocate(wtxn, pools, owner, number)
+            ep = self._controller.with_identity(wtxn, ep)
         self._last = number
         return msgspec.structs.replace(ep, id=number, ipv4=ipv4, ipv6=ipv6)
 
