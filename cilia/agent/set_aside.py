@@ -42,7 +42,15 @@ class SetAside:
                     with self._db.write_txn(self._problems) as wtxn:
                         replace_problems(self._problems, wtxn, _ORIGIN, found, time.time())
                     told = found
-                await watch.wait()
+                await _until_set_aside(watch)
+
+
+async def _until_set_aside(watch: PathWatch) -> None:
+    """Wait until a file is set aside or removed; files of endpoints come and go all the time."""
+    while True:
+        changed = await watch.wait()
+        if watch.leads_elsewhere(changed) or any(path.suffix == BROKEN for path in changed):
+            return
 
 
 def _set_aside(directories: Iterable[Path]) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from cilia.ipam.options import STATIC, IPAMOptions
 from statedb import ReadTxn, Table, WatchSet
 from tables.addressing import IP, Prefix, special_use
 from tables.cluster.nodes import Node
-from tables.node.devices import Device
+from tables.node.devices import GROUP_ENDPOINT, Device
 
 __all__ = ["NodePools"]
 
@@ -67,7 +67,7 @@ class NodePools:
         if use := next(filter(None, map(special_use, ends)), ""):
             return f"{pool} is not for pods: {use} is in it"
         for device in self._devices.all(txn):
-            if device.name in self._own_devices:
+            if device.name in self._own_devices or device.group == GROUP_ENDPOINT:
                 continue
             for row in device.addresses:
                 if pool.contains(row.address):
