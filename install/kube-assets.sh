@@ -88,8 +88,8 @@ build() {
     esac
     local log="$building/$name.log" started=$SECONDS packages
     say "$name: reading the modules"
-    packages=$(cd "$directory" && nice -n 15 "$go" list -deps "$package" 2>"$log" | wc -l) || fail "$name: $(tail -5 "$log")"
-    (cd "$directory" && nice -n 15 "$go" build -v -trimpath -ldflags "-s -w $flags" -o "$building/$name" "$package") 2>&1 |
+    packages=$(cd "$directory" && nice -n 15 "$go" list -deps "$package" 2>"$log" 9>&- | wc -l) || fail "$name: $(tail -5 "$log")"
+    (cd "$directory" && nice -n 15 "$go" build -v -trimpath -ldflags "-s -w $flags" -o "$building/$name" "$package") 2>&1 9>&- |  # a compiler that outlives this holds no lock
         progress "$name" "$packages" "$log" ||
         fail "$name did not build: $(grep -v '^[a-z0-9./_-]*$' "$log" | tail -20)"
     mv "$building/$name" "$assets/$name"
