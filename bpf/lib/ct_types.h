@@ -13,7 +13,8 @@
  * one here: replies are found in cilia_snat4 or cilia_snat6.
  */
 
-/* ct4_key.direction: where the entry was made, relative to the workload of the hook. */
+/* ct4_key.direction: where the entry was made, relative to the workload of the hook. A flow of workloads whose
+ * network is ours has one at either end that is on this node. */
 #define CT_EGRESS 0		/* the workload, or the world beyond a device, opened it */
 #define CT_INGRESS 1		/* it was opened towards the workload */
 #define CT_SERVICE 2		/* tuple of the frontend, before translation */
@@ -57,6 +58,9 @@ struct ct6_key {
 	__u16 pad;
 };
 
+/* ct_entry.policy_generation: this bit says that the verdict is no. */
+#define VERDICT_DENIED 0x80000000
+
 /* The same for both families. Policy and encryption fill what load balancing leaves 0. */
 struct ct_entry {
 	__u64 packets;		/* of the direction that opened it; 0 unless counted */
@@ -67,9 +71,10 @@ struct ct_entry {
 	__u32 created_s;
 	__u32 backend_id;	/* CT_SERVICE: the backend that it goes to */
 	__u32 rev_nat;		/* id of the frontend, 0 = none */
-	__u32 source_identity;
+	/* The verdict; these two are read and written as one, so their place is a multiple of 8. */
+	__u32 remote_identity;	/* of the other end, for which it was made */
+	__u32 policy_generation;	/* by which it was made, perhaps with VERDICT_DENIED; 0: by none yet */
 	__u32 rule_cookie;	/* which rule let it in */
-	__u32 policy_generation;
 	__u32 ifindex;		/* device of the first packet */
 	__be16 frontend_port;	/* CT_EGRESS: of the frontend; 0: it has none, or an earlier version wrote it */
 	__u16 flags;		/* CT_* */

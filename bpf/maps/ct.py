@@ -27,6 +27,9 @@ _KEY6: Final = _HEADER.struct("ct6_key")
 _ENTRY: Final = _HEADER.struct("ct_entry")
 _PLACES: Final = _HEADER.places("ct_entry")
 
+#: Bit of ``policy_generation``: the verdict is no.
+VERDICT_DENIED: Final = _HEADER.numbers("VERDICT_")["DENIED"]
+
 #: Size of the values.
 ENTRY_SIZE: Final = _ENTRY.size
 
@@ -106,9 +109,9 @@ class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
     created_s: int = 0
     backend_id: int = 0
     rev_nat: int = 0
-    source_identity: int = 0
-    rule_cookie: int = 0
+    remote_identity: int = 0
     policy_generation: int = 0
+    rule_cookie: int = 0
     ifindex: int = 0
     frontend_port: int = 0
     flags: int = 0
@@ -117,6 +120,18 @@ class CtEntry(msgspec.Struct, frozen=True, kw_only=True):
     nat_port: int = 0
     #: An IPv4 address is the first 4 of 16 bytes.
     nat_address: Packed = _NO_ADDRESS
+
+    @property
+    def generation(self) -> int:
+        """Generation of the policy that judged it, 0 if none did."""
+        return self.policy_generation & ~VERDICT_DENIED
+
+    @property
+    def verdict(self) -> str:
+        """Verdict of policy; empty if it was not judged."""
+        if not self.generation:
+            return ""
+        return "denied" if self.policy_generation & VERDICT_DENIED else "allowed"
 
     def frontend(self, key: CtKey) -> tuple[Packed, int] | None:
         """Address and port that the client of an entry asked; None if the entry does not tell."""

@@ -70,6 +70,21 @@ def test_connections_are_listed(root: Path) -> None:
     assert row["frontend"] == "10.96.0.1:80"
 
 
+def test_connection_tells_who_is_at_the_other_end_and_the_verdict(root: Path) -> None:
+    raw = pinned(root, MapType.LRU_HASH, "cilia_ct4_tcp", 16, ct.ENTRY_SIZE)
+    for source, generation in enumerate((0, 7, 7 | ct.VERDICT_DENIED), start=4000):
+        key = ct.CtKey(VIP, CLIENT, 80, source, 6, ct.Direction.INGRESS)
+        entry = ct.CtEntry(remote_identity=300, policy_generation=generation)
+        raw.update(ct.encode_key(key), ct.encode_entry(entry))
+    rows = json.loads(run(root, "ct", "list", "-o", "json").output)
+    assert {(row["source"], row["verdict"], row["policy_generation"]) for row in rows} == {
+        ("192.0.2.9:4000", "", 0),
+        ("192.0.2.9:4001", "allowed", 7),
+        ("192.0.2.9:4002", "denied", 7),
+    }
+    assert {row["remote_identity"] for row in rows} == {300}
+
+
 def test_connection_tells_the_frontend_that_was_asked(root: Path) -> None:
     raw = pinned(root, MapType.LRU_HASH, "cilia_ct4_tcp", 16, ct.ENTRY_SIZE)
     for source, fields in ((4000, {"rev_nat": 9, "frontend_port": 80}), (4001, {})):
