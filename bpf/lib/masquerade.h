@@ -11,6 +11,7 @@
 #include "cluster_nodes.h"
 #include "ct.h"
 #include "endpoint_place.h"
+#include "forward.h"
 #include "masquerade_types.h"
 
 /* Set before load: by family. */
@@ -95,21 +96,17 @@ static __noinline bool masquerade_foreign_error(ctx_t *ctx, const struct packet 
 }
 
 /* Whether the packet answers what the world asked a workload at its own address; asked: the tuple of the
- * question. */
-static __always_inline bool masquerade_answers(ctx_t *ctx, const struct packet *packet,
-					       const struct tuple *asked, const bool v6)
+ * question. Other flows that were opened towards the workload did not come in by a device of the node: an
+ * answer from the world whose question is forgotten looks like one. */
+static __always_inline bool masquerade_answers(const struct tuple *asked, const bool v6)
 {
 	struct ct_entry *entry = ct_lookup(asked, CT_INGRESS, v6);
-	__u32 now_s = ct_now_s();
 
-	if (!entry || ct_expired(entry, now_s))
-		return false;
-	ct_seen(ctx, entry, packet, true, false, now_s);
-	return true;
+	return entry && !ct_expired(entry, ct_now_s()) && netdev_find(entry->ifindex);
 }
 
-/* Remember what the world asks a workload at its own address. A connection of TCP has an entry as those to
- * backends have (lb_direct.h). */
+/* Remember what the world asks a workload at its own address: the workload's program goes on with the entry. A
+ * connection of TCP has one as those to backends have (lb_direct.h). */
 static __noinline __attribute__((unused)) int masquerade_asked(ctx_t *ctx, const struct packet *packet,
 							       bool v6)
 {
@@ -123,8 +120,5 @@ static __noinline __attribute__((unused)) int masquerade_asked(ctx_t *ctx, const
 	new.now_s = ct_now_s();
 	new.ifindex = ctx_ifindex(ctx);
 	entry = ct_lookup(&packet->tuple, CT_INGRESS, v6);
-	if (!entry || ct_expired(entry, new.now_s))
-		return ct_create(&packet->tuple, &new, v6);
-	ct_seen(ctx, entry, packet, false, false, new.now_s);
-	return 0;
+	return !entry || ct_expired(entry, new.now_s) ? ct_create(&packet->tuple, &new, v6) : 0;
 }

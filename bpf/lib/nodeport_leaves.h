@@ -48,7 +48,7 @@ static __always_inline int nodeport_own_source(ctx_t *ctx, const struct packet *
 {
 	if (!masquerade(v6) || !masquerade_concerns(ctx, packet, v6))
 		return nodeport_collides(ctx, packet, reply, end, v6) ? 0 : NODEPORT_PASS;
-	if (masquerade_answers(ctx, packet, reply, v6))
+	if (masquerade_answers(reply, v6))
 		return NODEPORT_PASS;
 	if (packet->flags & PACKET_NO_PORTS)
 		return REFUSE(DROP_FRAG_NOT_FOUND);

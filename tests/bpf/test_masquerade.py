@@ -254,6 +254,33 @@ def test_what_the_world_asked_is_answered_by_the_workload_itself(
 
 
 @FAMILIES
+@pytest.mark.parametrize("proto", ["tcp", "udp", "echo"])
+def test_what_did_not_come_in_by_a_device_of_the_node_was_not_asked_by_the_world(
+    node: Node, family: int, proto: str
+) -> None:
+    """A late answer of the world looks like a question where the workload's program sees it."""
+    untouched(node, sent(WORLD[family], POD[family], request(family, "udp")), IN)
+    raw = node.datapath.maps[f"cilia_ct{family}_any"]
+    ((_, asked),) = list(ct.connections(raw))
+    late = sent(WORLD[family], POD[family], request(family, proto))
+    entry = msgspec.structs.replace(asked, ifindex=node.namespace.ifindex("lxc0"))
+    kind = "tcp" if proto == "tcp" else "any"
+    raw = node.datapath.maps[f"cilia_ct{family}_{kind}"]
+    raw.update(ct.encode_key(question(late)), ct.encode_entry(entry))
+    _, out = node.run(sent(POD[family], WORLD[family], reply(family, proto, 40000)), OUT)
+    assert out[1].src == NODE[family]
+
+
+def question(packet: Packet) -> ct.CtKey:
+    """Key of what the packet asks a workload."""
+    head = packet[1].payload
+    proto = packet[1].nh if packet[1].name == "IPv6" else packet[1].proto
+    dport, sport = (head.dport, head.sport) if proto in (6, 17) else (0, head.id)
+    destination, source = packed(packet[1].dst), packed(packet[1].src)
+    return ct.CtKey(destination, source, dport, sport, proto, ct.Direction.INGRESS)
+
+
+@FAMILIES
 def test_other_nodes_and_pods_leave_no_trace_of_their_questions(node: Node, family: int) -> None:
     for source in (REMOTE_POD, OTHER_NODE):
         untouched(node, sent(source[family], POD[family], request(family, "udp")), IN)
