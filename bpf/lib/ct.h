@@ -168,6 +168,26 @@ static __always_inline __u32 ct_lifetime_s(const struct ct_entry *entry, __u8 pr
 								ct_timeout_regular_tcp_syn_s;
 }
 
+/* A verdict as it stands in an entry. */
+union ct_verdict {
+	struct {
+		__u32 remote_identity;
+		__u32 generation;	/* perhaps with VERDICT_DENIED */
+	};
+	__u64 whole;
+};
+
+/* Read and written at once: two CPUs may judge a flow at the same time, by different identities. */
+static __always_inline __u64 ct_verdict(const struct ct_entry *entry)
+{
+	return *(const volatile __u64 *)&entry->remote_identity;
+}
+
+static __always_inline void ct_set_verdict(struct ct_entry *entry, __u64 verdict)
+{
+	*(volatile __u64 *)&entry->remote_identity = verdict;
+}
+
 static __always_inline void ct_count(struct ct_entry *entry, bool reply, __u64 bytes)
 {
 	__sync_fetch_and_add(reply ? &entry->reply_packets : &entry->packets, 1);
@@ -187,6 +207,9 @@ static __always_inline bool ct_seen(ctx_t *ctx, struct ct_entry *entry, const st
 
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return false;
+	/* A note about the packet, no part of it: constant ones get it too. */
+	if (!service)
+		((struct packet *)packet)->verdict = ct_verdict(entry);
 	if (changed)
 		*seen = tcp_flags;
 	if (reply)
@@ -215,6 +238,8 @@ struct ct_new {
 	__u8 direction;
 	__u8 tcp_flags;
 	__be16 frontend_port;	/* CT_EGRESS with rev_nat */
+	__u32 remote_identity;
+	__u32 policy_generation;
 };
 
 /* Make the entry of a tuple, in place of an older one. address: nat_address, that of the frontend or of
@@ -229,6 +254,8 @@ static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple 
 		.backend_id = new->backend_id,
 		.rev_nat = new->rev_nat,
 		.ifindex = new->ifindex,
+		.remote_identity = new->remote_identity,
+		.policy_generation = new->policy_generation,
 		.flags = new->flags,
 		.tcp_flags = new->tcp_flags,
 		.nat_port = port,

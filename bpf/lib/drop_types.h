@@ -37,7 +37,8 @@
 	reason(DROP_ENDPOINT_NOT_READY, -25, 203, "the device belongs to no endpoint") \
 	reason(DROP_NODE_LOOPBACK, -26, 169, "a loopback address of the node") \
 	reason(DROP_FORBIDDEN_ICMP6, -27, 176, "router advertisement or redirect of an endpoint") \
-	reason(DROP_NAT_PROTOCOL, -28, 168, "of an endpoint to the world, without a port to translate")
+	reason(DROP_NAT_PROTOCOL, -28, 168, "of an endpoint to the world, without a port to translate") \
+	reason(DROP_POLICY_DENIED, -29, 133, "")
 
 #define DROP_NUMBER(name, number, ...) name = number,
 enum drop_reason {

@@ -109,9 +109,8 @@ static __always_inline int endpoint_verify6(ctx_t *ctx, const struct endpoint *e
 
 /* Whether the workload of this device may send the frame: 0, ENDPOINT_ANSWERED or a refusal. A device whose
  * workload is not known sends nothing. */
-static __noinline __attribute__((unused)) int endpoint_verify(ctx_t *ctx)
+static __noinline __attribute__((unused)) int endpoint_verify(ctx_t *ctx, const struct endpoint *endpoint)
 {
-	const struct endpoint *endpoint = endpoint_of(ctx_ifindex(ctx));
 	struct ethhdr eth;
 
 	if (!endpoint)

@@ -51,6 +51,8 @@
 	file(FILE_ENDPOINT_H, 20, "endpoint.h") \
 	file(FILE_DELIVER_H, 21, "deliver.h") \
 	file(FILE_NODEPORT_LEAVES_H, 22, "nodeport_leaves.h") \
+	file(FILE_POLICY_H, 23, "policy.h") \
+	file(FILE_FLOW_H, 24, "flow.h") \
 	file(FILE_TEST_BPF_C, 255, "test.bpf.c")
 
 #define FILE_NUMBER(name, number, ...) name = number,

@@ -9,6 +9,9 @@
  * covers addresses of its own cluster and family alone. */
 #define IPCACHE_STATIC_BITS 32
 
+/* ipcache_value.identity: the node itself. */
+#define IDENTITY_HOST 1
+
 /* ipcache_key.family */
 #define IPCACHE_FAMILY_IPV4 1
 #define IPCACHE_FAMILY_IPV6 2

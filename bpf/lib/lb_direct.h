@@ -114,9 +114,19 @@ static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u1
 
 static __always_inline int lb_direct(ctx_t *ctx, struct packet *packet, __u16 flags, const bool v6)
 {
+	struct ct_entry *entry;
+	__u32 now_s;
+
 	if (packet->tuple.proto == IPPROTO_TCP && !(packet->flags & PACKET_FRAGMENT))
 		return lb_direct_tcp(ctx, packet, flags, v6);
-	return lb_direct_clear(packet, ct_lookup(&packet->tuple, CT_EGRESS, v6), v6);
+	entry = ct_lookup(&packet->tuple, CT_EGRESS, v6);
+	if (!lb_direct_is_own(entry) || (flags & CT_NODE_PORT))
+		return lb_direct_clear(packet, entry, v6);
+	/* A flow of a workload (flow.h). */
+	now_s = ct_now_s();
+	if (ct_continues(entry, packet, now_s))
+		ct_seen(ctx, entry, packet, false, false, now_s);
+	return 0;
 }
 
 /* What a backend answers to a direct connection: to the port that the client has. 0 or a refusal. */

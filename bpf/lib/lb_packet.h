@@ -330,8 +330,10 @@ static __always_inline bool lb_pick(struct lb_asked *asked, struct lb_decision *
 static __always_inline bool lb_taken(const struct packet *packet, const struct ct_entry *behind,
 				     const struct tuple *to, const struct ct_new *new)
 {
-	return behind && !lb_is_of(behind, to, &packet->tuple, new->rev_nat) &&
-	       !ct_over(behind, new->now_s);
+	if (!behind || lb_is_of(behind, to, &packet->tuple, new->rev_nat) || ct_over(behind, new->now_s))
+		return false;
+	/* Nothing tells the end of a datagram's own flow to a backend. */
+	return to->proto == IPPROTO_TCP || behind->rev_nat || (behind->flags & CT_OTHER_PORT);
 }
 
 /* Give the client another port, under which no connection to this backend is: the entry there, which is

@@ -45,6 +45,7 @@ struct packet {
 	__u8 flags;		/* PACKET_* */
 	__u8 ttl;
 	__u8 pad[3];
+	__u64 verdict;		/* of the entry that it was found to belong to: see ct_verdict */
 };
 
 #define TCP_FIN 0x01

@@ -306,6 +306,19 @@ def test_a_device_of_no_endpoint_sends_nothing(datapath: Datapath) -> None:
         endpoint(datapath)
 
 
+def test_a_device_of_no_endpoint_gets_nothing_but_what_finds_it(datapath: Datapath) -> None:
+    workload(datapath)
+    datapath.maps[codec.NAME].delete(codec.encode_key(LOOPBACK))
+    asked = IPv6(src=NODE_LINK_LOCAL, dst="ff02::1:ff00:11", hlim=255) / ICMPv6ND_NS(tgt=V6.pod)
+    try:
+        for sent in (four("192.0.2.7", V4.pod), six("2001:db8::7", V6.pod)):
+            assert refused(datapath, "to_pod", sent) == REASONS["ENDPOINT_NOT_READY"]
+        for finding in (eth() / asked, arp(ROUTER, target=V4.pod)):
+            assert datapath.program("to_pod").run(bytes(finding)).retval == GO_ON
+    finally:
+        endpoint(datapath)
+
+
 def test_pods_of_another_plugin_are_not_looked_at() -> None:
     with loaded(["lxc"]) as made:
         result = made.program("from_pod").run(bytes(four("10.0.1.99")))
