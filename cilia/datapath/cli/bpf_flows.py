@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from cilia.datapath.cli.streamed import show_streamed
 from cilia.program.output import show
 from cilia.program.pins import pins_in_force
 from statedb.shown.columns import layout
@@ -62,9 +63,9 @@ def list_connections(ctx: click.Context, bpf_root: Path, output: str) -> None:
     """
     from bpf.maps.ct import CT_MAPS
 
-    rows = list(_rows(maps_dir(ctx, bpf_root), CT_MAPS, _connections))
+    rows = _rows(maps_dir(ctx, bpf_root), CT_MAPS, _connections)
     columns = ["protocol", "direction", "source", "destination", "translated", "expires_in_s"]
-    _show(rows, [*columns, "backend_id", "rev_nat", "flags", "packets", "bytes"], output)
+    show_streamed(rows, [*columns, "backend_id", "rev_nat", "flags", "packets", "bytes"], output)
 
 
 @click.group()
@@ -88,9 +89,9 @@ def list_translations(ctx: click.Context, bpf_root: Path, output: str) -> None:
     """
     from bpf.maps.nat import NAT_MAPS
 
-    rows = list(_rows(maps_dir(ctx, bpf_root), NAT_MAPS, _translations))
+    rows = _rows(maps_dir(ctx, bpf_root), NAT_MAPS, _translations)
     columns = ["protocol", "direction", "source", "destination", "translated", "owner"]
-    _show(rows, [*columns, "expires_in_s", "rev_nat", "flags"], output)
+    show_streamed(rows, [*columns, "expires_in_s", "rev_nat", "flags"], output)
 
 
 @click.group()
