@@ -190,6 +190,12 @@ def decode_key(raw: bytes) -> CtKey:
     )
 
 
+def ends(key: bytes) -> tuple[bytes, bytes]:
+    """Addresses of an encoded key: destination and source, packed."""
+    size = 4 if len(key) == _KEY4.size else 16
+    return key[:size], key[size : 2 * size]
+
+
 def encode_entry(entry: CtEntry) -> bytes:
     fields = list(msgspec.structs.astuple(entry))
     for place in _PORTS:

@@ -20,6 +20,7 @@ from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.cni_files import CNIFiles
 from cilia.endpoints.collector import Collector
 from cilia.endpoints.controller import OWNER, EndpointsController
+from cilia.endpoints.ended_connections import EndedConnections
 from cilia.endpoints.inputs import Inputs
 from cilia.endpoints.k8s_endpoints import wiring as k8s_endpoints
 from cilia.endpoints.k8s_endpoints.wiring import K8sEndpointsPart
@@ -158,7 +159,10 @@ def build(
         SavedEndpoints(options.run_dir),
     )
     controller = _controller(ground, part)
+    closed_s = options.conntrack_timeouts_s["regular_tcp_fin"]
+    connections = flows.conntrack.connections
     part.jobs = {
+        "ended-connections": EndedConnections(ctx.db, part.allocations, connections, closed_s).run,
         "endpoints": _following(ground, part, controller),
         "reconcile-endpoints": reconciler.run,
         "router": _router(ground, repairs, part).run,

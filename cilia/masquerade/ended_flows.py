@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import Final
 
-import anyio.to_thread
 import msgspec
 
 from bpf.errors import NotFound
 from bpf.maps import nat
 from bpf.maps.nat import NatDirection, NatFlag
 from bpf.maps.raw import EXIST, RawMap
-from statedb import DB, Table, WatchSet
+from cilia.ipam.ended_addresses import follow_ended_addresses
+from statedb import DB, Table
 from tables.addressing import IP
 from tables.ipam.ip_allocations import IPAllocation
 
 __all__ = ["EndedFlows"]
-
-#: Deletions that come together are one look at the maps.
-SETTLE_S: Final = 0.2
 
 
 class EndedFlows:
@@ -43,19 +39,10 @@ class EndedFlows:
         self._allocations = allocations
         self._maps = translations
         self._closed_s = closed_s
-        # Rows that were dealt with: a cache of what the maps say.
-        self._done: set[tuple[IP, float]] = set()
 
     async def run(self) -> None:
         """Follow the addresses for ever."""
-        while True:
-            rows, changed = self._db.look(self._allocations.all_watch)
-            resting = {(row.ip, row.free_at) for row in rows if row.free_at}
-            ended = {ip for ip, _ in resting - self._done}
-            if ended:
-                await anyio.to_thread.run_sync(self.end, ended)
-            self._done = resting
-            await WatchSet(changed).wait(SETTLE_S)
+        await follow_ended_addresses(self._db, self._allocations, self.end)
 
     def end(self, addresses: Collection[IP]) -> int:
         """End all flows of these addresses; return how many. Blocks for a look at the maps."""
