@@ -134,6 +134,9 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
 def _pod_network(pods: dict[str, Any], masquerade: dict[str, Any] | None) -> Iterator[str]:
     states = ", ".join(f"{count} {state}" for state, count in sorted(pods["endpoints"].items()))
     yield f"Endpoints:   {states or 'none yet'}, routing {pods['routing']}"
+    if ignored := pods["ignored_annotations"]:
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(ignored.items()))
+        yield f"Annotations: not in force: {click.style(names, fg=WARN)}"
     ipam = pods["ipam"]
     pools = ", ".join(map(_pool, ipam["pools"]))
     refused = [click.style(said, fg=BAD) for said in ipam["refused"]]

@@ -116,7 +116,8 @@ class EndpointsController:
         claims: list[Claim] = []
         for ep in self._endpoints.list(wtxn, device, DEVICE):
             named = self._identities_of.named(wtxn, ep)
-            row, claimed = self._identities_of.assign(wtxn, named)
+            row = self._identities_of.annotated(wtxn, named)
+            row, claimed = self._identities_of.assign(wtxn, row)
             claims += claimed
             if self._is_there(wtxn, row):
                 is_there = True

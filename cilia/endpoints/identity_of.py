@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The labels and the identity of an endpoint, from its pod and namespace."""
+"""Labels, identity and annotations of an endpoint, from its pod and namespace."""
 
 from __future__ import annotations
 
 import msgspec
 
+from cilia.endpoints.annotations import not_in_force
 from cilia.identity.desired import Claim, DesiredIdentities
 from cilia.identity.labels import pod_labels
 from statedb import ReadTxn, Table
@@ -41,6 +42,12 @@ class EndpointIdentities:
                     ep, namespace=pod.namespace, pod=pod.name, pod_uid=pod.uid
                 )
         return ep
+
+    def annotated(self, txn: ReadTxn, ep: Endpoint) -> Endpoint:
+        """Return the endpoint with the annotations of its pod that change nothing here."""
+        pod = pod_of(self._pods, txn, ep)
+        ignored = not_in_force(pod.annotations) if pod is not None else ep.ignored
+        return ep if ignored == ep.ignored else msgspec.structs.replace(ep, ignored=ignored)
 
     def assign(self, txn: ReadTxn, ep: Endpoint) -> tuple[Endpoint, list[Claim]]:
         """Return the endpoint with the identity of its labels, and what it needs of identities.

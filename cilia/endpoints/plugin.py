@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from cilia.endpoints import links
+from cilia.endpoints.annotations import InvalidAnnotation, mac_address
 from cilia.endpoints.checking import EndpointCheck
 from cilia.endpoints.cni import results
 from cilia.endpoints.cni.errors import CNIError, Code
@@ -38,6 +39,7 @@ from cilia.linux.errors import KernelError
 from cilia.linux.netlink import Netlink
 from cilia.linux.sysctl import Sysctl
 from tables.addressing import IP
+from tables.cluster.pods import Pod
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 
 __all__ = ["EndpointPlugin"]
@@ -103,9 +105,7 @@ class EndpointPlugin:
             await self._remove(device)
             ep = self._new(request, device)
             if pod is not None:
-                ep = msgspec.structs.replace(
-                    ep, namespace=pod.namespace, pod=pod.name, pod_uid=pod.uid
-                )
+                ep = _of_pod(ep, pod)
             try:
                 ep = self._registry.allocate(ep)
             except (NoNumber, NoPool, PoolExhausted) as error:
@@ -296,6 +296,17 @@ class EndpointPlugin:
             raise CNIError(Code.NOT_AVAILABLE, error.msg) from None
         if reason := self._registry.cannot_allocate():
             raise CNIError(Code.NOT_AVAILABLE, reason)
+
+
+def _of_pod(ep: Endpoint, pod: Pod) -> Endpoint:
+    """Raises: CNIError for an annotation that no pod can have."""
+    try:
+        mac = mac_address(pod.annotations)
+    except InvalidAnnotation as error:
+        raise CNIError(Code.INVALID_CONFIG, str(error)) from None
+    return msgspec.structs.replace(
+        ep, namespace=pod.namespace, pod=pod.name, pod_uid=pod.uid, mac=mac or ep.mac
+    )
 
 
 def _routes(gateways: list[IP]) -> list[Route]:

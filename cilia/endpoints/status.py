@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from cilia.endpoints.options import EndpointOptions
@@ -29,8 +30,10 @@ class PodNetworkStatus:
 
     def __call__(self, txn: ReadTxn) -> dict[str, Any]:
         rows = list(self.allocations.all(txn))
+        endpoints = list(self.endpoints.all(txn))
         return {
-            "endpoints": dict(Counter(ep.state.value for ep in self.endpoints.all(txn))),
+            "endpoints": dict(Counter(ep.state.value for ep in endpoints)),
+            "ignored_annotations": dict(Counter(chain.from_iterable(e.ignored for e in endpoints))),
             "routing": self.options.routing_mode,
             "ipam": {
                 "mode": self.options.ipam,

@@ -100,6 +100,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     state: EndpointState
     labels: tuple[str, ...] = ()  # those that make the identity: `SOURCE:KEY=VALUE`, sorted
     identity: int = 0  # 0: none yet
+    # Names of annotations of its pod that ask for what is not built.
+    ignored: tuple[str, ...] = ()
     # Seconds that each phase of its creation took.
     phases: Mapping[str, float] = {}
     # The states that it had, the last ones of LOG_ENTRIES, since this agent started.
@@ -174,6 +176,7 @@ def to_json(ep: Endpoint) -> dict[str, Any]:
         "Identity": ep.identity,
         "Labels": list(ep.labels),
         "State": ep.state.value,
+        "IgnoredAnnotations": list(ep.ignored),
         "Health": ep.health,
         "Log": [{"At": e.at, "State": e.state.value, "Message": e.message} for e in ep.log],
         "PhasesMS": {name: round(s * 1000, 3) for name, s in ep.phases.items()},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ status: {{addresses: [{addresses}]}}
 POD_OBJECT = """\
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}, namespace: test, uid: {uid}, labels: {{app: {app}}}}}
+metadata:
+  {{name: {name}, namespace: test, uid: {uid}, labels: {{app: {app}}}, annotations: {annotations}}}
 spec: {{nodeName: {node}, containers: [{{name: main}}]}}
 ---
 """
@@ -110,10 +111,14 @@ class PodNode:
         self.world.eventually(self.world.ready, 30.0)
         return process
 
-    def write_pod(self, name: str, app: str = "web") -> None:
+    def write_pod(
+        self, name: str, app: str = "web", annotations: Mapping[str, str] | None = None
+    ) -> None:
         """Make the Pod object, as the API server has it before the runtime is asked."""
-        uid = f"uid-{name}"
-        self._objects[name] = POD_OBJECT.format(name=name, uid=uid, app=app, node=NODE)
+        noted = json.dumps(annotations or {})
+        self._objects[name] = POD_OBJECT.format(
+            name=name, uid=f"uid-{name}", app=app, node=NODE, annotations=noted
+        )
         self._write()
 
     def remove_pod(self, name: str) -> None:

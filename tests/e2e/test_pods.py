@@ -26,6 +26,7 @@ from scapy.utils6 import in6_mactoifaceid
 from bpf.maps import ipcache
 from bpf.maps.map import Map
 from cilia.api.client import ApiError
+from cilia.endpoints.annotations import MAC_ADDRESS
 from tests.e2e.manifests import endpoint_slice, service
 from tests.e2e.nodes import Connection, Server, ask, run, write_sysctl
 from tests.e2e.pods import FAMILIES, CNIFailed, Pod, PodNode, pod_node
@@ -624,6 +625,30 @@ def test_commands_show_what_there_is(node: PodNode) -> None:
         assert error in done.stderr
     assert "cilia_ipcache" in {row["name"] for row in w.get("/status")["datapath"]["maps"]}
     assert revisions(node) == before, "an agent with nothing to do writes its tables"
+
+
+def test_annotations_are_in_force_or_named(node: PodNode) -> None:
+    mac = "02:00:5e:00:53:01"
+    asked = {MAC_ADDRESS: mac, "kubernetes.io/egress-bandwidth": "1M"}
+    node.write_pod("annotated", annotations=asked)
+    pod = node.namespace("annotated")
+    pod.result = node.cni("ADD", pod)
+    try:
+        assert mac in pod.ip("link show eth0")
+        assert pod.result["interfaces"][1]["mac"] == mac
+        (row,) = [row for row in node.rows("endpoints") if row["Pod"] == "annotated"]
+        assert row["IgnoredAnnotations"] == ["kubernetes.io/egress-bandwidth"]
+        shown = node.world.cilia("status").stdout
+        assert "Annotations: not in force: kubernetes.io/egress-bandwidth (1)" in shown
+    finally:
+        node.delete("annotated")
+        node.remove_pod("annotated")
+    node.write_pod("wrong", annotations={MAC_ADDRESS: "ff:ff:ff:ff:ff:ff"})
+    pod = node.namespace("wrong")
+    with pytest.raises(CNIFailed, match="is no Ethernet address of a device"):
+        node.cni("ADD", pod)
+    node.delete("wrong")
+    node.remove_pod("wrong")
 
 
 def revisions(node: PodNode) -> dict[str, int]:

@@ -89,11 +89,12 @@ def pod_network(**fields: Any) -> list[str]:
     """The lines of the pod network."""
     pods = {
         "endpoints": {"ready": 3, "waiting-for-identity": 1},
+        "ignored_annotations": fields.pop("ignored", {}),
         "routing": "native",
         "ipam": {"mode": "kubernetes", "pools": [], "refused": [], **fields.pop("ipam", {})},
     }
     answer = {**ANSWER, "tables": [], "pod_network": pods, **fields}
-    starts = ("Endpoints:", "IPAM:", "Masquerade:")
+    starts = ("Endpoints:", "Annotations:", "IPAM:", "Masquerade:")
     return [click.unstyle(line) for line in lines(answer) if line.startswith(starts)]
 
 
@@ -110,6 +111,11 @@ def test_the_pod_network_says_how_full_its_prefixes_are() -> None:
         " fd00::/64 4 of 2^64 in use",
         "Masquerade:  off: what pods send to the world keeps its source",
     ]
+
+
+def test_annotations_that_change_nothing_are_named() -> None:
+    lines = pod_network(ignored={"kubernetes.io/egress-bandwidth": 2})
+    assert lines[1] == "Annotations: not in force: kubernetes.io/egress-bandwidth (2)"
 
 
 def test_a_prefix_that_is_refused_says_why() -> None:
