@@ -34,7 +34,8 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES, *, follow: bool = Tru
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket, or a device that nobody drives
+        # A socket, a device that nobody drives, a link that leads to itself or may not be followed.
+        if error.errno in (errno.ENXIO, errno.ELOOP):
             raise _refused(path, "is no regular file") from None
         raise
     try:

@@ -72,6 +72,9 @@ def cleanup(
     except PermissionError as error:
         text = f"{error.filename}: {error.strerror}: run this as root"
         raise click.ClickException(text) from None
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}: mend that, then run this again"
+        raise click.ClickException(text) from None
     finally:
         lock.release()
     for line in removed or [f"nothing of instance {instance} was there"]:

@@ -32,7 +32,7 @@ from cilia.endpoints.state_files import (
 from cilia.k8s.last_readable import is_copy
 from cilia.linux.lock import AlreadyRunning, InstanceLock
 from cilia.linux.path_watch import PathWatch
-from cilia.linux.records import name_of_record
+from cilia.linux.records import BROKEN, name_of_record
 from cilia.program.directories import own_directory
 from cilia.program.errors import ProgramError
 from cilia.program.health import HealthReporter
@@ -113,7 +113,7 @@ def _is_ours(path: Path) -> bool:
         return all(is_copy(entry.name) for entry in path.iterdir())
     if name == ENDPOINTS and path.is_dir() and not path.is_symlink():
         return all(is_endpoint_file(entry.name) for entry in path.iterdir())
-    return name in NAMES
+    return name in NAMES or (name == ENDPOINTS and path.name.endswith(BROKEN))
 
 
 def _refuse_directory_of_others(directory: Path) -> None:

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from cilia.endpoints.state_files import ENDPOINTS, SUFFIX
-from cilia.linux.records import NEW, read_record, write_record
+from cilia.linux.records import NEW, make_directory, read_record, write_record
 from tables.addressing import IP
 from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 
@@ -58,7 +58,7 @@ class SavedEndpoints:
         """Have it before the first endpoint: it tells `cilia cleanup` that this instance is a pod
         network. Raises: OSError.
         """
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._directory)
 
     def write(self, ep: Endpoint) -> None:
         """Replace an endpoint's file. Raises: OSError."""

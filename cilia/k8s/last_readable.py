@@ -29,7 +29,7 @@ import structlog
 from cilia.k8s.manifest_files import decode_file
 from cilia.k8s.objects import K8sObject, ObjectKey
 from cilia.linux.identity import Place
-from cilia.linux.records import NEW, replace_file
+from cilia.linux.records import NEW, make_directory, replace_file
 from cilia.regular_files import read_regular
 
 __all__ = ["LastReadable", "is_copy"]
@@ -82,7 +82,7 @@ class LastReadable:
         """Make the directory; whoever keeps a copy is told why there is none."""
         with contextlib.suppress(OSError):
             # Its parent is the state directory, which others make and lock.
-            self.directory.mkdir(mode=0o700, exist_ok=True)
+            make_directory(self.directory)
 
     def keep(self, name: str, objects: Objects) -> None:
         """Replace the copy of a file as a whole, or remove it."""
@@ -101,7 +101,7 @@ class LastReadable:
         if _read(path) == data:
             return
         # Its parent is the state directory, which others make and lock.
-        self.directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self.directory)
         try:
             # Not durable: after a power cut nothing is in force that it could keep there.
             replace_file(path, data)
@@ -194,7 +194,7 @@ class LastReadable:
         if self._unkept or self.last_place() == place:
             return
         try:
-            self.directory.mkdir(mode=0o700, exist_ok=True)
+            make_directory(self.directory)
             replace_file(mark, b"%d %d %d\n" % place)
         except OSError as error:
             log.warning("copies of manifests are not complete", path=str(mark), error=str(error))

@@ -9,6 +9,7 @@ can be looked at.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,7 @@ from cilia.regular_files import NotRegular, read_regular
 __all__ = [
     "BROKEN",
     "NEW",
+    "make_directory",
     "name_of_record",
     "read_record",
     "replace_file",
@@ -84,6 +86,20 @@ def read_record(path: Path, form: type[T]) -> T | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, NotRegular) as error:
         set_aside(path, str(error))
         return None
+
+
+def make_directory(path: Path) -> None:
+    """Have a directory of records, mode 0700; what has its name and is none is set aside.
+
+    Raises: OSError.
+    """
+    try:
+        is_other = not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        is_other = False
+    if is_other:
+        set_aside(path, "is no directory")
+    path.mkdir(mode=0o700, exist_ok=True)
 
 
 def set_aside(path: Path, reason: str) -> None:

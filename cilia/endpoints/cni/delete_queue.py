@@ -48,7 +48,11 @@ class DeleteQueue:
         same, since requests are waiting.
         """
         path = self.directory / LOCKFILE
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = _opened(path)
+        except OSError as error:  # a directory, a socket, a link: nobody can have locked it
+            set_aside(path, str(error))
+            descriptor = _opened(path)
         try:
             with anyio.move_on_after(LOCK_S):
                 while not _is_taken(descriptor):
@@ -100,6 +104,11 @@ class DeleteQueue:
 
     def _path(self, attachment: Attachment) -> Path:
         return self.directory / (":".join(attachment) + SUFFIX)
+
+
+def _opened(path: Path) -> int:
+    """Raises: OSError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _is_taken(descriptor: int) -> bool:

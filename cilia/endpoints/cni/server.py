@@ -35,6 +35,7 @@ from cilia.endpoints.cni.results import VERSIONS, encoded
 from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.state_files import DELETE_QUEUE
 from cilia.linux.path_watch import PathWatch
+from cilia.linux.records import make_directory
 from cilia.program.directories import own_directory
 from cilia.program.serving import unix_socket
 from statedb.shown.text import shortened
@@ -101,7 +102,7 @@ class Server:
                 listener = await self._listener()
 
     async def _listener(self) -> socket.socket:
-        own_directory(self._queue.directory)
+        self._own_queue()
         async with self._queue.locked():
             with anyio.move_on_after(self._limits_s[Command.DEL]):  # `follow_queue` has the rest
                 await self._work_off()
@@ -132,10 +133,15 @@ class Server:
         """Carry out what is queued while the agent is there: it took no request in time."""
         directory = self._queue.directory
         while True:
-            own_directory(directory)
+            self._own_queue()
             with PathWatch([directory], contents=[directory]) as watch:
                 await self._work_off()
                 await watch.wait(RETRY_S)
+
+    def _own_queue(self) -> None:
+        """Raises: OSError; ProgramError if the directory is somebody else's."""
+        make_directory(self._queue.directory)
+        own_directory(self._queue.directory)
 
     async def _work_off(self) -> None:
         """Carry out what is queued; what fails stays there."""

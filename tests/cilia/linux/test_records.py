@@ -13,7 +13,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from cilia.k8s.api_servers import Server, Servers
-from cilia.linux.records import BROKEN, OTHER_NAMES, name_of_record, read_record, write_record
+from cilia.linux.records import (
+    BROKEN,
+    OTHER_NAMES,
+    make_directory,
+    name_of_record,
+    read_record,
+    write_record,
+)
 from cilia.regular_files import MOST_BYTES
 from tests.full_disk import small_disk
 
@@ -48,7 +55,7 @@ def test_a_broken_record_is_set_aside_and_told(tmp_path: Path, content: bytes) -
     assert [line["event"] for line in logs] == ["a broken record was set aside"]
 
 
-@pytest.mark.parametrize("kind", ["directory", "pipe", "socket", "too large"])
+@pytest.mark.parametrize("kind", ["directory", "pipe", "socket", "loop", "too large"])
 def test_what_is_no_file_is_set_aside_and_nobody_waits_for_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "record.json"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -56,6 +63,8 @@ def test_what_is_no_file_is_set_aside_and_nobody_waits_for_it(tmp_path: Path, ki
             (path / "below").mkdir(parents=True)
         elif kind == "pipe":
             os.mkfifo(path)
+        elif kind == "loop":
+            path.symlink_to(path.name)
         elif kind == "socket":
             listener.bind(str(path))
         else:
@@ -123,3 +132,22 @@ def test_api_servers_are_followed_when_the_disk_is_full(full: Path) -> None:
         servers._replace(many)
     assert servers.known[-1] == many[-1]
     assert [line["event"] for line in logs] == ["addresses of API servers are not kept"]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "loop"])
+def test_what_has_the_name_of_a_directory_of_records_is_set_aside(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "endpoints"
+    match kind:
+        case "file":
+            path.touch()
+        case "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        case "loop":
+            path.symlink_to(path.name)
+    for _ in range(2):
+        make_directory(path)
+        assert path.is_dir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["endpoints", "endpoints.broken"]

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import re
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -476,3 +477,22 @@ async def test_others_that_keep_the_lock_do_not_keep_the_agent_from_serving(
         async with serving(runtime.socket, plugin):
             assert plugin.commands == ["DEL"]
     assert any("keep the lock" in line["event"] for line in logs)
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "loop", "socket"])
+async def test_a_lock_that_cannot_be_opened_is_set_aside(tmp_path: Path, kind: str) -> None:
+    """Nobody can hold it, and pods are waiting."""
+    path = tmp_path / "lockfile"
+    with socket.socket(socket.AF_UNIX) as listener:
+        match kind:
+            case "directory":
+                (path / "below").mkdir(parents=True)
+            case "link":
+                path.symlink_to(tmp_path / "elsewhere")
+            case "loop":
+                path.symlink_to(path.name)
+            case "socket":
+                listener.bind(str(path))
+        async with DeleteQueue(tmp_path).locked():
+            assert path.is_file()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["lockfile", "lockfile.broken"]

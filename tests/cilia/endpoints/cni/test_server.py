@@ -528,9 +528,11 @@ def socket_takes(path: Path) -> bool:
         return False
 
 
+@pytest.mark.root
 async def test_a_queue_of_somebody_else_is_refused(runtime: Runtime, plugin: Recorder) -> None:
-    runtime.queue.touch()
-    with pytest.raises(ProgramError, match="cni-queue is no directory"):
+    runtime.queue.mkdir()
+    os.chown(runtime.queue, 12345, -1)
+    with pytest.raises(ProgramError, match="cni-queue belongs to user 12345"):
         await server.Server(runtime.socket, plugin).serve()
     assert not runtime.socket.exists()
 
