@@ -29,7 +29,7 @@ from cilia.api.client import ApiError
 from cilia.endpoints.annotations import MAC_ADDRESS
 from tests.e2e.manifests import endpoint_slice, service
 from tests.e2e.nodes import Connection, Server, ask, run, write_sysctl
-from tests.e2e.pods import FAMILIES, CNIFailed, Pod, PodNode, pod_node
+from tests.e2e.pods import FAMILIES, POOLS, CNIFailed, Pod, PodNode, pod_node
 from tests.e2e.world import POD_V4, POD_V6, REPOSITORY
 from tests.kernel import Kernel
 
@@ -649,6 +649,37 @@ def test_annotations_are_in_force_or_named(node: PodNode) -> None:
         node.cni("ADD", pod)
     node.delete("wrong")
     node.remove_pod("wrong")
+
+
+@EACH_FAMILY
+def test_a_node_of_one_family_has_nothing_of_the_other(tmp_path: Path, family: int) -> None:
+    """Pods, their node, a Service and a restart, without an address of the other family."""
+    other = {4: 6, 6: 4}[family]
+    pools = [pool for pool in POOLS if (":" in pool) == (family == 6)]
+    kind = socket.SOCK_STREAM
+    with ExitStack() as stack:
+        node = stack.enter_context(pod_node(tmp_path, f"one-family-{family}", pools))
+        node.start(f"--enable-ipv{other}=false")
+        one, two = node.add("one"), node.add("two")
+        assert len(one.result["ips"]) == 1
+        scope = "-4" if other == 4 else "-6"
+        assert one.ip(f"{scope} -o addr show dev eth0 scope global") == ""
+        port = serve(stack, two, "two", two.address(family), kind)
+        assert ask(one, two.address(family), port, kind)[:2] == ["two", one.address(family)]
+        assert ask(node.node, two.address(family), port, kind)[0] == "two"
+        address = SERVICES[family]
+        slices = endpoint_slice("web", [two.address(family)])
+        node.world.write("service.yaml", service("web", address) + "---\n" + slices)
+        stack.callback(Server(two, "web", two.address(family), 8080, kind).close)
+        node.world.eventually(lambda: answers(one, address, kind) == "web")
+        with Connection(one, address, 80, kind) as connection:
+            assert connection.ask()[0] == "web"
+            node.world.kill_agent()
+            assert connection.ask()[0] == "web"
+            node.start(f"--enable-ipv{other}=false")
+            assert connection.ask()[0] == "web"
+        node.cni("CHECK", one)
+        assert node.world.get("/status")["healthy"]
 
 
 def revisions(node: PodNode) -> dict[str, int]:
