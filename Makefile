@@ -136,7 +136,7 @@ test-kube:
 	@$(PYTEST) -q --timeout=120 tests/kube $(ARGS)
 
 # What a node's network and its control groups are made with.
-NODE_COMMANDS := ip:iproute2 nsenter:util-linux nft:nftables openssl:openssl
+NODE_COMMANDS := ip:iproute2 nsenter:util-linux nft:nftables openssl:openssl podman:podman runc:runc
 
 test-node:
 	@CILIA_EXTRA_COMMANDS="$(NODE_COMMANDS)" install/setup.sh

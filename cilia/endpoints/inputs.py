@@ -73,7 +73,7 @@ class Inputs:
 
         Raises: CNIError for a pod that no object is known of after `wait_s`.
         """
-        namespace, name = request.args.get(POD_NAMESPACE, ""), request.args.get(POD_NAME, "")
+        namespace, name = _pod_named(request)
         if not name:
             return None
         uid = request.args.get(POD_UID, "")
@@ -98,6 +98,14 @@ class Inputs:
     @staticmethod
     def container_labels(request: Request) -> tuple[str, ...]:
         """Return the labels of a container outside Kubernetes: the arguments that are not ours."""
-        if request.args.get(POD_NAME):
+        if _pod_named(request)[1]:
             return ()
         return container_labels({k: v for k, v in request.args.items() if k not in OWN_ARGS})
+
+
+def _pod_named(request: Request) -> tuple[str, str]:
+    """Return namespace and name of the pod that a request is for, empty if it is for none: podman
+    gives the name of its container as that of a pod, without a namespace.
+    """
+    namespace, name = request.args.get(POD_NAMESPACE, ""), request.args.get(POD_NAME, "")
+    return (namespace, name) if namespace else ("", "")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cilia.endpoints.cni.errors import CNIError
@@ -49,6 +50,13 @@ async def test_a_request_finds_its_pod(pod: Pod, uid: str) -> None:
 async def test_a_later_pod_of_the_name_is_another_one(pod: Pod) -> None:
     with pytest.raises(CNIError, match="with uid of-another is not known"):
         await inputs().pod(request(pod, "of-another"))
+
+
+async def test_a_container_that_podman_names_is_no_pod() -> None:
+    """podman gives its container's name as that of a pod, and no namespace."""
+    asked = msgspec.structs.replace(request(ORDINARY, ""), args={"K8S_POD_NAME": "web", "A": "1"})
+    assert await inputs().pod(asked) is None
+    assert Inputs.container_labels(asked) == ("cni:A=1", "cni:io.cilium.k8s.policy.cluster=default")
 
 
 def inputs() -> Inputs:
