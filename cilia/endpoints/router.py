@@ -10,6 +10,7 @@ pools -> desired-devices    cilia_host and its other end cilia_net
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from cilia.endpoints.known import Known
@@ -17,13 +18,13 @@ from cilia.ipam.allocator import ROUTER, AddressTaken, Allocator, router_of
 from cilia.ipam.pools import NodePools
 from cilia.node.routes import DesiredRoutes
 from cilia.program.health import HealthReporter
-from statedb import DB, ReadTxn, RWTable, WatchSet, WriteTxn
-from tables.addressing import Prefix
+from statedb import DB, ReadTxn, RWTable, Table, WatchSet, WriteTxn
+from tables.addressing import IP, Prefix
 from tables.ipam.ip_allocations import IPAllocation
 from tables.node.desired_addresses import DesiredAddress
 from tables.node.desired_devices import DesiredDevice, VethSpec
-from tables.node.desired_routes import DesiredRoute
-from tables.node.routes import RouteScope, RouteType
+from tables.node.desired_routes import PROTOCOL_CILIA, DesiredRoute
+from tables.node.routes import Route, RouteScope, RouteType
 from tables.node.sysctl import SysctlSetting
 
 __all__ = ["HOST_DEVICE", "RouterController"]
@@ -52,7 +53,9 @@ class RouterController:
         routes: RWTable[DesiredRoute],
         sysctls: RWTable[SysctlSetting],
         health: HealthReporter,
+        in_force: Table[Route],
     ) -> None:
+        """`in_force`: the routes of the kernel, those of the run before among them."""
         self._db = db
         self._pools = pools
         self._allocations = allocations
@@ -63,6 +66,7 @@ class RouterController:
         self._route_writer = DesiredRoutes(routes)
         self._sysctls = sysctls
         self._health = health
+        self._in_force = in_force
         # A start must not take the gateway away before it knows that it is wanted.
         self._known = Known(db, OWNER, devices, addresses, routes)
 
@@ -77,8 +81,10 @@ class RouterController:
         pools = self._pools(txn, watches)
         refused = "" if pools else ", ".join(self._pools.refusals(txn))
         # With none, what pods of a former one use stays, and what nobody uses goes.
-        if pools or self._known.said:
+        if self._known.said:
             self._write(pools)
+        elif pools and self._is_restored(txn, watches):
+            self._write(pools, tuple(self._former(txn, pools)))
         if refused:
             self._health.degraded("no pod can be given an address: give the node others", refused)
         elif pools:
@@ -91,11 +97,33 @@ class RouterController:
             )
         return watches
 
-    def _write(self, pools: tuple[Prefix, ...]) -> None:
+    def _is_restored(self, txn: ReadTxn, watches: WatchSet) -> bool:
+        """True when the addresses of pods of the run before are known, and the kernel's routes."""
+        tables = (self._allocations, self._in_force)
+        watches.add(*(table.initialized_watch(txn)[1] for table in tables))
+        return all(table.initialized(txn) for table in tables)
+
+    def _former(self, txn: ReadTxn, pools: tuple[Prefix, ...]) -> Iterator[Prefix]:
+        """Yield pools of the run before that pods still have addresses of."""
+        used = self._used(txn)
+        for route in self._in_force.all(txn):
+            pool = route.destination
+            kind = (route.protocol, route.type, route.priority)
+            if kind != (PROTOCOL_CILIA, RouteType.UNREACHABLE, UNREACHABLE_METRIC):
+                continue
+            if pool not in pools and any(pool.contains(ip) for ip in used):
+                yield pool
+
+    def _used(self, txn: ReadTxn) -> list[IP]:
+        """Return the addresses of pods."""
+        rows = self._allocations.all(txn)
+        return [row.ip for row in rows if not row.free_at and row.endpoint_id]
+
+    def _write(self, pools: tuple[Prefix, ...], former: tuple[Prefix, ...] = ()) -> None:
         tables = (self._allocations, self._devices, self._addresses, self._routes, self._sysctls)
         with self._db.write_txn(*tables) as wtxn:
             self._write_device(wtxn)
-            for pool in pools:
+            for pool in (*pools, *former):
                 self._write_pool(wtxn, pool)
             self._remove_former(wtxn, pools)
             for name in _forwarding(pools):
@@ -140,10 +168,10 @@ class RouterController:
 
     def _remove_former(self, wtxn: WriteTxn, pools: tuple[Prefix, ...]) -> None:
         """Remove what pools needed that this node has no more: another node may have them."""
-        used = [row for row in self._allocations.all(wtxn) if not row.free_at and row.endpoint_id]
+        used = self._used(wtxn)
         for route in list(self._routes.prefix(wtxn, (OWNER,))):
             pool = route.prefix
-            if pool in pools or any(pool.contains(row.ip) for row in used):
+            if pool in pools or any(pool.contains(ip) for ip in used):
                 continue
             self._route_writer.delete(wtxn, route)
             router = router_of(pool)

@@ -54,6 +54,15 @@ class SavedEndpoints:
     def __init__(self, run_dir: Path) -> None:
         self._directory = run_dir / ENDPOINTS
 
+    @property
+    def directory(self) -> Path:
+        return self._directory
+
+    def number_of(self, path: Path) -> int | None:
+        """Return whose file a path is, None if it is nobody's."""
+        is_file = path.parent == self._directory and path.suffix == SUFFIX
+        return int(path.stem) if is_file and path.stem.isdecimal() else None
+
     def make_directory(self) -> None:
         """Have it before the first endpoint: it tells `cilia cleanup` that this instance is a pod
         network. Raises: OSError.

@@ -3,7 +3,8 @@
 
 A request to add an endpoint writes its file before its labels are known, and labels change. The
 next run is to know which labels a number in force stands for, whatever became of the objects of the
-cluster meanwhile.
+cluster meanwhile. What somebody removes is written again: without its file an endpoint has no name
+after a restart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import anyio.to_thread
 from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.identity.desired import Claim
+from cilia.linux.path_watch import PathWatch
 from statedb import DB, Channel, ReadTxn, RWTable
 from tables.endpoints.endpoints import Endpoint, EndpointState
 
@@ -22,7 +24,10 @@ __all__ = ["EndpointFiles"]
 
 
 class EndpointFiles:
-    """One task calls `run`. `turns`: those of requests, by device, so that no file comes back."""
+    """One task calls `run`, one `keep`.
+
+    `turns`: those of requests, by device, so that no file comes back.
+    """
 
     def __init__(
         self, db: DB, endpoints: RWTable[Endpoint], saved: SavedEndpoints, turns: Turns
@@ -49,6 +54,26 @@ class EndpointFiles:
                 await self._save(number)
                 self._changed.discard(number)
             await more.wait()
+
+    async def keep(self) -> None:
+        """Write again what somebody removes or breaks, for ever. Raises: OSError."""
+        while True:
+            self._saved.make_directory()
+            directory = self._saved.directory
+            with PathWatch([directory], [directory]) as watch:
+                for number in self._db.look(self._numbers):
+                    await self._save_anew(number)
+                while not watch.leads_elsewhere(changed := await watch.wait()):
+                    for number in filter(None, map(self._saved.number_of, changed)):
+                        await self._save_anew(number)
+
+    def _numbers(self, txn: ReadTxn) -> list[int]:
+        return [ep.id for ep in self._endpoints.all(txn)]
+
+    async def _save_anew(self, number: int) -> None:
+        """Raises: OSError."""
+        self._written.pop(number, None)
+        await self._save(number)
 
     def _take_changes(self, txn: ReadTxn) -> Channel:
         """Note what changed; return what closes at the next change."""

@@ -249,6 +249,7 @@ def _requests(
     )
     server = Server(options.cni_socket_path, plugin)
     files = CNIFiles(db, options, ground.pools, ground.health("cni"))
+    saving = EndpointFiles(db, part.endpoints, ground.saved, turns)
     serving = anyio.Event()
     collector = Collector(db, part.endpoints, ground.network.netlink, plugin.remove)
     return {
@@ -256,7 +257,8 @@ def _requests(
         "cni-files": partial(files.run, serving),
         "cni-queue": server.follow_queue,
         "collect-endpoints": collector.run,
-        "save-endpoints": EndpointFiles(db, part.endpoints, ground.saved, turns).run,
+        "save-endpoints": saving.run,
+        "keep-endpoint-files": saving.keep,
     }
 
 
@@ -273,6 +275,7 @@ def _router(ground: _Ground, repairs: Repairs, part: EndpointsPart) -> RouterCon
         ground.routes,
         sysctls.table,
         ground.health("pools"),
+        ground.network.observed.routes,
     )
     for wanted in (devices, addresses, sysctls):
         wanted.owners_known(ground.ctx.db)

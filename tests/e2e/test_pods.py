@@ -420,6 +420,11 @@ def test_a_prefix_that_this_node_loses_is_another_nodes(fresh: PodNode) -> None:
     # Its pod still has an address of the former one.
     assert "unreachable 10.207.0.0/24" in fresh.node.ip("route")
     assert fresh.add("two").address(4).startswith("10.208.0.")
+    fresh.world.kill_agent()
+    fresh.start()
+    assert "10.207.0.1/32" in fresh.node.ip("addr show cilia_host"), "its gateway stays"
+    assert "unreachable 10.207.0.0/24" in fresh.node.ip("route")
+    assert "unreachable fd00:207::/120" in fresh.node.ip("-6 route")
     fresh.delete("one")
     fresh.world.eventually(lambda: "10.207.0." not in fresh.node.ip("route"))
     fresh.world.eventually(lambda: "10.207.0.1" not in fresh.node.ip("addr"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import msgspec
+import pytest
 
 from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.saved import SavedEndpoints
@@ -50,7 +51,7 @@ class Files:
 
     def identities(self) -> dict[int, tuple[tuple[str, ...], int]]:
         """What the files say; `SavedEndpoints.read` is for a start, when nobody writes."""
-        forms = [json.loads(path.read_bytes()) for path in self.directory.glob("[!.]*")]
+        forms = [json.loads(path.read_bytes()) for path in self.directory.glob("[!.]*.json")]
         return {
             form["id"]: (tuple(form.get("labels", ())), form.get("identity", 0)) for form in forms
         }
@@ -66,6 +67,7 @@ async def running(directory: Path) -> AsyncIterator[Files]:
     async with anyio.create_task_group() as group:
         made = Files(directory)
         group.start_soon(made.job.run)
+        group.start_soon(made.job.keep)
         yield made
         group.cancel_scope.cancel()
 
@@ -111,3 +113,38 @@ async def test_what_is_as_it_was_is_not_written(tmp_path: Path) -> None:
         files.put(msgspec.structs.replace(ep, id=8, device="lxc8"))
         await files.until(lambda: 8 in files.identities())
         assert path.stat().st_ino == before
+
+
+@pytest.mark.parametrize("how", ["removed", "broken", "a directory", "all gone"])
+async def test_a_file_that_somebody_takes_is_written_again(tmp_path: Path, how: str) -> None:
+    async with running(tmp_path) as files:
+        files.put(with_identity(WEB, 300))
+        await files.until(lambda: files.identities() == {7: (WEB, 300)})
+        path = files.directory / "7.json"
+        match how:
+            case "removed":
+                path.unlink()
+            case "broken":
+                path.write_bytes(b"{")
+            case "a directory":
+                path.unlink()
+                path.mkdir()
+            case "all gone":
+                files.directory.rename(tmp_path / "elsewhere")
+        with PathWatch([path], [tmp_path]) as watch, anyio.fail_after(5 * PATIENCE):
+            while not path.is_file() or path.read_bytes() == b"{":
+                await watch.wait(0.1)
+        assert files.identities()[7] == (WEB, 300)
+
+
+async def test_a_file_of_an_endpoint_that_is_gone_stays_away(tmp_path: Path) -> None:
+    async with running(tmp_path) as files:
+        files.put(with_identity(WEB, 300))
+        files.put(msgspec.structs.replace(with_identity(WEB, 300), id=8, device="lxc8"))
+        await files.until(lambda: set(files.identities()) == {7, 8})
+        with files.db.write_txn(files.table) as wtxn:
+            files.table.delete(wtxn, EP)
+        files.saved.remove(7)
+        (files.directory / "8.json").unlink()
+        await files.until(lambda: 8 in files.identities())
+        assert set(files.identities()) == {8}
