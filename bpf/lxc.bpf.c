@@ -233,10 +233,11 @@ static __always_inline int turns_back(ctx_t *ctx, struct packet *packet, struct 
 
 	if (!judged) {
 		refused = leaves(ctx, packet, end, false);
-		if (!refused)
-			refused = flow_reaches(ctx, packet, end);
 		if (refused)
 			return drop_refused(ctx, refused, DIRECTION_EGRESS);
+		refused = flow_reaches(ctx, packet, end);
+		if (refused)
+			return drop_refused(ctx, refused, DIRECTION_INGRESS);
 	}
 	if (ctx_swap_macs(ctx))
 		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_EGRESS);
