@@ -21,8 +21,14 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrFragment,
+)
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.packet import Packet, Raw
@@ -41,6 +47,7 @@ DENIED = header("drop_types.h").numbers("DROP_")["POLICY_DENIED"]
 HOST, WORLD = 1, 2
 #: Bits of `policy_refused_directions`.
 EGRESS, INGRESS = 1 << Direction.EGRESS, 1 << Direction.INGRESS
+BOTH = EGRESS | INGRESS
 
 GATEWAY: Final = {4: "10.0.1.1", 6: "fd00:1::1"}
 OUTSIDE: Final = {4: "192.0.2.7", 6: "2001:db8::7"}
@@ -231,3 +238,48 @@ def key(kind: str, src: str, sport: int, dst: str, dport: int, direction: Direct
 
 def answered(entry: CtEntry) -> bool:
     return bool(entry.flags & CtFlag.SEEN_REPLY)
+
+
+def fragments(src: str, sport: int, dst: str, dport: int) -> list[Packet]:
+    """A datagram of three parts."""
+    body = UDP(sport=sport, dport=dport) / Raw(bytes(2000))
+    if ":" not in src:
+        return list(fragment(IP(src=src, dst=dst, id=7) / body, 1000))
+    whole = bytes(IPv6(src=src, dst=dst) / body)[40:]
+    return [
+        IPv6(src=src, dst=dst)
+        / IPv6ExtHdrFragment(nh=17, offset=at // 8, m=int(at + 1000 < len(whole)), id=7)
+        / Raw(whole[at : at + 1000])
+        for at in range(0, len(whole), 1000)
+    ]
+
+
+def error(src: str, dst: str, quoted: Packet) -> Packet:
+    """Port unreachable, from ``src``, about a packet that ``dst`` sent."""
+    if ":" in src:
+        return IPv6(src=src, dst=dst) / ICMPv6DestUnreach(code=4) / bytes(quoted)
+    return IP(src=src, dst=dst) / ICMP(type=3, code=3) / bytes(quoted)
+
+
+class Policies(NamedTuple):
+    """A node, and its programs by the directions that they refuse: each a generation of its own."""
+
+    node: FlowNode
+    refusing: dict[int, Datapath]
+
+    def refuse(self, directions: int) -> None:
+        self.node.use(self.refusing[directions])
+
+    @staticmethod
+    def generation(directions: int) -> int:
+        return directions + 1
+
+
+def policies_of(stack: ExitStack, *, legacy: bool) -> Policies:
+    """A node whose workloads are delivered to directly, or by the stack."""
+    node = FlowNode(stack, {"host_legacy_routing": bytes([legacy])})
+    refusing = {}
+    for directions in (0, EGRESS, INGRESS, BOTH):
+        node.policy(Policies.generation(directions), directions)
+        refusing[directions] = node.programs
+    return Policies(node, refusing)

@@ -8,15 +8,13 @@ from contextlib import ExitStack
 
 import msgspec
 import pytest
-from scapy.layers.inet import ICMP, IP, UDP, fragment
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import (
-    ICMPv6DestUnreach,
     ICMPv6EchoRequest,
     ICMPv6ND_NA,
     IPv6,
-    IPv6ExtHdrFragment,
 )
-from scapy.packet import Packet, Raw
+from scapy.packet import Raw
 
 from bpf.maps.ct import CtEntry, CtFlag, CtKey, Direction
 from tests.bpf.flow_world import (
@@ -31,6 +29,8 @@ from tests.bpf.flow_world import (
     Fate,
     FlowNode,
     answered,
+    error,
+    fragments,
     ip,
     key,
     packet,
@@ -252,23 +252,10 @@ def test_a_datagram_of_its_own_leaves_its_tuple_to_a_service(node: FlowNode, fam
     assert node.sends(node.two, packet("udp", two, 8080, one, PORT))[1].src == two
 
 
-def fragments(src: str, dst: str) -> list[Packet]:
-    body = UDP(sport=PORT, dport=SERVED) / Raw(bytes(2000))
-    if ":" not in src:
-        return list(fragment(IP(src=src, dst=dst, id=7) / body, 1000))
-    whole = bytes(IPv6(src=src, dst=dst) / body)[40:]
-    return [
-        IPv6(src=src, dst=dst)
-        / IPv6ExtHdrFragment(nh=17, offset=at // 8, m=int(at + 1000 < len(whole)), id=7)
-        / Raw(whole[at : at + 1000])
-        for at in range(0, len(whole), 1000)
-    ]
-
-
 @FAMILIES
 def test_parts_of_a_datagram_belong_to_one_flow(node: FlowNode, family: int) -> None:
     one, two = node.one.addresses[family], node.two.addresses[family]
-    for part in fragments(one, two):
+    for part in fragments(one, PORT, two, SERVED):
         assert node.sends(node.one, part)[0] is Fate.DELIVERED
     assert node.entries().keys() == {
         key("udp", one, PORT, two, SERVED, direction)
@@ -279,15 +266,8 @@ def test_parts_of_a_datagram_belong_to_one_flow(node: FlowNode, family: int) -> 
 @FAMILIES
 def test_a_part_whose_ports_are_unknown_makes_no_entry(node: FlowNode, family: int) -> None:
     one, two = node.one.addresses[family], node.two.addresses[family]
-    assert node.sends(node.one, fragments(one, two)[-1])[0] is Fate.DELIVERED
+    assert node.sends(node.one, fragments(one, PORT, two, SERVED)[-1])[0] is Fate.DELIVERED
     assert not node.entries()
-
-
-def error(src: str, dst: str, quoted: Packet) -> Packet:
-    """Port unreachable, from ``src``, about a packet that ``dst`` sent."""
-    if ":" in src:
-        return IPv6(src=src, dst=dst) / ICMPv6DestUnreach(code=4) / bytes(quoted)
-    return IP(src=src, dst=dst) / ICMP(type=3, code=3) / bytes(quoted)
 
 
 @FAMILIES

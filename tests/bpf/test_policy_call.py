@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -24,8 +23,8 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from bpf.maps.ct import VERDICT_DENIED, CtEntry, Direction
-from tests.bpf.datapath_world import Datapath
 from tests.bpf.flow_world import (
+    BOTH,
     DENIED,
     EGRESS,
     FAMILIES,
@@ -35,51 +34,29 @@ from tests.bpf.flow_world import (
     OUTSIDE,
     SERVICE,
     Fate,
-    FlowNode,
+    Policies,
+    error,
+    fragments,
     ip,
     packet,
+    policies_of,
 )
-from tests.bpf.test_flows import error, fragments
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 PORT, SERVED = 40000, 80
-BOTH = EGRESS | INGRESS
-
-
-class Policies(NamedTuple):
-    """A node, and its programs by the directions that they refuse: each a generation of its own."""
-
-    node: FlowNode
-    refusing: dict[int, Datapath]
-
-    def refuse(self, directions: int) -> None:
-        self.node.use(self.refusing[directions])
-
-    @staticmethod
-    def generation(directions: int) -> int:
-        return directions + 1
-
-
-def _made(stack: ExitStack, *, legacy: bool) -> Policies:
-    node = FlowNode(stack, {"host_legacy_routing": bytes([legacy])})
-    refusing = {}
-    for directions in (0, EGRESS, INGRESS, BOTH):
-        node.policy(Policies.generation(directions), directions)
-        refusing[directions] = node.programs
-    return Policies(node, refusing)
 
 
 @pytest.fixture(scope="module")
 def direct() -> Iterator[Policies]:
     with ExitStack() as stack:
-        yield _made(stack, legacy=False)
+        yield policies_of(stack, legacy=False)
 
 
 @pytest.fixture(scope="module")
 def legacy() -> Iterator[Policies]:
     with ExitStack() as stack:
-        yield _made(stack, legacy=True)
+        yield policies_of(stack, legacy=True)
 
 
 @pytest.fixture(params=["direct", "legacy"])
@@ -155,7 +132,7 @@ def test_both_ends_of_a_flow_through_a_service_are_asked(
 @FAMILIES
 def test_parts_of_datagrams_do_not_go_around(policies: Policies, family: int) -> None:
     one, two = (pod.addresses[family] for pod in policies.node.pods.values())
-    first, *_, last = fragments(one, two)
+    first, *_, last = fragments(one, PORT, two, SERVED)
     assert fates(policies, first) == BOTH_ENDS
     assert fates(policies, last) == BOTH_ENDS
 
