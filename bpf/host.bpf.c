@@ -51,13 +51,34 @@ static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct node
 	return BY_FAMILY(v6, direct, ctx, packet);
 }
 
+/* Whether the packet comes in the name of a workload of this node, whose own packets leave it by its device. */
+static __noinline bool is_forged(ctx_t *ctx, const struct packet *packet, bool v6)
+{
+	struct packet_addresses addresses = {};
+
+	if (v6 ? packet_addresses(ctx, packet, &addresses, true) :
+		 packet_addresses(ctx, packet, &addresses, false))
+		return false;
+	return endpoint_at(addresses.source, v6);
+}
+
+/* Whether it is one of IP that may enter: 0 or a refusal. parsed: what packet_parse said. */
+static __always_inline int may_enter(ctx_t *ctx, const struct packet *packet, int parsed)
+{
+	bool v6 = ctx_protocol(ctx) == bpf_htons(ETH_P_IPV6);
+
+	if (!pod_network || parsed < 0 || (!v6 && ctx_protocol(ctx) != bpf_htons(ETH_P_IP)))
+		return 0;
+	return is_forged(ctx, packet, v6) ? REFUSE(DROP_INVALID_SOURCE) : 0;
+}
+
 SEC("tc")
 int from_netdev(ctx_t *ctx)
 {
 	struct nodeport_fate fate = { .verdict = CTX_OK };
 	struct nodeport_plan *plan = nodeport_plan();
 	struct packet *packet;
-	int result;
+	int result, refused;
 
 	if (!plan)
 		return CTX_OK;
@@ -65,7 +86,10 @@ int from_netdev(ctx_t *ctx)
 		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_INGRESS);
 	packet = &plan->packet;
 	result = packet_parse(ctx, packet, ETH_HLEN);
-	if (result == PACKET_OTHER)
+	refused = may_enter(ctx, packet, result);
+	if (refused)
+		result = refused;
+	else if (result == PACKET_OTHER)
 		result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_unwrap, ctx, packet, plan);
 	else if (!result)
 		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);

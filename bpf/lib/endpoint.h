@@ -11,25 +11,6 @@
 #include "neighbor.h"
 #include "drop.h"
 #include "endpoint_place.h"
-#include "ipcache.h"
-
-/* Set before load: this node's workloads have their network from us. */
-const volatile bool pod_network = false;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct endpoint_key);
-	__type(value, struct endpoint);
-	__uint(max_entries, 65535);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-} cilia_endpoints SEC(".maps");
-
-static __always_inline const struct endpoint *endpoint_of(__u32 ifindex)
-{
-	struct endpoint_key key = { .ifindex = ifindex };
-
-	return bpf_map_lookup_elem(&cilia_endpoints, &key);
-}
 
 static __always_inline bool endpoint_has_mac(const struct endpoint *endpoint, const __u8 *mac)
 {

@@ -1,9 +1,28 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 #pragma once
 
-/* Workloads of this node whose network is ours, by their addresses. */
+/* Workloads of this node whose network is ours, by device and by address. */
 #include "common.h"
 #include "endpoint_types.h"
+
+/* Set before load: this node's workloads have their network from us. */
+const volatile bool pod_network = false;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct endpoint_key);
+	__type(value, struct endpoint);
+	__uint(max_entries, 65535);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} cilia_endpoints SEC(".maps");
+
+/* The workload behind a device of the node, or NULL. */
+static __always_inline const struct endpoint *endpoint_of(__u32 ifindex)
+{
+	struct endpoint_key key = { .ifindex = ifindex };
+
+	return bpf_map_lookup_elem(&cilia_endpoints, &key);
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

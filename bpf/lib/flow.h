@@ -48,37 +48,16 @@ static __always_inline bool flow_is_denied(const struct ct_entry *entry)
 	return verdict.generation & VERDICT_DENIED;
 }
 
-/* Addresses of the packet itself: an ICMP error has those of another one in its tuple. */
-struct flow_addresses {
-	__be32 source[4];
-	__be32 destination[4];
-};
-
-static __always_inline int flow_addresses(ctx_t *ctx, const struct packet *packet,
-					  struct flow_addresses *addresses, const bool v6)
-{
-	__be32 both[2];
-
-	if (v6)
-		return ctx_load_bytes(ctx, packet->l3 + __builtin_offsetof(struct ipv6hdr, saddr),
-				      addresses, sizeof(*addresses));
-	if (ctx_load_bytes(ctx, packet->l3 + __builtin_offsetof(struct iphdr, saddr), both, sizeof(both)))
-		return -1;
-	addresses->source[0] = both[0];
-	addresses->destination[0] = both[1];
-	return 0;
-}
-
 /* The identity behind the packet's source or destination, 0 if nobody knows it. An address of the link is the
  * node's, which is alone at the other end. */
 static __noinline __attribute__((unused)) __u32 flow_remote_identity(ctx_t *ctx, const struct packet *packet,
 								     bool source, bool v6)
 {
-	struct flow_addresses addresses = {};
+	struct packet_addresses addresses = {};
 	const __be32 *remote = source ? addresses.source : addresses.destination;
 
-	if (v6 ? flow_addresses(ctx, packet, &addresses, true) :
-		 flow_addresses(ctx, packet, &addresses, false))
+	if (v6 ? packet_addresses(ctx, packet, &addresses, true) :
+		 packet_addresses(ctx, packet, &addresses, false))
 		return 0;
 	if (v6 && is_link_local6(remote))
 		return IDENTITY_HOST;
@@ -89,10 +68,10 @@ static __noinline __attribute__((unused)) __u32 flow_remote_identity(ctx_t *ctx,
 static __noinline __attribute__((unused)) bool flow_is_expected(ctx_t *ctx, const struct packet *packet,
 								bool v6)
 {
-	struct flow_addresses addresses = {};
+	struct packet_addresses addresses = {};
 
-	if (v6 ? flow_addresses(ctx, packet, &addresses, true) :
-		 flow_addresses(ctx, packet, &addresses, false))
+	if (v6 ? packet_addresses(ctx, packet, &addresses, true) :
+		 packet_addresses(ctx, packet, &addresses, false))
 		return false;
 	return endpoint_at(addresses.destination, v6);
 }
@@ -157,9 +136,9 @@ static __always_inline int flow_judge_error(ctx_t *ctx, const struct packet *pac
 static __always_inline bool flow_error_is_own(ctx_t *ctx, const struct packet *packet, __u32 direction,
 					      const bool v6)
 {
-	struct flow_addresses addresses = {};
+	struct packet_addresses addresses = {};
 
-	if (flow_addresses(ctx, packet, &addresses, v6))
+	if (packet_addresses(ctx, packet, &addresses, v6))
 		return false;
 	return direction == CT_EGRESS ?
 		       address_equal(addresses.source, packet->tuple.saddr, v6) :

@@ -53,33 +53,12 @@ static __noinline bool masquerade_spares(const __be32 *address, bool v6)
 	return bpf_map_lookup_elem(&cilia_ipmasq6, &key);
 }
 
-/* Source and destination of the packet itself: an ICMP error has those of another one in its tuple. */
-struct masquerade_ends {
-	__be32 source[4];
-	__be32 destination[4];
-};
-
-static __always_inline int masquerade_ends(ctx_t *ctx, const struct packet *packet,
-					   struct masquerade_ends *ends, const bool v6)
-{
-	__be32 both[2];
-
-	if (v6)
-		return ctx_load_bytes(ctx, packet->l3 + __builtin_offsetof(struct ipv6hdr, saddr), ends,
-				      sizeof(*ends));
-	if (ctx_load_bytes(ctx, packet->l3 + __builtin_offsetof(struct iphdr, saddr), both, sizeof(both)))
-		return -1;
-	ends->source[0] = both[0];
-	ends->destination[0] = both[1];
-	return 0;
-}
-
 /* Whether a workload of this node sends the packet to the world. */
 static __noinline bool masquerade_concerns(ctx_t *ctx, const struct packet *packet, bool v6)
 {
-	struct masquerade_ends ends = {};
+	struct packet_addresses ends = {};
 
-	if (v6 ? masquerade_ends(ctx, packet, &ends, true) : masquerade_ends(ctx, packet, &ends, false))
+	if (v6 ? packet_addresses(ctx, packet, &ends, true) : packet_addresses(ctx, packet, &ends, false))
 		return false;
 	return endpoint_at(ends.source, v6) && !masquerade_spares(ends.destination, v6);
 }
@@ -88,9 +67,9 @@ static __noinline bool masquerade_concerns(ctx_t *ctx, const struct packet *pack
  * to be found by what is quoted. */
 static __noinline bool masquerade_foreign_error(ctx_t *ctx, const struct packet *packet, bool v6)
 {
-	struct masquerade_ends ends = {};
+	struct packet_addresses ends = {};
 
-	if (v6 ? masquerade_ends(ctx, packet, &ends, true) : masquerade_ends(ctx, packet, &ends, false))
+	if (v6 ? packet_addresses(ctx, packet, &ends, true) : packet_addresses(ctx, packet, &ends, false))
 		return false;
 	return endpoint_at(ends.source, v6) && !address_equal(ends.source, packet->tuple.saddr, v6);
 }

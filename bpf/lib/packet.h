@@ -364,3 +364,25 @@ static __always_inline int packet_parse(ctx_t *ctx, struct packet *packet, __u32
 		return PACKET_OTHER;
 	}
 }
+
+/* Source and destination of the packet itself: an ICMP error has those of another one in its tuple. */
+struct packet_addresses {
+	__be32 source[4];
+	__be32 destination[4];
+};
+
+/* Of a packet that was parsed as IP. The words behind an IPv4 address stay as they are. */
+static __always_inline int packet_addresses(ctx_t *ctx, const struct packet *packet,
+					    struct packet_addresses *addresses, const bool v6)
+{
+	__be32 both[2];
+
+	if (v6)
+		return ctx_load_bytes(ctx, packet->l3 + __builtin_offsetof(struct ipv6hdr, saddr),
+				      addresses, sizeof(*addresses));
+	if (ctx_load_bytes(ctx, packet->l3 + __builtin_offsetof(struct iphdr, saddr), both, sizeof(both)))
+		return -1;
+	addresses->source[0] = both[0];
+	addresses->destination[0] = both[1];
+	return 0;
+}

@@ -56,7 +56,7 @@ REMOTE_POD = {4: "10.208.3.4", 6: "fd00:208::4"}
 
 #: A range that a test can fill.
 FEW = {"nat_min_port": (40000).to_bytes(4, "little"), "nat_max_port": (40003).to_bytes(4, "little")}
-ON = {"masquerade4": b"\1", "masquerade6": b"\1"}
+ON = {"pod_network": b"\1", "masquerade4": b"\1", "masquerade6": b"\1"}
 
 
 def world(stack: ExitStack, **constants: bytes) -> Node:
@@ -285,6 +285,25 @@ def test_other_nodes_and_pods_leave_no_trace_of_their_questions(node: Node, fami
     for source in (REMOTE_POD, OTHER_NODE):
         untouched(node, sent(source[family], POD[family], request(family, "udp")), IN)
     assert dict(node.datapath.maps[f"cilia_ct{family}_any"].items()) == {}
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["tcp", "udp", "echo", "error", "gre"])
+def test_nobody_outside_sends_in_the_name_of_a_workload(node: Node, family: int, kind: str) -> None:
+    """Its identity would be the workload's where the packet arrives."""
+    for source, passes in ((POD, False), (REMOTE_POD, True)):
+        if kind == "error":
+            quoted = sent(OTHER_POD[family], WORLD[family], request(family, "udp"))
+            packet = error(family, source[family], OTHER_POD[family], quoted)
+        elif kind == "gre":
+            packet = frame(source[family], OTHER_POD[family], Raw(b"gre"))
+            packet[1].fields["nh" if family == 6 else "proto"] = 47
+        else:
+            packet = sent(source[family], OTHER_POD[family], request(family, kind))
+        before = drops(node.datapath).get(lib.DROP_INVALID_SOURCE, 0)
+        verdict, _ = node.run_part(packet, IN)
+        assert verdict == (PASS if passes else DROPPED)["tc"]
+        assert drops(node.datapath).get(lib.DROP_INVALID_SOURCE, 0) - before == (not passes)
 
 
 def error(family: int, src: str, dst: str, quoted: Packet) -> Packet:
