@@ -3,12 +3,14 @@
 
 Programs make entries and refresh their time; nothing in the kernel removes them before a map is
 full. `ConntrackGC` sweeps in batches. The wait between sweeps follows the share that was deleted,
-as cilium's does: many expired entries mean that the next sweep comes sooner. Programs that find no
-room end the wait.
+as cilium's does: many expired entries mean that the next sweep comes sooner. It comes before the
+entries that are made meanwhile fill a map, where they would evict those of silent connections while
+closed ones are there. Programs that find no room end the wait.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
@@ -26,6 +28,9 @@ __all__ = ["ConntrackGC", "ConntrackMaps", "SweepResult", "next_interval"]
 FIRST_INTERVAL_S: Final = 300.0
 MIN_INTERVAL_S: Final = 10.0
 MAX_INTERVAL_S: Final = 43_200.0
+
+#: The part of a map's room that may be filled between two sweeps, at the rate of the last ones.
+FILLED_SHARE: Final = 0.5
 
 #: While programs find no room: the shortest wait, also as a multiple of the last sweep's duration.
 PRESSED_INTERVAL_S: Final = 1.0
@@ -92,12 +97,30 @@ class ConntrackGC:
     async def run(self) -> None:
         """Sweep for ever."""
         wait_s = self._interval_s or FIRST_INTERVAL_S
+        before: SweepResult | None = None
+        swept_at = 0.0
         while True:
             result = await anyio.to_thread.run_sync(self.sweep)
+            elapsed_s, swept_at = time.monotonic() - swept_at, time.monotonic()
             self._done(result)
+            limit_s = wait_s
             if not self._interval_s:
                 wait_s = next_interval(wait_s, result.deleted_share, self._max_interval_s)
-            await self._wait(wait_s, result)
+                limit_s = wait_s if before is None else self._filling_s(before, result, elapsed_s)
+            before = result
+            await self._wait(min(wait_s, limit_s), result)
+
+    def _filling_s(self, before: SweepResult, result: SweepResult, elapsed_s: float) -> float:
+        maps = {**self._maps.connections, **self._maps.translations}
+        waits = (
+            filling_interval(
+                result.alive[name] + result.deleted[name] - before.alive[name],
+                elapsed_s,
+                raw.max_entries - result.alive[name],
+            )
+            for name, raw in maps.items()
+        )
+        return min(waits, default=math.inf)
 
     async def _wait(self, wait_s: float, result: SweepResult) -> None:
         """Time is what makes entries expire; under pressure a sweep follows soon."""
@@ -145,6 +168,17 @@ def _sweep(raw: SharedMap, expires: slice, now_s: int) -> tuple[int, int]:
             alive += 1
     deleted = len(raw.delete_unchanged(expired, expires))
     return alive + len(expired) - deleted, deleted
+
+
+def filling_interval(made: int, elapsed_s: float, room: int) -> float:
+    """The longest wait, if as many entries are made a second as before, and `room` is left.
+
+    >>> filling_interval(1000, 10, 100_000), filling_interval(1000, 10, 0)
+    (500.0, 10.0)
+    """
+    if made <= 0:
+        return math.inf
+    return max(FILLED_SHARE * room * elapsed_s / made, MIN_INTERVAL_S)
 
 
 def next_interval(wait_s: float, deleted_share: float, max_s: float = MAX_INTERVAL_S) -> float:

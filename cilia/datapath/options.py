@@ -114,7 +114,11 @@ class DatapathOptions(InstanceOptions):
         Duration, Field(description="Between two collections of expired entries; 0: adaptive.")
     ] = "0s"
     conntrack_gc_max_interval: Annotated[
-        Duration, Field(description="Longest adaptive wait between two collections; 0: 12h.")
+        Duration,
+        Field(
+            description="Longest adaptive wait between two collections; 0: 12h, with"
+            " --pod-network 5m."
+        ),
     ] = "0s"
 
     @property

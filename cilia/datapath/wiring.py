@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.cluster_nodes import ClusterNodesController
-from cilia.datapath.conntrack import MAX_INTERVAL_S, ConntrackGC
+from cilia.datapath.conntrack import FIRST_INTERVAL_S, MAX_INTERVAL_S, ConntrackGC
 from cilia.datapath.map_pressure import MapPressure
 from cilia.datapath.metrics import DatapathMetrics
 from cilia.datapath.opening import Datapath
@@ -193,10 +193,12 @@ def _packet_jobs(
     part.closing.append(signals.close)
     ports = PortPressure(signals, partial(ctx.health_of("datapath"), "source-ports"))
     interval_s, max_interval_s = options.conntrack_gc_s
+    # All flows of pods have entries then: there are many after hours without one.
+    longest_s = FIRST_INTERVAL_S if options.pod_network else MAX_INTERVAL_S
     collector = ConntrackGC(
         flows.conntrack,
         interval_s=interval_s,
-        max_interval_s=max_interval_s or MAX_INTERVAL_S,
+        max_interval_s=max_interval_s or longest_s,
         done=metrics.swept,
         pressed=ports.wait,
     )

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from ipaddress import ip_address
 from itertools import count
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -194,6 +196,34 @@ def test_wait_follows_what_was_found() -> None:
     assert next_interval(100, 0.1) == 100
     assert next_interval(100, 0.0) == 150.0
     assert next_interval(MAX_INTERVAL_S, 0.0) == MAX_INTERVAL_S
+
+
+@pytest.mark.parametrize(("made", "expected_s"), [(0, 675.0), (10, 675.0), (500, 156.9)])
+async def test_a_sweep_comes_before_what_is_made_fills_a_map(
+    made: int, expected_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map has room for 1024; after 300 seconds it has `made` more."""
+    maps, waits, now = new_maps(), list[float](), [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep)
+    monkeypatch.setattr("cilia.datapath.conntrack.time", clock)
+
+    class Stopped(Exception):
+        pass
+
+    class Collector(ConntrackGC):
+        async def _wait(self, wait_s: float, result: object) -> None:
+            waits.append(wait_s)
+            if len(waits) == 2:
+                raise Stopped
+            now[0] += 300
+            for n in range(made):
+                connection(maps, f"10.1.{n // 250}.{n % 250}", A, proto=TCP, expires_s=1000)
+
+    collector = Collector(maps)
+    connection(maps, CLIENT, A, proto=TCP, expires_s=1000)
+    with pytest.raises(Stopped):
+        await collector.run()
+    assert waits == [450.0, pytest.approx(expected_s)]
 
 
 async def test_sweeps_go_on_and_are_told() -> None:
