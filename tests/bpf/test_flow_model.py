@@ -33,7 +33,7 @@ from tests.bpf.flow_world import (
     policies_of,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 PORTS = (1000, 2000)
 OUT, IN = Direction.EGRESS, Direction.INGRESS

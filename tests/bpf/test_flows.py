@@ -36,7 +36,7 @@ from tests.bpf.flow_world import (
     packet,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 PORT, SERVED = 40000, 80
 

@@ -42,7 +42,7 @@ from tests.bpf.flow_world import (
     policies_of,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 PORT, SERVED = 40000, 80
 
@@ -177,6 +177,8 @@ def test_what_a_link_needs_is_asked_nobody(policies: Policies) -> None:
         IPv6(src="::", dst="ff02::2", hlim=255) / ICMPv6ND_RS(),
     ):
         assert node.sends(node.one, sent)[0] is not Fate.REFUSED
+        sent.hlim = 64
+        assert node.sends(node.one, sent)[0] is Fate.REFUSED
     asked = IPv6(src="fe80::1", dst="ff02::1:ff00:11", hlim=255) / ICMPv6ND_NS(tgt=one)
     assert node.arrives(node.one, asked)[0] is Fate.DELIVERED
     arp = Ether(src=node.one.mac, dst="ff:ff:ff:ff:ff:ff") / ARP(
@@ -299,19 +301,26 @@ def test_errors_of_a_stale_flow_are_judged_with_it(policies: Policies, family: i
         assert node.sends(node.two, error(two, one, sent))[0] is Fate.REFUSED
 
 
+@pytest.mark.parametrize("opener", ["two", "world"])
 @FAMILIES
 def test_an_error_of_a_workload_about_the_flow_of_another_is_its_own(
-    policies: Policies, family: int
+    policies: Policies, family: int, opener: str
 ) -> None:
     """It may quote what it likes: its egress is asked."""
     node = policies.node
     one, two = node.one.addresses[family], node.two.addresses[family]
-    node.sends(node.two, packet("udp", two, PORT, OUTSIDE[family], SERVED))
+    there = packet("udp", two, PORT, OUTSIDE[family], SERVED)
+    here = packet("udp", OUTSIDE[family], SERVED, two, PORT)
+    if opener == "two":
+        node.sends(node.two, there)
+    else:
+        node.arrives(node.two, here)
     policies.refuse(EGRESS)
     for held, entry in node.entries().items():
         node.edit(held, _judged(entry, Policies.generation(EGRESS)))
-    forged = error(one, two, packet("udp", two, PORT, OUTSIDE[family], SERVED))
-    assert node.sends(node.one, forged)[0] is Fate.REFUSED
+    assert node.sends(node.two, error(two, OUTSIDE[family], here))[0] is Fate.LEFT
+    assert node.sends(node.one, error(one, OUTSIDE[family], here))[0] is Fate.REFUSED
+    assert node.sends(node.one, error(one, two, there))[0] is Fate.REFUSED
 
 
 @FAMILIES
