@@ -197,6 +197,7 @@ static __always_inline int goes_on(ctx_t *ctx, struct lxc_packet *under_way, boo
 	receiver->remote_identity = sender->identity;
 	receiver->ifindex = place->ifindex;
 	receiver->id = place->id;
+	receiver->itself = false;
 	refused = reaches(ctx, packet, receiver, other);
 	if (refused)
 		return drop_refused(ctx, refused, DIRECTION_INGRESS);
@@ -205,7 +206,7 @@ static __always_inline int goes_on(ctx_t *ctx, struct lxc_packet *under_way, boo
 
 /* What a workload of ours answers itself through a service, as long as it has the addresses of the workload. 0,
  * FLOW_NONE if it is no such answer, or a refusal. */
-__noinline int answers_itself(ctx_t *ctx, const struct packet *packet, const struct flow_end *end)
+__noinline int answers_itself(ctx_t *ctx, const struct packet *packet, struct flow_end *end)
 {
 	struct ct_entry *entry;
 	int done;
@@ -219,6 +220,7 @@ __noinline int answers_itself(ctx_t *ctx, const struct packet *packet, const str
 	entry = ct_lookup_reply(packet, CT_EGRESS, v6);
 	if (!entry || !(entry->flags & CT_HAIRPIN))
 		return FLOW_NONE;
+	end->itself = true;
 	done = flow_answered(ctx, packet, end, entry, v6);
 	if (done == FLOW_NONE)
 		done = policy_verdict(ctx, packet, end, CT_INGRESS, FLOW_NEW);
@@ -232,6 +234,7 @@ static __always_inline int turns_back(ctx_t *ctx, struct packet *packet, struct 
 	int refused;
 
 	if (!judged) {
+		end->itself = true;
 		refused = leaves(ctx, packet, end, false);
 		if (refused)
 			return drop_refused(ctx, refused, DIRECTION_EGRESS);
@@ -278,6 +281,7 @@ static __always_inline int sends(ctx_t *ctx)
 	sender->identity = sender->remote_identity = endpoint->identity;
 	sender->ifindex = ctx_ifindex(ctx);
 	sender->id = endpoint->id;
+	sender->itself = false;
 	if (result == PACKET_OTHER)
 		return goes_on(ctx, under_way, true);
 	if (!result) {
@@ -357,6 +361,7 @@ static __always_inline int arrives(ctx_t *ctx, struct lxc_packet *under_way, boo
 	receiver->ifindex = endpoint ? ctx_ifindex(ctx) : 0;
 	receiver->identity = endpoint ? endpoint->identity : 0;
 	receiver->id = endpoint ? endpoint->id : 0;
+	receiver->itself = false;
 	return endpoint ? reaches(ctx, packet, receiver, other) :
 			  reaches_other(ctx, packet, receiver, other);
 }

@@ -13,8 +13,10 @@
 /* Set before load. Generation of all verdicts; never 0. */
 const volatile __u32 policy_generation = 1;
 
-/* Set before load, by tests alone: directions that are refused, 1 << CT_EGRESS and 1 << CT_INGRESS. */
+/* Set before load, by tests alone: directions that are refused, 1 << CT_EGRESS and 1 << CT_INGRESS, and flows of
+ * workloads with themselves. */
 const volatile __u8 policy_refused_directions = 0;
+#define POLICY_REFUSED_ITSELF 0x04
 
 /* A workload of this node that a packet leaves or reaches. */
 struct flow_end {
@@ -22,7 +24,8 @@ struct flow_end {
 	__u32 remote_identity;	/* of the other end of the packet */
 	__u32 ifindex;		/* of its device on the node's side; 0: it is no workload of ours */
 	__u16 id;
-	__u16 pad;
+	__u8 itself;		/* the other end is this workload too, which reaches itself through a service */
+	__u8 pad;
 };
 
 /* State of a packet's flow. Of a reply the flow was opened by the packet's destination: its direction is the
@@ -40,6 +43,8 @@ __noinline int policy_verdict(ctx_t *ctx, const struct packet *packet, const str
 	barrier_var(ctx);
 	barrier_var(state);
 	if (!packet || !end || (policy_refused_directions & (1 << (direction & 1))))
+		return REFUSE(DROP_POLICY_DENIED);
+	if ((policy_refused_directions & POLICY_REFUSED_ITSELF) && end->itself)
 		return REFUSE(DROP_POLICY_DENIED);
 	return 0;
 }

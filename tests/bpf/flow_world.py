@@ -48,6 +48,7 @@ HOST, WORLD = 1, 2
 #: Bits of `policy_refused_directions`.
 EGRESS, INGRESS = 1 << Direction.EGRESS, 1 << Direction.INGRESS
 BOTH = EGRESS | INGRESS
+ITSELF = 4
 
 GATEWAY: Final = {4: "10.0.1.1", 6: "fd00:1::1"}
 OUTSIDE: Final = {4: "192.0.2.7", 6: "2001:db8::7"}
@@ -279,7 +280,7 @@ def policies_of(stack: ExitStack, *, legacy: bool) -> Policies:
     """A node whose workloads are delivered to directly, or by the stack."""
     node = FlowNode(stack, {"host_legacy_routing": bytes([legacy])})
     refusing = {}
-    for directions in (0, EGRESS, INGRESS, BOTH):
+    for directions in (0, EGRESS, INGRESS, BOTH, ITSELF):
         node.policy(Policies.generation(directions), directions)
         refusing[directions] = node.programs
     return Policies(node, refusing)

@@ -30,7 +30,9 @@ from tests.bpf.flow_world import (
     FAMILIES,
     GATEWAY,
     INGRESS,
+    ITSELF,
     KINDS,
+    LOOPBACK,
     OUTSIDE,
     SERVICE,
     Fate,
@@ -127,6 +129,27 @@ def test_both_ends_of_a_flow_through_a_service_are_asked(
     one = policies.node.one.addresses[family]
     sent = packet(kind, one, PORT, SERVICE[family], 80)
     assert fates(policies, sent, backend=backend) == BOTH_ENDS
+
+
+@FAMILIES
+def test_a_flow_of_a_workload_with_itself_is_told_apart(policies: Policies, family: int) -> None:
+    """Also its answers, and from flows with others of the same identity."""
+    node = policies.node
+    one, two = node.one.addresses[family], node.two.addresses[family]
+    node.serve(family, "udp", one)
+    asked = packet("udp", one, PORT, SERVICE[family], 80)
+    answer = packet("udp", one, 8080, LOOPBACK[family], PORT)
+    for refused in (asked, answer):
+        policies.refuse(0)
+        assert node.sends(node.one, asked)[0] is Fate.DELIVERED
+        policies.refuse(ITSELF)
+        assert node.sends(node.one, refused)[0] is Fate.REFUSED
+    node.write(node.two._replace(identity=node.one.identity))
+    try:
+        assert node.sends(node.one, packet("udp", one, PORT, two, SERVED))[0] is Fate.DELIVERED
+        assert node.arrives(node.one, packet("udp", two, PORT, one, SERVED))[0] is Fate.DELIVERED
+    finally:
+        node.write(node.two)
 
 
 @FAMILIES
