@@ -68,14 +68,21 @@ class Election:
     ) -> None:
         self.identity, self.timing = identity, timing
         self.leading = False
-        self.leader = ""  # who holds the lease, as far as is known
+        self.leader = ""  # who holds the lease, or held it until it ran out
+        self.failure = ""  # why the lease could not be read or written last, empty if it could
         self.transitions = 0  # of the lease, since it exists
         self._api, self._clock = api, clock
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
         self._name = name
         self._lease: dict[str, Any] | None = None
         self._seen_version = ""
-        self._seen_at = 0.0
+        self._seen_at = -math.inf
+        self._says_s = timing.lease_s
+
+    @property
+    def present_leader(self) -> str:
+        """Return who leads, nothing if nobody is known to: a lease that ran out is nobody's."""
+        return self.leader if self.leading or not self._has_run_out() else ""
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Whenever this replica leads, `lead` runs, and is cancelled when it does not any more."""
@@ -91,9 +98,11 @@ class Election:
         """Returns once this replica holds the lease: when the request was made that got it."""
         while True:
             at = self._clock()
-            with anyio.move_on_after(self.timing.renew_deadline_s):
+            with anyio.move_on_after(self.timing.renew_deadline_s) as limit:
                 if await self._try():
                     return at
+            if limit.cancelled_caught:
+                self.failure = f"no answer within {self.timing.renew_deadline_s:g} s"
             await anyio.sleep(self.timing.retry_s)  # the period of the protocol
 
     async def _lead(self, lead: Callable[[], Awaitable[None]], renewed_at: float) -> None:
@@ -130,18 +139,18 @@ class Election:
             lease = lease or await self._read()
             if lease is None:
                 await self._create()
-                return True
-            if not self._may_take(lease):
-                return False
-            await self._write(lease)
+            elif self.leader in ("", self.identity) or self._has_run_out():
+                await self._write(lease)
+            self.failure = ""
         except ApiError as error:
             self._lease = None
+            self.failure = str(error)
             if not (isinstance(error, StatusError) and error.code == CONFLICT):
                 log.warning("lease", error=str(error))
             elif self.leading:
                 return await self._try()
             return False
-        return True
+        return self.leader == self.identity
 
     async def _read(self) -> dict[str, Any] | None:
         try:
@@ -160,12 +169,10 @@ class Election:
         self._lease = lease
         self.leader = lease["spec"].get("holderIdentity") or ""
         self.transitions = lease["spec"].get("leaseTransitions") or 0
+        self._says_s = lease["spec"].get("leaseDurationSeconds") or self.timing.lease_s
 
-    def _may_take(self, lease: dict[str, Any]) -> bool:
-        if self.leader in ("", self.identity):
-            return True
-        says_s = lease["spec"].get("leaseDurationSeconds") or self.timing.lease_s
-        return self._clock() >= self._seen_at + says_s
+    def _has_run_out(self) -> bool:
+        return self._clock() >= self._seen_at + self._says_s
 
     async def _create(self) -> None:
         body = {

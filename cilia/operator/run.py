@@ -81,8 +81,8 @@ def _listeners(operator: Operator) -> list[tuple[Starlette, socket.socket]]:
 def health_routes(operator: Operator) -> list[BaseRoute]:
     """What probes ask: 200 or 503.
 
-    `/livez`: the process answers. `/readyz`: it knows who leads, so the API server answered it.
-    `/healthz`: no job fails; names those that do.
+    `/livez`: the process answers. `/readyz`: somebody leads, whose lease was renewed in time.
+    `/healthz`: no job fails, and the Lease can be written where nobody leads; names what does not.
     """
     election = operator.election
 
@@ -92,8 +92,9 @@ def health_routes(operator: Operator) -> list[BaseRoute]:
         return JSONResponse(body, status_code=503 if degraded else 200)
 
     def readyz(_: Request) -> Response:
-        body = {"leader": election.leader, "leading": election.leading}
-        return JSONResponse(body, status_code=200 if election.leader else 503)
+        leader = election.present_leader
+        body = {"leader": leader, "leading": election.leading}
+        return JSONResponse(body, status_code=200 if leader else 503)
 
     return [
         Route("/healthz", healthz),

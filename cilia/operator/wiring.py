@@ -35,6 +35,7 @@ Job = Callable[[], Awaitable[object]]
 log = structlog.get_logger("operator")
 
 REGISTER = "register-crds"
+ELECTION = "election"
 
 
 @dataclass
@@ -62,11 +63,15 @@ class Operator:
                 self.reporter(name).stopped("Another replica leads")
 
     def degraded(self) -> list[dict[str, str]]:
-        return [
+        found = [
             {"component": row.component, "message": row.message, "error": row.error}
             for row in self.health.all(self.db.read_txn())
             if row.level is Level.DEGRADED
         ]
+        if self.election.failure and not self.election.present_leader:
+            said = "nobody leads, and this replica cannot take the Lease"
+            found.append({"component": ELECTION, "message": said, "error": self.election.failure})
+        return found
 
     def reporter(self, name: str) -> HealthReporter:
         """Return what tells the health of one component."""

@@ -150,3 +150,28 @@ async def test_of_many_that_begin_together_one_leads() -> None:
 def test_times_with_which_two_would_lead_are_refused(times: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="retry period < renew deadline < lease duration"):
         Timing(*times)
+
+
+@pytest.mark.parametrize("how", ["away", "silent"])
+async def test_a_lease_that_ran_out_is_nobodys_and_says_why(how: str) -> None:
+    """Nobody leads where nobody can write, and each replica knows it."""
+    ours, theirs = FakeApi(), FakeApi()
+    theirs.objects, theirs._versions = ours.objects, ours._versions
+    async with replicas(("a", ours), ("b", theirs)) as both:
+        await until(Replica.working, {"a"})
+        with anyio.fail_after(5):
+            while any(replica.election.present_leader != "a" for replica in both):
+                await anyio.sleep(0.005)
+        assert [replica.election.failure for replica in both] == ["", ""]
+        for api in (ours, theirs):
+            setattr(api, how, True)
+        with anyio.fail_after(10):
+            while any(r.election.present_leader or not r.election.failure for r in both):
+                await anyio.sleep(0.005)
+        assert {r.election.leader for r in both} == {"a"}, "who it was is known"
+        for api in (ours, theirs):
+            setattr(api, how, False)
+        with anyio.fail_after(10):
+            while not any(r.election.leading for r in both):
+                await anyio.sleep(0.005)
+        assert "" in {r.election.failure for r in both}
