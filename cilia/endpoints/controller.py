@@ -33,7 +33,7 @@ from tables.cluster.pods import Pod
 from tables.datapath.attachments import Attachment, attachment_key
 from tables.endpoints.endpoints import DEVICE, Endpoint, EndpointState
 from tables.node.desired_routes import DesiredRoute, desired_route_key
-from tables.node.devices import Device, device_by_name
+from tables.node.devices import Device, device_by_name, mac_text
 from tables.node.routes import RouteScope
 
 __all__ = ["OWNER", "EndpointsController"]
@@ -137,6 +137,13 @@ class EndpointsController:
         """Return what is not in force yet of an endpoint, in a sentence; or nothing."""
         if not ep.identity:
             return self._desired.lacks(txn, ep.labels)
+        device = device_by_name(self._devices, txn, ep.device)
+        if device is not None and device.hardware_address not in (b"", ep.node_mac):
+            mac = mac_text(ep.node_mac)
+            return (
+                f"somebody gave its device the address {device.mac}, and the pod sends to {mac}:"
+                f" `ip link set {ep.device} address {mac}`"
+            )
         return _not_in_force(txn, ep, self._attachments, self._routes)
 
     # -- one endpoint --

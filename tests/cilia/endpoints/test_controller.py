@@ -30,6 +30,21 @@ PODS: Final = 6
 NUMBERS: Final = range(1, 9)
 
 
+ENDPOINT: Final = Endpoint(
+    id=1,
+    attachment=Attachment("cilia", "c1", "eth0"),
+    namespace="test",
+    pod="pod-0",
+    ipv4=IP.parse("10.0.0.1"),
+    device="lxc1",
+    index=1,
+    node_mac=bytes(6),
+    mac=bytes(6),
+    created_at=1.0,
+    state=EndpointState.READY,
+)
+
+
 class World:
     """The tables of an agent without a kernel, and random things that happen to them."""
 
@@ -211,3 +226,34 @@ def test_one_more_pod_is_looked_at_alone() -> None:
         w.put(w.endpoints, msgspec.structs.replace(ep, phases={"link": 0.1}))
         devices, _ = w.db.look(w.controller._next)
         assert devices == {ep.device}
+
+
+def test_a_device_with_another_address_is_told_until_it_is_back() -> None:
+    """Its pod is cut off: what it sends is for nobody."""
+    w = World(0)
+    w.devices_are_read()
+    w.put(w.pods, Pod("test", "pod-0", labels={"app": "a"}))
+    w.put(w.devices, Device(1, "lxc1", hardware_address=bytes(6)))
+    w.put(w.endpoints, msgspec.structs.replace(ENDPOINT, state=EndpointState.WAITING_FOR_IDENTITY))
+
+    def shown() -> Endpoint:
+        w.settle()
+        ep = w.any_of(w.endpoints)
+        assert isinstance(ep, Endpoint)
+        return ep
+
+    with w.controller._concerned.following():
+        w.settle()
+        w.put(w.identity.identities, Identity(300, w.any_of(w.identity.desired).labels))
+        w.settle()
+        for table in (w.endpoints, w.attachments, w.routes):
+            for row in list(table.all(w.db.read_txn())):
+                w.put(table, msgspec.structs.replace(row, status=done()))
+        assert shown().health == "OK"
+        other = bytes.fromhex("020000000077")
+        w.put(w.devices, Device(1, "lxc1", hardware_address=other))
+        ep = shown()
+        assert ep.health == "Pending"
+        assert "`ip link set lxc1 address 00:00:00:00:00:00`" in ep.log[-1].message
+        w.put(w.devices, Device(1, "lxc1", hardware_address=bytes(6)))
+        assert shown().health == "OK"
