@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The datapath's reports in Python: the headers of events, drops and metrics in ``bpf/lib``.
 
-``Decoder`` turns records into ``Event`` objects; what it does not understand (another version, cut
-short) it counts instead of guessing. ``lost_events`` and ``read_metrics`` add up the counters of
-all CPUs.
+``Decoder`` turns records into ``Event`` objects; what it does not understand (a later version, cut
+short) it counts instead of guessing. Records of the version before have 0 in the fields that it did
+not have: its programs write into the same ring buffer during an upgrade. ``lost_events`` and
+``read_metrics`` add up the counters of all CPUs.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,8 +25,19 @@ _HEADER: Final = header("event_types.h")
 _EVENT: Final = _HEADER.numbers("EVENT_")
 _DIRECTION: Final = _HEADER.numbers("DIRECTION_")
 _LAYER: Final = _HEADER.numbers("LAYER_")
+_MONITOR: Final = _HEADER.numbers("MONITOR_")
 
 VERSION: Final = _EVENT["VERSION"]
+#: Header of version 1: the first fields of today's.
+HEADER_1_BYTES: Final = _EVENT["HEADER_1_BYTES"]
+CAPTURE_BYTES: Final = _EVENT["CAPTURE_BYTES"]
+
+#: Added to a direction by programs alone; records never have it.
+AT_SENDER: Final = _HEADER.defines["AT_SENDER"]
+
+#: Names by number: where a packet was seen, and the state of its flow.
+TRACE_POINTS: Final = _HEADER.texts("TRACE_")
+FLOW_STATES: Final = _HEADER.texts("FLOW_")
 
 
 class EventKind(IntEnum):
@@ -48,6 +61,26 @@ class Layer(IntEnum):
     IP = _LAYER["IP"]
 
 
+class EventFlag(IntFlag):
+    """``EVENT_FLAG_*``."""
+
+    #: To who opened the flow; valid if `flow_state` is known.
+    REPLY = _EVENT["FLAG_REPLY"]
+    ENCRYPTED = _EVENT["FLAG_ENCRYPTED"]
+    #: `original_source` is an IPv6 address.
+    V6 = _EVENT["FLAG_V6"]
+
+
+class MonitorLevel(IntEnum):
+    """``MONITOR_*``: which packets that pass are left out, from none to most."""
+
+    NONE = _MONITOR["NONE"]
+    LOWEST = _MONITOR["LOWEST"]
+    LOW = _MONITOR["LOW"]
+    MEDIUM = _MONITOR["MEDIUM"]
+    MAXIMUM = _MONITOR["MAXIMUM"]
+
+
 class Event(msgspec.Struct, frozen=True):
     """One record. Enumerations stay numbers here: a newer datapath may send one without a name.
 
@@ -69,12 +102,33 @@ class Event(msgspec.Struct, frozen=True):
     file: int
     direction: int
     layer: int
+    #: `EventFlag`.
+    flags: int
     original_length: int
+    trace_id: int
+    flow_hash: int
+    mark: int
+    policy_generation: int
+    tunnel_vni: int
+    extension: int
+    #: Of this node; 0: none, or unknown.
+    source_endpoint: int
+    destination_endpoint: int
+    #: In `TRACE_POINTS`; 0: the record is no trace.
+    observation_point: int
+    #: In `FLOW_STATES`.
+    flow_state: int
+    tunnel_protocol: int
+    #: 16 bytes, an IPv4 address first; zeros: the source was not translated.
+    original_source: bytes
     #: The first bytes of the packet, as ``layer`` says.
     data: bytes
 
 
 HEADER: Final = _HEADER.struct("event_header")
+_FIELDS: Final = [name for name in _HEADER.places("event_header") if not name.startswith("pad")]
+#: Its place behind version, kind and header_size.
+_CAPTURED: Final = _FIELDS.index("captured_length") - 3
 
 
 class Decoder:
@@ -94,19 +148,26 @@ class Decoder:
                 yield event
 
     def _decode(self, record: memoryview) -> Event | None:
-        if len(record) < HEADER.size:
+        if len(record) < HEADER_1_BYTES:
             self.malformed += 1
             return None
-        version, kind, header_size, *fields, _flags, captured, original = HEADER.unpack_from(record)
-        if version != VERSION:
+        version, size = record[0], int.from_bytes(record[2:4], sys.byteorder)
+        if not 1 <= version <= VERSION:
             self.other_version += 1
             return None
-        if header_size < HEADER.size or header_size + captured > len(record):
+        if not HEADER_1_BYTES <= size <= len(record):
+            self.malformed += 1
+            return None
+        known: bytes | memoryview = record
+        if size < HEADER.size:
+            known = bytes(record[:size]).ljust(HEADER.size, b"\0")
+        _, kind, _, *fields = HEADER.unpack_from(known)
+        captured = fields.pop(_CAPTURED)
+        if size + captured > len(record):
             self.malformed += 1
             return None
         # The fields of Event are in the order of the header.
-        data = bytes(record[header_size : header_size + captured])
-        return Event(*[kind, *fields, original, data])
+        return Event(*[kind, *fields, bytes(record[size : size + captured])])
 
 
 def lost_events(lost: PerCpuMap) -> dict[int, int]:

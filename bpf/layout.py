@@ -88,6 +88,14 @@ class Header:
             if name.startswith(prefix)
         }
 
+    def texts(self, prefix: str) -> dict[int, str]:
+        """Return the texts of the rows whose names begin with a prefix, by number."""
+        return {
+            self.defines[name]: text
+            for name, (_, text) in self.rows.items()
+            if name.startswith(prefix)
+        }
+
     def struct(self, name: str, *, raw: Collection[str] = ()) -> Struct:
         """Return the codec of a struct: its fields in order, without pads.
 

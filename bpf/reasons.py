@@ -49,6 +49,4 @@ def reason_label(number: int) -> str:
 @cache
 def file_label(number: int) -> str:
     """Name of a file that reports (``FILE_*``)."""
-    listed = header("event_types.h")
-    names = {listed.defines[name]: text for name, (_, text) in listed.rows.items()}
-    return names.get(number, str(number))
+    return header("event_types.h").texts("FILE_").get(number, str(number))

@@ -23,6 +23,8 @@ typedef struct xdp_md ctx_t;
 #define ctx_length(ctx) ((__u32)bpf_xdp_get_buff_len(ctx))
 #define ctx_ifindex(ctx) ((ctx)->ingress_ifindex)
 #define ctx_socket_cookie(ctx) 0
+#define ctx_flow_hash(ctx) 0
+#define ctx_mark(ctx) 0
 
 /* Ethertype in network order, 0 if the frame is shorter than its header. */
 static __always_inline __be16 ctx_protocol(ctx_t *ctx)
@@ -65,6 +67,8 @@ typedef struct __sk_buff ctx_t;
 #define ctx_length(ctx) ((ctx)->len)
 #define ctx_ifindex(ctx) ((ctx)->ifindex)
 #define ctx_socket_cookie(ctx) bpf_get_socket_cookie(ctx)
+#define ctx_flow_hash(ctx) bpf_get_hash_recalc(ctx)
+#define ctx_mark(ctx) ((ctx)->mark)
 
 /* Ethertype in network order, 0 for a frame of a VLAN: it is none of the device's own. The kernel gives it to
  * the VLAN's device, in whatever namespace that is, or to nobody; so it goes on untouched. It has taken the

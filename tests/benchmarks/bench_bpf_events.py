@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import time
 
-from bpf.events import Decoder
+from bpf.events import Decoder, EventKind
+from bpf.maps import listeners
 from bpf.object import Object
 from bpf.program import Program
 from bpf.ringbuf import Reader
@@ -25,7 +26,7 @@ SOURCE = """
 #include "lib/event.h"
 SEC("tc") int refuse(struct __sk_buff *skb)
 {
-    return drop(skb, DROP_NO_BACKEND, DIRECTION_EGRESS) ? 2 : 0;
+    return drop(skb, DROP_NO_BACKEND, DIRECTION_EGRESS) ? 0 : 2;
 }
 SEC("tc") int nothing(struct __sk_buff *skb) { return 2; }
 """
@@ -39,6 +40,8 @@ def run(*, peers: bool) -> None:
     with Object.open("bench", build(SOURCE)) as obj:
         obj.set_max_entries("cilia_events", RING_BYTES)
         obj.load()
+        with obj.map(listeners.NAME) as raw:
+            listeners.Listeners(raw).kinds = {EventKind.DROP}
         refuse, nothing = obj.program("refuse"), obj.program("nothing")
         with obj.map("cilia_events") as ring, Reader.ring(ring) as reader:
             gather, decode, cost = alternated(

@@ -7,6 +7,7 @@ import gc
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -15,6 +16,7 @@ from bpf import events, reasons
 from bpf.events import Decoder, Event, EventKind, Layer
 from bpf.layout import LIB
 from bpf.libbpf import ffi, lib
+from bpf.maps import listeners
 from bpf.maps.map import Map
 from bpf.maps.percpu import PerCpuMap
 from bpf.maps.types import MapType
@@ -44,17 +46,43 @@ def test_header_is_the_c_struct() -> None:
     view = ffi.from_buffer("struct event_header *", raw)
     view.version, view.header_size, view.captured_length = lib.EVENT_VERSION, len(raw) - 4, 3
     numbers = {
-        name: number
+        name: -number if name in ("reason", "extension") else number
         for number, name in enumerate(Event.__struct_fields__, start=1)
-        if name != "data"
+        if name not in ("data", "original_source")
     }
     for name, number in numbers.items():
-        setattr(view, name, -number if name == "reason" else number)
+        setattr(view, name, number)
+    ffi.memmove(view.original_source, bytes(range(16)), 16)
     raw[-4:] = b"abcd"
     (event,) = Decoder().decode([memoryview(raw)])
-    numbers["reason"] *= -1
     assert {name: getattr(event, name) for name in numbers} == numbers
+    assert event.original_source == bytes(range(16))
     assert event.data == b"abc"
+
+
+def header_1(view: Any, data: bytes = b"") -> bytes:
+    """A record as programs of version 1 write it: the first fields of today's header."""
+    view.version, view.header_size, view.captured_length = 1, lib.EVENT_HEADER_1_BYTES, len(data)
+    return bytes(ffi.buffer(view))[: lib.EVENT_HEADER_1_BYTES] + data
+
+
+def test_record_of_the_version_before_has_zeros_for_what_it_lacks() -> None:
+    view = ffi.new("struct event_header *")
+    view.kind, view.reason, view.source_identity = lib.EVENT_DROP, lib.DROP_NO_BACKEND, 300
+    view.source_endpoint = 7  # behind its header: not written
+    (event,) = Decoder().decode([memoryview(header_1(view, b"abc"))])
+    assert (event.kind, event.reason, event.source_identity) == (1, lib.DROP_NO_BACKEND, 300)
+    assert (event.source_endpoint, event.flow_state) == (0, 0)
+    assert event.data == b"abc"
+
+
+def test_fields_of_a_longer_header_are_skipped() -> None:
+    view = ffi.new("struct event_header *")
+    view.version, view.header_size, view.captured_length = 2, events.HEADER.size + 8, 3
+    view.destination_endpoint = 9
+    raw = bytes(ffi.buffer(view)) + bytes(range(8)) + b"abc"
+    (event,) = Decoder().decode([memoryview(raw)])
+    assert (event.destination_endpoint, event.data) == (9, b"abc")
 
 
 def test_enumerations_are_those_of_c() -> None:
@@ -63,9 +91,11 @@ def test_enumerations_are_those_of_c() -> None:
         **{f"EVENT_{m.name}": m.value for m in EventKind},
         **{f"DIRECTION_{m.name}": m.value for m in events.Direction},
         **{f"LAYER_{m.name}": m.value for m in Layer},
+        **{f"EVENT_FLAG_{m.name}": m.value for m in events.EventFlag},
+        **{f"MONITOR_{m.name}": m.value for m in events.MonitorLevel},
     }
-    prefixes = ("EVENT_", "DIRECTION_", "LAYER_")
-    limits = {"EVENT_CAPTURE_BYTES", "EVENT_KINDS"}
+    prefixes = ("EVENT_", "DIRECTION_", "LAYER_", "MONITOR_")
+    limits = {"EVENT_CAPTURE_BYTES", "EVENT_KINDS", "EVENT_HEADER_1_BYTES"}
     theirs = {
         name: getattr(lib, name)
         for name in dir(lib)
@@ -73,6 +103,15 @@ def test_enumerations_are_those_of_c() -> None:
     }
     assert ours == theirs
     assert max(EventKind) < lib.EVENT_KINDS
+
+
+def test_names_are_those_of_the_field() -> None:
+    """As the clients of flows know them."""
+    assert events.TRACE_POINTS[lib.TRACE_TO_ENDPOINT] == "to-endpoint"
+    assert events.TRACE_POINTS[lib.TRACE_FROM_NETWORK] == "from-network"
+    assert (lib.TRACE_TO_ENDPOINT, lib.TRACE_TO_STACK, lib.TRACE_TO_NETWORK) == (101, 3, 11)
+    states = ["unknown", "new", "established", "reply", "related"]
+    assert dict(enumerate(states)) == events.FLOW_STATES
 
 
 def test_metrics_are_the_c_structs() -> None:
@@ -124,7 +163,13 @@ def reporting() -> Iterator[Object]:
     with Object.open("test", build(SOURCE)) as obj:
         obj.set_max_entries("cilia_events", 1 << 16)
         obj.load()
+        listen(obj, EventKind.DROP)
         yield obj
+
+
+def listen(obj: Object, *kinds: EventKind) -> None:
+    with obj.map(listeners.NAME) as raw:
+        listeners.Listeners(raw).kinds = frozenset(kinds)
 
 
 @pytest.mark.root
@@ -143,6 +188,20 @@ def test_drop_says_why_where_and_what(reporting: Object) -> None:
     assert event.layer == Layer.ETHERNET
     assert earliest < event.time_ns < time.monotonic_ns()
     assert event.cpu < (os.cpu_count() or 1)
+
+
+@pytest.mark.root
+def test_nothing_is_written_while_nobody_listens(reporting: Object) -> None:
+    program = reporting.program("refuse")
+    metrics = PerCpuMap(reporting.map("cilia_metrics").detach_fd())
+    with Reader.ring(reporting.map("cilia_events")) as reader:
+        for kinds, size in (((), 0), ((EventKind.TRACE,), 0), ((EventKind.DROP,), 1)):
+            listen(reporting, *kinds)
+            program.run(PACKET)
+            assert reader.read().size == size
+    assert events.lost_events(PerCpuMap(reporting.map("cilia_lost").detach_fd())) == {}
+    (metric,) = events.read_metrics(metrics)
+    assert metric.packets == 3
 
 
 @pytest.mark.root
