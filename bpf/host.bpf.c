@@ -82,6 +82,7 @@ int from_netdev(ctx_t *ctx)
 
 	if (!plan)
 		return CTX_OK;
+	trace_from(ctx, TRACE_FROM_NETWORK, DIRECTION_INGRESS);
 	if (ctx_drop_priority(ctx))
 		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_INGRESS);
 	packet = &plan->packet;
@@ -97,7 +98,9 @@ int from_netdev(ctx_t *ctx)
 		BY_FAMILY(packet->flags & PACKET_V6, nodeport_return, packet);
 		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);
 	}
-	return result < 0 ? nodeport_refuse(ctx, packet, result, &fate) : fate.verdict;
+	if (result < 0)
+		return nodeport_refuse(ctx, packet, result, &fate);
+	return nodeport_passes(ctx, plan, fate.verdict);
 }
 
 SEC("tc")
@@ -120,7 +123,10 @@ int to_netdev(ctx_t *ctx)
 		result = nodeport_leaves_other(ctx, packet, result);
 	else
 		result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_leaves, ctx, packet, plan);
-	return result < 0 ? drop_refused(ctx, result, DIRECTION_EGRESS) : CTX_OK;
+	if (result < 0)
+		return drop_refused(ctx, result, DIRECTION_EGRESS);
+	trace_to(ctx, packet, TRACE_TO_NETWORK, DIRECTION_EGRESS, ctx_ifindex(ctx));
+	return CTX_OK;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

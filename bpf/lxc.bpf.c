@@ -176,6 +176,12 @@ static __always_inline int leaves(ctx_t *ctx, struct packet *packet, struct flow
 	return flow_leaves(ctx, packet, end);
 }
 
+static __always_inline int to_stack(ctx_t *ctx, const struct packet *packet)
+{
+	trace_to(ctx, packet, TRACE_TO_STACK, DIRECTION_EGRESS, 0);
+	return CTX_OK;
+}
+
 /* Where a packet of a workload of ours goes on: to another one of this node, or by the stack. Both ends are
  * judged here, as the program of the other one does not see it. */
 static __always_inline int goes_on(ctx_t *ctx, struct lxc_packet *under_way, bool other)
@@ -192,7 +198,7 @@ static __always_inline int goes_on(ctx_t *ctx, struct lxc_packet *under_way, boo
 	if (refused)
 		return drop_refused(ctx, refused, DIRECTION_EGRESS);
 	if (!place || place->ifindex == ctx_ifindex(ctx))
-		return CTX_OK;
+		return to_stack(ctx, packet);
 	receiver->identity = place->identity;
 	receiver->remote_identity = sender->identity;
 	receiver->ifindex = place->ifindex;
@@ -200,8 +206,8 @@ static __always_inline int goes_on(ctx_t *ctx, struct lxc_packet *under_way, boo
 	receiver->itself = false;
 	refused = reaches(ctx, packet, receiver, other);
 	if (refused)
-		return drop_refused(ctx, refused, DIRECTION_INGRESS);
-	return deliver(ctx, packet, place, DIRECTION_INGRESS);
+		return drop_refused(ctx, refused, DIRECTION_INGRESS | AT_SENDER);
+	return deliver(ctx, packet, place, DIRECTION_INGRESS | AT_SENDER);
 }
 
 /* What a workload of ours answers itself through a service, as long as it has the addresses of the workload. 0,
@@ -227,6 +233,14 @@ __noinline int answers_itself(ctx_t *ctx, const struct packet *packet, struct fl
 	return done ? done : flow_leaves(ctx, packet, end);
 }
 
+static __always_inline int redirected_back(ctx_t *ctx, const struct packet *packet)
+{
+	if (ctx_swap_macs(ctx))
+		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_EGRESS);
+	trace_to(ctx, packet, TRACE_TO_ENDPOINT, DIRECTION_INGRESS | AT_SENDER, ctx_ifindex(ctx));
+	return ctx_redirect(ctx, ctx_ifindex(ctx));
+}
+
 /* Back into the workload, which reaches itself through a service. */
 static __always_inline int turns_back(ctx_t *ctx, struct packet *packet, struct flow_end *end,
 				      bool judged)
@@ -242,9 +256,7 @@ static __always_inline int turns_back(ctx_t *ctx, struct packet *packet, struct 
 		if (refused)
 			return drop_refused(ctx, refused, DIRECTION_INGRESS);
 	}
-	if (ctx_swap_macs(ctx))
-		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_EGRESS);
-	return ctx_redirect(ctx, ctx_ifindex(ctx));
+	return redirected_back(ctx, packet);
 }
 
 /* Service or direct: GO_ON, TURN_BACK or a refusal. */
@@ -306,29 +318,29 @@ static __always_inline int sends_as_other(ctx_t *ctx)
 	under_way = packet_parsed(ctx, &result);
 	if (!under_way)
 		return CTX_DROP;
-	if (result == PACKET_OTHER)
-		return CTX_OK;
 	packet = &under_way->packet;
+	if (result == PACKET_OTHER)
+		return to_stack(ctx, packet);
 	if (!result)
 		result = resolves(ctx, packet);
 	if (result < 0)
 		return refuse(ctx, packet, result);
 	if (result != TURN_BACK)
-		return CTX_OK;
-	if (ctx_swap_macs(ctx))
-		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_EGRESS);
-	return ctx_redirect(ctx, ctx_ifindex(ctx));
+		return to_stack(ctx, packet);
+	return redirected_back(ctx, packet);
 }
 
 SEC("tc")
 int from_pod(ctx_t *ctx)
 {
+	trace_from(ctx, TRACE_FROM_ENDPOINT, DIRECTION_EGRESS);
 	return pod_network ? sends(ctx) : sends_as_other(ctx);
 }
 
 SEC("tc")
 int from_other_pod(ctx_t *ctx)
 {
+	trace_from(ctx, TRACE_FROM_ENDPOINT, DIRECTION_EGRESS);
 	return sends_as_other(ctx);
 }
 
@@ -380,7 +392,10 @@ int to_pod(ctx_t *ctx)
 		result = arrives(ctx, under_way, result == PACKET_OTHER);
 	else if (!result)
 		result = BY_FAMILY(packet->flags & PACKET_V6, to, ctx, packet, &under_way->receiver);
-	return result < 0 ? drop_refused(ctx, result, DIRECTION_INGRESS) : CTX_OK;
+	if (result < 0)
+		return drop_refused(ctx, result, DIRECTION_INGRESS);
+	trace_to(ctx, packet, TRACE_TO_ENDPOINT, DIRECTION_INGRESS, ctx_ifindex(ctx));
+	return CTX_OK;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -21,7 +21,10 @@ int from_netdev_xdp(ctx_t *ctx)
 		return CTX_OK;
 	if (!result)
 		result = nodeport_enters(ctx, packet, &fate, packet->flags & PACKET_V6);
-	return result < 0 ? nodeport_refuse(ctx, packet, result, &fate) : fate.verdict;
+	if (result < 0)
+		return nodeport_refuse(ctx, packet, result, &fate);
+	/* What goes on to the stack is reported by from_netdev. */
+	return fate.verdict == CTX_OK ? CTX_OK : nodeport_passes(ctx, plan, fate.verdict);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -8,6 +8,7 @@
  * operation. What has expired stays until it is collected from user space or evicted.
  */
 #include "ct_types.h"
+#include "flow_note.h"
 #include "packet.h"
 
 /* Set before load, seconds; the field's options are bpf-ct-timeout-regular-tcp and so on. */
@@ -203,10 +204,14 @@ static __always_inline bool ct_seen(ctx_t *ctx, struct ct_entry *entry, const st
 	__u8 tcp_flags = *seen | packet->tcp_flags;
 	__u16 flags = entry->flags;
 	bool changed = tcp_flags != *seen;
-	__u32 expires_s;
+	__u32 changes = tcp_flags ^ *seen;
+	__u32 same = (changes - 1) >> 31, lifetime_s;
 
-	if (packet->flags & PACKET_ICMP_ERROR)
+	if (packet->flags & PACKET_ICMP_ERROR) {
+		flow_note_related(packet, reply);
 		return false;
+	}
+	changes &= monitor_flags;
 	/* A note about the packet, no part of it: constant ones get it too. */
 	if (!service)
 		((struct packet *)packet)->verdict = ct_verdict(entry);
@@ -216,13 +221,17 @@ static __always_inline bool ct_seen(ctx_t *ctx, struct ct_entry *entry, const st
 		flags |= CT_SEEN_REPLY;
 	if (tcp_flags & (TCP_FIN | TCP_RST))
 		flags |= reply ? CT_REPLY_CLOSING : CT_ORIGIN_CLOSING;
+	changes |= (flags ^ entry->flags) & CT_SEEN_REPLY;
 	if (flags != entry->flags)
 		entry->flags = flags;
-	expires_s = now_s + ct_lifetime_s(entry, packet->tuple.proto, service);
-	if (expires_s != entry->expires_s) {
-		entry->expires_s = expires_s;
+	lifetime_s = ct_lifetime_s(entry, packet->tuple.proto, service);
+	if (now_s + lifetime_s != entry->expires_s) {
+		/* New flags may have changed the lifetime: then this does not tell when it was seen. */
+		changes |= same * flow_note_due(now_s, entry->expires_s - lifetime_s);
+		entry->expires_s = now_s + lifetime_s;
 		changed = true;
 	}
+	flow_note_known(packet, reply, changes);
 	if (ct_accounting)
 		ct_count(entry, reply, ctx_length(ctx));
 	return changed;

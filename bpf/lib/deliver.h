@@ -9,8 +9,8 @@
  */
 #include "endpoint.h"
 #include "endpoint_place.h"
-#include "event.h"
 #include "rewrite.h"
+#include "trace.h"
 
 #define PACKET_HOST 0		/* __sk_buff.pkt_type: the frame is addressed to the device */
 
@@ -38,7 +38,7 @@ deliver_to(ctx_t *ctx, const struct packet *packet)
 	return bpf_map_lookup_elem(&cilia_lxc, &key);
 }
 
-/* The verdict of the program. Whoever sent the packet said nothing with its mark. */
+/* The verdict of the program. Whoever sent the packet said nothing with its mark. direction: of reports. */
 static __always_inline int deliver(ctx_t *ctx, struct packet *packet,
 				   const struct endpoint_place *place, __u8 direction)
 {
@@ -51,5 +51,6 @@ static __always_inline int deliver(ctx_t *ctx, struct packet *packet,
 	    ctx_store_bytes(ctx, ETH_ALEN, place->node_mac, ETH_ALEN))
 		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), direction);
 	ctx->mark = 0;
+	trace_to(ctx, packet, TRACE_TO_ENDPOINT, direction, place->ifindex);
 	return bpf_redirect_peer(place->ifindex, 0);
 }

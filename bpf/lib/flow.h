@@ -160,11 +160,15 @@ __noinline int flow_error(ctx_t *ctx, const struct packet *packet, const struct 
 	v6 = packet->flags & PACKET_V6;
 	if (flow_error_is_own(ctx, packet, direction, v6)) {
 		entry = ct_lookup_reply(packet, other, v6);
-		if (flow_is_of(entry, packet, end, v6))
+		if (flow_is_of(entry, packet, end, v6)) {
+			flow_note_related(packet, true);
 			return flow_judge_error(ctx, packet, end, entry, other);
+		}
 		entry = ct_lookup(&packet->tuple, direction, v6);
-		if (flow_is_of(entry, packet, end, v6))
+		if (flow_is_of(entry, packet, end, v6)) {
+			flow_note_related(packet, false);
 			return flow_judge_error(ctx, packet, end, entry, direction);
+		}
 	}
 	return policy_verdict(ctx, packet, end, direction, FLOW_NEW);
 }
@@ -196,6 +200,7 @@ __noinline int flow_forward(ctx_t *ctx, const struct packet *packet, const struc
 	new.direction = direction;
 	new.tcp_flags = packet->tcp_flags;
 	new.remote_identity = end->remote_identity;
+	flow_note_new(packet);
 	return ct_create(&packet->tuple, &new, v6);
 }
 

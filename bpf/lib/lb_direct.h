@@ -102,6 +102,7 @@ static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u1
 			return REFUSE(DROP_CT_COLLISION);
 	} else {
 		/* Without an entry it is as good, as long as nobody asks a service from its port. */
+		flow_note_new(packet);
 		ct_create(tuple, &new, v6);
 		return 0;
 	}

@@ -224,6 +224,7 @@ static __always_inline int lb_track(ctx_t *ctx, const struct packet *packet, str
 	/* An ICMP error is no beginning. */
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return 0;
+	flow_note_new(packet);
 	return ct_create_snat(to, new, packet->tuple.daddr, new->flags & CT_OTHER_PORT ? sport : 0, v6);
 }
 
@@ -386,6 +387,7 @@ static __always_inline int lb_track_both(ctx_t *ctx, const struct packet *packet
 		return 0;
 	}
 	new->direction = CT_SERVICE;
+	flow_note_new(packet);
 	return ct_create_snat(&packet->tuple, new, next_hop,
 			      new->flags & CT_OTHER_PORT ? to->sport : 0, v6);
 }

@@ -99,5 +99,8 @@ static __noinline __attribute__((unused)) int masquerade_asked(ctx_t *ctx, const
 	new.now_s = ct_now_s();
 	new.ifindex = ctx_ifindex(ctx);
 	entry = ct_lookup(&packet->tuple, CT_INGRESS, v6);
-	return !entry || ct_expired(entry, new.now_s) ? ct_create(&packet->tuple, &new, v6) : 0;
+	if (entry && !ct_expired(entry, new.now_s))
+		return 0;
+	flow_note_new(packet);
+	return ct_create(&packet->tuple, &new, v6);
 }

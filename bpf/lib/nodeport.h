@@ -23,6 +23,7 @@
 #include "lb_direct.h"
 #include "nat.h"
 #include "rewrite_ends.h"
+#include "trace.h"
 
 /* Set before load. Whether packets that bring their frontend are accepted; how they carry it. */
 const volatile bool nodeport_dsr = false;
@@ -219,6 +220,7 @@ static __always_inline int nodeport_source(ctx_t *ctx, struct packet *packet,
 	}
 	new->direction = CT_SERVICE;
 	new->flags |= CT_SNAT;
+	flow_note_new(packet);
 	return ct_create_snat(&packet->tuple, new, source->address, source->port, v6);
 }
 
@@ -473,6 +475,7 @@ static __always_inline int nodeport_reply(ctx_t *ctx, struct packet *packet,
 	end = &plan->source;
 	if (!nat_reply(packet, end, &plan->frontend, v6))
 		return NODEPORT_PASS;
+	flow_note_known(packet, true, packet->tcp_flags & monitor_flags);
 	if (!end->rev_nat)
 		return in_xdp ? NODEPORT_PASS :
 				packet_set_destination(ctx, packet, end->address, end->port, v6);
@@ -522,4 +525,16 @@ static __always_inline int nodeport_refuse(ctx_t *ctx, const struct packet *pack
 	if (reason == DROP_FRAG_NEEDED)
 		return icmp_too_big(ctx, packet, fate->mtu);
 	return CTX_DROP;
+}
+
+/* Report a packet that a program of the node's device lets go; the value is the verdict. */
+static __always_inline int nodeport_passes(ctx_t *ctx, const struct nodeport_plan *plan, int verdict)
+{
+	if (verdict == CTX_OK)
+		trace_to(ctx, &plan->packet, TRACE_TO_STACK, DIRECTION_INGRESS, 0);
+	else
+		trace_to(ctx, &plan->packet,
+			 plan->route.outside ? TRACE_TO_NETWORK : TRACE_TO_ENDPOINT, DIRECTION_EGRESS,
+			 plan->route.fib.ifindex);
+	return verdict;
 }

@@ -240,6 +240,7 @@ static __always_inline int nodeport_unwrap(ctx_t *ctx, const struct packet *oute
 		if (refused)
 			return refused;
 	}
+	flow_note(outer, packet.flow_state, packet.flow_changes);
 	refused = ipip_unwrap(ctx, outer, &packet);
 	return refused ? refused : lb_translate(ctx, &packet, decision, v6);
 }

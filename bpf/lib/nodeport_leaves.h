@@ -75,12 +75,14 @@ static __always_inline int nodeport_leaves(ctx_t *ctx, struct packet *packet,
 					lb_direct_answer(ctx, packet, entry, v6);
 	*end = (struct nat_end){};
 	if (nat_find(&packet->tuple, NAT_OUT, end, v6)) {
+		flow_note_known(packet, end->flags & NAT_DSR, packet->tcp_flags & monitor_flags);
 		if ((end->flags & NAT_DSR) && !(packet->flags & PACKET_ICMP_ERROR))
 			nodeport_dsr_note(&packet->tuple, packet->tcp_flags, true, v6);
 	} else {
 		refused = nodeport_own_source(ctx, packet, &plan->to, end, v6);
 		if (refused)
 			return refused;
+		flow_note_new(packet);
 	}
 	if (!(end->flags & NAT_DSR)) {
 		refused = nat_source(ctx, packet, end, v6);

@@ -28,14 +28,10 @@ struct flow_end {
 	__u8 pad;
 };
 
-/* State of a packet's flow. Of a reply the flow was opened by the packet's destination: its direction is the
- * other one of the packet's, and its tuple that of the packet exchanged. */
-#define FLOW_NEW 1
-#define FLOW_ESTABLISHED 2
-#define FLOW_REPLY 3
-#define FLOW_RELATED 4		/* an ICMP error about a flow: the tuple is that of a reply */
-
-/* Whether the end allows a flow: 0 or a refusal. direction: CT_EGRESS if the end opened it, or CT_INGRESS. */
+/* Whether the end allows a flow: 0 or a refusal. direction: CT_EGRESS if the end opened it, or CT_INGRESS.
+ * state: FLOW_*. Of a reply the flow was opened by the packet's destination: its direction is the other one of
+ * the packet's, and its tuple that of the packet exchanged. Of an ICMP error about a flow (FLOW_RELATED) the
+ * tuple is that of a reply. */
 __noinline int policy_verdict(ctx_t *ctx, const struct packet *packet, const struct flow_end *end,
 			      __u32 direction, __u32 state)
 {

@@ -8,6 +8,7 @@
  * corrected too: the sender must recognise what it sent.
  */
 #include "csum.h"
+#include "flow_note.h"
 #include "packet.h"
 
 #define SOURCE 0
@@ -209,6 +210,8 @@ static __always_inline int rewrite_side(ctx_t *ctx, struct packet *packet, int s
 		refused = rewrite_plain(ctx, packet, side, old, address, old_port, port, v6);
 	if (refused)
 		return refused;
+	if (side == SOURCE)
+		flow_note_source(packet, v6);
 	address_copy(old, address, v6);
 	if (side == SOURCE)
 		tuple->sport = port;

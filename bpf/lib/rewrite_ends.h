@@ -117,6 +117,7 @@ static __always_inline int forward_plain(ctx_t *ctx, struct packet *packet,
 	refused = v6 ? ends6_write(ctx, packet, ends) : ends4_write(ctx, packet, ends, diff);
 	if (refused)
 		return refused;
+	flow_note_source(packet, v6);
 	address_copy(tuple->saddr, ends->source.word, v6);
 	address_copy(tuple->daddr, ends->destination.word, v6);
 	tuple->sport = ends->sport;

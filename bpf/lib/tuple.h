@@ -44,8 +44,10 @@ struct packet {
 	__u8 tcp_flags;		/* byte 13 of the header */
 	__u8 flags;		/* PACKET_* */
 	__u8 ttl;
-	__u8 pad[3];
+	__u8 flow_state;	/* FLOW_*, for traces: see flow_note.h */
+	__u16 flow_changes;	/* not 0: it opens, closes or changes its flow */
 	__u64 verdict;		/* of the entry that it was found to belong to: see ct_verdict */
+	struct address original;	/* its source before we translated it, for traces; 0: we did not */
 };
 
 #define TCP_FIN 0x01
