@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,13 +36,12 @@ from statedb.errors import (
 from statedb.shown.answers import dump_chunks, query_chunks, summary
 from statedb.shown.plain import json_line
 from statedb.shown.queries import At, writable
+from statedb.web.sending import HEARTBEAT_S, Sender, cancel_when_gone
 from statedb.web.streams import ChangeStream
 
 if TYPE_CHECKING:
     from statedb.db import DB
 
-STALL_S = 30.0  # a chunk (64 KiB) not taken for so long: the reader hangs
-HEARTBEAT_S = 15.0  # tells a reader that an idle stream is alive; its timeout is a few of these
 MAX_LAG = 100_000  # revisions a reader may fall behind: what the table keeps for it is bounded
 LAG_LOOK_S = 1.0  # between two looks at it, while a reader may be stuck in a write to its socket
 MAX_STREAMS = 64  # streams of changes at once; each keeps a change iterator
@@ -161,16 +159,16 @@ class _Pulled(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
-            sender = _Sender(send, self.status_code, self.raw_headers, group.cancel_scope)
+            group.start_soon(cancel_when_gone, receive, group.cancel_scope)
+            sender = Sender(send, self.status_code, self.raw_headers, group.cancel_scope)
             await self._send_all(sender)
             group.cancel_scope.cancel()
 
-    async def _send_all(self, sender: _Sender) -> None:
+    async def _send_all(self, sender: Sender) -> None:
         await self._send_chunks(sender, self._chunks)
         await sender.end()
 
-    async def _send_chunks(self, sender: _Sender, chunks: Iterator[bytes]) -> None:
+    async def _send_chunks(self, sender: Sender, chunks: Iterator[bytes]) -> None:
         while chunk := await self._outside.in_thread(next, chunks, b""):
             await sender.send(chunk)
 
@@ -191,7 +189,7 @@ class _Followed(_Pulled):
             with anyio.CancelScope(shield=True):
                 await self._outside.in_thread(self._stream.close)
 
-    async def _send_all(self, sender: _Sender) -> None:
+    async def _send_all(self, sender: Sender) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._cancel_when_behind, group.cancel_scope)
             while True:
@@ -207,32 +205,3 @@ class _Followed(_Pulled):
         while self._stream.lag() < MAX_LAG:
             await anyio.sleep(LAG_LOOK_S)
         scope.cancel()
-
-
-class _Sender:
-    """The response's messages; a reader that takes none for STALL_S cancels the whole answer."""
-
-    def __init__(self, send: Send, status: int, headers: Any, scope: anyio.CancelScope) -> None:
-        self._send = send
-        self._scope = scope
-        self._start = {"type": "http.response.start", "status": status, "headers": headers}
-        self._started = False
-
-    async def send(self, body: bytes, more: bool = True) -> None:
-        with anyio.move_on_after(STALL_S) as limit:
-            if not self._started:
-                self._started = True
-                await self._send(self._start)
-            await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        if limit.cancelled_caught:
-            self._scope.cancel()
-            await anyio.lowlevel.checkpoint()
-
-    async def end(self) -> None:
-        await self.send(b"", more=False)
-
-
-async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

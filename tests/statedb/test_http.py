@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from statedb import DB, Index, RWTable, new_table
-from statedb.web import server
+from statedb.web import sending, server
 from statedb.web.server import routes
 from tests.statedb.serving import served
 from tests.statedb_application import Book, Library, Shelf
@@ -259,7 +259,7 @@ async def test_nothing_is_made_ahead_of_a_slow_reader(url: str) -> None:
 
 @pytest.mark.parametrize("url", BIG_URLS)
 async def test_reader_that_stalls_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "STALL_S", 0.05)
+    monkeypatch.setattr(sending, "STALL_S", 0.05)
     big = Big()
     reader = Reader(Starlette(routes=routes(big.db)), url)
     with anyio.fail_after(5):
@@ -346,7 +346,7 @@ async def test_batches_tell_the_last_state_of_each_object(library: Library) -> N
 def test_server_stops_sending_to_a_socket_that_nobody_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "STALL_S", 0.3)
+    monkeypatch.setattr(sending, "STALL_S", 0.3)
     ended = threading.Event()
     answer = server._Pulled.__call__
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from statedb.web.server import STALL_S
+from statedb.web.sending import STALL_S
 from tests.soak.agent.samples import Sample
 from tests.soak.memory import slope
 
