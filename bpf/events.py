@@ -127,6 +127,7 @@ class Event(msgspec.Struct, frozen=True):
 
 HEADER: Final = _HEADER.struct("event_header")
 _FIELDS: Final = [name for name in _HEADER.places("event_header") if not name.startswith("pad")]
+_KIND_AT: Final = _HEADER.places("event_header")["kind"].start
 #: Its place behind version, kind and header_size.
 _CAPTURED: Final = _FIELDS.index("captured_length") - 3
 
@@ -168,6 +169,11 @@ class Decoder:
             return None
         # The fields of Event are in the order of the header.
         return Event(*[kind, *fields, bytes(record[size : size + captured])])
+
+
+def kind_of(record: memoryview) -> int:
+    """`EventKind` of a record, which is not decoded; 0 if it is cut short."""
+    return record[_KIND_AT] if len(record) > _KIND_AT else 0
 
 
 def lost_events(lost: PerCpuMap) -> dict[int, int]:

@@ -8,9 +8,35 @@ is new there is named here. Needs no libbpf.
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bpf.layout import header
+
+#: Texts of the numbers of flows that our reasons have.
+FLOW_TEXTS: Final = {
+    130: "Invalid source mac",
+    132: "Invalid source ip",
+    133: "Policy denied",
+    134: "Invalid packet",
+    136: "Fragmentation needed",
+    139: "Unsupported L3 protocol",
+    141: "Error writing to packet",
+    153: "Error while correcting L3 checksum",
+    154: "Error while correcting L4 checksum",
+    155: "CT: Map insertion failed",
+    156: "Invalid IPv6 extension header",
+    158: "Service backend not found",
+    167: "No mapping for NAT masquerade",
+    168: "Unsupported protocol for NAT masquerade",
+    169: "FIB lookup failed",
+    172: "Unknown sender",
+    174: "Is a ClusterIP",
+    175: "First logical datagram fragment not found",
+    176: "Forbidden ICMPv6 message",
+    177: "Denied by LB src range check",
+    196: "TTL exceeded",
+    203: "Endpoint policy program not available",
+}
 
 
 class Reason(NamedTuple):
@@ -20,6 +46,11 @@ class Reason(NamedTuple):
     text: str
     #: The nearest DropReason of Cilium's flows; 0 for what is forwarded.
     flow_number: int
+
+    @property
+    def flow_text(self) -> str:
+        """What the clients of flows call that number."""
+        return FLOW_TEXTS.get(self.flow_number, "")
 
     @property
     def label(self) -> str:

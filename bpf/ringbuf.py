@@ -7,37 +7,20 @@ decoding. ``batches`` waits on the buffer's descriptor with anyio; no thread is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from struct import Struct
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 
 from bpf.descriptors import Owned
 from bpf.libbpf import check, ffi, lib
 from bpf.maps.map import Map
+from bpf.records import Batch
+
+__all__ = ["BATCH_BYTES", "Batch", "Reader"]
 
 #: A batch ends after about this much, 1-2 thousand events: one burst cannot hold the event loop.
 BATCH_BYTES = 256 * 1024
-
-_HEAD = Struct("=II")
-
-
-class Batch(NamedTuple):
-    """Records that were read together."""
-
-    #: Each record: length (u32), zero (u32), the record, padding to 8 bytes.
-    raw: bytes
-    size: int
-
-    def records(self) -> Iterator[memoryview]:
-        """The records, without a copy."""
-        view, at = memoryview(self.raw), 0
-        while at < len(view):
-            size, _ = _HEAD.unpack_from(view, at)
-            at += _HEAD.size
-            yield view[at : at + size]
-            at += (size + 7) & ~7
 
 
 class Reader(Owned):

@@ -10,6 +10,7 @@ from cilia.agent.config import AgentConfig
 from cilia.agent.observation import Observation
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.wiring import DatapathPart
+from cilia.flows.wiring import FlowsPart
 from cilia.loadbalancer.wiring import LoadBalancerPart
 from cilia.node.wiring import NodePart
 from cilia.program.parts import Context, Job, Part
@@ -33,6 +34,8 @@ class Agent:
     # None: what pods send to the world keeps its source.
     masquerade: MasqueradePart | None
     loadbalancer: LoadBalancerPart
+    # None: maps in memory, nothing is reported.
+    flows: FlowsPart | None
     observation: Observation
 
     @property
@@ -54,6 +57,7 @@ class Agent:
             self.endpoints,
             self.masquerade,
             self.loadbalancer,
+            self.flows,
             self.observation,
         )
         return [part for part in parts if part is not None]

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from cilia.agent.budgets import parse_budgets
 from cilia.cluster.options import ClusterOptions
 from cilia.endpoints.options import EndpointOptions
+from cilia.flows.options import EventOptions
 from cilia.loadbalancer.options import LoadBalancerOptions
 from cilia.masquerade.options import MasqueradeOptions
 from cilia.node.options import NodeOptions
@@ -26,7 +27,12 @@ __all__ = ["AgentConfig"]
 
 
 class AgentConfig(
-    ClusterOptions, NodeOptions, EndpointOptions, MasqueradeOptions, LoadBalancerOptions
+    ClusterOptions,
+    NodeOptions,
+    EndpointOptions,
+    MasqueradeOptions,
+    EventOptions,
+    LoadBalancerOptions,
 ):
     """Everything that a person may set, with its default; frozen once read."""
 

@@ -33,6 +33,7 @@ from cilia.datapath.netfilter_lookup import NetfilterLookup
 from cilia.datapath.opening import KernelDatapath, MemoryDatapath
 from cilia.datapath.packets import packet_config
 from cilia.datapath.programs import Succession
+from cilia.flows import options as events
 from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.programs import packet_constants, sock_config
 from cilia.loadbalancer.replacement import Replacement
@@ -115,7 +116,11 @@ def _prepare(config: AgentConfig, lock: InstanceLock) -> Path:
 
 def _open_datapath(config: AgentConfig, cgroup: Path, lock: InstanceLock) -> KernelDatapath:
     try:
-        constants = {**packet_constants(config), **masquerade.packet_constants(config)}
+        constants = {
+            **packet_constants(config),
+            **masquerade.packet_constants(config),
+            **events.packet_constants(config),
+        }
         packets = packet_config(config, constants)
         prepare = partial(mounts.keep_pin_dir, config, lock)
         return KernelDatapath(sock_config(config, cgroup), packets, prepare)

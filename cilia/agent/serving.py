@@ -13,6 +13,7 @@ from cilia.agent import server
 from cilia.agent.shell import shell_routes
 from cilia.agent.state_directory import ControlSocket, sentence
 from cilia.agent.wiring import Agent
+from cilia.flows.routes import event_routes
 from cilia.linux.lock import InstanceLock
 from cilia.loadbalancer.proxy_healthz import proxy_healthz_app
 from cilia.loadbalancer.replacement import Replacement, replacement_routes
@@ -35,6 +36,7 @@ def agent_routes(agent: Agent, replacement: Replacement) -> list[BaseRoute]:
         *table_routes(ctx.db),
         *shell_routes(agent),
         *replacement_routes(replacement),
+        *([] if agent.flows is None else event_routes(agent.flows.reader)),
     ]
 
 

@@ -16,6 +16,7 @@ from cilia.datapath.addresses_in_force import addresses_in_force
 from cilia.datapath.opening import Datapath
 from cilia.datapath.programs import NodePrograms
 from cilia.datapath.wiring import DatapathPart
+from cilia.flows import wiring as flows
 from cilia.loadbalancer import wiring as loadbalancer
 from cilia.node import wiring as node
 from cilia.node.own_addresses import own_addresses
@@ -57,6 +58,7 @@ def build(
     endpoints_, masquerade_ = None, None
     if config.pod_network:
         endpoints_, masquerade_ = _pod_network(ctx, config, cluster_, node_, datapath_, backends)
+    flows_ = flows.build(datapath_)
     reports = {
         key: report
         for part in (endpoints_, masquerade_)
@@ -67,7 +69,16 @@ def build(
         ctx, config, cluster_, node_, datapath_, loadbalancer_, source, reports
     )
     return Agent(
-        config, ctx, cluster_, node_, datapath_, endpoints_, masquerade_, loadbalancer_, seen
+        config,
+        ctx,
+        cluster_,
+        node_,
+        datapath_,
+        endpoints_,
+        masquerade_,
+        loadbalancer_,
+        flows_,
+        seen,
     )
 
 

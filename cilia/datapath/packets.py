@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bpf import events
-from bpf.maps import endpoints, ipcache, netdev
+from bpf.maps import endpoints, ipcache, listeners, netdev
 from bpf.maps.ct import CT_MAPS
+from bpf.maps.listeners import Listeners
 from bpf.maps.masquerade import NAMES as MASQUERADE_MAPS
 from bpf.maps.masquerade import MasqueradeMaps
 from bpf.maps.nat import NAT_MAPS, SIGNAL, SWEPT
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["NETFILTER_LOOKUP", "OTHER_POD", "FlowMaps", "constant", "packet_config"]
 
 METRICS: Final = "cilia_metrics"
+EVENTS: Final = "cilia_events"
+LOST: Final = "cilia_lost"
 
 #: The program of another plugin's pods where the pod network is ours; else they have the usual one.
 OTHER_POD: Final = "from_other_pod"
@@ -53,6 +56,10 @@ class FlowMaps:
     ipcache: RawMap
     metrics: PerCpuMap
     signal: Map
+    # The ring buffer of events, what it had no room for, and who listens.
+    event_ring: Map
+    lost: PerCpuMap
+    listeners: Listeners
     programs_dir: Path
     held: Sequence[Map]
 
@@ -74,7 +81,9 @@ class FlowMaps:
         opened = {name: node.map(name) for name in names}
         metrics = PerCpuMap(node.map(METRICS).detach_fd())
         signal = node.map(SIGNAL)
-        held = [*opened.values(), metrics, signal]
+        ring, heard = node.map(EVENTS), node.map(listeners.NAME)
+        lost = PerCpuMap(node.map(LOST).detach_fd())
+        held = [*opened.values(), metrics, signal, ring, lost, heard]
         conntrack = ConntrackMaps.of(opened)
         return cls(
             conntrack,
@@ -85,6 +94,9 @@ class FlowMaps:
             opened[ipcache.NAME],
             metrics,
             signal,
+            ring,
+            lost,
+            Listeners(heard),
             node.programs_dir,
             held,
         )

@@ -127,6 +127,7 @@ def test_reasons_are_dense_and_those_of_c() -> None:
     assert sum(name.startswith("DROP_") for name in dir(lib)) == len(known) - 1
     flow_numbers = [reason.flow_number for number, reason in known.items() if number]
     assert set(flow_numbers) <= set(range(130, 208)) - {159, 206}  # those that flow.proto has
+    assert set(flow_numbers) <= reasons.FLOW_TEXTS.keys()
     assert reasons.reason_label(-2) == "no backend"
     assert reasons.reason_label(-9999) == "-9999"
 
