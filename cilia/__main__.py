@@ -40,6 +40,10 @@ COMMANDS = {
         "List which identity is behind which address.",
     ),
     "ipam": ("cilia.ipam.cli:ipam", "List the addresses of this node's pods."),
+    "monitor": (
+        "cilia.flows.cli.monitor:monitor",
+        "Show packets that are dropped and passed, as it happens.",
+    ),
     "operator": ("cilia.operator.command:operator", "Run the cluster-wide program."),
     "lb": ("cilia.loadbalancer.cli.lb:lb", "Ask which backend a client gets, and why."),
     "lrp": ("cilia.loadbalancer.cli.redirects:lrp", "List local redirect policies."),

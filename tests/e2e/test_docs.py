@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^\$ (?:sudo )?cilia (.*?)(?:\s+#.*)?$", re.MULTILINE)
 # They run for ever or remove what the others need; the other tests of this folder run them.
-ELSEWHERE = ("agent", "cleanup", "shell", "quickstart")
+ELSEWHERE = ("agent", "cleanup", "monitor", "shell", "quickstart")
 # Like `bpf`, these read the kernel's maps.
 READ_MAPS = (["lb", "explain"], ["service", "connections"])
 

@@ -160,7 +160,8 @@ def list_metrics(ctx: click.Context, bpf_root: Path, output: str) -> None:
     """
     rows = list(_rows(maps_dir(ctx, bpf_root), ["cilia_metrics"], _counters))
     rows.sort(key=lambda row: (row["reason"], row["direction"], row["file"], row["line"]))
-    _show(rows, ["reason", "direction", "packets", "bytes", "line", "file"], output)
+    columns = ["reason", "flow_reason", "direction", "packets", "bytes", "line", "file"]
+    _show(rows, columns, output)
 
 
 def maps_dir(ctx: click.Context, bpf_root: Path) -> Path:

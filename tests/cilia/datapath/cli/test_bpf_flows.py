@@ -132,6 +132,9 @@ def test_counters_have_names(root: Path) -> None:
     counters = PerCpuMap(raw.duplicate().detach_fd())
     values = [METRICS_VALUE.pack(2, 120)] * counters.cpus
     counters.update_each(METRICS_KEY.pack(-2, 77, 1, 1), values)
+    heads, cells = run(root, "metrics", "list").output.splitlines()
+    assert heads.split()[:4] == ["Reason", "Flow", "reason", "Direction"]
+    assert cells.split()[:4] == ["no", "backend", "158", "ingress"]
     (row,) = json.loads(run(root, "metrics", "list", "-o", "json").output)
     assert row == {
         "reason": "no backend",
