@@ -17,6 +17,7 @@ from cilia.script.environment import parse_duration
 __all__ = ["EventOptions", "packet_constants"]
 
 _FLAGS: Final = ",".join(name.lower() for name in TCP_FLAGS)
+_ALL: Final = "all"
 
 
 class EventOptions(DatapathOptions):
@@ -43,8 +44,8 @@ class EventOptions(DatapathOptions):
     monitor_aggregation_flags: Annotated[
         str,
         Field(
-            description=f"With medium: TCP flags that change a flow, a comma list of {_FLAGS}; each"
-            " is reported once a side."
+            description=f"With medium: TCP flags that change a flow, {_ALL} or a comma list of"
+            f" {_FLAGS}; each is reported once a side."
         ),
     ] = "syn,fin,rst"
     trace_payloadlen: Annotated[
@@ -60,10 +61,12 @@ class EventOptions(DatapathOptions):
 
 def _flag_bits(names: str) -> int:
     """Raises: ValueError for a name of no flag."""
+    if names == _ALL:
+        return sum(TCP_FLAGS.values())
     bits = 0
     for name in filter(None, (name.strip() for name in names.split(","))):
         if name.upper() not in TCP_FLAGS:
-            raise ValueError(f"{name!r} is no flag of TCP: say some of {_FLAGS}")
+            raise ValueError(f"{name!r} is no flag of TCP: say {_ALL}, or some of {_FLAGS}")
         bits |= TCP_FLAGS[name.upper()]
     return bits
 

@@ -43,6 +43,12 @@ def test_each_option_is_a_constant() -> None:
     }
 
 
+@pytest.mark.parametrize(("flags", "bits"), [("all", 0xFF), ("", 0), ("FIN", 1)])
+def test_flags_are_bits_of_the_header(flags: str, bits: int) -> None:
+    options = EventOptions(monitor_aggregation_flags=flags)
+    assert packet_constants(options)["monitor_flags"] == bytes([bits])
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
