@@ -197,8 +197,10 @@ def test_agent_that_ends_is_told_and_its_successor_wants_nothing(node: PodNode) 
     assert done.returncode == 1
     assert "is the agent running?" in done.stderr
     assert "cilia bpf metrics list" in done.stderr
-    node.start()
+    node.start("--monitor-aggregation=none")
     assert not listened(node)
-    with monitoring(node, "-t", "drop") as again:
+    with monitoring(node) as again:
         forge(node)
         assert again.line("xx drop")
+        connect(node)
+        assert again.line("<- endpoint").endswith("tcp SYN")

@@ -29,6 +29,8 @@ https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{
 {{- define "cilia.options" -}}
 {{- $options := dict
   "agent-health-port" .Values.healthPort
+  "bpf-events-drop-enabled" .Values.bpf.events.drop.enabled
+  "bpf-events-trace-enabled" .Values.bpf.events.trace.enabled
   "bpf-lb-algorithm" .Values.loadBalancer.algorithm
   "bpf-lb-external-clusterip" .Values.bpf.lbExternalClusterIP
   "bpf-lb-maglev-table-size" .Values.maglev.tableSize
@@ -46,6 +48,9 @@ https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{
   "k8s-client-qps" .Values.k8sClientRateLimit.qps
   "kube-proxy-replacement" .Values.kubeProxyReplacement
   "log-level" .Values.logLevel
+  "monitor-aggregation" .Values.bpf.monitorAggregation
+  "monitor-aggregation-flags" .Values.bpf.monitorFlags
+  "monitor-aggregation-interval" .Values.bpf.monitorInterval
   "lrp-address-matcher-cidrs" (join "," .Values.localRedirectPolicies.addressMatcherCIDRs)
   "node-port-range" .Values.nodePort.range
   "nodeport-addresses" (join "," .Values.nodePort.addresses)
