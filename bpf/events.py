@@ -9,9 +9,9 @@ not have: its programs write into the same ring buffer during an upgrade. ``lost
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from enum import IntEnum, IntFlag
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -126,10 +126,14 @@ class Event(msgspec.Struct, frozen=True):
 
 
 HEADER: Final = _HEADER.struct("event_header")
-_FIELDS: Final = [name for name in _HEADER.places("event_header") if not name.startswith("pad")]
-_KIND_AT: Final = _HEADER.places("event_header")["kind"].start
-#: Its place behind version, kind and header_size.
-_CAPTURED: Final = _FIELDS.index("captured_length") - 3
+_OF_RECORD: Final = ("version", "header_size", "captured_length")
+#: The fields of `Event`, in its order.
+_FIELDS: Final = _HEADER.struct("event_header", skipped=_OF_RECORD)
+_PLACES: Final = _HEADER.places("event_header")
+_VERSION_AT, _KIND_AT, _SIZE_AT, _CAPTURED_AT = (
+    _PLACES[name].start for name in ("version", "kind", "header_size", "captured_length")
+)
+_U16: Final = Struct("=H")
 
 
 class Decoder:
@@ -152,23 +156,18 @@ class Decoder:
         if len(record) < HEADER_1_BYTES:
             self.malformed += 1
             return None
-        version, size = record[0], int.from_bytes(record[2:4], sys.byteorder)
-        if not 1 <= version <= VERSION:
+        if not 1 <= record[_VERSION_AT] <= VERSION:
             self.other_version += 1
             return None
-        if not HEADER_1_BYTES <= size <= len(record):
+        (size,) = _U16.unpack_from(record, _SIZE_AT)
+        end = size + _U16.unpack_from(record, _CAPTURED_AT)[0]
+        if size < HEADER_1_BYTES or end > len(record):
             self.malformed += 1
             return None
         known: bytes | memoryview = record
         if size < HEADER.size:
             known = bytes(record[:size]).ljust(HEADER.size, b"\0")
-        _, kind, _, *fields = HEADER.unpack_from(known)
-        captured = fields.pop(_CAPTURED)
-        if size + captured > len(record):
-            self.malformed += 1
-            return None
-        # The fields of Event are in the order of the header.
-        return Event(*[kind, *fields, bytes(record[size : size + captured])])
+        return Event(*[*_FIELDS.unpack_from(known), bytes(record[size:end])])
 
 
 def kind_of(record: memoryview) -> int:

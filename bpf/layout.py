@@ -96,14 +96,16 @@ class Header:
             if name.startswith(prefix)
         }
 
-    def struct(self, name: str, *, raw: Collection[str] = ()) -> Struct:
-        """Return the codec of a struct: its fields in order, without pads.
+    def struct(
+        self, name: str, *, raw: Collection[str] = (), skipped: Collection[str] = ()
+    ) -> Struct:
+        """Return the codec of a struct: its fields in order, without pads and those `skipped`.
 
         Arrays, and the fields that `raw` names, are bytes.
         """
         codes = []
         for field, (code, place) in self._fields(name).items():
-            if field.startswith("pad"):
+            if field.startswith("pad") or field in skipped:
                 code = f"{place.stop - place.start}x"
             elif field in raw:
                 code = f"{place.stop - place.start}s"
