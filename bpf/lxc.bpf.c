@@ -254,7 +254,7 @@ static __always_inline int turns_back(ctx_t *ctx, struct packet *packet, struct 
 			return drop_refused(ctx, refused, DIRECTION_EGRESS);
 		refused = flow_reaches(ctx, packet, end);
 		if (refused)
-			return drop_refused(ctx, refused, DIRECTION_INGRESS);
+			return drop_refused(ctx, refused, DIRECTION_INGRESS | AT_SENDER);
 	}
 	return redirected_back(ctx, packet);
 }
