@@ -51,25 +51,24 @@ static __always_inline int enters(ctx_t *ctx, struct packet *packet, struct node
 	return BY_FAMILY(v6, direct, ctx, packet);
 }
 
-/* Whether the packet comes in the name of a workload of this node, whose own packets leave it by its device. */
-static __noinline bool is_forged(ctx_t *ctx, const struct packet *packet, bool v6)
+/* Whether the packet comes in the name of a workload of this node, whose own packets leave it by its device. Asked
+ * before all else: the stack of the calls from the device has no room for one more result. */
+static __noinline bool is_forged(ctx_t *ctx)
 {
-	struct packet_addresses addresses = {};
+	__be32 source[4] = {};
 
-	if (v6 ? packet_addresses(ctx, packet, &addresses, true) :
-		 packet_addresses(ctx, packet, &addresses, false))
+	switch (ctx_protocol(ctx)) {
+	case bpf_htons(ETH_P_IP):
+		return !ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct iphdr, saddr), source,
+				       sizeof(source[0])) &&
+		       endpoint_at(source, false);
+	case bpf_htons(ETH_P_IPV6):
+		return !ctx_load_bytes(ctx, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, saddr), source,
+				       sizeof(source)) &&
+		       endpoint_at(source, true);
+	default:
 		return false;
-	return endpoint_at(addresses.source, v6);
-}
-
-/* Whether it is one of IP that may enter: 0 or a refusal. parsed: what packet_parse said. */
-static __always_inline int may_enter(ctx_t *ctx, const struct packet *packet, int parsed)
-{
-	bool v6 = ctx_protocol(ctx) == bpf_htons(ETH_P_IPV6);
-
-	if (!pod_network || parsed < 0 || (!v6 && ctx_protocol(ctx) != bpf_htons(ETH_P_IP)))
-		return 0;
-	return is_forged(ctx, packet, v6) ? REFUSE(DROP_INVALID_SOURCE) : 0;
+	}
 }
 
 SEC("tc")
@@ -78,19 +77,18 @@ int from_netdev(ctx_t *ctx)
 	struct nodeport_fate fate = { .verdict = CTX_OK };
 	struct nodeport_plan *plan = nodeport_plan();
 	struct packet *packet;
-	int result, refused;
+	int result;
 
 	if (!plan)
 		return CTX_OK;
 	trace_from(ctx, TRACE_FROM_NETWORK, DIRECTION_INGRESS);
 	if (ctx_drop_priority(ctx))
 		return drop_refused(ctx, REFUSE(DROP_WRITE_ERROR), DIRECTION_INGRESS);
+	if (pod_network && is_forged(ctx))
+		return drop_refused(ctx, REFUSE(DROP_INVALID_SOURCE), DIRECTION_INGRESS);
 	packet = &plan->packet;
 	result = packet_parse(ctx, packet, ETH_HLEN);
-	refused = may_enter(ctx, packet, result);
-	if (refused)
-		result = refused;
-	else if (result == PACKET_OTHER)
+	if (result == PACKET_OTHER)
 		result = BY_FAMILY(packet->flags & PACKET_V6, nodeport_unwrap, ctx, packet, plan);
 	else if (!result)
 		result = enters(ctx, packet, &fate, packet->flags & PACKET_V6);

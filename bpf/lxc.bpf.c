@@ -12,6 +12,8 @@
  * What belongs to no service passes untouched, unless its port is that of a service's connection. Each flow of
  * a workload whose network is ours is tracked and judged at either end (lib/flow.h).
  */
+#define CILIA_FLOWS	/* flows of workloads are judged: lib/flow.h */
+
 #include "lib/deliver.h"
 #include "lib/flow.h"
 #include "lib/icmp.h"

@@ -212,9 +212,12 @@ static __always_inline bool ct_seen(ctx_t *ctx, struct ct_entry *entry, const st
 		return false;
 	}
 	changes &= monitor_flags;
-	/* A note about the packet, no part of it: constant ones get it too. */
+#ifdef CILIA_FLOWS
+	/* A note about the packet, no part of it: constant ones get it too. Programs of the node's devices judge
+	 * nothing, and their stack is full. */
 	if (!service)
 		((struct packet *)packet)->verdict = ct_verdict(entry);
+#endif
 	if (changed)
 		*seen = tcp_flags;
 	if (reply)
@@ -247,8 +250,10 @@ struct ct_new {
 	__u8 direction;
 	__u8 tcp_flags;
 	__be16 frontend_port;	/* CT_EGRESS with rev_nat */
+#ifdef CILIA_FLOWS
 	__u32 remote_identity;
 	__u32 policy_generation;
+#endif
 };
 
 /* Make the entry of a tuple, in place of an older one. address: nat_address, that of the frontend or of
@@ -263,8 +268,10 @@ static __noinline __attribute__((unused)) int ct_create_snat(const struct tuple 
 		.backend_id = new->backend_id,
 		.rev_nat = new->rev_nat,
 		.ifindex = new->ifindex,
+#ifdef CILIA_FLOWS
 		.remote_identity = new->remote_identity,
 		.policy_generation = new->policy_generation,
+#endif
 		.flags = new->flags,
 		.tcp_flags = new->tcp_flags,
 		.nat_port = port,

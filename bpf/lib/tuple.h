@@ -46,7 +46,9 @@ struct packet {
 	__u8 ttl;
 	__u8 flow_state;	/* FLOW_*, for traces: see flow_note.h */
 	__u16 flow_changes;	/* not 0: it opens, closes or changes its flow */
+#ifdef CILIA_FLOWS
 	__u64 verdict;		/* of the entry that it was found to belong to: see ct_verdict */
+#endif
 	struct address original;	/* its source before we translated it, for traces; 0: we did not */
 };
 
