@@ -56,13 +56,13 @@ class Monitor:
         heard = self.process.stderr.readline()
         assert heard == "Listening for events; press Ctrl-C to end\n", heard
 
-    def line(self, text: str) -> str:
-        """The next line with this text."""
+    def line(self, *texts: str) -> str:
+        """The next line with these texts; others speak at the same time, by ARP for one."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if text in line:
+            if all(text in line for text in texts):
                 return line.rstrip("\n")
-        raise AssertionError(f"the output ended without {text!r}")
+        raise AssertionError(f"the output ended without {texts}")
 
     def end(self) -> tuple[int, str]:
         """As Ctrl-C does; the status, and what was left."""
@@ -203,4 +203,4 @@ def test_agent_that_ends_is_told_and_its_successor_wants_nothing(node: PodNode) 
         forge(node)
         assert again.line("xx drop")
         connect(node)
-        assert again.line("<- endpoint").endswith("tcp SYN")
+        assert again.line("<- endpoint", "tcp SYN")
