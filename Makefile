@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
 .PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-fuzz soak-ground soak-kills soak-restart soak-status \
-        test-compiled test-interpreted test-kernels wheel test-wheel \
+        test-compiled test-interpreted test-kernels test-loads wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images test-images
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test-compiled    the tests of what mypyc compiles, on the compiled modules for certain"
 	@echo "make test-interpreted the same on the sources"
 	@echo "make test-kernels     as root: the BPF tests on Debian's kernels 6.1 and 6.12, under QEMU; goes on if ended"
+	@echo "make test-loads       as root: the programs load on Linux 6.1 with all that may be on; minutes"
 	@echo "make kube-assets      the real Kubernetes for the tests, built once into the cache"
 	@echo "make test-kube        the tests against a real API server"
 	@echo "make test-node        as root: the tests on a cluster of two real nodes"
@@ -126,6 +127,10 @@ test-interpreted: setup
 test-kernels:
 	@CILIA_EXTRA_COMMANDS="qemu-system-x86_64:qemu-system-x86" install/setup.sh
 	@$(PYTHON) -m tests.kernels
+
+test-loads:
+	@CILIA_EXTRA_COMMANDS="qemu-system-x86_64:qemu-system-x86" install/setup.sh
+	@$(PYTHON) -m tests.kernels linux-image-cloud-amd64 -- tests/bpf/test_loads.py
 
 kube-assets: setup
 	@install/kube-assets.sh

@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
 def fetch(meta_package: str, directory: Path) -> Kernel:
     """The kernel that a meta package stands for, downloaded once.
 
-    Raises: CalledProcessError when apt does not know it.
+    Raises: RuntimeError when apt does not know it, CalledProcessError when it cannot be had.
     """
     package = _concrete(meta_package)
     target = directory / package
@@ -62,14 +62,25 @@ def _on_demand(tree: Path) -> dict[str, list[bytes]]:
 
 
 def _concrete(meta_package: str) -> str:
-    """The package that a meta package depends on."""
+    """The package that a meta package depends on; the package index is read if it is missing."""
+    found = _depends(meta_package)
+    if not found:
+        subprocess.run(["apt-get", "update", "-qq", "-o", "APT::Sandbox::User=root"], check=True)
+        found = _depends(meta_package)
+    if not found:
+        raise RuntimeError(f"{meta_package} depends on no kernel image")
+    return found
+
+
+def _depends(meta_package: str) -> str:
+    """The kernel image that a meta package depends on, empty if the index does not tell."""
     command = ["apt-cache", "depends", meta_package]
-    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    listing = subprocess.run(command, check=False, capture_output=True, text=True).stdout
     for line in listing.splitlines():
         kind, _, name = line.strip().partition(": ")
         if kind == "Depends" and name.startswith("linux-image-"):
             return name
-    raise RuntimeError(f"{meta_package} depends on no kernel image:\n{listing}")
+    return ""
 
 
 def _download(package: str, target: Path) -> None:
