@@ -49,7 +49,7 @@ class Reason(NamedTuple):
 
     @property
     def flow_text(self) -> str:
-        """What the clients of flows call that number."""
+        """Return the text that clients of flows have for that number."""
         return FLOW_TEXTS.get(self.flow_number, "")
 
     @property

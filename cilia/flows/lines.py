@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bpf.events import FLOW_STATES, TRACE_POINTS, Direction, Event, EventFlag, EventKind
 from bpf.reasons import file_label, reason_label, reasons
-from cilia.flows.packets import dissect
+from cilia.flows.packets import Packet, dissect
 from tables.identity.identities import RESERVED
 
 __all__ = ["RULE", "event_object", "hex_dump", "line", "lost_line", "lost_object", "paragraph"]
@@ -97,7 +97,7 @@ def event_object(event: Event) -> dict[str, Any]:
         }
         if event.flow_state:
             told["isReply"] = bool(event.flags & EventFlag.REPLY)
-    return told | {"summary": _packet_object(event), "packet": packet.text}
+    return told | {"summary": _packet_object(packet), "packet": packet.text}
 
 
 def lost_line(count: int, at: str, kind: int | None) -> str:
@@ -188,8 +188,7 @@ def _original(event: Event) -> str:
     return str(ip_address(event.original_source[:4]))
 
 
-def _packet_object(event: Event) -> dict[str, Any]:
-    packet = dissect(event.data)
+def _packet_object(packet: Packet) -> dict[str, Any]:
     told: dict[str, Any] = {
         "l2": {"src": packet.ethernet_source, "dst": packet.ethernet_destination},
         "l3": {"src": packet.source, "dst": packet.destination},
