@@ -52,22 +52,18 @@ class SavedEndpoints:
     """The directory of the files, in the agent's state directory. Methods block."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._directory = run_dir / ENDPOINTS
-
-    @property
-    def directory(self) -> Path:
-        return self._directory
+        self.directory = run_dir / ENDPOINTS
 
     def number_of(self, path: Path) -> int | None:
         """Return whose file a path is, None if it is nobody's."""
-        is_file = path.parent == self._directory and path.suffix == SUFFIX
+        is_file = path.parent == self.directory and path.suffix == SUFFIX
         return int(path.stem) if is_file and path.stem.isdecimal() else None
 
     def make_directory(self) -> None:
         """Have it before the first endpoint: it tells `cilia cleanup` that this instance is a pod
         network. Raises: OSError.
         """
-        make_directory(self._directory)
+        make_directory(self.directory)
 
     def write(self, ep: Endpoint) -> None:
         """Replace an endpoint's file. Raises: OSError."""
@@ -86,16 +82,16 @@ class SavedEndpoints:
 
     def read(self) -> Iterator[Endpoint]:
         """Yield all that can be read, with index 0. Raises: OSError for the directory."""
-        if not self._directory.is_dir():
+        if not self.directory.is_dir():
             return
-        for path in sorted(self._directory.iterdir()):
+        for path in sorted(self.directory.iterdir()):
             if path.suffix == NEW:
                 path.unlink(missing_ok=True)  # a kill came before it was whole
             elif path.suffix == SUFFIX and (ep := _read(path)) is not None:
                 yield ep
 
     def _path(self, number: int) -> Path:
-        return self._directory / f"{number}{SUFFIX}"
+        return self.directory / f"{number}{SUFFIX}"
 
 
 def _read(path: Path) -> Endpoint | None:
