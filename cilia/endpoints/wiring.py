@@ -108,9 +108,12 @@ def build(
     backends: Table[Backend],
     families: frozenset[bool],
 ) -> EndpointsPart | None:
-    """Be the pod network of this node, or not; `families`: True for IPv6, False for IPv4."""
+    """Be the pod network of this node; None where no kernel is there, as in a dry run.
+
+    `families`: True for IPv6, False for IPv4.
+    """
     flows, network, attachments = datapath.edge.flows, node.network, datapath.attachments
-    if not options.pod_network or flows is None or network is None or attachments is None:
+    if flows is None or network is None or attachments is None:
         return None
     endpoints = new_endpoints_table(ctx.db)
     operations = EndpointOperations(flows.endpoints, flows.endpoint_addresses)
