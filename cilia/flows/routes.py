@@ -9,13 +9,12 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from bpf.events import EventKind
 from cilia.flows.listener import Listener
 from cilia.flows.reader import EventReader
 from cilia.flows.wire import ALIVE, PATH
-from statedb.web.sending import HEARTBEAT_S, Sender, cancel_when_gone
+from statedb.web.sending import HEARTBEAT_S, Sender, Streamed
 
 __all__ = ["event_routes"]
 
@@ -48,22 +47,18 @@ def _kinds(names: str) -> frozenset[EventKind]:
     return frozenset(EventKind[name.upper()] for name in names.split(","))
 
 
-class _Listened(Response):
+class _Listened(Streamed):
     """Sends frames until the listener goes away or hangs."""
 
     def __init__(self, reader: EventReader, kinds: frozenset[EventKind]) -> None:
-        super().__init__(media_type="application/octet-stream")
-        del self.headers["content-length"]
+        super().__init__("application/octet-stream")
         self._reader = reader
         self._kinds = kinds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(cancel_when_gone, receive, group.cancel_scope)
-            sender = Sender(send, self.status_code, self.raw_headers, group.cancel_scope)
-            with self._reader.listening(Listener(self._kinds)) as listener:
-                while True:
-                    frame = ALIVE
-                    with anyio.move_on_after(HEARTBEAT_S):
-                        frame = await listener.next()
-                    await sender.send(frame)
+    async def send_all(self, sender: Sender) -> None:
+        with self._reader.listening(Listener(self._kinds)) as listener:
+            while True:
+                frame = ALIVE
+                with anyio.move_on_after(HEARTBEAT_S):
+                    frame = await listener.next()
+                await sender.send(frame)

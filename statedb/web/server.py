@@ -36,7 +36,7 @@ from statedb.errors import (
 from statedb.shown.answers import dump_chunks, query_chunks, summary
 from statedb.shown.plain import json_line
 from statedb.shown.queries import At, writable
-from statedb.web.sending import HEARTBEAT_S, Sender, cancel_when_gone
+from statedb.web.sending import HEARTBEAT_S, Sender, Streamed
 from statedb.web.streams import ChangeStream
 
 if TYPE_CHECKING:
@@ -145,26 +145,15 @@ def _status(error: StateDBError) -> int:
     return 400
 
 
-class _Pulled(Response):
-    """Sends chunks as the reader takes them, and stops when it goes away or stalls.
-
-    The connection is then closed without the answer's end, which is how the reader knows.
-    """
+class _Pulled(Streamed):
+    """Sends chunks as the reader takes them."""
 
     def __init__(self, outside: _Outside, chunks: Iterator[bytes], media_type: str) -> None:
-        super().__init__(media_type=media_type)
-        del self.headers["content-length"]
+        super().__init__(media_type)
         self._outside = outside
         self._chunks = chunks
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(cancel_when_gone, receive, group.cancel_scope)
-            sender = Sender(send, self.status_code, self.raw_headers, group.cancel_scope)
-            await self._send_all(sender)
-            group.cancel_scope.cancel()
-
-    async def _send_all(self, sender: Sender) -> None:
+    async def send_all(self, sender: Sender) -> None:
         await self._send_chunks(sender, self._chunks)
         await sender.end()
 
@@ -189,7 +178,7 @@ class _Followed(_Pulled):
             with anyio.CancelScope(shield=True):
                 await self._outside.in_thread(self._stream.close)
 
-    async def _send_all(self, sender: Sender) -> None:
+    async def send_all(self, sender: Sender) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._cancel_when_behind, group.cancel_scope)
             while True:
