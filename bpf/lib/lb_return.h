@@ -26,13 +26,19 @@ typedef __u32 lb_return_until(struct lb_return *search, const bool v6);
 
 static __always_inline __u32 lb_until(struct lb_return *search, const bool v6)
 {
-	const struct ct_entry *service = search->asked.service, *behind;
+	const struct ct_entry *service = search->asked.service;
+	struct ct_entry *behind;
 
 	if (service->flags & CT_OTHER_PORT)
 		search->to.sport = service->nat_port;
 	behind = ct_lookup(&search->to, CT_EGRESS, v6);
 	if (!behind || !lb_is_of(behind, &search->to, &search->packet->tuple, service->rev_nat))
 		return 0;
+	/* An earlier version wrote numbers only, which say nothing once the client's entry has those of today. */
+	if (!behind->frontend_port) {
+		address_copy(behind->nat_address, search->packet->tuple.daddr, true);
+		behind->frontend_port = search->packet->tuple.dport;
+	}
 	return behind->expires_s;
 }
 

@@ -249,11 +249,18 @@ static __noinline __attribute__((unused)) __u32 NAT(_kept_until)(const struct tu
 								 const struct nat_end *end)
 {
 	struct NAT(_search) search = {};
-	const struct NAT(_value) *in;
+	struct NAT(_value) *in;
 
 	NAT(_client)(&search, asked, to, end);
 	in = bpf_map_lookup_elem(&NAT_MAP, &search.in);
-	return NAT(_is_mine)(in, &search.value) ? in->expires_s : 0;
+	if (!NAT(_is_mine)(in, &search.value))
+		return 0;
+	/* As the entry of lb_until: an earlier version wrote the number only. */
+	if (!in->frontend_port) {
+		nat_copy(in->frontend, search.value.frontend);
+		in->frontend_port = search.value.frontend_port;
+	}
+	return in->expires_s;
 }
 
 /* A free port of the address in end for a client's flow, whose way back is made. 0 or a reason. */

@@ -212,6 +212,22 @@ def test_way_back_of_an_earlier_version_learns_its_frontend(node: Node, family: 
     assert ask(node, family, TCP, LOW_PORT) == end
 
 
+@FAMILIES
+def test_way_back_of_an_earlier_version_goes_on_with_no_packet_since_the_upgrade(
+    node: Node, family: int
+) -> None:
+    node.datapath.clear()
+    serve(node, family, TCP, remote(family))
+    end = ask(node, family, TCP, LOW_PORT, "S")
+    ((key, value),) = entries(node, family, TCP)[1].items()
+    older = msgspec.structs.replace(value, frontend=b"", frontend_port=0)
+    node.datapath.maps[f"cilia_snat{family}"].update(nat.encode_key(key), nat.encode_value(older))
+    serve_anew(node, family, TCP, remote(family))
+    for _ in range(2):
+        assert ask(node, family, TCP, LOW_PORT) == end
+    answered(node, family, TCP, end, LOW_PORT)
+
+
 # -- what is left to the stack --
 
 

@@ -5,6 +5,7 @@ backends have other numbers then, and the same addresses and ports.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
@@ -249,6 +250,23 @@ def test_entry_of_an_earlier_version_learns_its_frontend(
     serve_anew(pod, family, proto, backends(family))
     answer(pod, family, proto, end)
     assert ends(pod, sent(family, proto)) == end
+
+
+@FAMILIES
+@EACH_PROTOCOL
+def test_entry_of_an_earlier_version_goes_on_with_no_packet_since_the_upgrade(
+    pod: Datapath, family: Family, proto: str
+) -> None:
+    serve(pod, family, proto, backends(family), 1)
+    before = open_all(pod, family, proto)
+    for port, end in before.items():
+        key = msgspec.structs.replace(behind_key(family, proto, end[0]), source_port=port)
+        edit(pod, family, proto, key, frontend_port=0, nat_address=bytes(16))
+    serve_anew(pod, family, proto, backends(family))
+    for _ in range(2):
+        assert {port: ends(pod, sent(family, proto, port)) for port in CLIENTS} == before
+    for port, end in before.items():
+        answer(pod, family, proto, end, port)
 
 
 # -- while the frontend is gone --
