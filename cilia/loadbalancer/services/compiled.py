@@ -12,6 +12,7 @@ MODULES = (
     "cilia/loadbalancer/services/batch.py",
     "cilia/loadbalancer/services/complaints.py",
     "cilia/loadbalancer/services/known_objects.py",
+    "cilia/loadbalancer/services/orphans.py",
     "cilia/loadbalancer/services/batch_writer.py",
     "cilia/loadbalancer/services/reflector.py",
 )
