@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cost of the first packet of a client's flow by the share of ports that open flows have.
 
-    python -m tests.benchmarks.bench_nat_full
-
 The program of a node's device, by BPF_PROG_RUN, one run a packet: each one is a flow of its own to
 one backend behind a source translation. The ports in use are of flows that are open and were used
 right now, so none of them is taken from its owner.
@@ -10,6 +8,7 @@ right now, so none of them is taken from its owner.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import struct
@@ -89,7 +88,11 @@ def cost_ns(plain: Node, family: int, transport: type[Packet], share: int) -> fl
             )
 
 
-def main() -> None:
+def run(*, peers: bool) -> None:
+    del peers  # they have no such range
+    if os.geteuid() != 0:
+        print("bench nat_full: needs root (real programs), not run")
+        return
     report = Report("first packet of a translated flow; peer: 0 % of the ports are in use")
     with ExitStack() as stack:
         plain = made("tc", 0, stack)
@@ -102,7 +105,3 @@ def main() -> None:
                     report.row(
                         f"{name} at {share} %", cost, "ns", peer=unused, higher_is_better=False
                     )
-
-
-if __name__ == "__main__":
-    main()
