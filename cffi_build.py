@@ -179,8 +179,8 @@ def compile_group(group: Group) -> None:
 
 
 def sources_of(group: Group) -> list[str]:
-    """All files of the project that the group is made of: constants of imported modules are
-    compiled in.
+    """All files of the project that the group is made of: its list, and what its modules import,
+    of which constants are compiled in.
     """
     modules = [name.removesuffix(".py").replace("/", ".") for name in group.modules]
     listing = (
@@ -197,7 +197,7 @@ def sources_of(group: Group) -> list[str]:
     ).stdout.splitlines()
     found = [Path(file).relative_to(ROOT) for file in files if Path(file).is_relative_to(ROOT)]
     ours = [str(file) for file in found if file.suffix == ".py" and file.parts[0] != ".venv"]
-    return sorted({*ours, "statedb/_notrash.h"})
+    return sorted({*ours, "statedb/_notrash.h", group.listed_in})
 
 
 @contextmanager

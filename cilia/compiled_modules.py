@@ -63,6 +63,11 @@ class Group(NamedTuple):
         return NATIVE / self.name
 
     @property
+    def listed_in(self) -> str:
+        """The file that lists its modules."""
+        return LISTS[self.name]
+
+    @property
     def shared(self) -> str:
         """The module that has the code; the others lead to it."""
         return f"{self.name}__mypyc"
@@ -117,8 +122,11 @@ def is_current(group: Group) -> bool:
 
     try:
         manifest = json.loads((group.home / MANIFEST).read_bytes())
+        made_of = manifest["sources"]
         return bool(
-            manifest["suffix"] == SUFFIX and digests(manifest["sources"]) == manifest["sources"]
+            manifest["suffix"] == SUFFIX
+            and group.listed_in in made_of
+            and digests(made_of) == made_of
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

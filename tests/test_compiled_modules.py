@@ -85,6 +85,13 @@ def test_an_edited_file_is_what_runs(checkout: Path) -> None:
     assert "StaleError: statedb: no compiled modules of the sources" in demanded.stderr
 
 
+def test_a_module_that_is_listed_since_makes_the_group_stale(checkout: Path) -> None:
+    """The files of the others are as they were, and of it there is nothing compiled."""
+    with (checkout / "statedb" / "compiled.py").open("a") as file:
+        file.write('MODULES += ("statedb/errors.py",)\n')
+    assert run_in(checkout).stdout == f"False {checkout / 'statedb' / '_row.py'}\n"
+
+
 def test_the_sources_can_be_asked_for(checkout: Path) -> None:
     assert run_in(checkout, "0").stdout == f"False {checkout / 'statedb' / '_row.py'}\n"
 
