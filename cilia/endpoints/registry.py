@@ -71,8 +71,7 @@ class Registry:
             if not pools and (refused := self._pools.refusals(wtxn)):
                 raise NoPool(", ".join(refused))
             number = self._free_number(wtxn)
-            owner = ep.pod_name or str(ep.attachment)
-            ipv4, ipv6 = self._allocator.allocate(wtxn, pools, owner, number)
+            ipv4, ipv6 = self._allocator.allocate(wtxn, pools, ep.owner, number)
             ep = self._controller.with_identity(wtxn, ep)
         self._last = number
         return msgspec.structs.replace(ep, id=number, ipv4=ipv4, ipv6=ipv6)

@@ -104,10 +104,9 @@ class Restoring:
     # -- one endpoint --
 
     def _restore(self, wtxn: WriteTxn, ep: Endpoint) -> None:
-        owner = ep.pod_name or str(ep.attachment)
         for ip in ep.addresses:
             try:
-                self._allocator.claim(wtxn, ip, owner, ep.id)
+                self._allocator.claim(wtxn, ip, ep.owner, ep.id)
             except AddressTaken as error:
                 log.error("two endpoints have one address", device=ep.device, error=str(error))
         self._endpoints.insert(wtxn, ep)

@@ -133,6 +133,12 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         """``NAMESPACE/POD``, or nothing."""
         return f"{self.namespace}/{self.pod}" if self.pod else ""
 
+    @property
+    def owner(self) -> str:
+        """Who has its addresses, as far as that is known."""
+        attachment = str(self.attachment) if self.attachment.container_id else ""
+        return self.pod_name or attachment or self.device
+
 
 def _attachment(ep: Endpoint) -> str:
     return str(ep.attachment)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from statedb.status import error, set_status
@@ -40,3 +41,12 @@ def test_each_state_has_a_health_and_an_error_is_a_failure(state: EndpointState)
     assert (ep.health == "OK") is (state is EndpointState.READY)
     failed = set_status(ep, error("no room"))
     assert failed.health == "Failure"
+
+
+def test_the_owner_of_addresses_is_the_best_name_that_is_known() -> None:
+    """One that was found in the kernel alone has neither a pod nor an attachment."""
+    ep = msgspec.structs.replace(endpoint(), namespace="shop", pod="web")
+    assert ep.owner == "shop/web"
+    ep = msgspec.structs.replace(ep, pod="")
+    assert ep.owner == "cilia/c/eth0"
+    assert msgspec.structs.replace(ep, attachment=Attachment("", "", "")).owner == "lxc7"
