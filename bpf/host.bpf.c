@@ -20,19 +20,18 @@ static __always_inline bool goes_to_workload(ctx_t *ctx, const struct packet *pa
 static __always_inline int direct(ctx_t *ctx, struct packet *packet, const bool v6)
 {
 	__u8 proto = packet->tuple.proto;
-	int refused;
+	int refused = 0;
 
-	if (masquerade(v6))
-		masquerade_asked(ctx, packet, v6);
-	if (proto != IPPROTO_TCP && proto != IPPROTO_UDP)
-		return NODEPORT_PASS;
-	if (packet_opens_tcp(packet) && !goes_to_workload(ctx, packet, v6)) {
+	if (packet_opens_tcp(packet) && !goes_to_workload(ctx, packet, v6))
 		/* What a frontend left that was here: the connection is the node's. */
 		ct_delete(&packet->tuple, CT_SERVICE, v6);
-		return NODEPORT_PASS;
-	}
-	refused = lb_direct(ctx, packet, CT_NODE_PORT, v6);
-	return refused ? refused : NODEPORT_PASS;
+	else if (proto == IPPROTO_TCP || proto == IPPROTO_UDP)
+		refused = lb_direct(ctx, packet, CT_NODE_PORT, v6);
+	if (refused)
+		return refused;
+	if (masquerade(v6))
+		masquerade_asked(ctx, packet, v6);
+	return NODEPORT_PASS;
 }
 
 PER_FAMILY(direct, NODEPORT_PASS)

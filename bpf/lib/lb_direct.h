@@ -79,8 +79,10 @@ static __always_inline int lb_direct_tcp(ctx_t *ctx, struct packet *packet, __u1
 		asked.service = ct_lookup(tuple, CT_SERVICE, v6);
 	/* An answer of a workload, or a connection from before. One at a time: pointers are not combined. */
 	if (!opens && !behind) {
-		if (!asked.service)
+		if (!asked.service) {
+			packet->flags |= PACKET_STRAY;
 			return 0;
+		}
 	}
 	new.ifindex = ctx_ifindex(ctx);
 	new.now_s = ct_now_s();

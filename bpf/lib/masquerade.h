@@ -85,14 +85,14 @@ static __always_inline bool masquerade_answers(const struct tuple *asked, const 
 }
 
 /* Remember what the world asks a workload at its own address: the workload's program goes on with the entry. A
- * connection of TCP has one as those to backends have (lb_direct.h). */
+ * connection of TCP has one as those to backends have (lb_direct.h), unless it was forgotten. */
 static __noinline __attribute__((unused)) int masquerade_asked(ctx_t *ctx, const struct packet *packet,
 							       bool v6)
 {
 	struct ct_new new = { .direction = CT_INGRESS };
 	struct ct_entry *entry;
 
-	if (packet->tuple.proto == IPPROTO_TCP ||
+	if ((packet->tuple.proto == IPPROTO_TCP && !(packet->flags & PACKET_STRAY)) ||
 	    (packet->flags & (PACKET_ICMP_ERROR | PACKET_NO_PORTS)) ||
 	    !endpoint_at(packet->tuple.daddr, v6) || masquerade_spares(packet->tuple.saddr, v6))
 		return 0;

@@ -28,6 +28,7 @@ struct tuple {
 #define PACKET_ICMP_ERROR 0x08	/* the tuple is that of the packet it is about, exchanged */
 #define PACKET_V6 0x10
 #define PACKET_SOUGHT 0x20	/* the backend of its connection was looked for by address */
+#define PACKET_STRAY 0x40	/* TCP in its middle, of no flow that has an entry */
 
 struct packet {
 	/* Of an ICMP error: of the packet that it quotes, with source and destination exchanged, because

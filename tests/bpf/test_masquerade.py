@@ -254,6 +254,19 @@ def test_what_the_world_asked_is_answered_by_the_workload_itself(
 
 
 @FAMILIES
+def test_a_connection_of_the_world_whose_entry_was_forgotten_goes_on(
+    node: Node, family: int
+) -> None:
+    """Its next packet is none that opens one, and the workload's answer keeps its source."""
+    middle = TCP(sport=40000, dport=80, flags="PA")
+    untouched(node, sent(WORLD[family], POD[family], middle), IN)
+    untouched(node, sent(POD[family], WORLD[family], reply(family, "tcp", 40000)))
+    assert translations(node, family) == {}
+    _, out = node.run(sent(POD[family], WORLD[family], reply(family, "tcp", 40001)), OUT)
+    assert out[1].src == NODE[family], "another port was never asked"
+
+
+@FAMILIES
 @pytest.mark.parametrize("proto", ["tcp", "udp", "echo"])
 def test_what_did_not_come_in_by_a_device_of_the_node_was_not_asked_by_the_world(
     node: Node, family: int, proto: str
