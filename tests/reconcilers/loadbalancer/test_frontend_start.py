@@ -17,9 +17,8 @@ from cilia.loadbalancer.unread_inputs import UnreadInputs
 from reconcilers import Config
 from reconcilers.loadbalancer.frontend_start import FrontendStart
 from reconcilers.loadbalancer.frontends import PruneError
-from reconcilers.loadbalancer.machine_addresses import MachineAddresses
-from statedb import Initializer, ReadTxn, RWTable, StatusKind
-from tables.addressing import IP, ServiceName
+from statedb import Initializer, RWTable, StatusKind
+from tables.addressing import IP, Prefix, ServiceName
 from tables.cluster.k8s_watches import K8sWatch, new_k8s_watches_table
 from tables.cluster.nodes import Node
 from tables.loadbalancer.backends import BackendState
@@ -325,13 +324,14 @@ async def test_nothing_is_pruned_while_no_row_can_be_worked_out(
     world = StartWorld(await lived(frontend(VIP, [ONE]), frontend(OLD, [TWO])), PLAIN, SERVICES)
     world.put(frontend(VIP, [ONE]))
 
-    def refresh(machines: MachineAddresses, txn: ReadTxn) -> None:
+    def refuse(node: Node) -> list[Prefix]:
         raise ValueError("negative shift count")
 
     with monkeypatch.context() as patched:
-        patched.setattr(MachineAddresses, "refresh", refresh)
+        # Of a module that is never compiled: what those have cannot be replaced.
+        patched.setattr(Node, "pod_prefixes", property(refuse))
         async with started(world):
-            world.read_nodes()
+            world.read_nodes(Node("other"))
             world.read(SERVICES)
             await world.waits(VIP, "negative shift count")
             txn = world.db.read_txn()
