@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cilia.agent.budgets import parse_budgets
 from cilia.cluster.options import ClusterOptions
+from cilia.datapath.chaining_options import NONE, PORTMAP
 from cilia.endpoints.options import EndpointOptions
 from cilia.flows.options import EventOptions
 from cilia.loadbalancer.options import LoadBalancerOptions
@@ -106,6 +107,21 @@ class AgentConfig(
             raise ValueError(
                 f"--k8s-objects-dir={directory} is the directory of --k8s-manifests, which is only"
                 " read: name another one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _other_plugins_have_their_part(self) -> Self:
+        mode = self.cni_chaining_mode
+        if mode != NONE and not self.pod_network:
+            raise ValueError(
+                f"--cni-chaining-mode={mode} says how our plugin works with others: it needs"
+                " --pod-network"
+            )
+        if mode == PORTMAP and self.kube_proxy_replacement:
+            raise ValueError(
+                "--cni-chaining-mode=portmap: cilia serves host ports itself; leave the mode out,"
+                " or say --kube-proxy-replacement=false"
             )
         return self
 

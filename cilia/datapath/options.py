@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from bpf.xdp import XdpMode
-from cilia.program.instance import InstanceOptions
+from cilia.datapath.chaining_options import NONE, ChainingOptions
 from cilia.program.values import Duration, PositiveDuration
 from cilia.script.environment import parse_duration
 
@@ -34,7 +34,7 @@ ACCELERATION: Final[dict[str, tuple[XdpMode | None, bool]]] = {
 }
 
 
-class DatapathOptions(InstanceOptions):
+class DatapathOptions(ChainingOptions):
     """Programs at cgroup and devices, connection tracking and source translation."""
 
     cgroup_root: Annotated[
@@ -61,7 +61,8 @@ class DatapathOptions(InstanceOptions):
         bool,
         Field(
             description="With --pod-network: packets between pods of this node take the node's"
-            " stack and its rules, not the short way from program to pod."
+            " stack and its rules, not the short way from program to pod. On with"
+            " --cni-chaining-mode."
         ),
     ] = False
     bpf_lb_acceleration: Annotated[
@@ -120,6 +121,11 @@ class DatapathOptions(InstanceOptions):
             " --pod-network 5m."
         ),
     ] = "0s"
+
+    @property
+    def host_legacy_routing(self) -> bool:
+        """True if packets between pods take the node's stack, where other plugins have rules."""
+        return self.enable_host_legacy_routing or self.cni_chaining_mode != NONE
 
     @property
     def xdp(self) -> tuple[XdpMode | None, bool]:

@@ -145,7 +145,7 @@ def _constants(options: DatapathOptions) -> dict[str, bytes]:
         "ct_accounting": options.bpf_conntrack_accounting,
         NETFILTER_LOOKUP: has_conntrack_lookup(),
         "pod_network": options.pod_network,
-        "host_legacy_routing": options.enable_host_legacy_routing,
+        "host_legacy_routing": options.host_legacy_routing,
     }
     return {name: constant(value) for name, value in values.items()}
 

@@ -18,6 +18,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 
+from cilia.datapath.chaining_options import PORTMAP
 from cilia.endpoints.cni import conflist
 from cilia.endpoints.cni.conflist import ConflistError
 from cilia.endpoints.cni.forwarder import NAME, ForwarderError
@@ -134,4 +135,9 @@ class CNIFiles:
         custom: Path | None = self._options.read_cni_conf
         if custom is not None:
             return conflist.custom(custom)
-        return conflist.rendered(self._options.cni_socket_path)
+        socket = self._options.cni_socket_path
+        if self._options.cni_chaining_mode != PORTMAP:
+            return conflist.rendered(socket)
+        if (programs := self._options.cni_bin_path) is not None:
+            conflist.require_program(programs, PORTMAP)
+        return conflist.rendered(socket, chained=[conflist.PORTMAP])

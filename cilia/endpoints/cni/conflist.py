@@ -25,6 +25,7 @@ from cilia.regular_files import read_regular
 
 __all__ = [
     "FILE",
+    "PORTMAP",
     "ConflistError",
     "custom",
     "give_back",
@@ -32,6 +33,7 @@ __all__ = [
     "others",
     "remove",
     "rendered",
+    "require_program",
     "set_aside",
     "write",
 ]
@@ -45,6 +47,8 @@ SUFFIXES: Final = (".conf", ".conflist", ".json")
 #: The version that all runtimes know, and those that newer ones may choose from.
 VERSION: Final = "1.0.0"
 NEWER: Final = ("1.0.0", "1.1.0")
+#: The plugin for host ports, as it is behind ours in the list.
+PORTMAP: Final = {"type": "portmap", "capabilities": {"portMappings": True}}
 
 log = structlog.get_logger("cni")
 
@@ -58,15 +62,12 @@ def rendered(
 ) -> bytes:
     """Return the list of a network whose agent listens on the socket.
 
-    `chained` are plugins that come after ours, `fields` further ones of our own.
+    `chained` are plugins that come after ours, `fields` further ones of our own. A runtime asks all
+    plugins in one version: with others there is only the one that all of them know.
     """
     ours = {"type": NAME, "socket-path": str(socket), **fields}
-    conflist = {
-        "cniVersion": VERSION,
-        "cniVersions": list(NEWER),
-        "name": name,
-        "plugins": [ours, *chained],
-    }
+    newer = {} if chained else {"cniVersions": list(NEWER)}
+    conflist = {"cniVersion": VERSION, **newer, "name": name, "plugins": [ours, *chained]}
     return json.dumps(conflist, indent=2).encode() + b"\n"
 
 
@@ -91,6 +92,12 @@ def custom(path: Path) -> bytes:
     if NAME not in types:
         raise ConflistError(f"{path} has no plugin of type {NAME}: containers would not get to us")
     return text
+
+
+def require_program(directory: Path, name: str) -> None:
+    """Raises: ConflistError if a runtime would not find a plugin that the list names."""
+    if not os.access(directory / name, os.X_OK):
+        raise ConflistError(f"{directory} has no plugin {name}: no list is written that names it")
 
 
 def write(directory: Path, content: bytes) -> bool:

@@ -62,6 +62,7 @@ https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{
 {{- if eq (include "cilia.podNetwork" .) "true" }}
 {{- $options = merge $options (dict
   "cni-bin-path" (ternary .Values.cni.binPath "" .Values.cni.install)
+  "cni-chaining-mode" .Values.cni.chainingMode
   "cni-conf-path" (ternary "" .Values.cni.confPath .Values.cni.customConf)
   "cni-exclusive" .Values.cni.exclusive
   "enable-ip-masq-agent" .Values.ipMasqAgent.enabled

@@ -24,15 +24,20 @@ def names(directory: Path) -> list[str]:
 
 
 def test_the_list_has_what_the_program_and_the_server_read(runtime: Runtime) -> None:
-    text = conflist.rendered(runtime.socket, mtu=1400, chained=[{"type": "portmap"}])
-    form = json.loads(text)
-    assert [plugin["type"] for plugin in form["plugins"]] == [NAME, "portmap"]
+    form = json.loads(conflist.rendered(runtime.socket, mtu=1400))
     for version in form["cniVersions"]:  # a runtime makes the configuration so
         own = {**form["plugins"][0], "name": form["name"], "cniVersion": version}
         config = decoded(json.dumps(own).encode())
         assert (config.name, config.mtu, config.socket_path) == ("cilia", 1400, str(runtime.socket))
     told = runtime.call("ADD", json.dumps(own).encode())
     assert f"on {runtime.socket} (No such file" in told.json["msg"]
+
+
+def test_with_other_plugins_it_has_one_version_that_all_know(tmp_path: Path) -> None:
+    form = json.loads(conflist.rendered(tmp_path / "cni.sock", chained=[conflist.PORTMAP]))
+    assert [plugin["type"] for plugin in form["plugins"]] == [NAME, "portmap"]
+    assert form["plugins"][1]["capabilities"] == {"portMappings": True}
+    assert (form["cniVersion"], "cniVersions" in form) == ("1.0.0", False)
 
 
 def test_it_is_written_whole_and_only_when_it_changes(tmp_path: Path) -> None:
