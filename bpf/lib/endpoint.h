@@ -32,6 +32,8 @@ static __always_inline int endpoint_verify_arp(ctx_t *ctx, const struct endpoint
 	__builtin_memcpy(&sender, arp.sender, sizeof(sender));
 	if (sender && sender != endpoint->address4)
 		return REFUSE(DROP_INVALID_SOURCE);
+	if (endpoint->flags & ENDPOINT_CHAINED)
+		return 0;
 	return neighbor_answer_arp(ctx, endpoint, &arp) ? ENDPOINT_ANSWERED : 0;
 }
 
@@ -85,6 +87,8 @@ static __always_inline int endpoint_verify6(ctx_t *ctx, const struct endpoint *e
 	}
 	if (endpoint_plays_router(ctx))
 		return REFUSE(DROP_FORBIDDEN_ICMP6);
+	if (endpoint->flags & ENDPOINT_CHAINED)
+		return 0;
 	return neighbor_answer_nd(ctx, endpoint) ? ENDPOINT_ANSWERED : 0;
 }
 

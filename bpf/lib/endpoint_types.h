@@ -15,8 +15,11 @@ struct endpoint {
 	__u16 id;
 	__u8 mac[6];		/* of the workload's device */
 	__u8 node_mac[6];	/* of the device on the node's side */
-	__u16 pad;
+	__u16 flags;
 };
+
+/* Of endpoints: another plugin made its devices, and neighbours answer for themselves. */
+#define ENDPOINT_CHAINED 1
 
 /* cilia_lxc: the same by address, for who sends to them. An IPv4 address is the first word. */
 struct endpoint_address {

@@ -23,6 +23,8 @@ _ADDRESS: Final = _HEADER.struct("endpoint_address")
 ADDRESS_BYTES: Final = _ADDRESS.size
 _PLACE: Final = _HEADER.struct("endpoint_place")
 PLACE_BYTES: Final = _PLACE.size
+#: Flag of an endpoint whose devices another plugin made.
+CHAINED: Final = _HEADER.defines["ENDPOINT_CHAINED"]
 
 
 class EndpointValue(msgspec.Struct, frozen=True):
@@ -34,6 +36,7 @@ class EndpointValue(msgspec.Struct, frozen=True):
     ipv6: bytes = b""
     mac: bytes = b""
     node_mac: bytes = b""
+    flags: int = 0
 
 
 def encode_key(ifindex: int) -> bytes:
@@ -45,11 +48,12 @@ def decode_key(raw: bytes) -> int:
 
 
 def encode_value(value: EndpointValue) -> bytes:
-    return _VALUE.pack(value.ipv6, value.ipv4, value.identity, value.id, value.mac, value.node_mac)
+    macs = (value.mac, value.node_mac)
+    return _VALUE.pack(value.ipv6, value.ipv4, value.identity, value.id, *macs, value.flags)
 
 
 def decode_value(raw: bytes) -> EndpointValue:
-    ipv6, ipv4, identity, number, mac, node_mac = _VALUE.unpack(raw)
+    ipv6, ipv4, identity, number, mac, node_mac, flags = _VALUE.unpack(raw)
     return EndpointValue(
         number,
         identity,
@@ -57,6 +61,7 @@ def decode_value(raw: bytes) -> EndpointValue:
         ipv6 if any(ipv6) else b"",
         mac,
         node_mac,
+        flags,
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cilia.agent.budgets import parse_budgets
 from cilia.cluster.options import ClusterOptions
-from cilia.datapath.chaining_options import NONE, PORTMAP
+from cilia.datapath.chaining_options import BEHIND, NONE, PORTMAP
 from cilia.endpoints.options import EndpointOptions
 from cilia.flows.options import EventOptions
 from cilia.loadbalancer.options import LoadBalancerOptions
@@ -122,6 +122,17 @@ class AgentConfig(
             raise ValueError(
                 "--cni-chaining-mode=portmap: cilia serves host ports itself; leave the mode out,"
                 " or say --kube-proxy-replacement=false"
+            )
+        if self.cni_chaining_target and not self.is_behind:
+            raise ValueError(
+                f"--cni-chaining-target={self.cni_chaining_target} needs --cni-chaining-mode:"
+                f" {', '.join(BEHIND)}"
+            )
+        has_list = self.read_cni_conf or self.cni_conf_path is None or self.chaining_network
+        if self.is_behind and not has_list:
+            raise ValueError(
+                f"--cni-chaining-mode={mode} needs the name of the other plugin's network:"
+                " --cni-chaining-target, or a list of your own, --read-cni-conf"
             )
         return self
 

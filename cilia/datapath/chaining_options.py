@@ -14,8 +14,14 @@ __all__ = ["NONE", "PORTMAP", "ChainingOptions"]
 NONE: Final = "none"
 PORTMAP: Final = "portmap"
 
-#: Modes of the field whose behaviour is not built.
-NOT_BUILT: Final = ("aws-cni", "azure", "flannel", "generic-veth")
+#: Modes in which our plugin stands behind another one, with the usual name of that one's network.
+BEHIND: Final = {
+    "generic-veth": "",
+    "aws-cni": "aws-cni",
+    "azure": "azure",
+    "flannel": "cbr0",
+}
+MODES: Final = (NONE, PORTMAP, *BEHIND)
 
 
 class ChainingOptions(InstanceOptions):
@@ -24,16 +30,32 @@ class ChainingOptions(InstanceOptions):
     cni_chaining_mode: Annotated[
         str,
         Field(
-            description="With --pod-network, the plugins beside ours: none, or portmap, which"
-            " serves host ports behind ours (without --kube-proxy-replacement)."
+            description="With --pod-network, the plugins beside ours: none; portmap, which serves"
+            " host ports behind ours (without --kube-proxy-replacement); generic-veth, aws-cni,"
+            " azure or flannel: another plugin before ours makes devices, addresses and routes."
         ),
     ] = NONE
+    cni_chaining_target: Annotated[
+        str,
+        Field(
+            description="Name of the network in whose list (in --cni-conf-path) our plugin is put"
+            " behind the others; default: the usual one of the mode."
+        ),
+    ] = ""
 
     @field_validator("cni_chaining_mode")
     @classmethod
     def _chaining_mode(cls, value: str) -> str:
-        if value in NOT_BUILT:
-            raise ValueError(f"{value} is not built: say {NONE} or {PORTMAP}")
-        if value not in (NONE, PORTMAP):
-            raise ValueError(f"{value!r} is no mode: say {NONE} or {PORTMAP}")
+        if value not in MODES:
+            raise ValueError(f"{value!r} is no mode: say one of {', '.join(MODES)}")
         return value
+
+    @property
+    def is_behind(self) -> bool:
+        """True if another plugin makes pods' devices, addresses and routes."""
+        return self.cni_chaining_mode in BEHIND
+
+    @property
+    def chaining_network(self) -> str:
+        """Name of the network whose list gets our plugin; empty if nobody named one."""
+        return self.cni_chaining_target or BEHIND.get(self.cni_chaining_mode, "")

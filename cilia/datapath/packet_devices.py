@@ -24,7 +24,7 @@ from statedb import DB, ReadTxn, RWTable, Table, WatchSet, WriteTxn, wait_initia
 from tables.addressing import IP
 from tables.datapath.attachments import AttachHook, Attachment, attachment_key
 from tables.datapath.netdevs import Netdev
-from tables.node.devices import GROUP_ENDPOINT, Device, names
+from tables.node.devices import GROUP_CHAINED, GROUP_ENDPOINT, Device, names
 from tables.node.routes import RouteScope
 
 __all__ = ["OWNER", "POD_PROGRAMS", "PacketDevicesController"]
@@ -109,7 +109,7 @@ class PacketDevicesController:
         """Without a pattern there is none; an endpoint's is known by its group from its first
         moment on.
         """
-        if dev.group == GROUP_ENDPOINT:
+        if dev.group in (GROUP_ENDPOINT, GROUP_CHAINED):
             return False
         return not self._pod_devices.is_empty and self._pod_devices.matches(names(dev))
 

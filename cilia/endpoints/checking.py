@@ -21,7 +21,7 @@ from cilia.linux.netns import NetNS
 from reconcilers.endpoints.endpoints import EndpointOperations
 from tables.addressing import IP
 from tables.endpoints.endpoints import Endpoint
-from tables.node.devices import GROUP_ENDPOINT
+from tables.node.devices import GROUP_CHAINED, GROUP_ENDPOINT
 from tables.node.routes import TABLE_MAIN
 
 __all__ = ["EndpointCheck"]
@@ -61,10 +61,13 @@ class EndpointCheck:
         if link is None:
             yield f"the node has no device {ep.device}"
             return
-        if link.index != ep.index or link.group != GROUP_ENDPOINT:
+        group = GROUP_CHAINED if ep.is_chained else GROUP_ENDPOINT
+        if link.index != ep.index or link.group != group:
             yield f"{ep.device} is another device than the one that was made"
             return
         yield from _link(link, ep.node_mac)
+        if ep.is_chained:
+            return  # the plugin that has the routes is asked itself
         routes = self._netlink.routes(index=link.index, table=TABLE_MAIN)
         ways = {(route.destination, route.prefix_len) for route in routes}
         for ip in ep.addresses:

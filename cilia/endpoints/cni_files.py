@@ -92,7 +92,8 @@ class CNIFiles:
         watched = [path for path in (options.cni_conf_path, options.cni_bin_path) if path]
         if not watched:
             return
-        await self._pool()
+        if not options.is_behind:
+            await self._pool()
         while True:
             with PathWatch(watched, contents=watched) as watch:
                 await self._look()
@@ -135,7 +136,10 @@ class CNIFiles:
         custom: Path | None = self._options.read_cni_conf
         if custom is not None:
             return conflist.custom(custom)
-        socket = self._options.cni_socket_path
+        options, socket = self._options, self._options.cni_socket_path
+        if options.is_behind and options.cni_conf_path is not None:
+            network, mode = options.chaining_network, options.cni_chaining_mode
+            return conflist.spliced(options.cni_conf_path, network, socket, mode)
         if self._options.cni_chaining_mode != PORTMAP:
             return conflist.rendered(socket)
         if (programs := self._options.cni_bin_path) is not None:

@@ -57,7 +57,7 @@ class Collector:
     async def look(self) -> None:
         """Remove what was missing at the last look and is missing now. Raises: OSError."""
         rows = self._db.look(lambda txn: [(ep.device, ep.index) for ep in self._endpoints.all(txn)])
-        pairs = await anyio.to_thread.run_sync(links.own_pairs, self._netlink)
+        pairs = await anyio.to_thread.run_sync(links.endpoint_devices, self._netlink)
         there = {(name, link.index) for name, link in pairs.items()}
         missing = set(rows) - there
         for device, _ in missing & self._missing:

@@ -30,7 +30,7 @@ from statedb.status import pending
 from tables.addressing import Prefix
 from tables.cluster.namespaces import Namespace
 from tables.cluster.pods import Pod
-from tables.datapath.attachments import Attachment, attachment_key
+from tables.datapath.attachments import FIRST, LAST, Attachment, attachment_key
 from tables.endpoints.endpoints import DEVICE, Endpoint, EndpointState
 from tables.node.desired_routes import DesiredRoute, desired_route_key
 from tables.node.devices import Device, device_by_name, mac_text
@@ -198,6 +198,8 @@ class EndpointsController:
                 hook=hook,
                 owner=OWNER,
                 program=f"{self._programs_dir}/{program}",
+                # Another plugin's device may have our program for pods of others still.
+                order=FIRST if ep.is_chained else LAST,
             )
 
     def _remove_rows(self, wtxn: WriteTxn, device: str) -> None:
@@ -218,7 +220,8 @@ class EndpointsController:
 
 
 def _wanted_routes(ep: Endpoint) -> Iterator[DesiredRoute]:
-    for ip in ep.addresses:
+    """Yield none for one whose routes are another plugin's."""
+    for ip in () if ep.is_chained else ep.addresses:
         yield DesiredRoute(
             owner=OWNER,
             prefix=Prefix.of(ip, ip.bits),

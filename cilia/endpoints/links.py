@@ -30,10 +30,18 @@ from cilia.linux.netns import NetNS
 from cilia.linux.requests import add_address, add_route, create_veth, delete_link, set_link
 from cilia.linux.sysctl import Sysctl
 from tables.addressing import IP
-from tables.node.devices import GROUP_ENDPOINT
+from tables.node.devices import GROUP_CHAINED, GROUP_ENDPOINT
 from tables.node.routes import TABLE_MAIN, RouteScope
 
-__all__ = ["Interior", "Pair", "configure", "delete_pair", "device_name", "make_pair", "own_pairs"]
+__all__ = [
+    "Interior",
+    "Pair",
+    "configure",
+    "delete_pair",
+    "device_name",
+    "endpoint_devices",
+    "make_pair",
+]
 
 PREFIX: Final = "lxc"
 NAME_DIGITS: Final = 12
@@ -166,9 +174,10 @@ def delete_pair(netlink: Netlink, device: str) -> bool:
     return True
 
 
-def own_pairs(netlink: Netlink) -> dict[str, rtnl.LinkMessage]:
-    """Return the node's ends of all pairs of ours, by name."""
-    return {link.name: link for link in netlink.links() if link.group == GROUP_ENDPOINT}
+def endpoint_devices(netlink: Netlink) -> dict[str, rtnl.LinkMessage]:
+    """Return the node's ends of all endpoints' pairs, of chained ones too, by name."""
+    groups = (GROUP_ENDPOINT, GROUP_CHAINED)
+    return {link.name: link for link in netlink.links() if link.group in groups}
 
 
 def configure(netns: NetNS, sysctls: Sysctl, interior: Interior) -> None:

@@ -23,7 +23,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from cilia.endpoints import links
+from cilia.endpoints import chained, links
 from cilia.endpoints.annotations import InvalidAnnotation, mac_address
 from cilia.endpoints.checking import EndpointCheck
 from cilia.endpoints.cni import results
@@ -32,9 +32,10 @@ from cilia.endpoints.cni.requests import Request
 from cilia.endpoints.cni.results import Interface, Result, Route
 from cilia.endpoints.cni.turns import Turns
 from cilia.endpoints.inputs import Inputs
+from cilia.endpoints.links import Pair
 from cilia.endpoints.registry import NoNumber, Registry
 from cilia.endpoints.saved import SavedEndpoints
-from cilia.ipam.allocator import NoPool, PoolExhausted, router_of
+from cilia.ipam.allocator import AddressTaken, NoPool, PoolExhausted, router_of
 from cilia.linux.errors import KernelError
 from cilia.linux.netlink import Netlink
 from cilia.linux.sysctl import Sysctl
@@ -68,8 +69,12 @@ class EndpointPlugin:
         mtu: Callable[[], int],
         turns: Turns,
         checking: EndpointCheck,
+        chained_families: frozenset[bool] | None = None,
     ) -> None:
         """`netlink` and `sysctls` are those of the node, `mtu` is that of its pods' devices.
+
+        `chained_families`: with another plugin before ours, the families of its addresses that
+        count, True for IPv6.
 
         `turns`, by device: the server serves one request of an attachment at a time, and nobody
         else is to be between the steps of one.
@@ -82,12 +87,13 @@ class EndpointPlugin:
         self._mtu = mtu
         self._turns = turns
         self._checking = checking
+        self._families = chained_families
 
     # -- ADD --
 
     async def wait(self, request: Request) -> None:
         """Wait for the pod's object. Raises: CNIError."""
-        self._refuse_chained(request)
+        self._check_place(request)
         self._inputs.require_synchronised()
         await self._inputs.pod(request, POD_WAIT_S)
 
@@ -99,16 +105,16 @@ class EndpointPlugin:
         def done(phase: str) -> None:
             phases[phase] = time.perf_counter() - started - sum(phases.values())
 
-        device = links.device_name(request.container_id, request.ifname)
-        async with self._turns.take(device):
+        if request.prev_result is not None:
+            await self._remove_former(request, request.prev_result)
+        made = await self._found_or_new(request)
+        async with self._turns.take(made.device):
             pod = await self._inputs.pod(request)
-            await self._remove(device)
-            ep = self._new(request, device)
-            if pod is not None:
-                ep = _of_pod(ep, pod)
+            await self._remove(made.device, made.is_chained)
+            ep = _of_pod(made, pod) if pod is not None else made
             try:
-                ep = self._registry.allocate(ep)
-            except (NoNumber, NoPool, PoolExhausted) as error:
+                ep = self._registry.adopt(ep) if ep.is_chained else self._registry.allocate(ep)
+            except (NoNumber, NoPool, PoolExhausted, AddressTaken) as error:
                 raise CNIError(Code.TRY_AGAIN_LATER, str(error)) from None
             done("address")
             try:
@@ -123,24 +129,74 @@ class EndpointPlugin:
                 raise
             self._registry.took(ep, phases)
         log.info("endpoint is ready", id=ep.id, pod=ep.pod_name, attachment=str(ep.attachment))
-        return self._result(ep, request)
+        return request.prev_result or self._result(ep, request)
 
-    def _refuse_chained(self, request: Request) -> None:
-        if request.prev_result is not None:
+    def _check_place(self, request: Request) -> None:
+        """Raises: CNIError if our plugin has another place in the list than the options say."""
+        if self._families is None and request.prev_result is not None:
             raise CNIError(
                 Code.INVALID_CONFIG,
-                "cilia-cni stands behind another plugin in the list: it must be the first one"
-                " (chaining is not built)",
+                "cilia-cni stands behind another plugin in the list: it must be the first one, or"
+                " start the agent with --cni-chaining-mode=generic-veth",
+            )
+        if self._families is not None and request.prev_result is None:
+            raise CNIError(
+                Code.INVALID_CONFIG,
+                "cilia-cni is the first plugin in the list: with --cni-chaining-mode it must stand"
+                " behind the one that makes the devices",
             )
 
-    def _new(self, request: Request, device: str) -> Endpoint:
-        network, container_id, ifname = request.attachment
+    # -- devices that another plugin made --
+
+    async def _remove_former(self, request: Request, result: Result) -> None:
+        """Remove endpoints that had the addresses of a result, or its attachment, before: who gives
+        addresses says that they are free. One whose device is there still is left.
+        """
+        addresses = chained.addresses_of(result, self._families or frozenset())
+        former = [ep for ip in addresses if ip is not None for ep in self._registry.by_address(ip)]
+        if (before := self._registry.by_attachment(_attachment(request))) is not None:
+            former.append(before)
+        for ep in former:
+            again = ep.attachment == _attachment(request)
+            if again or await anyio.to_thread.run_sync(self._netlink.link, ep.device) is None:
+                await self.remove(ep.device)
+
+    async def _found_or_new(self, request: Request) -> Endpoint:
+        """Return an endpoint of the devices that are there, or else are to be made.
+
+        Raises: CNIError.
+        """
+        if request.prev_result is None:
+            device = links.device_name(request.container_id, request.ifname)
+            return self._new(request, Pair(device, 0, links.new_mac(), links.new_mac()))
+        try:
+            pair = await anyio.to_thread.run_sync(self._find_pair, request)
+        except OSError as error:
+            raise CNIError(
+                Code.IO_FAILURE, f"the other plugin's devices cannot be used: {error}"
+            ) from error
+        ipv4, ipv6 = chained.addresses_of(request.prev_result, self._families or frozenset())
+        if ipv4 is None and ipv6 is None:
+            raise CNIError(
+                Code.INVALID_CONFIG, "the plugin before cilia-cni gave no address: see its ipam"
+            )
+        ep = self._new(request, pair)
+        return msgspec.structs.replace(ep, index=pair.index, ipv4=ipv4, ipv6=ipv6, is_chained=True)
+
+    def _find_pair(self, request: Request) -> Pair:
+        assert request.netns_fd is not None
+        with links.open_netns(request.netns_fd) as netns:
+            return chained.find_pair(self._netlink, netns, request.ifname)
+
+    # -- devices of our own --
+
+    def _new(self, request: Request, pair: Pair) -> Endpoint:
         return Endpoint(
             id=0,
-            attachment=Attachment(network, container_id, ifname),
-            device=device,
-            node_mac=links.new_mac(),
-            mac=links.new_mac(),
+            attachment=_attachment(request),
+            device=pair.device,
+            node_mac=pair.node_mac,
+            mac=pair.mac,
             created_at=time.time(),
             state=EndpointState.WAITING_FOR_IDENTITY,
             labels=self._inputs.container_labels(request),
@@ -161,6 +217,9 @@ class EndpointPlugin:
         with links.open_netns(netns_fd) as netns:
             ep = msgspec.structs.replace(ep, netns_cookie=links.netns_cookie(netns))
             self._saved.write(ep)
+            if ep.is_chained:
+                chained.take(self._netlink, ep.index)
+                return ep
             mtu = self._mtu()
             ifname = ep.attachment.ifname
             index = links.make_pair(
@@ -205,12 +264,17 @@ class EndpointPlugin:
 
     async def delete(self, request: Request) -> None:
         """Take a container's network away; what is gone already is no error. Raises: CNIError."""
-        device = links.device_name(request.container_id, request.ifname)
-        ep = self._registry.by_device(device)
+        ep = self._of(request)
+        device = ep.device if ep else links.device_name(request.container_id, request.ifname)
         if ep is not None and ep.attachment.network not in ("", request.network):
             log.warning("a DEL names another network than the ADD", device=device)
             return
         await self.remove(device)
+
+    def _of(self, request: Request) -> Endpoint | None:
+        device = links.device_name(request.container_id, request.ifname)
+        found = self._registry.by_attachment(_attachment(request))
+        return found or self._registry.by_device(device)
 
     async def remove(self, device: str) -> None:
         """Remove the endpoint of a device, or what is left of one. Raises: CNIError."""
@@ -224,18 +288,19 @@ class EndpointPlugin:
         runtime on this node has a list of its own. Raises: CNIError.
         """
         self._inputs.require_synchronised()
-        valid = {links.device_name(a.container_id, a.ifname) for a in request.valid_attachments}
+        valid = {Attachment(*attachment) for attachment in request.valid_attachments}
         started_at = time.time()
         for ep in self._registry.of_network(request.network):
-            if ep.device in valid or ep.created_at >= started_at or self._inputs.has_pod(ep):
+            if ep.attachment in valid or ep.created_at >= started_at or self._inputs.has_pod(ep):
                 continue
             log.info("removing an endpoint that no runtime has", id=ep.id, device=ep.device)
             await self.remove(ep.device)
 
-    async def _remove(self, device: str) -> None:
+    async def _remove(self, device: str, is_chained: bool = False) -> None:
         ep = self._registry.disconnect(device)
+        let_go = _letting_go(is_chained if ep is None else ep.is_chained)
         try:
-            await anyio.to_thread.run_sync(links.delete_pair, self._netlink, device)
+            await anyio.to_thread.run_sync(let_go, self._netlink, device)
             if ep is not None:
                 self._registry.remove(ep)
                 await anyio.to_thread.run_sync(self._saved.remove, ep.id)
@@ -251,7 +316,7 @@ class EndpointPlugin:
     async def _undo(self, ep: Endpoint) -> None:
         """Take back an ADD that failed; what cannot be taken back is found at the next start."""
         steps = (
-            partial(links.delete_pair, self._netlink, ep.device),
+            partial(_letting_go(ep.is_chained), self._netlink, ep.device),
             partial(self._registry.remove, ep),
             partial(self._saved.remove, ep.id),
         )
@@ -265,8 +330,7 @@ class EndpointPlugin:
 
     async def check(self, request: Request) -> None:
         """Compare what the container has with what it was given. Raises: CNIError."""
-        device = links.device_name(request.container_id, request.ifname)
-        ep = self._registry.by_device(device)
+        ep = self._of(request)
         if ep is None:
             raise CNIError(
                 UNHEALTHY, f"no endpoint is known as {request.container_id}/{request.ifname}"
@@ -294,8 +358,17 @@ class EndpointPlugin:
             self._inputs.require_synchronised()
         except CNIError as error:
             raise CNIError(Code.NOT_AVAILABLE, error.msg) from None
-        if reason := self._registry.cannot_allocate():
+        if self._families is None and (reason := self._registry.cannot_allocate()):
             raise CNIError(Code.NOT_AVAILABLE, reason)
+
+
+def _letting_go(is_chained: bool) -> Callable[[Netlink, str], bool]:
+    """Return what ends an endpoint's hold on its device."""
+    return chained.give_back if is_chained else chained.let_go
+
+
+def _attachment(request: Request) -> Attachment:
+    return Attachment(*request.attachment)
 
 
 def _of_pod(ep: Endpoint, pod: Pod) -> Endpoint:
@@ -305,7 +378,11 @@ def _of_pod(ep: Endpoint, pod: Pod) -> Endpoint:
     except InvalidAnnotation as error:
         raise CNIError(Code.INVALID_CONFIG, str(error)) from None
     return msgspec.structs.replace(
-        ep, namespace=pod.namespace, pod=pod.name, pod_uid=pod.uid, mac=mac or ep.mac
+        ep,
+        namespace=pod.namespace,
+        pod=pod.name,
+        pod_uid=pod.uid,
+        mac=ep.mac if ep.is_chained else mac or ep.mac,
     )
 
 

@@ -13,14 +13,17 @@ import msgspec
 
 from cilia.endpoints.controller import EndpointsController
 from cilia.identity.ipcache.known import KnownAddresses
-from cilia.ipam.allocator import Allocator, NoPool
+from cilia.ipam.allocator import AddressTaken, Allocator, NoPool
 from cilia.ipam.pools import NodePools
 from statedb import DB, ReadTxn, RWTable, WatchSet
-from tables.addressing import Prefix
+from tables.addressing import IP, Prefix
 from tables.endpoints.endpoints import (
+    ADDRESS,
+    ATTACHMENT,
     DEVICE,
     ID_MAX,
     ID_MIN,
+    Attachment,
     Endpoint,
     EndpointState,
 )
@@ -76,6 +79,24 @@ class Registry:
         self._last = number
         return msgspec.structs.replace(ep, id=number, ipv4=ipv4, ipv6=ipv6)
 
+    def adopt(self, ep: Endpoint) -> Endpoint:
+        """Return an endpoint that has addresses of another plugin, with a number, and with its
+        identity if one is there.
+
+        Raises: NoNumber; AddressTaken, and then nothing is taken.
+        """
+        with self._db.write_txn(self._endpoints, self._allocations) as wtxn:
+            number = self._free_number(wtxn)
+            for ip in ep.addresses:
+                held = self._allocations.get(wtxn, ip)
+                if held is not None and not held.free_at:
+                    raise AddressTaken(f"{ip} is in use by {held.owner}")
+            for ip in ep.addresses:
+                self._allocator.claim(wtxn, ip, ep.owner, number, is_external=True)
+            ep = self._controller.with_identity(wtxn, ep)
+        self._last = number
+        return msgspec.structs.replace(ep, id=number)
+
     def _free_number(self, txn: ReadTxn) -> int:
         taken = {row.endpoint_id for row in self._allocations.all(txn)}
         for step in range(NUMBERS):
@@ -125,6 +146,15 @@ class Registry:
 
     def _by_device(self, txn: ReadTxn, device: str) -> Endpoint | None:
         return next(iter(self._endpoints.list(txn, device, DEVICE)), None)
+
+    def by_attachment(self, attachment: Attachment) -> Endpoint | None:
+        """Return the endpoint that a runtime knows by this name."""
+        return self._db.look(
+            lambda txn: next(iter(self._endpoints.list(txn, str(attachment), ATTACHMENT)), None)
+        )
+
+    def by_address(self, ip: IP) -> list[Endpoint]:
+        return self._db.look(lambda txn: list(self._endpoints.list(txn, ip, ADDRESS)))
 
     def of_network(self, network: str) -> list[Endpoint]:
         """Return the endpoints that were made for a network."""

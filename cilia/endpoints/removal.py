@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cilia.endpoints import links
+from cilia.endpoints import chained
 from cilia.endpoints.router import HOST_DEVICE
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.endpoints.state_files import ENDPOINTS
@@ -31,7 +31,7 @@ def remove_pod_network(run_dir: Path) -> list[str]:
         return []
     with Netlink() as netlink:
         devices = [ep.device for ep in SavedEndpoints(run_dir).read()]
-        gone = sum(links.delete_pair(netlink, device) for device in devices)
+        gone = sum(chained.let_go(netlink, device) for device in devices)
         gateway = netlink.link(HOST_DEVICE)
         if gateway is not None and gateway.group == GROUP_CILIA:
             netlink.request(delete_link(gateway.index))

@@ -20,7 +20,7 @@ import structlog
 
 from bpf.maps import endpoints as codec
 from bpf.maps.raw import RawMap
-from cilia.endpoints import links
+from cilia.endpoints import chained, links
 from cilia.endpoints.saved import SavedEndpoints
 from cilia.ipam.allocator import AddressTaken, Allocator
 from cilia.linux.netlink import Netlink
@@ -66,7 +66,7 @@ class Restoring:
 
     def _run(self) -> int:
         self._saved.make_directory()
-        pairs = links.own_pairs(self._netlink)
+        pairs = links.endpoint_devices(self._netlink)
         files = {ep.device: ep for ep in self._saved.read()}
         values = self._values()
         found = [
@@ -95,8 +95,8 @@ class Restoring:
         kept = {ep.device for ep in found}
         for name in pairs:
             if name not in kept:
-                log.warning("removing a device of a request that never ended", device=name)
-                links.delete_pair(self._netlink, name)
+                log.warning("a device is left of a request that never ended", device=name)
+                chained.let_go(self._netlink, name)
         if found:
             log.info("endpoints of the run before go on", endpoints=len(found))
         return len(found)
@@ -106,7 +106,7 @@ class Restoring:
     def _restore(self, wtxn: WriteTxn, ep: Endpoint) -> None:
         for ip in ep.addresses:
             try:
-                self._allocator.claim(wtxn, ip, ep.owner, ep.id)
+                self._allocator.claim(wtxn, ip, ep.owner, ep.id, ep.is_chained)
             except AddressTaken as error:
                 log.error("two endpoints have one address", device=ep.device, error=str(error))
         self._endpoints.insert(wtxn, ep)
@@ -160,6 +160,7 @@ def _with_value(ep: Endpoint, value: codec.EndpointValue) -> Endpoint:
         ipv6=IP.from_packed(value.ipv6) if value.ipv6 else None,
         mac=value.mac,
         node_mac=value.node_mac,
+        is_chained=bool(value.flags & codec.CHAINED),
     )
 
 

@@ -54,8 +54,13 @@ class RouterController:
         sysctls: RWTable[SysctlSetting],
         health: HealthReporter,
         in_force: Table[Route],
+        is_external: bool = False,
     ) -> None:
-        """`in_force`: the routes of the kernel, those of the run before among them."""
+        """`in_force`: the routes of the kernel, those of the run before among them.
+
+        `is_external`: another plugin gives addresses and has their gateway.
+        """
+        self._is_external = is_external
         self._db = db
         self._pools = pools
         self._allocations = allocations
@@ -83,10 +88,12 @@ class RouterController:
         # With none, what pods of a former one use stays, and what nobody uses goes.
         if self._known.said:
             self._write(pools)
-        elif pools and self._is_restored(txn, watches):
+        elif (pools or self._is_external) and self._is_restored(txn, watches):
             self._write(pools, tuple(self._former(txn, pools)))
         if refused:
             self._health.degraded("no pod can be given an address: give the node others", refused)
+        elif self._is_external:
+            self._health.ok("another plugin gives pods their addresses")
         elif pools:
             self._health.ok(f"pods get addresses of {', '.join(map(str, pools))}")
         else:
@@ -122,7 +129,8 @@ class RouterController:
     def _write(self, pools: tuple[Prefix, ...], former: tuple[Prefix, ...] = ()) -> None:
         tables = (self._allocations, self._devices, self._addresses, self._routes, self._sysctls)
         with self._db.write_txn(*tables) as wtxn:
-            self._write_device(wtxn)
+            if pools or former:
+                self._write_device(wtxn)
             for pool in (*pools, *former):
                 self._write_pool(wtxn, pool)
             self._remove_former(wtxn, pools)

@@ -44,6 +44,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ipv4: str = ""
     ipv6: str = ""
     netns_cookie: int = 0
+    is_chained: bool = False
     labels: tuple[str, ...] = ()
     identity: int = 0
 
@@ -124,6 +125,7 @@ def _record(ep: Endpoint) -> Record:
         ipv4=str(ep.ipv4 or ""),
         ipv6=str(ep.ipv6 or ""),
         netns_cookie=ep.netns_cookie,
+        is_chained=ep.is_chained,
         labels=ep.labels,
         identity=ep.identity,
     )
@@ -143,6 +145,7 @@ def _endpoint(record: Record) -> Endpoint:
         node_mac=_mac(record.node_mac),
         mac=_mac(record.mac),
         netns_cookie=record.netns_cookie,
+        is_chained=record.is_chained,
         created_at=record.created_at,
         state=EndpointState.RESTORING,
         labels=record.labels,

@@ -35,8 +35,10 @@ class PodNetworkStatus:
             "endpoints": dict(Counter(ep.state.value for ep in endpoints)),
             "ignored_annotations": dict(Counter(chain.from_iterable(e.ignored for e in endpoints))),
             "routing": self.options.routing_mode,
+            "chaining": self.options.cni_chaining_mode,
             "ipam": {
-                "mode": self.options.ipam,
+                "mode": "external" if self.options.is_behind else self.options.ipam,
+                "network": self.options.chaining_network,
                 "pools": [_pool_dict(pool, rows) for pool in self.pools(txn)],
                 "refused": self.pools.refusals(txn),
             },

@@ -89,6 +89,7 @@ class _Ground:
     cluster: ClusterPart
     network: Network
     flows: FlowMaps
+    families: frozenset[bool]
     pools: NodePools
     allocator: Allocator
     attachments: RWTable[Attachment]
@@ -148,6 +149,7 @@ def build(
         network.observed.devices,
         families,
         frozenset({HOST_DEVICE}),
+        options.is_behind,
     )
     ground = _Ground(
         ctx,
@@ -155,6 +157,7 @@ def build(
         cluster,
         network,
         flows,
+        families,
         pools,
         Allocator(part.allocations),
         attachments.table,
@@ -249,6 +252,7 @@ def _requests(
         partial(_mtu, options, ground.network, db),
         turns,
         EndpointCheck(ground.network.netlink, part.operations, part.ipcache.known),
+        ground.families if options.is_behind else None,
     )
     server = Server(options.cni_socket_path, plugin)
     files = CNIFiles(db, options, ground.pools, ground.health("cni"))
@@ -279,6 +283,7 @@ def _router(ground: _Ground, repairs: Repairs, part: EndpointsPart) -> RouterCon
         sysctls.table,
         ground.health("pools"),
         ground.network.observed.routes,
+        ground.options.is_behind,
     )
     for wanted in (devices, addresses, sysctls):
         wanted.owners_known(ground.ctx.db)

@@ -93,14 +93,22 @@ class Allocator:
                 return _exhausted(self._table, txn, candidates)
         return ""
 
-    def claim(self, wtxn: WriteTxn, ip: IP, owner: str, endpoint_id: int = 0) -> None:
-        """Take one address, by name; nothing is written for its owner.
+    def claim(
+        self,
+        wtxn: WriteTxn,
+        ip: IP,
+        owner: str,
+        endpoint_id: int = 0,
+        is_external: bool = False,
+    ) -> None:
+        """Take one address, by name; nothing is written for its owner. `is_external`: another
+        plugin gave it.
 
         Raises: AddressTaken if another one has it.
         """
         held = self._table.get(wtxn, ip)
         if held is None or held.free_at:
-            self._give(wtxn, ip, owner, endpoint_id)
+            self._give(wtxn, ip, owner, endpoint_id, is_external)
         elif (held.owner, held.endpoint_id) != (owner, endpoint_id):
             raise AddressTaken(f"{ip} is in use by {held.owner}")
 
@@ -144,8 +152,16 @@ class Allocator:
                 return ip
         return None
 
-    def _give(self, wtxn: WriteTxn, ip: IP, owner: str, endpoint_id: int) -> None:
-        row = IPAllocation(ip=ip, owner=owner, endpoint_id=endpoint_id, since=time.time())
+    def _give(
+        self, wtxn: WriteTxn, ip: IP, owner: str, endpoint_id: int, is_external: bool = False
+    ) -> None:
+        row = IPAllocation(
+            ip=ip,
+            owner=owner,
+            endpoint_id=endpoint_id,
+            since=time.time(),
+            is_external=is_external,
+        )
         self._table.insert(wtxn, row)
 
 

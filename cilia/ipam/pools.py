@@ -8,7 +8,7 @@ from cilia.ipam.options import STATIC, IPAMOptions
 from statedb import ReadTxn, Table, WatchSet
 from tables.addressing import IP, Prefix, special_use
 from tables.cluster.nodes import Node
-from tables.node.devices import GROUP_ENDPOINT, Device
+from tables.node.devices import GROUP_CHAINED, GROUP_ENDPOINT, Device
 
 __all__ = ["NodePools"]
 
@@ -28,8 +28,12 @@ class NodePools:
         devices: Table[Device],
         families: frozenset[bool],
         own_devices: frozenset[str],
+        is_external: bool = False,
     ) -> None:
-        """`families`: True for IPv6, False for IPv4. `own_devices`: those of the pods' gateway."""
+        """`families`: True for IPv6, False for IPv4. `own_devices`: those of the pods' gateway.
+        `is_external`: another plugin gives addresses, and there are no pools.
+        """
+        self._is_external = is_external
         self._options = options
         self._nodes = nodes
         self._devices = devices
@@ -52,6 +56,9 @@ class NodePools:
         return [wrong for pool in self._wanted(txn) if (wrong := self._wrong(txn, pool))]
 
     def _wanted(self, txn: ReadTxn) -> list[Prefix]:
+        pools: list[Prefix] = []
+        if self._is_external:
+            return pools
         if self._options.ipam == STATIC:
             pools = list(self._options.static_pools)
         else:
@@ -67,7 +74,8 @@ class NodePools:
         if use := next(filter(None, map(special_use, ends)), ""):
             return f"{pool} is not for pods: {use} is in it"
         for device in self._devices.all(txn):
-            if device.name in self._own_devices or device.group == GROUP_ENDPOINT:
+            of_pods = device.group in (GROUP_ENDPOINT, GROUP_CHAINED)
+            if device.name in self._own_devices or of_pods:
                 continue
             for row in device.addresses:
                 if pool.contains(row.address):

@@ -278,10 +278,17 @@ def create_vxlan(
 
 
 def set_link(
-    index: int, *, mtu: int = 0, hardware_address: bytes = b"", up: bool | None = None
+    index: int,
+    *,
+    mtu: int = 0,
+    hardware_address: bytes = b"",
+    up: bool | None = None,
+    group: int | None = None,
 ) -> Request:
     """Changes a device; what is 0, empty or None stays as it is."""
     attributes = _link_attributes(mtu, hardware_address)
+    if group is not None:
+        attributes.append(("IFLA_GROUP", group))
     message = _message(ifinfmsg(), _link_fields(index, up), attributes)
     return Request(message, rtnl.RTM_NEWLINK, 0, f"set device {index}")
 

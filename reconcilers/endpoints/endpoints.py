@@ -97,5 +97,6 @@ def _value(ep: Endpoint) -> bytes:
             ep.ipv6.packed if ep.ipv6 is not None else b"",
             ep.mac,
             ep.node_mac,
+            codec.CHAINED if ep.is_chained else 0,
         )
     )

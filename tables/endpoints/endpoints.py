@@ -95,6 +95,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     node_mac: bytes
     mac: bytes
     netns_cookie: int = 0
+    # Another plugin made the devices, gave the addresses and has the routes.
+    is_chained: bool = False
     created_at: float  # seconds since the epoch
     # Written by the controller.
     state: EndpointState
@@ -179,6 +181,7 @@ def to_json(ep: Endpoint) -> dict[str, Any]:
         "MAC": ep.mac.hex(":"),
         "NodeMAC": ep.node_mac.hex(":"),
         "NetnsCookie": ep.netns_cookie,
+        "Chained": ep.is_chained,
         "Identity": ep.identity,
         "Labels": list(ep.labels),
         "State": ep.state.value,

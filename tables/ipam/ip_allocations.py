@@ -30,10 +30,14 @@ class IPAllocation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     free_at: float = 0.0
     # Freed, and the datapath may still have its former owner's identity for it.
     in_ipcache: bool = False
+    # Given by another plugin, who alone says when it is free.
+    is_external: bool = False
 
     @property
     def state(self) -> str:
-        return "quarantined" if self.free_at else "in-use"
+        if self.free_at:
+            return "quarantined"
+        return "external" if self.is_external else "in-use"
 
 
 def to_json(row: IPAllocation) -> dict[str, Any]:

@@ -20,6 +20,8 @@ TABLE_NAME: Final = "devices"
 
 #: Group of the node's ends of our pods' devices: "CIE" in ASCII, for cilia and endpoint.
 GROUP_ENDPOINT: Final = 0x434945
+#: Of a device that another plugin made, and whose workload is an endpoint of ours.
+GROUP_CHAINED: Final = 0x434946
 
 IFF_UP: Final = 0x1
 IFF_LOOPBACK: Final = 0x8

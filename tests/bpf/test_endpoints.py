@@ -59,7 +59,7 @@ def datapath() -> Iterator[Datapath]:
         yield made
 
 
-def endpoint(datapath: Datapath, ipv4: str = V4.pod, ipv6: str = V6.pod) -> None:
+def endpoint(datapath: Datapath, ipv4: str = V4.pod, ipv6: str = V6.pod, flags: int = 0) -> None:
     value = codec.EndpointValue(
         7,
         300,
@@ -67,9 +67,19 @@ def endpoint(datapath: Datapath, ipv4: str = V4.pod, ipv6: str = V6.pod) -> None
         packed(ipv6) if ipv6 else b"",
         mac(MAC_POD_ONE),
         mac(MAC_NODE_ONE),
+        flags,
     )
     raw = datapath.maps[codec.NAME]
     raw.update(codec.encode_key(LOOPBACK), codec.encode_value(value))
+
+
+def test_neighbours_of_a_chained_workload_answer_for_themselves() -> None:
+    with loaded(["lxc"], {"pod_network": b"\1"}) as made:
+        endpoint(made, flags=codec.CHAINED)
+        question = eth() / ARP(op=1, hwsrc=MAC_POD_ONE, psrc=V4.pod, pdst=ROUTER)
+        expect(made, "from_pod", question, GO_ON, None)
+        lie = eth() / ARP(op=1, hwsrc=MAC_POD_ONE, psrc=ROUTER, pdst=V4.pod)
+        assert refused(made, "from_pod", lie) == SOURCE
 
 
 def eth(source: str = MAC_POD_ONE) -> Packet:

@@ -117,6 +117,11 @@ def test_a_host_port_leads_to_its_pod_until_the_pod_goes(stage: Stage) -> None:
         (["--cni-chaining-mode=portmap", "--pod-network"], "serves host ports itself"),
         (["--cni-chaining-mode=portmap", "--kube-proxy-replacement=false"], "needs --pod-network"),
         (["--cni-chaining-mode=calico"], "is no mode"),
+        (["--cni-chaining-target=x", "--pod-network"], "needs --cni-chaining-mode"),
+        (
+            ["--cni-chaining-mode=generic-veth", "--pod-network", "--cni-conf-path=/nowhere"],
+            "needs the name of the other plugin's network",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: list[str], why: str) -> None:

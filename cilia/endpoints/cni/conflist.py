@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from cilia.endpoints.cni.forwarder import NAME, built
+from cilia.endpoints.cni.results import VERSIONS
 from cilia.linux.records import replace_file
 from cilia.regular_files import read_regular
 
@@ -35,6 +36,7 @@ __all__ = [
     "rendered",
     "require_program",
     "set_aside",
+    "spliced",
     "write",
 ]
 
@@ -69,6 +71,47 @@ def rendered(
     newer = {} if chained else {"cniVersions": list(NEWER)}
     conflist = {"cniVersion": VERSION, **newer, "name": name, "plugins": [ours, *chained]}
     return json.dumps(conflist, indent=2).encode() + b"\n"
+
+
+def spliced(directory: Path, network: str, socket: Path, mode: str) -> bytes:
+    """Return the list of another network with our plugin behind its own ones.
+
+    A list that is in force counts before one that was set aside.
+
+    Raises:
+        ConflistError: there is none, or not of a version that we know.
+        OSError: the directory cannot be read.
+    """
+    for path in (*others(directory), *_aside(directory)):
+        form = _network_list(path)
+        if form is None or form.get("name") != network:
+            continue
+        if form.get("cniVersion") not in VERSIONS:
+            raise ConflistError(
+                f"{path} has cniVersion {form.get('cniVersion')!r}: cilia-cni knows"
+                f" {', '.join(VERSIONS)}"
+            )
+        ours = {"type": NAME, "socket-path": str(socket), "chaining-mode": mode}
+        before = [plugin for plugin in form["plugins"] if plugin["type"] != NAME]
+        return json.dumps({**form, "plugins": [*before, ours]}, indent=2).encode() + b"\n"
+    raise ConflistError(
+        f"{directory} has no list of the network {network} (--cni-chaining-target): its plugin is"
+        " to be installed"
+    )
+
+
+def _network_list(path: Path) -> dict[str, Any] | None:
+    """Return a list; a file of one plugin as a list of one. None for what is neither."""
+    try:
+        form = msgspec.json.decode(read_regular(path))
+        if "plugins" not in form:
+            version, name = form.get("cniVersion"), form.get("name")
+            form = {"cniVersion": version, "name": name, "plugins": [form]}
+        complete = all(isinstance(plugin["type"], str) for plugin in form["plugins"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        log.warning("a network's list cannot be read", path=str(path), error=str(error))
+        return None
+    return form if complete else None
 
 
 def custom(path: Path) -> bytes:
@@ -147,10 +190,8 @@ def give_back(directory: Path) -> list[Path]:
     Raises: OSError.
     """
     back: list[Path] = []
-    for path in sorted(directory.glob(f"*{ASIDE}")):
+    for path in _aside(directory):
         former = path.with_name(path.name.removesuffix(ASIDE))
-        if former.suffix not in SUFFIXES or not _is_file(path):
-            continue
         try:
             os.link(path, former, follow_symlinks=False)
         except FileExistsError:
@@ -159,6 +200,15 @@ def give_back(directory: Path) -> list[Path]:
         path.unlink()
         back.append(former)
     return back
+
+
+def _aside(directory: Path) -> list[Path]:
+    """Return what was set aside, in the order of names."""
+    return [
+        path
+        for path in sorted(directory.glob(f"*{ASIDE}"))
+        if Path(path.name.removesuffix(ASIDE)).suffix in SUFFIXES and _is_file(path)
+    ]
 
 
 def install_program(directory: Path) -> bool:

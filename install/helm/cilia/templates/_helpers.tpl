@@ -63,6 +63,7 @@ https://{{ if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{
 {{- $options = merge $options (dict
   "cni-bin-path" (ternary .Values.cni.binPath "" .Values.cni.install)
   "cni-chaining-mode" .Values.cni.chainingMode
+  "cni-chaining-target" .Values.cni.chainingTarget
   "cni-conf-path" (ternary "" .Values.cni.confPath .Values.cni.customConf)
   "cni-exclusive" .Values.cni.exclusive
   "enable-ip-masq-agent" .Values.ipMasqAgent.enabled

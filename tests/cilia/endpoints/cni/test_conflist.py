@@ -40,6 +40,29 @@ def test_with_other_plugins_it_has_one_version_that_all_know(tmp_path: Path) -> 
     assert (form["cniVersion"], "cniVersions" in form) == ("1.0.0", False)
 
 
+def test_ours_stands_behind_the_plugins_of_another_network(tmp_path: Path) -> None:
+    socket = tmp_path / "cni.sock"
+    theirs = {"cniVersion": "0.4.0", "name": "theirs", "plugins": [{"type": "bridge"}]}
+    (tmp_path / "10-other.conf").write_text('{"name": "other", "type": "x", "cniVersion": "0.3.1"}')
+    (tmp_path / "20-broken.conflist").write_text("{")
+    with pytest.raises(ConflistError, match="no list of the network theirs"):
+        conflist.spliced(tmp_path, "theirs", socket, "aws-cni")
+    (tmp_path / "30-theirs.conflist").write_text(json.dumps(theirs))
+    for _ in range(2):  # the second time it is one that was set aside
+        text = conflist.spliced(tmp_path, "theirs", socket, "aws-cni")
+        form = json.loads(text)
+        assert [plugin["type"] for plugin in form["plugins"]] == ["bridge", NAME]
+        assert (form["name"], form["cniVersion"]) == ("theirs", "0.4.0")
+        assert form["plugins"][1]["chaining-mode"] == "aws-cni"
+        conflist.write(tmp_path, text)
+        conflist.set_aside(tmp_path)
+    alone = json.loads(conflist.spliced(tmp_path, "other", socket, "flannel"))
+    assert [plugin["type"] for plugin in alone["plugins"]] == ["x", NAME]
+    (tmp_path / "30-theirs.conflist").write_text(json.dumps({**theirs, "cniVersion": "0.1.0"}))
+    with pytest.raises(ConflistError, match="has cniVersion"):
+        conflist.spliced(tmp_path, "theirs", socket, "aws-cni")
+
+
 def test_it_is_written_whole_and_only_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / FILE
     assert conflist.write(tmp_path, b"one")
