@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pods send to the world: through a router that knows no pods but those it may ask directly.
-
-::
-
-    pods ── node .1 ──── .9 router .1 ──── .7 far          192.0.2.0/24, fd00:2::/64
-                                  MTU 1300                 198.51.100.0/24, 2001:db8:51::/64
-"""
+"""What pods send to the world, through the router of `outside`."""
 
 from __future__ import annotations
 
@@ -26,7 +20,8 @@ from scapy.packet import Raw
 
 from cilia.linux.netns import NetNS
 from tests.e2e.manifests import endpoint_slice, service
-from tests.e2e.nodes import Connection, Server, ask, forward, pair
+from tests.e2e.nodes import Connection, Server, ask
+from tests.e2e.outside import FAR, NARROW_MTU, NODE, PODS, SPARED, SPARED_PREFIX, wire
 from tests.e2e.pods import FAMILIES, Pod, PodNode, pod_node
 from tests.kernel import Kernel
 
@@ -35,17 +30,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 KINDS = pytest.mark.parametrize("kind", [TCP, UDP], ids=["tcp", "udp"])
 EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
-NODE = {4: "192.0.2.1", 6: "fd00:2::1"}
-ROUTER = {4: "192.0.2.9", 6: "fd00:2::9"}
-ROUTER_FAR = {4: "198.51.100.1", 6: "2001:db8:51::1"}
-FAR = {4: "198.51.100.7", 6: "2001:db8:51::7"}
-#: Of the same machine, in prefixes that a file names.
-SPARED = {4: "203.0.113.7", 6: "2001:db8:113::7"}
-SPARED_PREFIX = {4: "203.0.113.0/24", 6: "2001:db8:113::/64"}
-PODS = {4: "10.207.0.0/24", 6: "fd00:207::/120"}
 SERVICE = {4: "10.203.0.50", 6: "fd00:203::50"}
-BITS = {4: 24, 6: 64}
-NARROW_MTU = 1300
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
 ports = itertools.count(9000)
 
@@ -72,30 +57,6 @@ class Stage(NamedTuple):
         assert done.returncode == 0, done.stderr
         rows: list[dict[str, Any]] = json.loads(done.stdout)
         return rows
-
-
-def wire(node: Kernel, router: Kernel, far: Kernel) -> None:
-    pair(node, "eth0", router, "eth0")
-    pair(router, "eth1", far, "eth0")
-    forward(router)
-    for family in FAMILIES:
-        nodad = " nodad" if family == 6 else ""
-        for kernel, device, address in (
-            (node, "eth0", NODE),
-            (router, "eth0", ROUTER),
-            (router, "eth1", ROUTER_FAR),
-            (far, "eth0", FAR),
-            (far, "eth0", SPARED),
-        ):
-            # The far machine speaks first with the address that no file names.
-            last = " preferred_lft 0" if address is SPARED and family == 6 else ""
-            kernel.ip(f"addr add {address[family]}/{BITS[family]} dev {device}{nodad}{last}")
-        node.ip(f"-{family} route add default via {ROUTER[family]}")
-        far.ip(f"-{family} route add default via {ROUTER_FAR[family]}")
-        router.ip(f"-{family} route add {SPARED_PREFIX[family]} dev eth1")
-        router.ip(f"-{family} route add {PODS[family]} via {NODE[family]}")
-    router.ip(f"link set eth1 mtu {NARROW_MTU}")
-    far.ip(f"link set eth0 mtu {NARROW_MTU}")
 
 
 def excluded(prefixes: dict[int, str]) -> str:
