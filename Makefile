@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-fuzz soak-ground soak-kills soak-restart soak-status \
+.PHONY: help setup native run test test-bare lint format bench bench-against bench-peers clean soak soak-fuzz soak-ground soak-kills soak-pods soak-restart soak-status \
         test-compiled test-interpreted test-kernels test-loads wheel test-wheel \
         kube-assets test-kube test-node node-up node-down rendered images test-images
 
@@ -32,8 +32,9 @@ help:
 	@echo "make soak-fuzz        INPUTS=1000000 hostile inputs: no other object may be harmed"
 	@echo "make soak-ground      as root: all that may be done to directories, pins, mounts and devices of an agent"
 	@echo "make soak-kills       as root: kill -9 at every point of a start, and what it does to traffic"
+	@echo "make soak-pods        as root: KILLS=1000 kills and other causes under streams of pods, OPERATIONS=10000 pods that come and go"
 	@echo "make soak-restart     as root: KILLS=1000 kills at random moments under traffic"
-	@echo "                      these four with BACKGROUND=1: in the background; make soak-status: how far they are"
+	@echo "                      these with BACKGROUND=1: in the background; make soak-status: how far they are"
 
 setup:
 	@install/setup.sh
@@ -111,6 +112,9 @@ soak-ground: setup
 
 soak-fuzz: setup
 	$(call LONG,tests.soak.fuzz $(INPUTS))
+
+soak-pods: setup
+	$(call LONG,tests.soak.pods)
 
 soak-restart: setup
 	$(call LONG,tests.soak.restart)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,12 @@ class CNIFailed(Exception):
     @property
     def code(self) -> int:
         return int(self.form.get("code", 0))
+
+
+def _pod_object(name: str, app: str, annotations: str) -> str:
+    return POD_OBJECT.format(
+        name=name, uid=f"uid-{name}", app=app, node=NODE, annotations=annotations
+    )
 
 
 class Pod(Kernel):
@@ -116,23 +122,31 @@ class PodNode:
     ) -> None:
         """Make the Pod object, as the API server has it before the runtime is asked."""
         noted = json.dumps(annotations or {})
-        self._objects[name] = POD_OBJECT.format(
-            name=name, uid=f"uid-{name}", app=app, node=NODE, annotations=noted
-        )
+        self._objects[name] = _pod_object(name, app, noted)
+        self._write()
+
+    def write_pods(self, names: Iterable[str]) -> None:
+        """Make many Pod objects in one go."""
+        self._objects |= {name: _pod_object(name, "web", "{}") for name in names}
+        self._write()
+
+    def remove_pods(self, names: Iterable[str]) -> None:
+        for name in names:
+            del self._objects[name]
         self._write()
 
     def remove_pod(self, name: str) -> None:
-        del self._objects[name]
-        self._write()
+        self.remove_pods([name])
 
     def _write(self) -> None:
         self.world.write("pods.yaml", "".join(self._objects.values()) or "---\n")
 
-    def namespace(self, name: str) -> Pod:
-        """A network namespace with nothing in it."""
-        full = f"{self.world.namespace}-{name}"
+    def namespace(self, name: str, own: str = "") -> Pod:
+        """A network namespace with nothing in it; `own`: a name for it and its container."""
+        full = f"{self.world.namespace}-{own or name}"
         netns = NetNS.create(full)
         pod = self.pods[name] = Pod(name, netns, f"/run/netns/{full}")
+        pod.container_id = f"{own or name}-{os.getpid()}"
         pod.ip("link set lo up")
         return pod
 
@@ -155,6 +169,15 @@ class PodNode:
 
     def cni(self, command: str, pod: Pod, **changes: Any) -> dict[str, Any]:
         """Call the plugin. Raises: CNIFailed."""
+        with self.plugin(command, pod, **changes) as process:
+            output, _ = process.communicate()
+        if process.returncode:
+            raise CNIFailed(process.returncode, output)
+        found: dict[str, Any] = json.loads(output) if output else {}
+        return found
+
+    def plugin(self, command: str, pod: Pod, **changes: Any) -> subprocess.Popen[str]:
+        """Start the plugin with its request."""
         config: dict[str, Any] = {"cniVersion": "1.0.0", "name": "cilia", "type": "cilia-cni"}
         if command in ("CHECK", "DEL") and pod.result:
             config["prevResult"] = pod.result
@@ -169,18 +192,19 @@ class PodNode:
             "CILIA_SOCK": str(self.world.state_dir / "cni.sock"),
         }
         environment |= changes.pop("environment", {})
-        done = subprocess.run(
+        process = subprocess.Popen(
             [str(built())],
-            input=json.dumps(config | changes),
             env=environment,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-            check=False,
         )
-        if done.returncode:
-            raise CNIFailed(done.returncode, done.stdout)
-        found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
-        return found
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(config | changes))
+        process.stdin.close()
+        process.stdin = None
+        return process
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """A table of the agent."""
