@@ -57,8 +57,8 @@ class Leaks:
         self.node, self.agents = node, agents
         self._numbers = iter(range(1 << 31))
         self._lock = threading.Lock()
-        self._names = [f"storm{number}" for number in range(AT_ONCE)]
-        node.write_pods(self._names)
+        self.names = [f"storm{number}" for number in range(AT_ONCE)]
+        node.write_pods(self.names)
         agents.start()
         node.world.eventually(lambda: len(node.rows("k8s-pods")) == AT_ONCE)
         self.clean = self.census()
@@ -73,7 +73,7 @@ class Leaks:
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 shares = [len(range(n, operations, AT_ONCE)) for n in range(AT_ONCE)]
-                list(pool.map(partial(self._lives, storm), self._names, shares))
+                list(pool.map(partial(self._lives, storm), self.names, shares))
         finally:
             ended.set()
             killer.join()
