@@ -37,7 +37,7 @@ ROUND = 10
 STORM_ROUND = 500
 AT_ONCE = 200
 HEADER = (
-    "| cause | times | packets | lost | connections broken | longest gap | of it the client's |\n"
+    "| cause | times | packets | lost | connections broken | longest gap | client late by |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 
