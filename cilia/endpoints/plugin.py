@@ -25,6 +25,7 @@ import structlog
 
 from cilia.endpoints import chained, links
 from cilia.endpoints.annotations import InvalidAnnotation, mac_address
+from cilia.endpoints.chaining import Chaining
 from cilia.endpoints.checking import EndpointCheck
 from cilia.endpoints.cni import results
 from cilia.endpoints.cni.errors import CNIError, Code
@@ -69,12 +70,9 @@ class EndpointPlugin:
         mtu: Callable[[], int],
         turns: Turns,
         checking: EndpointCheck,
-        chained_families: frozenset[bool] | None = None,
+        chaining: Chaining,
     ) -> None:
         """`netlink` and `sysctls` are those of the node, `mtu` is that of its pods' devices.
-
-        `chained_families`: with another plugin before ours, the families of its addresses that
-        count, True for IPv6.
 
         `turns`, by device: the server serves one request of an attachment at a time, and nobody
         else is to be between the steps of one.
@@ -87,13 +85,13 @@ class EndpointPlugin:
         self._mtu = mtu
         self._turns = turns
         self._checking = checking
-        self._families = chained_families
+        self._chaining = chaining
 
     # -- ADD --
 
     async def wait(self, request: Request) -> None:
         """Wait for the pod's object. Raises: CNIError."""
-        self._check_place(request)
+        self._chaining.check_place(request)
         self._inputs.require_synchronised()
         await self._inputs.pod(request, POD_WAIT_S)
 
@@ -117,34 +115,25 @@ class EndpointPlugin:
             except (NoNumber, NoPool, PoolExhausted, AddressTaken) as error:
                 raise CNIError(Code.TRY_AGAIN_LATER, str(error)) from None
             done("address")
-            try:
-                ep = await self._make(request, ep)
-                done("link")
-                self._registry.insert(ep)
-                await self._in_force(ep)
-                done("datapath")
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._undo(ep)
-                raise
+            await self._put_in_force(request, ep, done)
             self._registry.took(ep, phases)
         log.info("endpoint is ready", id=ep.id, pod=ep.pod_name, attachment=str(ep.attachment))
         return request.prev_result or self._result(ep, request)
 
-    def _check_place(self, request: Request) -> None:
-        """Raises: CNIError if our plugin has another place in the list than the options say."""
-        if self._families is None and request.prev_result is not None:
-            raise CNIError(
-                Code.INVALID_CONFIG,
-                "cilia-cni stands behind another plugin in the list: it must be the first one, or"
-                " start the agent with --cni-chaining-mode=generic-veth",
-            )
-        if self._families is not None and request.prev_result is None:
-            raise CNIError(
-                Code.INVALID_CONFIG,
-                "cilia-cni is the first plugin in the list: with --cni-chaining-mode it must stand"
-                " behind the one that makes the devices",
-            )
+    async def _put_in_force(
+        self, request: Request, ep: Endpoint, done: Callable[[str], None]
+    ) -> None:
+        """Make devices and row, and wait for the rest; or undo all. Raises: CNIError."""
+        try:
+            ep = await self._make(request, ep)
+            done("link")
+            self._registry.insert(ep)
+            await self._in_force(ep)
+            done("datapath")
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._undo(ep)
+            raise
 
     # -- devices that another plugin made --
 
@@ -152,7 +141,7 @@ class EndpointPlugin:
         """Remove endpoints that had the addresses of a result, or its attachment, before: who gives
         addresses says that they are free. One whose device is there still is left.
         """
-        addresses = chained.addresses_of(result, self._families or frozenset())
+        addresses = self._chaining.addresses(result)
         former = [ep for ip in addresses if ip is not None for ep in self._registry.by_address(ip)]
         if (before := self._registry.by_attachment(_attachment(request))) is not None:
             former.append(before)
@@ -169,24 +158,11 @@ class EndpointPlugin:
         if request.prev_result is None:
             device = links.device_name(request.container_id, request.ifname)
             return self._new(request, Pair(device, 0, links.new_mac(), links.new_mac()))
-        try:
-            pair = await anyio.to_thread.run_sync(self._find_pair, request)
-        except OSError as error:
-            raise CNIError(
-                Code.IO_FAILURE, f"the other plugin's devices cannot be used: {error}"
-            ) from error
-        ipv4, ipv6 = chained.addresses_of(request.prev_result, self._families or frozenset())
-        if ipv4 is None and ipv6 is None:
-            raise CNIError(
-                Code.INVALID_CONFIG, "the plugin before cilia-cni gave no address: see its ipam"
-            )
+        pair, ipv4, ipv6 = await anyio.to_thread.run_sync(
+            self._chaining.given, request, request.prev_result
+        )
         ep = self._new(request, pair)
         return msgspec.structs.replace(ep, index=pair.index, ipv4=ipv4, ipv6=ipv6, is_chained=True)
-
-    def _find_pair(self, request: Request) -> Pair:
-        assert request.netns_fd is not None
-        with links.open_netns(request.netns_fd) as netns:
-            return chained.find_pair(self._netlink, netns, request.ifname)
 
     # -- devices of our own --
 
@@ -358,7 +334,7 @@ class EndpointPlugin:
             self._inputs.require_synchronised()
         except CNIError as error:
             raise CNIError(Code.NOT_AVAILABLE, error.msg) from None
-        if self._families is None and (reason := self._registry.cannot_allocate()):
+        if not self._chaining.is_on and (reason := self._registry.cannot_allocate()):
             raise CNIError(Code.NOT_AVAILABLE, reason)
 
 

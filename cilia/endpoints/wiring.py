@@ -14,6 +14,7 @@ import anyio
 from cilia.cluster.wiring import ClusterPart
 from cilia.datapath.packets import FlowMaps
 from cilia.datapath.wiring import DatapathPart
+from cilia.endpoints.chaining import Chaining
 from cilia.endpoints.checking import EndpointCheck
 from cilia.endpoints.cni.server import Server
 from cilia.endpoints.cni.turns import Turns
@@ -252,7 +253,7 @@ def _requests(
         partial(_mtu, options, ground.network, db),
         turns,
         EndpointCheck(ground.network.netlink, part.operations, part.ipcache.known),
-        ground.families if options.is_behind else None,
+        Chaining(ground.network.netlink, ground.families if options.is_behind else None),
     )
     server = Server(options.cni_socket_path, plugin)
     files = CNIFiles(db, options, ground.pools, ground.health("cni"))

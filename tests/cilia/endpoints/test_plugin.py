@@ -12,6 +12,7 @@ import pytest
 from bpf.maps import endpoints as codec
 from bpf.maps.fake import FakeMap
 from cilia.endpoints import plugin as endpoints_plugin
+from cilia.endpoints.chaining import Chaining
 from cilia.endpoints.checking import EndpointCheck
 from cilia.endpoints.cni.errors import CNIError, Code
 from cilia.endpoints.cni.network_config import NetworkConfig
@@ -62,6 +63,7 @@ class Node:
             lambda: 1500,
             Turns(),
             EndpointCheck(netlink, EndpointOperations(*maps), self.agent.part.known),
+            Chaining(netlink, None),
         )
 
     def left(self) -> dict[str, list[str]]:
