@@ -136,8 +136,8 @@ def _pod_network(pods: dict[str, Any], masquerade: dict[str, Any] | None) -> Ite
     is_external = pods["ipam"]["mode"] == "external"
     routing = "by another plugin" if is_external else pods["routing"]
     yield f"Endpoints:   {states or 'none yet'}, routing {routing}"
-    if pods["chaining"] != "none":
-        yield f"Chaining:    {pods['chaining']}"
+    if (chaining := pods.get("chaining", "none")) != "none":  # an older agent says nothing of it
+        yield f"Chaining:    {chaining}"
     if ignored := pods["ignored_annotations"]:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(ignored.items()))
         yield f"Annotations: not in force: {click.style(names, fg=WARN)}"
@@ -146,11 +146,8 @@ def _pod_network(pods: dict[str, Any], masquerade: dict[str, Any] | None) -> Ite
     refused = [click.style(said, fg=BAD) for said in ipam["refused"]]
     none = click.style("no prefix for pods yet", fg=WARN)
     if is_external:
-        none = (
-            f"by the plugin of network {ipam['network']}"
-            if ipam["network"]
-            else "by another plugin"
-        )
+        network = ipam["network"]
+        none = f"by the plugin of network {network}" if network else "by another plugin"
     yield f"IPAM:        {ipam['mode']}, {'; '.join(refused) or pools or none}"
     yield f"Masquerade:  {_masquerade(masquerade)}"
 

@@ -93,8 +93,10 @@ def pod_network(**fields: Any) -> list[str]:
         "routing": "native",
         "ipam": {"mode": "kubernetes", "pools": [], "refused": [], **fields.pop("ipam", {})},
     }
+    if "chaining" in fields:
+        pods["chaining"] = fields.pop("chaining")
     answer = {**ANSWER, "tables": [], "pod_network": pods, **fields}
-    starts = ("Endpoints:", "Annotations:", "IPAM:", "Masquerade:")
+    starts = ("Endpoints:", "Chaining:", "Annotations:", "IPAM:", "Masquerade:")
     return [click.unstyle(line) for line in lines(answer) if line.startswith(starts)]
 
 
@@ -110,6 +112,15 @@ def test_the_pod_network_says_how_full_its_prefixes_are() -> None:
         "IPAM:        kubernetes, 10.0.1.0/24 4 of 254 in use and 2 in quarantine,"
         " fd00::/64 4 of 2^64 in use",
         "Masquerade:  off: what pods send to the world keeps its source",
+    ]
+
+
+def test_another_plugin_has_addresses_and_routes_where_ours_stands_behind_it() -> None:
+    ipam = {"mode": "external", "network": "cbr0"}
+    assert pod_network(ipam=ipam, chaining="flannel")[:3] == [
+        "Endpoints:   3 ready, 1 waiting-for-identity, routing by another plugin",
+        "Chaining:    flannel",
+        "IPAM:        external, by the plugin of network cbr0",
     ]
 
 
