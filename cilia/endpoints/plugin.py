@@ -240,6 +240,7 @@ class EndpointPlugin:
 
     async def delete(self, request: Request) -> None:
         """Take a container's network away; what is gone already is no error. Raises: CNIError."""
+        await self._registry.wait_restored()  # its row would come when its device is gone
         ep = self._of(request)
         device = ep.device if ep else links.device_name(request.container_id, request.ifname)
         if ep is not None and ep.attachment.network not in ("", request.network):
@@ -306,6 +307,7 @@ class EndpointPlugin:
 
     async def check(self, request: Request) -> None:
         """Compare what the container has with what it was given. Raises: CNIError."""
+        await self._registry.wait_restored()
         ep = self._of(request)
         if ep is None:
             raise CNIError(

@@ -15,7 +15,7 @@ from cilia.endpoints.controller import EndpointsController
 from cilia.identity.ipcache.known import KnownAddresses
 from cilia.ipam.allocator import AddressTaken, Allocator, NoPool
 from cilia.ipam.pools import NodePools
-from statedb import DB, ReadTxn, RWTable, WatchSet
+from statedb import DB, ReadTxn, RWTable, WatchSet, wait_initialized
 from tables.addressing import IP, Prefix
 from tables.endpoints.endpoints import (
     ADDRESS,
@@ -192,6 +192,10 @@ class Registry:
         return self._db.look(read)
 
     # -- its end --
+
+    async def wait_restored(self) -> None:
+        """Wait until the endpoints of the run before are known."""
+        await wait_initialized(self._db, self._endpoints)
 
     def disconnect(self, device: str) -> Endpoint | None:
         """Mark the endpoint of a device as going; None if there is none."""

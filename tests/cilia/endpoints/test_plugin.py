@@ -11,6 +11,7 @@ import pytest
 
 from bpf.maps import endpoints as codec
 from bpf.maps.fake import FakeMap
+from cilia.endpoints import links
 from cilia.endpoints import plugin as endpoints_plugin
 from cilia.endpoints.chaining import Chaining
 from cilia.endpoints.checking import EndpointCheck
@@ -26,6 +27,7 @@ from cilia.linux.netlink import Netlink
 from cilia.linux.netns import NetNS
 from cilia.linux.sysctl import Sysctl
 from reconcilers.endpoints.endpoints import EndpointOperations
+from tables.endpoints.endpoints import Attachment, Endpoint, EndpointState
 from tests.cilia.endpoints.stage import Stage
 from tests.cilia.identity.ipcache.agent import Agent, new_map
 from tests.kernel import Kernel, new_kernel
@@ -140,3 +142,28 @@ async def test_an_add_that_fails_leaves_nothing(
         assert all(there.values()), "the ADD had made all of it"
         assert not any(node.left().values())
         assert "eth0" not in Kernel(inside).ip("-o link")
+
+
+async def test_a_del_waits_for_the_endpoints_of_the_run_before(tmp_path: Path) -> None:
+    """A row that came after its device was gone would stay, with addresses and file."""
+    with new_kernel() as kernel, NetNS.new() as inside, Netlink(kernel.netns) as netlink:
+        node = Node(kernel, netlink, tmp_path)
+        table = node.agent.endpoints
+        with node.agent.db.write_txn(table) as wtxn:
+            restored = table.register_initializer(wtxn, "restore")
+        ep = Endpoint(
+            id=7,
+            attachment=Attachment("cilia", "c1", "eth0"),
+            device=links.device_name("c1", "eth0"),
+            node_mac=links.new_mac(),
+            mac=links.new_mac(),
+            created_at=time.time(),
+            state=EndpointState.RESTORING,
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(node.plugin.delete, request(inside))
+            await anyio.wait_all_tasks_blocked()
+            with node.agent.db.write_txn(table) as wtxn:
+                table.insert(wtxn, ep)
+                restored(wtxn)
+        assert node.left()["endpoints"] == []
