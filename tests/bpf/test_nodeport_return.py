@@ -194,15 +194,20 @@ def test_client_whose_entry_is_lost_finds_its_port_again(
     assert value.rev_nat == REV_NAT_ANEW
 
 
+def as_an_earlier_version_left_it(node: Node, family: int) -> None:
+    """The way back of the only flow names its frontend by number alone."""
+    ((key, value),) = entries(node, family, TCP)[1].items()
+    older = msgspec.structs.replace(value, frontend=b"", frontend_port=0)
+    node.datapath.maps[f"cilia_snat{family}"].update(nat.encode_key(key), nat.encode_value(older))
+
+
 @FAMILIES
 def test_way_back_of_an_earlier_version_learns_its_frontend(node: Node, family: int) -> None:
     """It has the number alone, which tells the frontend until that is made anew."""
     node.datapath.clear()
     serve(node, family, TCP, remote(family))
     end = ask(node, family, TCP, LOW_PORT, "S")
-    ((key, value),) = entries(node, family, TCP)[1].items()
-    older = msgspec.structs.replace(value, frontend=b"", frontend_port=0)
-    node.datapath.maps[f"cilia_snat{family}"].update(nat.encode_key(key), nat.encode_value(older))
+    as_an_earlier_version_left_it(node, family)
     answered(node, family, TCP, end, LOW_PORT)
     assert ask(node, family, TCP, LOW_PORT) == end
     ((_, value),) = entries(node, family, TCP)[1].items()
@@ -219,9 +224,7 @@ def test_way_back_of_an_earlier_version_goes_on_with_no_packet_since_the_upgrade
     node.datapath.clear()
     serve(node, family, TCP, remote(family))
     end = ask(node, family, TCP, LOW_PORT, "S")
-    ((key, value),) = entries(node, family, TCP)[1].items()
-    older = msgspec.structs.replace(value, frontend=b"", frontend_port=0)
-    node.datapath.maps[f"cilia_snat{family}"].update(nat.encode_key(key), nat.encode_value(older))
+    as_an_earlier_version_left_it(node, family)
     serve_anew(node, family, TCP, remote(family))
     for _ in range(2):
         assert ask(node, family, TCP, LOW_PORT) == end
