@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from cilia.program.instance import InstanceOptions
 
-__all__ = ["NONE", "PORTMAP", "ChainingOptions"]
+__all__ = ["BEHIND", "NONE", "PORTMAP", "ChainingOptions"]
 
 NONE: Final = "none"
 PORTMAP: Final = "portmap"
@@ -25,7 +25,7 @@ MODES: Final = (NONE, PORTMAP, *BEHIND)
 
 
 class ChainingOptions(InstanceOptions):
-    """Which other plugins work on a pod."""
+    """Other plugins in the list of a container runtime, beside ours."""
 
     cni_chaining_mode: Annotated[
         str,
