@@ -17,7 +17,6 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
+
+from tests.e2e.json_process import JsonProcess
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -145,17 +146,8 @@ class Nursery:
 
     def __init__(self, root: Path = REPOSITORY, *, entering: Sequence[str] = ()) -> None:
         """`root`: the checkout whose agent it is; `entering`: the command that it is run by."""
-        self._process = subprocess.Popen(
-            [*entering, sys.executable, "-m", "tests.e2e.killed_agent"],
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdin and self._process.stdout
-        self._input, self._output = self._process.stdin, self._process.stdout
-        assert json.loads(self._output.readline()) == "ready"
+        command = [*entering, sys.executable, "-m", "tests.e2e.killed_agent"]
+        self._process = JsonProcess(command, root)
         self._alive: set[int] = set()
 
     def start(
@@ -171,14 +163,14 @@ class Nursery:
         places = [str(path) for path in below]
         log.write_text("")
         order = Order([*arguments], str(log), str(points), kill_at, places)
-        pid = int(self._call(msgspec.to_builtins(order)))
+        pid = int(self._process.call(msgspec.to_builtins(order)))
         self._alive.add(pid)
         return pid
 
     def wait(self, pid: int) -> int:
         """Wait for its end; its exit code, or the signal that ended it as a negative number."""
         self._alive.discard(pid)
-        return int(self._call({"wait": pid}))
+        return int(self._process.call({"wait": pid}))
 
     def kill(self, pid: int) -> int:
         """kill -9, and wait."""
@@ -189,14 +181,7 @@ class Nursery:
     def close(self) -> None:
         for pid in list(self._alive):
             self.kill(pid)
-        self._input.close()
-        self._process.wait(10)
-        self._output.close()
-
-    def _call(self, message: dict[str, Any]) -> Any:
-        self._input.write(json.dumps(message) + "\n")
-        self._input.flush()
-        return json.loads(self._output.readline())
+        self._process.close()
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from typing import Any, NamedTuple
 
 import msgspec
 
+from tests.e2e.json_process import JsonProcess
 from tests.e2e.world import REPOSITORY
 
 
@@ -54,16 +53,8 @@ class Streams:
     """The process; `close` ends it."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.stream_process"],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdin and self._process.stdout
-        self._input, self._output = self._process.stdin, self._process.stdout
-        assert json.loads(self._output.readline()) == "ready"
+        command = [sys.executable, "-m", "tests.e2e.stream_process"]
+        self._process = JsonProcess(command, REPOSITORY)
 
     def serve(self, netns: str, address: str, port: int) -> None:
         self._call("serve", netns, address, port)
@@ -92,11 +83,7 @@ class Streams:
         return told
 
     def close(self) -> None:
-        self._input.close()
-        self._process.wait(10)
-        self._output.close()
+        self._process.close()
 
     def _call(self, name: str, *args: Any) -> Any:
-        self._input.write(json.dumps({"call": name, "args": args}) + "\n")
-        self._input.flush()
-        return json.loads(self._output.readline())
+        return self._process.call({"call": name, "args": args})
